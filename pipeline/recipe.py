@@ -1,0 +1,106 @@
+"""The `preprocess` section of an experiment file: where videos are, what a stored frame is, where it goes.
+
+`Preprocess.fingerprint()` identifies what is stored: shards carry it, and the trainer refuses shards whose
+fingerprint differs from its own configuration's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pipeline.settings import Document, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Range, build
+
+SPLITS = ("train", "val", "test")
+FORMAT_VERSION = 1
+
+# What decides the bytes of a shard.  Where things live and how fast they are made does not.
+_STORED_KEYS = (
+    "dataset", "height", "width", "interpolation", "fps", "codec", "jpeg_quality", "videos_per_shard", "seed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The offline stage's settings.
+
+    Attributes:
+        dataset: name of the ledgers' folder under `manifests`.
+        data_root: folder of videos (train/ val/ test/, flat or one folder per class); empty: not set.
+        labels: label CSV files; None: those found in `data_root`.
+        manifests: folder of ledgers, `<manifests>/<dataset>/<split>.csv`.
+        store: folder of shards.
+        height: stored frame height in pixels.
+        width: stored frame width in pixels.
+        interpolation: bilinear (torchvision's preset, not antialiased), area (the seed's cv2.INTER_AREA) or bicubic.
+        fps: stored frames per second, or `source` to keep every frame; stored frame k is source frame
+            floor(k * source_fps / fps), torchvision's resampling.
+        codec: raw (uint8 RGB) or jpeg (one JPEG a frame).
+        jpeg_quality: 1..100, with codec jpeg.
+        videos_per_shard: rows of a ledger per shard.
+        seed: of the global permutation of videos over shards, so that every shard mixes classes.
+        jobs: shards written at once; -1: one for each core.
+        engine: what runs the shard tasks.
+        video_timeout_s: seconds a video may take to decode before it is given up as `timeout`.
+        max_bad_fraction: fraction of undecodable videos above which a run ends with exit code 3.
+    """
+
+    dataset: str = "kinetics400"
+    data_root: str = ""
+    labels: tuple[str, ...] | None = None
+    manifests: str = "data_manifests"
+    store: str = "data/shards"
+    height: PositiveInt = 128
+    width: PositiveInt = 171
+    interpolation: Literal["bilinear", "area", "bicubic"] = "bilinear"
+    fps: PositiveFloat | Literal["source"] = 15.0
+    codec: Literal["raw", "jpeg"] = "raw"
+    jpeg_quality: Annotated[int, Range(1, 100)] = 95
+    videos_per_shard: PositiveInt = 64
+    seed: NonNegativeInt = 0
+    jobs: Annotated[int, Range(min=-1)] = -1
+    engine: Literal["local", "dask", "ray"] = "local"
+    video_timeout_s: PositiveFloat = 60.0
+    max_bad_fraction: Fraction = 0.05
+
+    def __post_init__(self) -> None:
+        if self.jobs == 0:
+            raise ValueError("jobs: got 0, expected -1 (one for each core) or at least 1")
+
+    def stored(self) -> dict[str, Any]:
+        """The settings that decide the bytes of a shard, as JSON-able values."""
+        return {"format_version": FORMAT_VERSION, **{key: getattr(self, key) for key in _STORED_KEYS}}
+
+    def to_json(self) -> str:
+        """`stored()` as canonical JSON: the shard attribute `recipe`."""
+        return json.dumps(self.stored(), sort_keys=True, separators=(",", ":"))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of `to_json()`, 64 hexadecimal digits: the shard attribute `recipe_sha256`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def load(document: Document) -> Preprocess:
+    """The `preprocess` section of a document.
+
+    A file in the seed's form has no `preprocess` section; its `data_loader.train.dataset.path` is the data root.
+
+    Raises:
+        SettingsError: a key is unknown, mistyped or out of range.
+    """
+    section = document.values.setdefault("preprocess", {})
+    node: Any = document.values
+    for key in ("data_loader", "train", "dataset", "path"):
+        node = node.get(key) if isinstance(node, dict) else None
+    if isinstance(section, dict) and isinstance(node, str):
+        section.setdefault("data_root", node)
+    return build(Preprocess, document, "preprocess")
+
+
+def differences(ours: str, theirs: str) -> str:
+    """How two recipes (canonical JSON) differ, in words: `fps: 15.0 here, 30.0 there; ...`."""
+    mine, other = json.loads(ours), json.loads(theirs)
+    keys = [key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key)]
+    return "; ".join(f"{key}: {mine.get(key)} here, {other.get(key)} there" for key in keys)
