@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from pipeline.settings import Document, UserError, describe
+from pipeline.settings import SECTIONS, Document, UserError, describe
 
 EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_TOO_MANY_BAD = 0, 1, 2, 3
 EXIT_NOT_FINITE, EXIT_LOCKED, EXIT_IO, EXIT_RETRY = 70, 73, 74, 75
@@ -52,7 +52,7 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> t
     words = iter(rest)
     for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or "." not in name:
+        if not word.startswith("--") or name.split(".")[0] not in SECTIONS:
             made.error(f"unrecognized argument: {word} (overrides look like --section.key=value)")
         if not equals:
             value = next(words, "")

@@ -1,1 +1,3 @@
 """The online stage: clips out of shards to checkpoints, metrics, predictions and exports."""
+
+import model  # noqa: F401  sets the oneDNN ISA before any module here imports mindspore
