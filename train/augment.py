@@ -1,0 +1,84 @@
+"""Crop and flip on the host, while a clip is copied out of its shard; normalisation on the device, in the graph.
+
+Frames stay uint8 until they are on the device: a batch crosses the bus at a quarter of its float size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from pipeline.settings import UserError
+from train.config import Map
+
+
+@dataclass(frozen=True)
+class HostTransform:
+    """Where a clip is cut out of its stored frames, and whether it is mirrored.
+
+    Attributes:
+        crop: (H, W) in pixels of what the network sees.
+        random: crop anywhere; otherwise in the centre, torchvision's rounding.
+        flip_probability: of mirroring left and right.
+    """
+
+    crop: tuple[int, int]
+    random: bool
+    flip_probability: float
+
+    @classmethod
+    def of(cls, transforms: Map, stored: tuple[int, int]) -> HostTransform:
+        """Read the operations of a map; without a crop the network sees whole frames of size `stored`, (H, W)."""
+        random, centre = transforms.find("VideoRandomCrop"), transforms.find("VideoCenterCrop")
+        flip = transforms.find("VideoRandomHorizontalFlip")
+        cut = random or centre
+        return cls(
+            crop=cut.size if cut and cut.size else stored,
+            random=random is not None,
+            flip_probability=flip.prob if flip and flip.prob is not None else 0.0,
+        )
+
+    def draw(self, stored: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, bool]:
+        """(top, left, mirrored) of one clip whose stored frames are `stored`, (H, W) pixels."""
+        spare_h, spare_w = stored[0] - self.crop[0], stored[1] - self.crop[1]
+        if self.random:
+            top, left = int(rng.integers(spare_h + 1)), int(rng.integers(spare_w + 1))
+        else:
+            top, left = round(spare_h / 2), round(spare_w / 2)
+        return top, left, bool(self.flip_probability and rng.random() < self.flip_probability)
+
+
+class Normalize(nn.Cell):
+    """(N, T, H, W, 3) uint8, 0..255 -> (N, 3, T, H, W) float32, zero mean and unit deviation.
+
+    Args:
+        mean: of the training set's pixels, RGB, 0..1.
+        std: their standard deviation, RGB.
+    """
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        super().__init__()
+        # (x / 255 - mean) / std as one multiplication and one addition.
+        self.scale = Tensor(1 / (255 * np.array(std)), ms.float32)
+        self.shift = Tensor(-np.array(mean) / np.array(std), ms.float32)
+
+    @classmethod
+    def of(cls, transforms: Map) -> Normalize:
+        """The normalisation a map asks for.
+
+        Raises:
+            UserError: VideoRescale, VideoReOrder or VideoNormalize is not among its operations.
+        """
+        for name in ("VideoRescale", "VideoReOrder", "VideoNormalize"):
+            if transforms.find(name) is None:
+                raise UserError(f"map.operations: {name} is missing; the network takes normalised clips (C,T,H,W)")
+        normalize = transforms.find("VideoNormalize")
+        assert normalize is not None and normalize.mean is not None and normalize.std is not None
+        return cls(normalize.mean, normalize.std)
+
+    def construct(self, clips: Tensor) -> Tensor:
+        """Normalise and bring the channels to the front."""
+        return ops.transpose(clips.astype(ms.float32) * self.scale + self.shift, (0, 4, 1, 2, 3))

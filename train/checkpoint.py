@@ -1,0 +1,153 @@
+"""Checkpoints that are whole or not there: `<stem>.ckpt` (weights), `<stem>.optimizer.ckpt` and `<stem>.json`.
+
+MindSpore's `save_checkpoint` removes the old file before it writes, does not fsync, and its `load_checkpoint` reads
+a truncated file with no more than a warning (2.10).  So each file is written under a temporary name, synced and
+renamed; the JSON comes last, holds the SHA-256 of both, and without it there is no checkpoint.
+`latest.json` and `best.json` in the same folder name a stem.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+from mindspore import nn
+
+from model import weights
+from pipeline.settings import UserError
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged or of another network."""
+
+
+def save(folder: Path, stem: str, network: nn.Cell, optimizer: nn.Cell, state: dict[str, Any]) -> Path:
+    """Write a checkpoint and point `latest.json` at it.
+
+    Args:
+        folder: the run's `ckpt/`.
+        stem: such as `epoch_012-step_000345`.
+        network: its parameters go to `<stem>.ckpt`.
+        optimizer: its own state (moments, step) goes to `<stem>.optimizer.ckpt`.
+        state: what a resumed run or another command needs to know: epoch, step, seed, classes, recipe ...
+
+    Returns:
+        The path of the weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = weights.parameters(network)
+    moments = {p.name: p for _, p in optimizer.parameters_and_names() if p.name not in own}
+    files = {f"{stem}.ckpt": own, f"{stem}.optimizer.ckpt": moments}
+    digests = {name: _write_parameters(folder / name, values) for name, values in files.items()}
+    write_json(folder / f"{stem}.json", {**state, "sha256": digests})
+    write_json(folder / "latest.json", {"stem": stem})
+    return folder / f"{stem}.ckpt"
+
+
+def load(path: Path, network: nn.Cell, optimizer: nn.Cell | None = None) -> dict[str, Any]:
+    """Load weights, and with `optimizer` its state too; returns the state saved beside them.
+
+    A file without a JSON beside it is taken as plain weights, and its state is empty.
+
+    Raises:
+        CheckpointError: a file is missing, differs from its SHA-256, or does not fit.
+    """
+    state = read_state(path)
+    network_weights = _read_parameters(path, state)
+    try:
+        weights.assign(network, network_weights, source=str(path))
+        if optimizer is not None:
+            own = weights.parameters(network)
+            mine = {p.name: p for _, p in optimizer.parameters_and_names() if p.name not in own}
+            saved = _read_parameters(path.with_name(f"{path.stem}.optimizer.ckpt"), state)
+            if set(saved) != set(mine):
+                raise CheckpointError(f"{path}: its optimizer state is of another optimizer")
+            for name, parameter in mine.items():
+                parameter.set_data(ms.Tensor(saved[name].astype(parameter.asnumpy().dtype)))
+    except weights.WeightsError as error:
+        raise CheckpointError(str(error)) from None
+    return state
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON beside a `.ckpt` file; empty when there is none.
+
+    Raises:
+        CheckpointError: the weights are missing or the JSON cannot be read.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return {}
+    try:
+        return json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{beside}: damaged: {error}") from None
+
+
+def newest(runs: Path, pointer: str) -> Path:
+    """The weights that `pointer` (best or latest) names in the newest run under `runs` that has one.
+
+    Raises:
+        CheckpointError: no run has a checkpoint.
+    """
+    found = sorted(runs.glob(f"*/ckpt/{pointer}.json"), reverse=True)
+    if not found:
+        raise CheckpointError(f"{runs}: no run with a checkpoint; run `make train` or give one with CKPT=FILE")
+    return found[0].with_name(json.loads(found[0].read_text(encoding="utf-8"))["stem"] + ".ckpt")
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints and the best one."""
+    kept = {json.loads(path.read_text(encoding="utf-8"))["stem"] for path in folder.glob("best.json")}
+    stems = sorted(path.stem for path in folder.glob("epoch_*.json"))
+    for stem in stems[: max(len(stems) - keep, 0)]:
+        if stem not in kept:  # the JSON first: what is left without it is no checkpoint
+            for ending in (".json", ".ckpt", ".optimizer.ckpt"):
+                (folder / f"{stem}{ending}").unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace a JSON file atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _write_parameters(path: Path, values: dict[str, ms.Parameter]) -> str:
+    temporary = path.with_name(f".{path.stem}.tmp.ckpt")  # MindSpore insists on the ending
+    ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(temporary))
+    temporary.chmod(0o644)  # it leaves its files read-only
+    digest = _sha256(temporary)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return digest
+
+
+def _read_parameters(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    expected = state.get("sha256", {}).get(path.name)
+    if expected is not None and _sha256(path) != expected:
+        raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {path.stem.split('.')[0]}.json")
+    try:
+        return {name: parameter.asnumpy() for name, parameter in ms.load_checkpoint(str(path)).items()}
+    except (ValueError, RuntimeError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,55 @@
+"""Which frames of a video make a clip: pure functions of (num_frames, policy, rng).
+
+Every policy gives T indices in 0..num_frames-1.  Drawn for a video of 12 frames and T = 4 (x: taken):
+
+    part       ....xxxx....   T consecutive frames from a random start (the seed's; torchvision's in training)
+    interval   ..x.x.x.x...   every `interval`-th frame from a random start
+    discrete   .x..x...xx..   T different frames at random, in order
+    average    .x..x..x..x.   one frame in each of T equal parts of the video, all at the same random phase
+    uniform    x.x.x.x.....   clip j of `num_clips`, their starts spread evenly (torchvision's in evaluation)
+
+A video shorter than a clip is played in a loop: index k becomes k modulo num_frames.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def clip_indices(
+    mode: str,
+    *,
+    num_frames: int,
+    clip_len: int,
+    interval: int,
+    rng: np.random.Generator,
+    clip: int = 0,
+    num_clips: int = 1,
+) -> NDArray[np.int64]:
+    """The frames of one clip.
+
+    Args:
+        mode: part, interval, discrete, average or uniform.
+        num_frames: frames the video has, at least 1.
+        clip_len: T, frames in the clip.
+        interval: stored frames from one frame of the clip to the next, in modes interval and uniform.
+        rng: the sample's own generator; uniform does not draw from it.
+        clip: which of the video's clips this is, in mode uniform.
+        num_clips: clips the video is cut into, in mode uniform.
+
+    Returns:
+        (T,) int64, each in 0..num_frames-1.
+    """
+    steps = np.arange(clip_len, dtype=np.int64)
+    if mode == "discrete":
+        return np.sort(rng.choice(num_frames, size=clip_len, replace=num_frames < clip_len)).astype(np.int64)
+    if mode == "average":
+        return np.minimum((steps + rng.random()) * num_frames / clip_len, num_frames - 1).astype(np.int64)
+    stride = 1 if mode == "part" else interval
+    last_start = max(num_frames - 1 - (clip_len - 1) * stride, 0)
+    if mode == "uniform":  # torchvision's UniformClipSampler: floor of an even spread over all windows
+        start = int(np.linspace(0, last_start, num_clips)[clip])
+    else:
+        start = int(rng.integers(last_start + 1))
+    return (start + steps * stride) % num_frames

@@ -1,0 +1,331 @@
+"""The online stage's settings: one frozen dataclass for each section of the experiment file.
+
+The sections and keys are the seed's (zjut_mindvideo's r2plus1d18.yaml, which loads as it is printed there) with a
+few more; ranges live in the annotations.  `load` reads a file, checks it, and warns by name of every key that is
+given and has no effect here.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pipeline import recipe
+from pipeline.settings import (
+    Document,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    SettingsError,
+    build,
+)
+
+log = logging.getLogger(__name__)
+
+Device = Literal["auto", "CPU", "GPU", "Ascend"]
+Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
+Size = tuple[PositiveInt, PositiveInt]
+Rgb = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Context:
+    """MindSpore's execution context; mode 0 compiles graphs, 1 runs operator by operator (pynative)."""
+
+    mode: Literal[0, 1] = 0
+    device_target: Device | None = None
+    save_graphs: bool = False
+    device_id: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network: channels and (T, H, W) strides of its four stages."""
+
+    type: Literal["R2Plus1d18"] = "R2Plus1d18"
+    stage_channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (64, 128, 256, 512)
+    stage_strides: tuple[Triple, Triple, Triple, Triple] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+    num_classes: Annotated[int, Range(min=2)] = 400
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The learning rate of each step; `train.epochs` and the dataset decide how many steps there are."""
+
+    lr_scheduler: Literal["cosine_annealing", "constant"] = "cosine_annealing"
+    lr: PositiveFloat = 0.012
+    steps_per_epoch: PositiveInt | None = None
+    lr_gamma: PositiveFloat | None = None
+    eta_min: NonNegativeFloat = 0.0
+    t_max: PositiveInt | None = None
+    max_epoch: PositiveInt | None = None
+    warmup_epochs: NonNegativeFloat = 0.0
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Momentum SGD; weight decay applies to every trainable parameter, as in the seed and torchvision."""
+
+    type: Literal["Momentum"] = "Momentum"
+    momentum: Fraction = 0.9
+    weight_decay: NonNegativeFloat = 0.0004
+    loss_scale: PositiveFloat = 1.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Softmax cross-entropy with integer labels, averaged over the batch."""
+
+    type: Literal["SoftmaxCrossEntropyWithLogits"] = "SoftmaxCrossEntropyWithLogits"
+    sparse: Literal[True] = True
+    reduction: Literal["mean"] = "mean"
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long to train, from which weights, and what to keep.
+
+    Attributes:
+        pre_trained: start from the weights in `pretrained_model`.
+        ckpt_path: folder of run folders.
+        save_checkpoint_epochs: write a checkpoint every so many epochs (0: only the last).
+        save_checkpoint_steps: also every so many steps (0: never).
+        keep_checkpoint_max: checkpoints kept; the best one is kept besides.
+        eval_epochs: evaluate every so many epochs (0: never); the last epoch is always evaluated then.
+        log_steps: steps between two lines of the log.
+        seed: of the initial weights, the order of samples and their augmentation.
+    """
+
+    pre_trained: bool = False
+    pretrained_model: str = ""
+    ckpt_path: str = "runs"
+    epochs: PositiveInt = 100
+    save_checkpoint_epochs: NonNegativeInt = 5
+    save_checkpoint_steps: NonNegativeInt = 0
+    keep_checkpoint_max: PositiveInt = 10
+    run_distribute: bool = False
+    eval_epochs: NonNegativeInt = 1
+    log_steps: PositiveInt = 1
+    seed: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class Eval:
+    """`pretrained_model`: the checkpoint to score; empty: the best of the newest run."""
+
+    pretrained_model: str = ""
+
+
+@dataclass(frozen=True)
+class Infer:
+    """Predict one video file; `image_path` is the seed's name for it."""
+
+    pretrained_model: str = ""
+    batch_size: PositiveInt = 1
+    image_path: str = ""
+    normalize: bool = True
+    output_dir: str = "infer_output"
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the network in a form that runs elsewhere; `file_formate` is the seed's spelling."""
+
+    pretrained_model: str = ""
+    batch_size: PositiveInt = 1
+    image_height: PositiveInt = 112
+    image_width: PositiveInt = 112
+    input_channel: Literal[3] = 3
+    file_name: str = "r2plus1d18"
+    file_formate: Literal["MINDIR"] = "MINDIR"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Which clips make a batch.
+
+    Attributes:
+        path: the seed's data root; used as `preprocess.data_root` where that is not set.
+        split: the ledger to read.
+        seq: frames in a clip (T).
+        seq_mode: how a clip's frames are chosen: see train/clip_sampling.py.
+        frame_interval: stored frames from one frame of the clip to the next, in modes interval, part and uniform.
+        num_clips: clips taken from each video in an epoch (in evaluation: views averaged for the video's score).
+        num_parallel_workers: threads copying batches out of the shards.
+    """
+
+    type: Literal["Kinetic400", "Kinetics"] = "Kinetics"
+    path: str = ""
+    split: Literal["train", "val", "test"] = "train"
+    batch_size: PositiveInt = 8
+    seq: PositiveInt = 16
+    seq_mode: Literal["part", "discrete", "average", "interval", "uniform"] = "part"
+    frame_interval: PositiveInt = 1
+    num_clips: PositiveInt = 1
+    num_parallel_workers: PositiveInt = 1
+    shuffle: bool = True
+
+
+# Keys that each operation of a map takes besides `type`, all required; the size of VideoResize is the recipe's.
+OPERATIONS: dict[str, tuple[str, ...]] = {
+    "VideoRescale": ("shift",),
+    "VideoResize": ("size",),
+    "VideoRandomCrop": ("size",),
+    "VideoCenterCrop": ("size",),
+    "VideoRandomHorizontalFlip": ("prob",),
+    "VideoReOrder": ("order",),
+    "VideoNormalize": ("mean", "std"),
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step from stored frames to what the network sees; which keys it takes depends on its type."""
+
+    type: Literal[
+        "VideoRescale", "VideoResize", "VideoRandomCrop", "VideoCenterCrop", "VideoRandomHorizontalFlip",
+        "VideoReOrder", "VideoNormalize",
+    ]  # fmt: skip
+    shift: float | None = None
+    size: Size | None = None
+    prob: Fraction | None = None
+    order: tuple[NonNegativeInt, ...] | None = None
+    mean: Rgb | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+
+    def __post_init__(self) -> None:
+        given = {key for key in ("shift", "size", "prob", "order", "mean", "std") if getattr(self, key) is not None}
+        takes = set(OPERATIONS[self.type])
+        if given != takes:
+            raise ValueError(f"{self.type} takes {sorted(takes)}, got {sorted(given)}")
+        if self.order is not None and self.order != (3, 0, 1, 2):
+            raise ValueError(f"VideoReOrder: got {list(self.order)}, expected [3, 0, 1, 2] (T,H,W,C to C,T,H,W)")
+        if self.shift:
+            raise ValueError(f"VideoRescale: got shift {self.shift}, expected 0.0 (pixels become 0..1)")
+
+
+@dataclass(frozen=True)
+class Map:
+    """The operations between a stored frame and the network, in the seed's words."""
+
+    operations: tuple[Operation, ...] = ()
+    input_columns: tuple[str, ...] = ("video",)
+
+    def __post_init__(self) -> None:
+        types = [operation.type for operation in self.operations]
+        for name in types:
+            if types.count(name) > 1:
+                raise ValueError(f"operations: {name} is given {types.count(name)} times")
+        if "VideoRandomCrop" in types and "VideoCenterCrop" in types:
+            raise ValueError("operations: VideoRandomCrop and VideoCenterCrop exclude each other")
+
+    def find(self, name: str) -> Operation | None:
+        """The operation of that type, if it is there."""
+        return next((operation for operation in self.operations if operation.type == name), None)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Clips and their transforms for training or for evaluation."""
+
+    dataset: Dataset
+    map: Map
+
+
+@dataclass(frozen=True)
+class DataLoader:
+    """Both loaders; `group_size` batches make one optimizer step."""
+
+    train: Loader
+    eval: Loader
+    group_size: PositiveInt = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment."""
+
+    data_loader: DataLoader
+    model_name: str = "r(2+1)d_18"
+    device_target: Device = "auto"
+    dataset_sink_mode: bool = False
+    context: Context = field(default_factory=Context)
+    model: Model = field(default_factory=Model)
+    learning_rate: LearningRate = field(default_factory=LearningRate)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    loss: Loss = field(default_factory=Loss)
+    train: Train = field(default_factory=Train)
+    eval: Eval = field(default_factory=Eval)
+    infer: Infer = field(default_factory=Infer)
+    export: Export = field(default_factory=Export)
+    preprocess: recipe.Preprocess = field(default_factory=recipe.Preprocess)
+
+    def __post_init__(self) -> None:
+        target = self.context.device_target
+        if target is not None and target != self.device_target:
+            raise ValueError(f"device_target {self.device_target} and context.device_target {target} differ")
+        for name, loader in (("train", self.data_loader.train), ("eval", self.data_loader.eval)):
+            self._check_transforms(f"data_loader.{name}.map", loader.map)
+        if self.data_loader.train.map.find("VideoCenterCrop") or self.data_loader.train.dataset.seq_mode == "uniform":
+            raise ValueError("data_loader.train: VideoCenterCrop and seq_mode uniform are for data_loader.eval")
+        if self.data_loader.eval.map.find("VideoRandomCrop"):
+            raise ValueError("data_loader.eval.map: VideoRandomCrop would make scores random; use VideoCenterCrop")
+        if self.data_loader.eval.map.find("VideoRandomHorizontalFlip"):
+            raise ValueError("data_loader.eval.map: VideoRandomHorizontalFlip would make scores random; leave it out")
+
+    def _check_transforms(self, where: str, transforms: Map) -> None:
+        stored = (self.preprocess.height, self.preprocess.width)
+        resize = transforms.find("VideoResize")
+        if resize is not None and resize.size != stored:
+            raise ValueError(
+                f"{where}: VideoResize size {list(resize.size or ())} is not the stored size {list(stored)} "
+                "(preprocess.height, preprocess.width): frames are resized once, by make preprocess"
+            )
+        for name in ("VideoRandomCrop", "VideoCenterCrop"):
+            crop = transforms.find(name)
+            if crop is not None and crop.size is not None and (crop.size[0] > stored[0] or crop.size[1] > stored[1]):
+                raise ValueError(f"{where}: {name} size {list(crop.size)} is larger than the stored {list(stored)}")
+
+
+def load(document: Document) -> Config:
+    """Read a whole experiment file.
+
+    Raises:
+        SettingsError: every unknown, mistyped, out-of-range or contradictory key.
+    """
+    recipe.load(document)  # fills preprocess.data_root from the seed's data_loader.train.dataset.path
+    config = build(Config, document)
+    for warning in without_effect(config, document.values):
+        log.warning("warning: %s", warning)
+    if config.train.run_distribute:
+        raise SettingsError(f"{document.where(('train', 'run_distribute'))}: only one process is supported yet")
+    if config.data_loader.group_size != 1:
+        raise SettingsError(f"{document.where(('data_loader', 'group_size'))}: only 1 is supported yet")
+    return config
+
+
+def without_effect(config: Config, values: dict[str, Any]) -> list[str]:
+    """One line for each key that is given and does not act, with the reason."""
+    said = []
+    epochs = config.train.epochs
+    for key in ("t_max", "max_epoch"):
+        given = getattr(config.learning_rate, key)
+        if given is not None and given != epochs:
+            said.append(f"learning_rate.{key}: {given} has no effect; train.epochs, {epochs}, sets the schedule's length")
+    if config.learning_rate.lr_gamma is not None:
+        said.append(f"learning_rate.lr_gamma: has no effect with lr_scheduler {config.learning_rate.lr_scheduler}")
+    if config.dataset_sink_mode:
+        said.append("dataset_sink_mode: has no effect yet; batches are fed step by step")
+    if not config.infer.normalize:
+        said.append("infer.normalize: false has no effect; the normalisation is data_loader.eval.map's")
+    if config.infer.batch_size != 1:
+        said.append(f"infer.batch_size: {config.infer.batch_size} has no effect; a video's clips are one batch")
+    loaders = values.get("data_loader", {})
+    for name in ("train", "eval"):
+        if loaders.get(name, {}).get("map", {}).get("input_columns", ["video"]) != ["video"]:
+            said.append(f"data_loader.{name}.map.input_columns: has no effect; operations act on the video")
+    return said

@@ -1,0 +1,77 @@
+"""Accuracy of clips and of videos, in numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, K) logits -> (N, K) log-probabilities, float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def topk_correct(scores: NDArray, labels: NDArray[np.int32], k: int) -> NDArray[np.bool_]:
+    """(N,) whether the label is among the k best scores.
+
+    A label is beaten only by strictly higher scores and, among equals, by lower class ids, so that a network that
+    says the same of every class is not credited with any.
+    """
+    own = scores[np.arange(len(labels)), labels][:, None]
+    classes = np.arange(scores.shape[1])[None, :]
+    ahead = (scores > own) | ((scores == own) & (classes < labels[:, None]))
+    return ahead.sum(axis=1) < k
+
+
+class Scores:
+    """Collects the logits of views (clips) and scores them by clip and by video.
+
+    A video's score is the mean of its views' softmax (torchvision's: the sum, which ranks the same).
+
+    Args:
+        num_videos: videos in the split.
+        num_classes: logits of the network.
+    """
+
+    def __init__(self, num_videos: int, num_classes: int) -> None:
+        self.labels = np.full(num_videos, -1, np.int32)
+        self.views = np.zeros(num_videos, np.int64)
+        self._sums = np.zeros((num_videos, num_classes))
+        self._loss_sum = 0.0
+        self._clip_top1 = self._clip_top5 = self._labelled = 0
+
+    def add(self, logits: NDArray[np.float32], labels: NDArray[np.int32], videos: NDArray[np.int64]) -> None:
+        """Add a batch of views: (N, K) logits, (N,) labels (-1: unlabelled), (N,) video numbers."""
+        log_probabilities = log_softmax(logits)
+        np.add.at(self._sums, videos, np.exp(log_probabilities))
+        np.add.at(self.views, videos, 1)
+        self.labels[videos] = labels
+        known = labels >= 0
+        if known.any():
+            kept = labels[known]
+            self._loss_sum -= float(log_probabilities[known, kept].sum())
+            self._clip_top1 += int(topk_correct(logits[known], kept, 1).sum())
+            self._clip_top5 += int(topk_correct(logits[known], kept, 5).sum())
+            self._labelled += int(known.sum())
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """(num_videos, K) mean softmax of each video's views."""
+        return self._sums / np.maximum(self.views, 1)[:, None]
+
+    def summary(self) -> dict[str, float | int]:
+        """Loss and accuracies in 0..1 with their denominators; accuracies only of labelled videos that were seen."""
+        seen = (self.views > 0) & (self.labels >= 0)
+        result: dict[str, float | int] = {
+            "num_videos": int((self.views > 0).sum()),
+            "num_labelled_videos": int(seen.sum()),
+            "num_clips": int(self.views.sum()),
+        }
+        if self._labelled:
+            probabilities = self.probabilities()[seen]
+            result["loss"] = self._loss_sum / self._labelled
+            result["clip_top1"] = self._clip_top1 / self._labelled
+            result["clip_top5"] = self._clip_top5 / self._labelled
+            result["video_top1"] = float(topk_correct(probabilities, self.labels[seen], 1).mean())
+            result["video_top5"] = float(topk_correct(probabilities, self.labels[seen], 5).mean())
+        return result
