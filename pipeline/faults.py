@@ -1,0 +1,91 @@
+"""What is wrong with a table a user gave us: every fault of every row, in one report.
+
+Label CSVs and ledgers are checked with pandera, lazily: all rules run over all rows before anything is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+import pandera.pandas as pa
+from pandera.errors import SchemaErrors
+
+from pipeline.settings import UserError
+
+_SHOWN = 1000  # faults printed; `--json` gives all of them
+
+
+class Fault(NamedTuple):
+    """One value that breaks one rule.
+
+    Attributes:
+        file: the table's file.
+        row: its line in that file; the header is line 1.
+        column: name of the column, or of several.
+        value: what stands there.
+        rule: what was expected.
+    """
+
+    file: str
+    row: int
+    column: str
+    value: str
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.row}: {self.column}: got {self.value!r}, expected {self.rule}"
+
+
+class ManifestError(UserError):
+    """Label files, ledgers, videos or shards are not there, are malformed or contradict each other.
+
+    Attributes:
+        faults: every faulty value, when the error is about values.
+    """
+
+    def __init__(self, message: str, faults: Iterable[Fault] = ()) -> None:
+        self.faults = sorted(set(faults))
+        lines = [f"  {fault}" for fault in self.faults[:_SHOWN]]
+        if len(self.faults) > _SHOWN:
+            lines.append(f"  ... and {len(self.faults) - _SHOWN:,} more; --json prints them all")
+        super().__init__("\n".join([message, *lines]))
+
+
+def collect(schema: pa.DataFrameSchema, table: pd.DataFrame, file: str, rows: Sequence[int]) -> list[Fault]:
+    """Every fault that `schema` finds in `table`.
+
+    Args:
+        schema: its checks say in `error` what was expected.
+        table: any table; its index is ignored.
+        file: name of the table's file, for the report.
+        rows: line of each row of `table` in that file.
+    """
+    table = table.reset_index(drop=True)
+    try:
+        schema.validate(table, lazy=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases
+    else:
+        return []
+    faults = []
+    for column, check, index, value in zip(
+        cases["column"], cases["check"], cases["index"], cases["failure_case"], strict=True
+    ):
+        known = pd.notna(index)
+        faults.append(
+            Fault(file, int(rows[int(index)]) if known else 1, str(column), str(value), _rule(str(check)))
+        )
+    return faults
+
+
+def _rule(check: str) -> str:
+    """Pandera's own checks in the words of ours."""
+    for word, rule in {
+        "not_nullable": "a value",
+        "field_uniqueness": "a value that no other row has",
+    }.items():
+        if check.startswith(word):
+            return rule
+    return check

@@ -1,0 +1,177 @@
+"""A ledger as a file and a table: read, write, fill in, and name what is in it.
+
+<manifests>/<dataset>/<split>.csv      one row for every row of the label CSVs
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.faults import ManifestError
+from pipeline.recipe import SPLITS, Preprocess
+from pipeline.schema import COLUMNS, LEARNED, typed, validate
+
+
+def ledger_path(settings: Preprocess, split: str) -> Path:
+    """`<manifests>/<dataset>/<split>.csv`."""
+    return Path(settings.manifests) / settings.dataset / f"{split}.csv"
+
+
+def read(path: Path | str) -> pd.DataFrame:
+    """Read and validate a ledger.
+
+    Returns:
+        One row a video in the columns and dtypes of COLUMNS, sorted by video_id, index 0..n-1.
+
+    Raises:
+        ManifestError: it is not there, is not a ledger, or has faulty values (all of them are listed).
+    """
+    path = Path(path)
+    try:
+        header = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
+        if header != list(COLUMNS):
+            wrong = sorted(set(header).symmetric_difference(COLUMNS)) or ["order of columns"]
+            raise ManifestError(f"{path}:1: not a ledger ({', '.join(wrong)}); `make manifests` builds one")
+        table = _read_rows(path)
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such ledger; run `make manifests`") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ManifestError(
+            f"{path}: not a ledger: {str(error).strip()}; `make manifests` rebuilds it"
+        ) from None
+    table, faults = typed(table, str(path))
+    validate(table, str(path), faults)
+    return table
+
+
+def _read_rows(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(
+            path, dtype=COLUMNS, na_filter=False, float_precision="round_trip", encoding="utf-8"
+        )
+    except (pd.errors.ParserError, UnicodeDecodeError):
+        raise
+    except (ValueError, OverflowError):  # some value is no number: read again as text, to list them all
+        return pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8")
+
+
+def write(path: Path | str, ledger: pd.DataFrame) -> None:
+    """Write a ledger, sorted; readers see the old file or the new one, whole; same table, same bytes.
+
+    Raises:
+        ManifestError: the table is not a valid ledger; nothing is written.
+    """
+    ledger = ledger.loc[:, list(COLUMNS)].sort_values("video_id", kind="stable", ignore_index=True)
+    validate(ledger, str(path))
+    write_table(Path(path), ledger)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write any table as CSV through a temporary file in the same folder, fsynced, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            # Three times as fast as DataFrame.to_csv; both print a float as repr does.
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(table.columns)
+            writer.writerows(zip(*(table[name].tolist() for name in table.columns), strict=True))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def blank(num_rows: int) -> pd.DataFrame:
+    """The learned columns of rows about which nothing is known."""
+    zeros = {"str": "", "int64": 0, "float64": 0.0}
+    return pd.DataFrame(
+        {name: pd.Series([zeros[COLUMNS[name]]] * num_rows, dtype=COLUMNS[name]) for name in LEARNED}
+    )
+
+
+def fill(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Copy into a ledger what shards say became of its videos.
+
+    `preprocess` and a rebuild both come here, so that they write the same bytes.
+
+    Args:
+        ledger: any ledger.
+        outcomes: `video_id` and the columns of LEARNED (`shards.read_outcomes`), one row a video.
+
+    Returns:
+        A new ledger; rows that `outcomes` does not name are as they were.
+
+    Raises:
+        ManifestError: an outcome is of a video that is not in the ledger, or a video has two.
+    """
+    ids = outcomes["video_id"]
+    rows = pd.Index(ledger["video_id"]).get_indexer(pd.Index(ids))
+    if (rows < 0).any():
+        raise ManifestError(f"in a shard, not in the ledger: {some(ids[rows < 0])}; run `make manifests`")
+    if ids.duplicated().any():
+        raise ManifestError(f"in two shards: {some(ids[ids.duplicated()])}; run `make verify`")
+    filled = ledger.copy()
+    for name in LEARNED:
+        kind = "object" if COLUMNS[name] == "str" else COLUMNS[name]
+        values, told = ledger[name].to_numpy(kind, copy=True), outcomes[name].to_numpy(kind)
+        # A ledger row is one line, whatever a decoder's message holds.
+        values[rows] = [" ".join(str(text).split()) for text in told] if name == "reason" else told
+        filled[name] = pd.Series(values, index=ledger.index, dtype=COLUMNS[name])
+    filled.loc[filled["status"] == "missing", "path"] = ""  # it was there when the ledger was made, and went
+    return filled
+
+
+def class_names(*ledgers: pd.DataFrame) -> list[str]:
+    """The label of each label_id, 0 first; empty for an id that no row has (a subset keeps its parent's ids).
+
+    Raises:
+        ManifestError: one label_id has two labels.
+    """
+    pairs = pd.concat([ledger[["label_id", "label"]] for ledger in ledgers]).drop_duplicates()
+    pairs = pairs[pairs["label_id"] >= 0].sort_values(["label_id", "label"])
+    twice = pairs[pairs["label_id"].duplicated(keep=False)].head(10)
+    if len(twice):
+        said = "; ".join(
+            f"{one} is {label!r}" for one, label in zip(twice["label_id"], twice["label"], strict=True)
+        )
+        raise ManifestError(
+            f"ledgers of different class lists: {said}; `make manifests` rebuilds them together"
+        )
+    names = [""] * (int(pairs["label_id"].max()) + 1 if len(pairs) else 0)
+    for label_id, label in zip(pairs["label_id"], pairs["label"], strict=True):
+        names[label_id] = label
+    return names
+
+
+def identity(dataset: str, ledger: pd.DataFrame, statuses: Iterable[str] = ("ok",)) -> str:
+    """Which videos a number was computed on: `k400-val@1f2e3d4c (19,404 of 19,906)`.
+
+    The hash is of the ids and labels of the rows with one of `statuses`: two copies of Kinetics share it when,
+    and only when, they hold the same videos with the same labels.
+    """
+    used = ledger[ledger["status"].isin(list(statuses))].sort_values("video_id")
+    text = "".join(f"{name},{label}\n" for name, label in zip(used["video_id"], used["label"], strict=True))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    short = re.sub(r"^kinetics[-_]?(?=\d)", "k", dataset)
+    split = "+".join(sorted(set(ledger["split"]), key=SPLITS.index))
+    return f"{short}-{split}@{digest} ({len(used):,} of {len(ledger):,})"
+
+
+def some(ids: Iterable[str], shown: int = 5) -> str:
+    """The first few of many names, and how many more there are."""
+    names = list(ids)
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown:,} more" if len(names) > shown else "")

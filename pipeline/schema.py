@@ -1,0 +1,148 @@
+"""What a ledger is: its columns, its statuses and the rules its values keep, as a pandera schema.
+
+`data_manifests/README.md` is the data dictionary.  Text stays text (644 ids of Kinetics-400 val start with `-`,
+others look like numbers); an unknown number is 0 and an unknown text empty, so that the same facts are the
+same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from pipeline.faults import Fault, ManifestError, collect
+from pipeline.recipe import SPLITS
+
+COLUMNS: dict[str, str] = {
+    "video_id": "str", "youtube_id": "str", "time_start": "int64", "time_end": "int64", "label": "str",
+    "label_id": "int64", "split": "str", "path": "str", "status": "str", "reason": "str", "codec": "str",
+    "source_width": "int64", "source_height": "int64", "source_fps": "float64", "source_frames": "int64",
+    "source_bytes": "int64", "num_frames": "int64", "fps": "float64", "shard": "str", "offset": "int64",
+    "nbytes": "int64", "crc32": "int64",
+}  # fmt: skip
+STATUSES = (
+    "pending", "ok", "missing", "unreadable", "truncated", "no_video_stream", "unsupported_codec",
+    "duplicated_frames", "too_short", "too_large", "timeout", "crash", "io",
+)  # fmt: skip
+BAD_STATUSES = STATUSES[3:]
+
+# What only decoding tells; the columns before come from the label CSVs and from a look at the disk.
+LEARNED = tuple(COLUMNS)[list(COLUMNS).index("status") :]
+STORED = ("num_frames", "fps", "shard", "offset", "nbytes", "crc32")  # of those, what speaks of a shard
+
+ID_PATTERN = r"[A-Za-z0-9_-]{11}"
+SHARD_PATTERN = rf"(?:{'|'.join(SPLITS)})-\d{{5,}}-of-\d{{5,}}\.h5"
+_OUTSIDE = r"^/|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)"  # of data_root: absolute, a drive, or upwards
+
+
+def validate(ledger: pd.DataFrame, file: str, faults: Iterable[Fault] = ()) -> None:
+    """Check a ledger against the schema.
+
+    Args:
+        ledger: the columns and dtypes of COLUMNS, index 0..n-1.
+        file: its name in the report.
+        faults: what is known to be wrong with it already.
+
+    Raises:
+        ManifestError: listing all faults of all rows.
+    """
+    found = list(faults)
+    broken = {fault.row for fault in found}  # do not report what only follows from an unreadable number
+    rows = range(2, len(ledger) + 2)
+    found += [fault for fault in collect(_schema(ledger), ledger, file, rows) if fault.row not in broken]
+    if found:
+        raise ManifestError(
+            f"{file}: not a valid ledger ({len(found):,} faults); `make manifests` rebuilds it", found
+        )
+
+
+def typed(table: pd.DataFrame, file: str) -> tuple[pd.DataFrame, list[Fault]]:
+    """A ledger read as text, in the dtypes of COLUMNS; what is no number becomes 0 and a fault."""
+    faults = []
+    for name, dtype in COLUMNS.items():
+        if dtype == "str" or pd.api.types.is_numeric_dtype(table[name]):
+            continue
+        numbers = pd.to_numeric(table[name], errors="coerce").astype("float64")
+        good = np.isfinite(numbers)
+        if dtype == "int64":
+            good &= (numbers % 1 == 0) & (numbers.abs() < 2**63)
+        rule = "a whole number" if dtype == "int64" else "a number"
+        faults += [Fault(file, int(row) + 2, name, table[name][row], rule) for row in np.flatnonzero(~good)]
+        table[name] = numbers.where(good, 0).astype(dtype)
+    return table, faults
+
+
+def check(rule: str, test: Callable[[pd.Series], pd.Series]) -> pa.Check:
+    """A vectorised check that says what was expected."""
+    return pa.Check(test, error=rule)
+
+
+def _schema(ledger: pd.DataFrame) -> pa.DataFrameSchema:
+    """The rules of a ledger; those between columns are bound to `ledger`, and reported under the one to blame."""
+    rules = _own_rules()
+    for name, checks in _cross_rules(ledger).items():
+        rules[name] = [*rules.get(name, []), *checks]
+    columns = {
+        name: pa.Column(None if dtype == "str" else dtype, rules.get(name), unique=name == "video_id")
+        for name, dtype in COLUMNS.items()
+    }
+    return pa.DataFrameSchema(columns, strict=True, ordered=True)
+
+
+def _own_rules() -> dict[str, list[pa.Check]]:
+    """Rules that look at one column."""
+    rules = {
+        "video_id": [
+            check("a name without slashes", lambda ids: ids.str.fullmatch(r"[^/\\\x00-\x1f]+")),
+            check("rows sorted by video_id", lambda ids: ids.ge(ids.shift(fill_value=""))),
+        ],
+        "label_id": [check("-1 or an index", lambda value: value.ge(-1))],
+        "split": [
+            check(" | ".join(SPLITS), lambda split: split.isin(SPLITS)),
+            check("one split a ledger", lambda split: split.eq(split.iloc[0])),
+        ],
+        "path": [check("a path inside data_root", lambda path: ~path.str.contains(_OUTSIDE))],
+        "status": [check(" | ".join(STATUSES), lambda status: status.isin(STATUSES))],
+        "crc32": [check("at most 4294967295", lambda value: value.lt(2**32))],
+    }
+    for name, dtype in COLUMNS.items():
+        if dtype != "str" and name != "label_id":
+            natural = check("at least 0 and finite", lambda value: value.ge(0) & np.isfinite(value))
+            rules[name] = [natural, *rules.get(name, [])]
+    return rules
+
+
+def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
+    """Rules between columns, under the column to blame."""
+    labels, label_ids, status = ledger["label"], ledger["label_id"], ledger["status"]
+    stored = status.eq("ok")
+    rules = {
+        "label": [check("a label exactly where label_id is not -1", lambda label: label.ne("").eq(label_ids.ge(0)))],
+        "label_id": [
+            check("one label_id a label", lambda value: value.groupby(labels).transform("first").eq(value)),
+            check("one label a label_id", lambda value: labels.groupby(value).transform("first").eq(labels)),
+        ],
+        "path": [
+            check("a path where status is pending", lambda path: path.ne("") | status.ne("pending")),
+            check("no path where status is missing", lambda path: path.eq("") | status.ne("missing")),
+        ],
+        "shard": [check("a shard's file name", lambda shard: shard.str.fullmatch(SHARD_PATTERN) | shard.eq("") & ~stored)],
+        "num_frames": [check("at least 1 where status is ok", lambda value: value.gt(0) | ~stored)],
+    }  # fmt: skip
+    if ledger["youtube_id"].ne("").any():  # Kinetics; other people's videos have no YouTube id at all
+        start, end = ledger["time_start"], ledger["time_end"]
+        named = video_ids(ledger["youtube_id"], start, end)
+        rules["youtube_id"] = [check(f"^{ID_PATTERN}$", lambda ids: ids.str.fullmatch(ID_PATTERN))]
+        rules["video_id"] = [check("{youtube_id}_{start:06d}_{end:06d}", lambda ids: ids.eq(named))]
+        rules["time_end"] = [check("more than time_start", lambda end: end.gt(start))]
+    return rules
+
+
+def video_ids(youtube_id: Iterable[str], start: Iterable[int], end: Iterable[int]) -> list[str]:
+    """The key of Kinetics rows, which is also the name of their files: `{youtube_id}_{start:06d}_{end:06d}`."""
+    return [
+        f"{name}_{first:06d}_{last:06d}" for name, first, last in zip(youtube_id, start, end, strict=True)
+    ]
