@@ -33,8 +33,11 @@ def torchvision_name(name: str) -> str:
 
 
 def parameters(network: nn.Cell) -> dict[str, Parameter]:
-    """Every weight and buffer of a network by its own name, in order."""
-    return {parameter.name: parameter for _, parameter in network.parameters_and_names()}
+    """Every weight and buffer of a network by its place in it, in order.
+
+    `Parameter.name` is not that place: MindSpore puts a prefix before it when another cell takes the network in.
+    """
+    return dict(network.parameters_and_names())
 
 
 def assign(network: nn.Cell, weights: Mapping[str, NDArray], *, source: str) -> None:

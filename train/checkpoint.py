@@ -39,9 +39,7 @@ def save(folder: Path, stem: str, network: nn.Cell, optimizer: nn.Cell, state: d
         The path of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    own = weights.parameters(network)
-    moments = {p.name: p for _, p in optimizer.parameters_and_names() if p.name not in own}
-    files = {f"{stem}.ckpt": own, f"{stem}.optimizer.ckpt": moments}
+    files = {f"{stem}.ckpt": weights.parameters(network), f"{stem}.optimizer.ckpt": _optimizer_state(network, optimizer)}
     digests = {name: _write_parameters(folder / name, values) for name, values in files.items()}
     write_json(folder / f"{stem}.json", {**state, "sha256": digests})
     write_json(folder / "latest.json", {"stem": stem})
@@ -61,8 +59,7 @@ def load(path: Path, network: nn.Cell, optimizer: nn.Cell | None = None) -> dict
     try:
         weights.assign(network, network_weights, source=str(path))
         if optimizer is not None:
-            own = weights.parameters(network)
-            mine = {p.name: p for _, p in optimizer.parameters_and_names() if p.name not in own}
+            mine = _optimizer_state(network, optimizer)
             saved = _read_parameters(path.with_name(f"{path.stem}.optimizer.ckpt"), state)
             if set(saved) != set(mine):
                 raise CheckpointError(f"{path}: its optimizer state is of another optimizer")
@@ -120,6 +117,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _optimizer_state(network: nn.Cell, optimizer: nn.Cell) -> dict[str, ms.Parameter]:
+    """What an optimizer holds besides the network's weights: moments, step, learning rates."""
+    weights_held = {id(parameter) for parameter in network.get_parameters()}
+    return {p.name: p for p in optimizer.get_parameters() if id(p) not in weights_held}
 
 
 def _write_parameters(path: Path, values: dict[str, ms.Parameter]) -> str:

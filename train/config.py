@@ -8,7 +8,8 @@ given and has no effect here.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+import typing
+from dataclasses import dataclass, field, is_dataclass
 from typing import Annotated, Any, Literal
 
 from pipeline import recipe
@@ -329,3 +330,9 @@ def without_effect(config: Config, values: dict[str, Any]) -> list[str]:
         if loaders.get(name, {}).get("map", {}).get("input_columns", ["video"]) != ["video"]:
             said.append(f"data_loader.{name}.map.input_columns: has no effect; operations act on the video")
     return said
+
+
+# Every section by name, for --help.
+SECTION_CLASSES: dict[str, type] = {
+    name: hint for name, hint in typing.get_type_hints(Config).items() if is_dataclass(hint)
+}

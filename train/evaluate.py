@@ -1,0 +1,183 @@
+"""Score a checkpoint on a split: clip and video top-1 / top-5 with their denominators.     (make eval)
+
+    python -m train.evaluate -c train/configs/sample.yaml [--eval.pretrained_model=FILE]
+
+Reads a checkpoint (the newest run's best unless told) and the shards of `data_loader.eval.dataset.split`; writes
+`eval/<checkpoint>-<split>.json` and `.csv` (one row a video) into the checkpoint's run folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+from numpy.typing import NDArray
+
+from model.r2plus1d import R2Plus1d
+from pipeline import cli
+from pipeline.settings import UserError
+from train import checkpoint, runtime
+from train.augment import Normalize
+from train.config import SECTION_CLASSES, Config, load
+from train.dataset import ClipBatches, Videos, iterate, read_videos
+from train.metrics import Scores
+from train.run_folder import runs_root
+
+log = logging.getLogger(__name__)
+
+
+class Predictor(nn.Cell):
+    """Normalisation and network in one graph: (N, T, H, W, 3) uint8 -> (N, num_classes) logits."""
+
+    def __init__(self, network: nn.Cell, normalize: Normalize) -> None:
+        super().__init__()
+        self.network = network
+        self.normalize = normalize
+
+    def construct(self, clips: Tensor) -> Tensor:
+        """Logits of a batch of stored clips."""
+        return self.network(self.normalize(clips))
+
+
+def build_network(config: Config) -> R2Plus1d:
+    """The network of the `model` section, with fresh weights."""
+    return R2Plus1d(
+        num_classes=config.model.num_classes,
+        stage_channels=config.model.stage_channels,
+        stage_strides=config.model.stage_strides,
+    )
+
+
+def check_classes(config: Config, videos: Videos) -> None:
+    """Refuse labels the network has no logit for.
+
+    Raises:
+        UserError: naming both numbers.
+    """
+    highest = int(videos.label_ids.max(initial=-1))
+    if highest >= config.model.num_classes:
+        raise UserError(
+            f"model.num_classes: got {config.model.num_classes}, but {videos.identity} has label_id {highest}; "
+            f"set it to {max(len(videos.class_names), highest + 1)}"
+        )
+
+
+def score(
+    predict: Callable[[Tensor], Tensor],
+    source: ClipBatches,
+    on_step: Callable[[int, NDArray[np.float32], NDArray[np.int32], Scores, float], None] | None = None,
+) -> Scores:
+    """Run every view of every video through the network.
+
+    Args:
+        predict: uint8 clips (N, T, H, W, 3) -> logits (N, K).
+        source: the split's batches.
+        on_step: called after each batch with its number, logits, labels, the scores so far and its seconds.
+    """
+    scores: Scores | None = None
+    began = time.perf_counter()
+    for number, (clips, labels, samples) in enumerate(iterate(source, epoch=0)):
+        logits = predict(Tensor(clips)).asnumpy()
+        real = samples >= 0
+        if scores is None:
+            scores = Scores(len(source.videos.video_ids), logits.shape[1])
+        scores.add(logits[real], labels[real], samples[real] // source.options.num_clips)
+        now = time.perf_counter()
+        if on_step is not None:
+            on_step(number, logits[real], labels[real], scores, now - began)
+        began = now
+    assert scores is not None
+    return scores
+
+
+def evaluation_source(config: Config) -> ClipBatches:
+    """The batches of `data_loader.eval`."""
+    loader = config.data_loader.eval
+    videos = read_videos(config.preprocess, loader.dataset.split)
+    check_classes(config, videos)
+    return ClipBatches(videos, loader, config.preprocess, seed=config.train.seed, drop_remainder=False)
+
+
+def _log_step(source: ClipBatches) -> Callable[[int, NDArray[np.float32], NDArray[np.int32], Scores, float], None]:
+    """The seed's line for each step, with clips/s."""
+
+    def on_step(number: int, logits: NDArray[np.float32], labels: NDArray[np.int32], scores: Scores, seconds: float) -> None:
+        summary = scores.summary()
+        metrics = []
+        own = float("nan")
+        if "loss" in summary:
+            metrics = [
+                f"Loss: {summary['loss']:.4f}",
+                f"Top_1_Accuracy: {summary['clip_top1']:.4f}",
+                f"Top_5_Accuracy: {summary['clip_top5']:.4f}",
+            ]
+            batch = Scores(len(labels), logits.shape[1])
+            batch.add(logits, labels, np.arange(len(labels)))
+            own = float(batch.summary().get("loss", float("nan")))
+        log.info(
+            "step:[%5d/%5d], metrics:%s, loss:[%.3f/%.3f], time:%.3f ms, %.1f clips/s",
+            number + 1, source.num_batches, metrics, own, summary.get("loss", float("nan")),
+            1000 * seconds, len(labels) / seconds,
+        )  # fmt: skip
+
+    return on_step
+
+
+def write_results(folder: Path, name: str, source: ClipBatches, scores: Scores, extra: dict[str, str]) -> Path:
+    """Write `<name>.json` (the summary) and `<name>.csv` (each video's label, best five classes, probability)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    videos, probabilities = source.videos, scores.probabilities()
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["video_id", "label_id", "label", "predicted_id", "predicted", "probability", "top5"])
+        for row, video_id in enumerate(videos.video_ids):
+            label, top = int(videos.label_ids[row]), best[row]
+            writer.writerow([
+                video_id, label, _class_name(videos, label), int(top[0]), _class_name(videos, int(top[0])),
+                f"{probabilities[row, top[0]]:.6f}", " ".join(map(str, top)),
+            ])  # fmt: skip
+    checkpoint.write_json(folder / f"{name}.json", {**extra, "split": videos.identity, **scores.summary()})
+    return folder / f"{name}.json"
+
+
+def _class_name(videos: Videos, label_id: int) -> str:
+    return videos.class_names[label_id] if 0 <= label_id < len(videos.class_names) else ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate and print one line of results."""
+    args, document = cli.parse(cli.parser(__doc__ or "", sections=SECTION_CLASSES), argv)
+    cli.set_up_logging()
+    config = load(document)
+    runtime.start(config)
+    path = Path(config.eval.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
+    network = build_network(config)
+    checkpoint.load(path, network)
+    source = evaluation_source(config)
+    predictor = Predictor(network, Normalize.of(config.data_loader.eval.map))
+    predictor.set_train(False)
+    log.info("evaluating %s on %s, %d batches", path, source.videos.identity, source.num_batches)
+    scores = score(predictor, source, _log_step(source))
+    run = path.parent.parent if path.parent.name == "ckpt" else path.parent
+    written = write_results(run / "eval", f"{path.stem}-{source.options.split}", source, scores, {"checkpoint": str(path)})
+    summary = scores.summary()
+    if "video_top1" in summary:
+        print(
+            f"video top-1 {summary['video_top1']:.4f} top-5 {summary['video_top5']:.4f}, clip top-1 "
+            f"{summary['clip_top1']:.4f} top-5 {summary['clip_top5']:.4f}, loss {summary['loss']:.4f}: "
+            f"{source.videos.identity}, {summary['num_clips']} clips, {source.options.num_clips} a video -> {written}"
+        )
+    else:
+        print(f"{source.videos.identity} has no labels: predictions only -> {written.with_suffix('.csv')}")
+    return cli.EXIT_OK
+
+
+if __name__ == "__main__":
+    cli.run(main)
