@@ -1,0 +1,93 @@
+# Every verb is one line into Python; `make` alone lists them.  Prerequisites chain, so that `make train` on a fresh
+# machine installs, makes the sample dataset, its ledgers and shards, trains and evaluates.  All can be run twice.
+#
+#   CONFIG=file.yaml   the experiment                (default: the sample, minutes on a laptop)
+#   DATA=dir STORE=dir where videos are, where shards go
+#   VIDEO=file CKPT=file for infer, eval and export
+#   ARGS="..."         more flags for the verb, such as ARGS="--train.epochs=2"
+
+CONFIG ?= train/configs/sample.yaml
+DATA   ?=
+STORE  ?=
+VIDEO  ?=
+CKPT   ?=
+ARGS   ?=
+# The first Python on the path that MindSpore has a wheel for.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+
+RUN      = .venv/bin/python -m
+SETTINGS = -c $(CONFIG) $(if $(DATA),--preprocess.data_root=$(DATA)) $(if $(STORE),--preprocess.store=$(STORE))
+# A stage that runs only because a later one needs it gets the preprocess overrides, and no other flags.
+SHARED   = $(SETTINGS) $(filter --preprocess.%,$(ARGS))
+asked    = $(filter $(1),$(MAKECMDGOALS))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help install sample manifests estimate preprocess verify train eval infer export bench test lint clean \
+	.videos .ledgers .shards
+
+help: ## Show this help
+	@sed -n 's/^#   /  /p' Makefile; echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+install: .venv/.installed ## Make .venv and install everything into it (skipped when up to date)
+
+sample: install ## Generate the embedded sample dataset: 8 classes of motion in Kinetics' form
+	$(RUN) pipeline.sample $(ARGS)
+
+manifests: .videos ## Build or rebuild the ledgers from label CSVs, videos and shards
+	$(RUN) pipeline.manifests $(SETTINGS) $(ARGS)
+
+estimate: $(if $(call asked,manifests),manifests,.ledgers) ## Say what preprocessing will cost, before anything is written
+	$(RUN) pipeline.estimate $(SETTINGS) $(ARGS)
+
+preprocess: $(if $(call asked,manifests),manifests,.ledgers) ## Decode every video once into HDF5 shards; resumable
+	$(RUN) pipeline.preprocess $(SETTINGS) $(ARGS)
+
+verify: install ## Check every shard and ledger; ARGS=--repair mends what is broken
+	$(RUN) pipeline.verify $(SETTINGS) $(ARGS)
+
+train: $(if $(call asked,preprocess),preprocess,.shards) ## Train on the shards, and evaluate
+	$(RUN) train.train $(SETTINGS) $(ARGS)
+
+eval: $(if $(call asked,preprocess train),$(call asked,preprocess train),.shards) ## Score a checkpoint (CKPT=FILE, or the newest run's best)
+	$(RUN) train.evaluate $(SETTINGS) $(if $(CKPT),--eval.pretrained_model=$(CKPT)) $(ARGS)
+
+infer: install ## Predict a video (VIDEO=FILE): top-5, and a GIF with the label on it
+	$(RUN) train.infer $(SETTINGS) --infer.image_path="$(VIDEO)" $(if $(CKPT),--infer.pretrained_model=$(CKPT)) $(ARGS)
+
+export: install ## Write the network as MINDIR, and check it by running it
+	$(RUN) train.export $(SETTINGS) $(if $(CKPT),--export.pretrained_model=$(CKPT)) $(ARGS)
+
+bench: .shards ## Measure this machine: decoding, loading, training steps
+	for script in tests/benchmarks/bench_*.py; do .venv/bin/python $$script $(ARGS) || exit; done
+
+test: install ## Run the tests (ARGS="-m slow" for the long ones)
+	$(RUN) pytest $(ARGS)
+
+lint: .venv/.lint ## Check style and types
+	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
+
+clean: ## Remove the sample, its ledgers and shards; runs and .venv stay
+	rm -rf data/sample data/sample-shards data_manifests/kinetics-sample
+
+.videos: install
+	$(if $(DATA)$(filter-out train/configs/sample.yaml,$(CONFIG)),,$(if $(call asked,sample),,$(RUN) pipeline.sample))
+
+.ledgers: .videos
+	$(RUN) pipeline.manifests $(SHARED)
+
+.shards: .ledgers
+	$(RUN) pipeline.preprocess $(SHARED)
+
+.venv/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 on the path; give one with PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+.venv/.lint: .venv/.installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[lint]'
+	touch $@
