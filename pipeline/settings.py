@@ -84,8 +84,11 @@ class Document:
     def where(self, key: tuple[str, ...]) -> str:
         """`file:line: section.key`, for error messages; of a key that is absent, its closest parent's line."""
         for length in range(len(key), 0, -1):
-            if key[:length] in self._lines:
-                return f"{self._lines[key[:length]]}: {'.'.join(key)}"
+            line = self._lines.get(key[:length], "")
+            if line == f"--{'.'.join(key)}":
+                return line
+            if line:
+                return f"{line}: {'.'.join(key)}"
         return f"{self.path or 'defaults'}: {'.'.join(key)}"
 
     def _read(self) -> dict[str, Any]:

@@ -55,18 +55,17 @@ def load(path: Path, network: nn.Cell, optimizer: nn.Cell | None = None) -> dict
         CheckpointError: a file is missing, differs from its SHA-256, or does not fit.
     """
     state = read_state(path)
-    network_weights = _read_parameters(path, state)
+    values = _read_parameters(path, state)
+    mine = _optimizer_state(network, optimizer) if optimizer is not None else {}
+    moments = _read_parameters(path.with_name(f"{path.stem}.optimizer.ckpt"), state) if optimizer is not None else {}
+    if {name: p.shape for name, p in mine.items()} != {name: array.shape for name, array in moments.items()}:
+        raise CheckpointError(f"{path}: the state beside it is of another optimizer or another network")
     try:
-        weights.assign(network, network_weights, source=str(path))
-        if optimizer is not None:
-            mine = _optimizer_state(network, optimizer)
-            saved = _read_parameters(path.with_name(f"{path.stem}.optimizer.ckpt"), state)
-            if set(saved) != set(mine):
-                raise CheckpointError(f"{path}: its optimizer state is of another optimizer")
-            for name, parameter in mine.items():
-                parameter.set_data(ms.Tensor(saved[name].astype(parameter.asnumpy().dtype)))
+        weights.assign(network, values, source=str(path))
     except weights.WeightsError as error:
         raise CheckpointError(str(error)) from None
+    for name, parameter in mine.items():
+        parameter.set_data(ms.Tensor(moments[name], parameter.dtype))
     return state
 
 

@@ -1,0 +1,71 @@
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import cli, recipe
+from pipeline.settings import UserError
+
+
+def parsed(*words: str):
+    made = cli.parser("A command.", sections={"preprocess": recipe.Preprocess})
+    return cli.parse(made, list(words))
+
+
+def test_overrides_in_both_forms(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("preprocess: {}\n")
+    _args, document = parsed("-c", str(path), "--preprocess.fps=30", "--preprocess.store", "shards")
+    settings = recipe.load(document)
+    assert (settings.fps, settings.store) == (30.0, "shards")
+
+
+@pytest.mark.parametrize("word", ["--fps=30", "extra", "--preproces.fps=30"])
+def test_words_that_are_no_override_are_refused(word, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parsed(word)
+    assert caught.value.code == cli.EXIT_USAGE
+    assert word.split("=")[0] in capsys.readouterr().err
+
+
+def test_help_lists_every_key(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    shown = capsys.readouterr().out
+    assert "--preprocess.interpolation  bilinear | area | bicubic  (default 'bilinear')" in shown
+
+
+class Locked(UserError):
+    exit_code = cli.EXIT_LOCKED
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserError("wrong"), cli.EXIT_USAGE),
+        (Locked("locked"), cli.EXIT_LOCKED),
+        (KeyboardInterrupt(), cli.EXIT_SIGINT),
+        (BrokenPipeError(), cli.EXIT_OK),
+        (OSError(errno.ENOSPC, "No space left on device"), cli.EXIT_IO),
+    ],
+)
+def test_exit_codes(error, code, capfd):
+    def main() -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main)
+    assert caught.value.code == code
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_offline_stage_does_not_load_mindspore():
+    program = """
+import importlib, pkgutil, sys, pipeline
+for module in pkgutil.iter_modules(pipeline.__path__):
+    importlib.import_module(f"pipeline.{module.name}")
+print(sorted(name for name in sys.modules if name.split(".")[0] in {"mindspore", "model", "train"}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,77 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from pipeline.settings import Document, SettingsError
+from train.config import Config, load
+
+RESOURCES = Path(__file__).parent / "resources"
+CONFIGS = Path(__file__).parents[1] / "train" / "configs"
+SEED_README = Path(__file__).parents[2] / "shared" / "seed" / "r2plus1d_README.md"
+
+
+def test_the_seeds_file_loads_and_acts(caplog):
+    with caplog.at_level(logging.WARNING):
+        config = load(Document(RESOURCES / "zjut_r2plus1d18.yaml"))
+    assert config.model.stage_channels == (64, 128, 256, 512)
+    assert config.preprocess.data_root == "/home/publicfile/kinetics-400"
+    assert config.data_loader.eval.dataset.seq == 64
+    assert config.device_target == "GPU"
+    # Each key that cannot act says so by its name.
+    assert "learning_rate.lr_gamma" in caplog.text
+
+
+@pytest.mark.skipif(not SEED_README.is_file(), reason="../shared/seed is not here")
+def test_the_seeds_file_loads_as_its_readme_prints_it(tmp_path):
+    text = SEED_README.read_text(encoding="utf-8").split("```text\n# model architecture")[1].split("\n```")[0]
+    path = tmp_path / "r2plus1d18.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert load(Document(path)) == load(Document(RESOURCES / "zjut_r2plus1d18.yaml"))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_our_files_load_without_a_warning(path, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(load(Document(path)), Config)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.epoch": "3"}, r"--train\.epoch: unknown key; nearest valid: epochs"),
+        ({"model.num_classes": "1"}, r"--model\.num_classes: got 1, expected whole number at least 2"),
+        ({"model.stage_channels": "[1, 2]"}, r"model\.stage_channels: got \[1, 2\]"),
+        ({"context.device_target": "CPU"}, r"device_target GPU and context.device_target CPU differ"),
+        ({"device_target": "TPU"}, r"--device_target: got 'TPU', expected auto \| CPU \| GPU \| Ascend"),
+        ({"data_loader.train.dataset.seq_mode": "averge"}, r"nearest valid: average"),
+        ({"preprocess.height": "64"}, r"VideoResize size \[128, 171\] is not the stored size \[64, 171\]"),
+        ({"train.run_distribute": "true"}, r"--train\.run_distribute: only one process is supported yet"),
+        ({"data_loader.group_size": "2"}, r"--data_loader\.group_size: only 1 is supported yet"),
+        ({"data_loader.eval.map.operations": "[{type: VideoRandomCrop, size: [8, 8]}]"}, r"would make scores random"),
+        ({"data_loader.train.map.operations": "[{type: VideoRandomCrop, size: [8, 999]}]"}, r"is larger than the stored"),
+        ({"data_loader.train.map.operations": "[{type: VideoReOrder}]"}, r"VideoReOrder takes \['order'\], got \[\]"),
+        ({"data_loader.train.map.operations": "[{type: VideoReOrder, order: [0, 1, 2, 3]}]"}, r"expected \[3, 0, 1, 2\]"),
+        ({"data_loader.train.map.operations": "[{type: VideoCrop, size: [8, 8]}]"}, r"got 'VideoCrop', expected"),
+    ],
+)  # fmt: skip
+def test_faults_are_named(overrides, message):
+    with pytest.raises(SettingsError, match=message):
+        load(Document(RESOURCES / "zjut_r2plus1d18.yaml", overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"learning_rate.t_max": "7"}, "learning_rate.t_max: 7 has no effect"),
+        ({"dataset_sink_mode": "true"}, "dataset_sink_mode"),
+        ({"infer.normalize": "false"}, "infer.normalize"),
+        ({"infer.batch_size": "2"}, "infer.batch_size"),
+        ({"data_loader.eval.map.input_columns": "[clip]"}, "data_loader.eval.map.input_columns"),
+    ],
+)
+def test_keys_without_effect_are_named(overrides, named, caplog):
+    with caplog.at_level(logging.WARNING):
+        load(Document(RESOURCES / "zjut_r2plus1d18.yaml", overrides))
+    assert named in caplog.text

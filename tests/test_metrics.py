@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from train.metrics import Scores, log_softmax, topk_correct
+
+
+@given(hnp.arrays(np.float32, (4, 6), elements=st.integers(-3, 3).map(float)), st.integers(1, 6))
+def test_topk_agrees_with_a_stable_sort(scores, k):
+    labels = np.array([0, 2, 5, 3], np.int32)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    expected = [label in row for label, row in zip(labels, best, strict=True)]
+    assert topk_correct(scores, labels, k).tolist() == expected
+
+
+def test_a_network_that_says_the_same_of_all_is_right_by_chance_only():
+    labels = np.arange(8, dtype=np.int32)
+    assert topk_correct(np.zeros((8, 8), np.float32), labels, 1).mean() == 1 / 8
+
+
+def test_log_softmax_of_large_logits():
+    logits = np.array([[1000.0, 0.0]], np.float32)
+    assert log_softmax(logits)[0] == pytest.approx([0.0, -1000.0])
+
+
+def test_videos_are_scored_by_the_mean_of_their_views():
+    scores = Scores(num_videos=3, num_classes=3)
+    logits = np.log(np.array([[0.5, 0.4, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.9, 0.05, 0.05]], np.float32))
+    scores.add(logits[:3], np.array([1, 1, 0], np.int32), np.array([0, 0, 1]))
+    scores.add(logits[3:], np.array([-1], np.int32), np.array([2]))
+    summary = scores.summary()
+    assert summary["num_videos"] == 3 and summary["num_labelled_videos"] == 2 and summary["num_clips"] == 4
+    assert summary["clip_top1"] == pytest.approx(1 / 3)  # of the labelled clips only the second is right
+    assert summary["video_top1"] == pytest.approx(1 / 2)  # its video is right by the mean of both views
+    assert summary["loss"] == pytest.approx(-np.log([0.4, 0.8, 0.2]).mean(), rel=1e-6)
+
+
+def test_an_unlabelled_split_has_no_accuracy():
+    scores = Scores(num_videos=1, num_classes=2)
+    scores.add(np.zeros((1, 2), np.float32), np.array([-1], np.int32), np.array([0]))
+    assert set(scores.summary()) == {"num_videos", "num_labelled_videos", "num_clips"}
