@@ -160,8 +160,8 @@ def class_names(*ledgers: pd.DataFrame) -> list[str]:
 def identity(dataset: str, ledger: pd.DataFrame, statuses: Iterable[str] = ("ok",)) -> str:
     """Which videos a number was computed on: `k400-val@1f2e3d4c (19,404 of 19,906)`.
 
-    The hash is of the ids and labels of the rows with one of `statuses`: two copies of Kinetics share it when,
-    and only when, they hold the same videos with the same labels.
+    The hash is of the ids and labels of the rows with one of `statuses`: two copies of Kinetics share it
+    when, and only when, they hold the same videos with the same labels.
     """
     used = ledger[ledger["status"].isin(list(statuses))].sort_values("video_id")
     text = "".join(f"{name},{label}\n" for name, label in zip(used["video_id"], used["label"], strict=True))

@@ -1,8 +1,8 @@
 """What a ledger is: its columns, its statuses and the rules its values keep, as a pandera schema.
 
-`data_manifests/README.md` is the data dictionary.  Text stays text (644 ids of Kinetics-400 val start with `-`,
-others look like numbers); an unknown number is 0 and an unknown text empty, so that the same facts are the
-same bytes.
+`data_manifests/README.md` is the data dictionary.  Text stays text (644 ids of Kinetics-400 val start with
+`-`, others look like numbers); an unknown number is 0 and an unknown text empty, so that the same facts are
+the same bytes.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def check(rule: str, test: Callable[[pd.Series], pd.Series]) -> pa.Check:
 
 
 def _schema(ledger: pd.DataFrame) -> pa.DataFrameSchema:
-    """The rules of a ledger; those between columns are bound to `ledger`, and reported under the one to blame."""
+    """The rules of a ledger; those between columns are bound to `ledger`."""
     rules = _own_rules()
     for name, checks in _cross_rules(ledger).items():
         rules[name] = [*rules.get(name, []), *checks]
@@ -120,7 +120,7 @@ def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
     labels, label_ids, status = ledger["label"], ledger["label_id"], ledger["status"]
     stored = status.eq("ok")
     rules = {
-        "label": [check("a label exactly where label_id is not -1", lambda label: label.ne("").eq(label_ids.ge(0)))],
+        "label": [check("a label where label_id is not -1", lambda label: label.ne("").eq(label_ids.ge(0)))],
         "label_id": [
             check("one label_id a label", lambda value: value.groupby(labels).transform("first").eq(value)),
             check("one label a label_id", lambda value: labels.groupby(value).transform("first").eq(labels)),
@@ -129,9 +129,13 @@ def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
             check("a path where status is pending", lambda path: path.ne("") | status.ne("pending")),
             check("no path where status is missing", lambda path: path.eq("") | status.ne("missing")),
         ],
-        "shard": [check("a shard's file name", lambda shard: shard.str.fullmatch(SHARD_PATTERN) | shard.eq("") & ~stored)],
+        "shard": [
+            check(
+                "a shard's file name", lambda name: name.str.fullmatch(SHARD_PATTERN) | name.eq("") & ~stored
+            )
+        ],
         "num_frames": [check("at least 1 where status is ok", lambda value: value.gt(0) | ~stored)],
-    }  # fmt: skip
+    }
     if ledger["youtube_id"].ne("").any():  # Kinetics; other people's videos have no YouTube id at all
         start, end = ledger["time_start"], ledger["time_end"]
         named = video_ids(ledger["youtube_id"], start, end)
@@ -142,7 +146,7 @@ def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
 
 
 def video_ids(youtube_id: Iterable[str], start: Iterable[int], end: Iterable[int]) -> list[str]:
-    """The key of Kinetics rows, which is also the name of their files: `{youtube_id}_{start:06d}_{end:06d}`."""
+    """The key of Kinetics rows, and the name of their files: `{youtube_id}_{start:06d}_{end:06d}`."""
     return [
         f"{name}_{first:06d}_{last:06d}" for name, first, last in zip(youtube_id, start, end, strict=True)
     ]
