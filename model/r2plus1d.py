@@ -88,7 +88,7 @@ class BasicBlock(nn.Cell):
         )
         self.relu = nn.ReLU()
         self.downsample: nn.Cell = nn.Identity()
-        if stride != (1, 1, 1) or in_channels != out_channels:
+        if tuple(stride) != (1, 1, 1) or in_channels != out_channels:
             self.downsample = nn.SequentialCell(
                 conv(in_channels, out_channels, (1, 1, 1), stride), batch_norm(out_channels)
             )
@@ -126,7 +126,7 @@ class R2Plus1d(nn.Cell):
         )
         inputs = [stem, *stage_channels[:-1]]
         self.layer1, self.layer2, self.layer3, self.layer4 = (
-            nn.SequentialCell(BasicBlock(before, channels, tuple(stride)), BasicBlock(channels, channels, (1, 1, 1)))
+            nn.SequentialCell(BasicBlock(before, channels, stride), BasicBlock(channels, channels, (1, 1, 1)))
             for before, channels, stride in zip(inputs, stage_channels, stage_strides, strict=True)
         )
         self.fc = nn.Dense(

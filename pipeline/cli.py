@@ -1,8 +1,8 @@
 """What every command shares: -c/--config, dotted overrides, exit codes, logging, signals.
 
-    def main(argv=None) -> int: ...
-    if __name__ == "__main__":
-        run(main)
+def main(argv=None) -> int: ...
+if __name__ == "__main__":
+    run(main)
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def parser(description: str, *, sections: dict[str, type]) -> argparse.ArgumentP
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("-c", "--config", default="train/configs/sample.yaml", help="experiment YAML (default %(default)s)")
+    made.add_argument(
+        "-c", "--config", default="train/configs/sample.yaml", help="experiment YAML (default %(default)s)"
+    )
     return made
 
 
@@ -89,5 +91,8 @@ def run(main: Callable[[], int]) -> NoReturn:
         if error.errno not in _IO_ERRNOS:
             raise
         code = EXIT_IO
-        print(f"error: {error}; nothing finished is lost: mend this and run the same command again", file=sys.stderr)
+        print(
+            f"error: {error}; nothing finished is lost: mend this and run the same command again",
+            file=sys.stderr,
+        )
     raise SystemExit(code)

@@ -255,7 +255,9 @@ def _choices(hint: Any) -> list[str]:
     """The words a value may be, for the nearest-word hint."""
     if typing.get_origin(hint) is Literal:
         return [str(choice) for choice in typing.get_args(hint)]
-    return [word for argument in typing.get_args(hint) if not isinstance(argument, Range) for word in _choices(argument)]  # noqa: E501
+    return [
+        word for argument in typing.get_args(hint) if not isinstance(argument, Range) for word in _choices(argument)
+    ]  # noqa: E501
 
 
 def _name(hint: Any) -> str:
@@ -270,6 +272,10 @@ def _name(hint: Any) -> str:
     if origin is tuple:
         inner = f"{_name(arguments[0])}, ..." if arguments[-1] is ... else ", ".join(map(_name, arguments))
         return f"[{inner}]"
-    return {"NoneType": "null", "str": "text", "int": "whole number", "float": "number", "bool": "true | false"}.get(
-        getattr(hint, "__name__", ""), str(hint)
-    )
+    return {
+        "NoneType": "null",
+        "str": "text",
+        "int": "whole number",
+        "float": "number",
+        "bool": "true | false",
+    }.get(getattr(hint, "__name__", ""), str(hint))

@@ -50,7 +50,9 @@ def test_damage_is_found_and_nothing_is_loaded(saved, damage, ending):
     content = bytearray(victim.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 1
-    victim.write_bytes(bytes(content) if damage == "flip" else content[: len(content) // 2] if damage == "truncate" else b"")
+    victim.write_bytes(
+        bytes(content) if damage == "flip" else content[: len(content) // 2] if damage == "truncate" else b""
+    )
     network, optimizer = make()
     before = values(network, optimizer)
     with pytest.raises(CheckpointError, match="damaged"):
@@ -90,7 +92,11 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
         if step == 2:
             checkpoint.write_json(tmp_path / "best.json", {"stem": "epoch_002-step_000002"})
         checkpoint.prune(tmp_path, keep=2)
-    assert sorted(p.stem[:9] for p in tmp_path.glob("epoch_*.json")) == ["epoch_002", "epoch_004", "epoch_005"]
+    assert sorted(p.stem[:9] for p in tmp_path.glob("epoch_*.json")) == [
+        "epoch_002",
+        "epoch_004",
+        "epoch_005",
+    ]
     assert json.loads((tmp_path / "latest.json").read_text())["stem"].startswith("epoch_005")
 
 

@@ -18,7 +18,13 @@ MODES = ["part", "interval", "discrete", "average", "uniform"]
 )
 def test_every_index_is_a_frame_of_the_video(mode, num_frames, clip_len, interval, num_clips, data):
     clip = data.draw(st.integers(0, num_clips - 1))
-    options = {"num_frames": num_frames, "clip_len": clip_len, "interval": interval, "clip": clip, "num_clips": num_clips}
+    options = {
+        "num_frames": num_frames,
+        "clip_len": clip_len,
+        "interval": interval,
+        "clip": clip,
+        "num_clips": num_clips,
+    }
     indices = clip_indices(mode, **options, rng=np.random.default_rng(data.draw(st.integers(0, 9))))
     assert indices.shape == (clip_len,)
     assert indices.dtype == np.int64

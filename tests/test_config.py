@@ -8,6 +8,7 @@ from train.config import Config, load
 
 RESOURCES = Path(__file__).parent / "resources"
 CONFIGS = Path(__file__).parents[1] / "train" / "configs"
+OPERATIONS = "data_loader.train.map.operations"
 SEED_README = Path(__file__).parents[2] / "shared" / "seed" / "r2plus1d_README.md"
 
 
@@ -50,10 +51,10 @@ def test_our_files_load_without_a_warning(path, caplog):
         ({"train.run_distribute": "true"}, r"--train\.run_distribute: only one process is supported yet"),
         ({"data_loader.group_size": "2"}, r"--data_loader\.group_size: only 1 is supported yet"),
         ({"data_loader.eval.map.operations": "[{type: VideoRandomCrop, size: [8, 8]}]"}, r"would make scores random"),
-        ({"data_loader.train.map.operations": "[{type: VideoRandomCrop, size: [8, 999]}]"}, r"is larger than the stored"),
-        ({"data_loader.train.map.operations": "[{type: VideoReOrder}]"}, r"VideoReOrder takes \['order'\], got \[\]"),
-        ({"data_loader.train.map.operations": "[{type: VideoReOrder, order: [0, 1, 2, 3]}]"}, r"expected \[3, 0, 1, 2\]"),
-        ({"data_loader.train.map.operations": "[{type: VideoCrop, size: [8, 8]}]"}, r"got 'VideoCrop', expected"),
+        ({OPERATIONS: "[{type: VideoRandomCrop, size: [8, 999]}]"}, r"is larger than the stored"),
+        ({OPERATIONS: "[{type: VideoReOrder}]"}, r"VideoReOrder takes \['order'\], got \[\]"),
+        ({OPERATIONS: "[{type: VideoReOrder, order: [0, 1, 2, 3]}]"}, r"expected \[3, 0, 1, 2\]"),
+        ({OPERATIONS: "[{type: VideoCrop, size: [8, 8]}]"}, r"got 'VideoCrop', expected"),
     ],
 )  # fmt: skip
 def test_faults_are_named(overrides, message):

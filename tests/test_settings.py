@@ -20,7 +20,10 @@ def write(tmp_path: Path, text: str) -> Path:
     ("text", "message"),
     [
         ("preprocess:\n  fpss: 15\n", r"yaml:2: preprocess\.fpss: unknown key; nearest valid: fps"),
-        ("preprocess:\n  height: 0\n", r"yaml:2: preprocess\.height: got 0, expected whole number at least 1"),
+        (
+            "preprocess:\n  height: 0\n",
+            r"yaml:2: preprocess\.height: got 0, expected whole number at least 1",
+        ),
         ("preprocess:\n  height: 12.5\n", r"preprocess\.height: got 12.5, expected whole number"),
         ("preprocess:\n  jpeg_quality: 101\n", r"got 101, expected whole number at least 1 and at most 100"),
         ("preprocess:\n  codec: jpg\n", r"got 'jpg', expected raw \| jpeg; nearest valid: jpeg"),

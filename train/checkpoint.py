@@ -39,7 +39,10 @@ def save(folder: Path, stem: str, network: nn.Cell, optimizer: nn.Cell, state: d
         The path of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = {f"{stem}.ckpt": weights.parameters(network), f"{stem}.optimizer.ckpt": _optimizer_state(network, optimizer)}
+    files = {
+        f"{stem}.ckpt": weights.parameters(network),
+        f"{stem}.optimizer.ckpt": _optimizer_state(network, optimizer),
+    }
     digests = {name: _write_parameters(folder / name, values) for name, values in files.items()}
     write_json(folder / f"{stem}.json", {**state, "sha256": digests})
     write_json(folder / "latest.json", {"stem": stem})

@@ -316,7 +316,9 @@ def without_effect(config: Config, values: dict[str, Any]) -> list[str]:
     for key in ("t_max", "max_epoch"):
         given = getattr(config.learning_rate, key)
         if given is not None and given != epochs:
-            said.append(f"learning_rate.{key}: {given} has no effect; train.epochs, {epochs}, sets the schedule's length")
+            said.append(
+                f"learning_rate.{key}: {given} has no effect; train.epochs, {epochs}, sets the schedule's length"
+            )
     if config.learning_rate.lr_gamma is not None:
         said.append(f"learning_rate.lr_gamma: has no effect with lr_scheduler {config.learning_rate.lr_scheduler}")
     if config.dataset_sink_mode:
@@ -334,5 +336,5 @@ def without_effect(config: Config, values: dict[str, Any]) -> list[str]:
 
 # Every section by name, for --help.
 SECTION_CLASSES: dict[str, type] = {
-    name: hint for name, hint in typing.get_type_hints(Config).items() if is_dataclass(hint)
+    name: hint for name, hint in typing.get_type_hints(Config).items() if isinstance(hint, type) and is_dataclass(hint)
 }

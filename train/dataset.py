@@ -17,11 +17,11 @@ from pathlib import Path
 import mindspore.dataset as ms_dataset
 import numpy as np
 from numpy.typing import NDArray
+from pipeline.shards import ShardReader
 
 from pipeline import manifests
 from pipeline.recipe import Preprocess
 from pipeline.settings import UserError
-from pipeline.shards import ShardReader
 from train.augment import HostTransform
 from train.clip_sampling import clip_indices
 from train.config import Dataset, Loader
@@ -73,7 +73,9 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
     shards = [Path(settings.store) / str(name) for name in names]
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
-        raise UserError(f"{missing[0]}: named by {path}, but not there ({len(missing)} such shards); run `make preprocess`")
+        raise UserError(
+            f"{missing[0]}: named by {path}, but not there ({len(missing)} such shards); run `make preprocess`"
+        )
     return Videos(
         video_ids=stored["video_id"].tolist(),
         label_ids=stored["label_id"].to_numpy(np.int32),
@@ -103,7 +105,9 @@ class ClipBatches:
         failure: what went wrong in a worker, for the consumer to raise; MindSpore would wrap it in a page of text.
     """
 
-    def __init__(self, videos: Videos, loader: Loader, settings: Preprocess, *, seed: int, drop_remainder: bool) -> None:
+    def __init__(
+        self, videos: Videos, loader: Loader, settings: Preprocess, *, seed: int, drop_remainder: bool
+    ) -> None:
         self.videos = videos
         self.options: Dataset = loader.dataset
         self.stored = (settings.height, settings.width)

@@ -14,58 +14,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 from numpy.typing import NDArray
 
-from model.r2plus1d import R2Plus1d
 from pipeline import cli
-from pipeline.settings import UserError
 from train import checkpoint, runtime
 from train.augment import Normalize
 from train.config import SECTION_CLASSES, Config, load
 from train.dataset import ClipBatches, Videos, iterate, read_videos
 from train.metrics import Scores
+from train.network import Predictor, build_network, check_classes
 from train.run_folder import runs_root
 
 log = logging.getLogger(__name__)
-
-
-class Predictor(nn.Cell):
-    """Normalisation and network in one graph: (N, T, H, W, 3) uint8 -> (N, num_classes) logits."""
-
-    def __init__(self, network: nn.Cell, normalize: Normalize) -> None:
-        super().__init__()
-        self.network = network
-        self.normalize = normalize
-
-    def construct(self, clips: Tensor) -> Tensor:
-        """Logits of a batch of stored clips."""
-        return self.network(self.normalize(clips))
-
-
-def build_network(config: Config) -> R2Plus1d:
-    """The network of the `model` section, with fresh weights."""
-    return R2Plus1d(
-        num_classes=config.model.num_classes,
-        stage_channels=config.model.stage_channels,
-        stage_strides=config.model.stage_strides,
-    )
-
-
-def check_classes(config: Config, videos: Videos) -> None:
-    """Refuse labels the network has no logit for.
-
-    Raises:
-        UserError: naming both numbers.
-    """
-    highest = int(videos.label_ids.max(initial=-1))
-    if highest >= config.model.num_classes:
-        raise UserError(
-            f"model.num_classes: got {config.model.num_classes}, but {videos.identity} has label_id {highest}; "
-            f"set it to {max(len(videos.class_names), highest + 1)}"
-        )
 
 
 def score(
@@ -100,14 +62,18 @@ def evaluation_source(config: Config) -> ClipBatches:
     """The batches of `data_loader.eval`."""
     loader = config.data_loader.eval
     videos = read_videos(config.preprocess, loader.dataset.split)
-    check_classes(config, videos)
+    check_classes(config.model, videos.label_ids, videos.class_names, videos.identity)
     return ClipBatches(videos, loader, config.preprocess, seed=config.train.seed, drop_remainder=False)
 
 
-def _log_step(source: ClipBatches) -> Callable[[int, NDArray[np.float32], NDArray[np.int32], Scores, float], None]:
+def _log_step(
+    source: ClipBatches,
+) -> Callable[[int, NDArray[np.float32], NDArray[np.int32], Scores, float], None]:
     """The seed's line for each step, with clips/s."""
 
-    def on_step(number: int, logits: NDArray[np.float32], labels: NDArray[np.int32], scores: Scores, seconds: float) -> None:
+    def on_step(
+        number: int, logits: NDArray[np.float32], labels: NDArray[np.int32], scores: Scores, seconds: float
+    ) -> None:
         summary = scores.summary()
         metrics = []
         own = float("nan")
@@ -158,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     config = load(document)
     runtime.start(config)
     path = Path(config.eval.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
-    network = build_network(config)
+    network = build_network(config.model)
     checkpoint.load(path, network)
     source = evaluation_source(config)
     predictor = Predictor(network, Normalize.of(config.data_loader.eval.map))
@@ -166,7 +132,9 @@ def main(argv: list[str] | None = None) -> int:
     log.info("evaluating %s on %s, %d batches", path, source.videos.identity, source.num_batches)
     scores = score(predictor, source, _log_step(source))
     run = path.parent.parent if path.parent.name == "ckpt" else path.parent
-    written = write_results(run / "eval", f"{path.stem}-{source.options.split}", source, scores, {"checkpoint": str(path)})
+    written = write_results(
+        run / "eval", f"{path.stem}-{source.options.split}", source, scores, {"checkpoint": str(path)}
+    )
     summary = scores.summary()
     if "video_top1" in summary:
         print(

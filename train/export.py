@@ -20,7 +20,7 @@ from pipeline import cli
 from pipeline.settings import UserError, to_plain
 from train import checkpoint, runtime
 from train.config import SECTION_CLASSES, Config, load
-from train.evaluate import build_network
+from train.network import build_network
 from train.run_folder import runs_root
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,15 @@ def metadata(config: Config, state: dict, shape: tuple[int, ...], source: Path) 
     return {
         "checkpoint": source.name,
         "input": {"name": "clips", "layout": "NCTHW", "shape": list(shape), "dtype": "float32"},
-        "normalisation": {"scale": 1 / 255, "mean": normalize and normalize.mean, "std": normalize and normalize.std},
-        "clip": {"mode": config.data_loader.eval.dataset.seq_mode, "interval": config.data_loader.eval.dataset.frame_interval},
+        "normalisation": {
+            "scale": 1 / 255,
+            "mean": normalize and normalize.mean,
+            "std": normalize and normalize.std,
+        },
+        "clip": {
+            "mode": config.data_loader.eval.dataset.seq_mode,
+            "interval": config.data_loader.eval.dataset.frame_interval,
+        },
         "recipe": config.preprocess.stored(),
         "model": to_plain(config.model),
         "classes": state.get("classes", []),
@@ -84,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     config = load(document)
     runtime.start(config)
     source = Path(config.export.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
-    network = build_network(config)
+    network = build_network(config.model)
     state = checkpoint.load(source, network)
     options = config.export
     shape = (
@@ -95,7 +102,9 @@ def main(argv: list[str] | None = None) -> int:
     path = folder / f"{options.file_name}.mindir"
     difference = export(network, shape, path)
     checkpoint.write_json(path.with_suffix(".json"), metadata(config, state, shape, source))
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, input {shape}, reloaded and run: largest difference {difference:.1e}")
+    print(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB, input {shape}, reloaded and run: largest difference {difference:.1e}"
+    )
     return cli.EXIT_OK
 
 

@@ -14,16 +14,16 @@ import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from pipeline.decode import DecodeError, decode_video
 
 from pipeline import cli
-from pipeline.decode import DecodeError, decode_video
 from pipeline.settings import UserError
 from train import checkpoint, runtime
 from train.augment import HostTransform, Normalize
 from train.clip_sampling import clip_indices
 from train.config import SECTION_CLASSES, Config, load
-from train.evaluate import Predictor, build_network
 from train.metrics import log_softmax
+from train.network import Predictor, build_network
 from train.run_folder import runs_root
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ _GIF_SCALE = 2  # a stored frame of 128 x 171 is small on a screen
 def views(frames: NDArray[np.uint8], config: Config) -> NDArray[np.uint8]:
     """The clips evaluation would take of a video: (num_clips, T, H, W, 3) uint8 out of (frames, height, width, 3)."""
     options = config.data_loader.eval.dataset
-    transform = HostTransform.of(config.data_loader.eval.map, frames.shape[1:3])
+    stored = (frames.shape[1], frames.shape[2])
+    transform = HostTransform.of(config.data_loader.eval.map, stored)
     clips = np.empty((options.num_clips, options.seq, *transform.crop, 3), np.uint8)
     for clip in range(options.num_clips):
         rng = np.random.default_rng([config.train.seed, 0, clip])
@@ -47,7 +48,7 @@ def views(frames: NDArray[np.uint8], config: Config) -> NDArray[np.uint8]:
             clip=clip,
             num_clips=options.num_clips,
         )
-        top, left, _flip = transform.draw(frames.shape[1:3], rng)
+        top, left, _flip = transform.draw(stored, rng)
         clips[clip] = frames[indices, top : top + transform.crop[0], left : left + transform.crop[1]]
     return clips
 
@@ -64,7 +65,12 @@ def write_gif(path: Path, frames: NDArray[np.uint8], caption: str, fps: float) -
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     pages[0].save(
-        temporary, format="GIF", save_all=True, append_images=pages[1:], duration=max(round(1000 / fps), 20), loop=0
+        temporary,
+        format="GIF",
+        save_all=True,
+        append_images=pages[1:],
+        duration=max(round(1000 / fps), 20),
+        loop=0,
     )
     temporary.replace(path)
 
@@ -85,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{video_path}: cannot be decoded: {error}") from None
     runtime.start(config)
     path = Path(config.infer.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
-    network = build_network(config)
+    network = build_network(config.model)
     state = checkpoint.load(path, network)
     predictor = Predictor(network, Normalize.of(config.data_loader.eval.map))
     predictor.set_train(False)

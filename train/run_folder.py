@@ -1,6 +1,6 @@
 """What a run leaves behind: `<ckpt_path>/<name>/<time>/` with its settings, machine, log, metrics and checkpoints.
 
-    config.yaml  env.json  train.log  metrics.jsonl  events.out.tfevents.*  ckpt/
+config.yaml  env.json  train.log  metrics.jsonl  events.out.tfevents.*  ckpt/
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None:
             logging.getLogger(__name__).debug("run ended early", exc_info=error)
         logging.getLogger().removeHandler(self._log)

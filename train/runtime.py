@@ -36,14 +36,21 @@ def start(config: Config) -> str:
             log.warning("warning: an NVIDIA card is here but MindSpore cannot use it (%s); using the CPU", fault)
             target = "CPU"
     if fault := _try(target, config.context.device_id):
-        raise DeviceError(f"device_target: got {target}, which MindSpore cannot use here ({fault}); try --device_target=CPU")
+        raise DeviceError(
+            f"device_target: got {target}, which MindSpore cannot use here ({fault}); try --device_target=CPU"
+        )
     mode = ms.GRAPH_MODE if config.context.mode == 0 else ms.PYNATIVE_MODE
     ms.set_context(mode=mode)
     if config.context.save_graphs:
         ms.set_context(save_graphs=1, save_graphs_path="graphs")
     ms.set_seed(config.train.seed)
     np.random.seed(config.train.seed)  # MindSpore's initialisers draw from it
-    log.info("device: %s, %s mode, mindspore %s", target, "graph" if config.context.mode == 0 else "pynative", ms.__version__)
+    log.info(
+        "device: %s, %s mode, mindspore %s",
+        target,
+        "graph" if config.context.mode == 0 else "pynative",
+        ms.__version__,
+    )
     return target
 
 

@@ -26,9 +26,10 @@ from train import checkpoint, runtime
 from train.augment import Normalize
 from train.config import SECTION_CLASSES, Config, load
 from train.dataset import ClipBatches, iterate, read_videos
-from train.evaluate import Predictor, build_network, check_classes, evaluation_source, score
+from train.evaluate import evaluation_source, score
 from train.lr_schedule import learning_rates
 from train.metrics import topk_correct
+from train.network import Predictor, build_network, check_classes
 from train.run_folder import RunFolder, runs_root
 from train.step import Loss, TrainStep, make_optimizer
 
@@ -63,7 +64,7 @@ class Trainer:
         videos = read_videos(config.preprocess, loader.dataset.split)
         if (videos.label_ids < 0).any():
             raise UserError(f"data_loader.train.dataset.split: {loader.dataset.split} has videos without a label")
-        check_classes(config, videos)
+        check_classes(config.model, videos.label_ids, videos.class_names, videos.identity)
         self.source = ClipBatches(videos, loader, config.preprocess, seed=config.train.seed, drop_remainder=True)
         self.validation = evaluation_source(config) if config.train.eval_epochs else None
         self.steps_per_epoch = self.source.num_batches
@@ -73,8 +74,10 @@ class Trainer:
                 "warning: learning_rate.steps_per_epoch: %d has no effect; %s gives %d",
                 given, videos.identity, self.steps_per_epoch,
             )  # fmt: skip
-        self.rates = learning_rates(config.learning_rate, epochs=config.train.epochs, steps_per_epoch=self.steps_per_epoch)
-        self.network = build_network(config)
+        self.rates = learning_rates(
+            config.learning_rate, epochs=config.train.epochs, steps_per_epoch=self.steps_per_epoch
+        )
+        self.network = build_network(config.model)
         self.optimizer = make_optimizer(config.optimizer, self.network, self.rates)
         normalize = Normalize.of(loader.map)
         self.train_step = TrainStep(Loss(self.network, normalize, config.optimizer.loss_scale), self.optimizer)
@@ -118,7 +121,14 @@ class Trainer:
         batches = iterate(self.source, epoch, start=done)
         interval = Interval(self.source.options.batch_size)
         self.train_step.set_train(True)
-        bar = tqdm(total=self.steps_per_epoch, initial=done, desc=f"epoch {epoch + 1}", unit="step", disable=None, leave=False)
+        bar = tqdm(
+            total=self.steps_per_epoch,
+            initial=done,
+            desc=f"epoch {epoch + 1}",
+            unit="step",
+            disable=None,
+            leave=False,
+        )
         with bar, logging_redirect_tqdm():
             for _ in range(done, self.steps_per_epoch):
                 waited = time.perf_counter()
@@ -142,15 +152,16 @@ class Trainer:
         values = interval.summary()
         log.info(
             "epoch: %d step: %d, loss is %.6g, lr %.6g, %.1f clips/s, data wait %.1f %%",
-            epoch + 1, in_epoch, values["train/loss"], rate, values["train/clips_per_s"], 100 * values["train/data_wait"],
+            epoch + 1, in_epoch, values["train/loss"], rate,
+            values["train/clips_per_s"], 100 * values["train/data_wait"],
         )  # fmt: skip
         self.run.record(self.progress.step, {**values, "train/lr": rate})
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise NotFinite(
-                f"loss is {loss} at step {self.progress.step}; the checkpoints in {self.run.checkpoints} are from before; "
-                "try a smaller --learning_rate.lr"
+                f"loss is {loss} at step {self.progress.step}; the checkpoints in {self.run.checkpoints} are "
+                "from before; try a smaller --learning_rate.lr"
             )
 
     def _evaluate(self, epoch: int) -> dict[str, float | int]:
@@ -243,7 +254,11 @@ def main(argv: list[str] | None = None) -> int:
         trainer.start_from(resume)
         log.info("run folder: %s", run.path)
         summary = trainer.fit()
-        top1 = f"video top-1 {summary['video_top1']:.4f} top-5 {summary['video_top5']:.4f}, " if "video_top1" in summary else ""
+        top1 = (
+            f"video top-1 {summary['video_top1']:.4f} top-5 {summary['video_top5']:.4f}, "
+            if "video_top1" in summary
+            else ""
+        )
         print(f"{top1}{trainer.progress.step} steps -> {run.path}")
     return cli.EXIT_OK
 

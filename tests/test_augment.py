@@ -1,0 +1,51 @@
+import mindspore as ms
+import numpy as np
+import pytest
+
+from pipeline.settings import UserError
+from train.augment import HostTransform, Normalize
+from train.config import Map, Operation
+
+MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+NORMALISING = (
+    Operation("VideoRescale", shift=0.0),
+    Operation("VideoReOrder", order=(3, 0, 1, 2)),
+    Operation("VideoNormalize", mean=MEAN, std=STD),
+)
+
+
+def test_normalise_is_torchvisions_preset():
+    clips = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3), np.uint8)
+    expected = ((clips / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 4, 1, 2, 3)
+    found = Normalize.of(Map(NORMALISING))(ms.Tensor(clips)).asnumpy()
+    assert found.dtype == np.float32 and found.shape == (2, 3, 3, 4, 5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("left_out", range(3))
+def test_a_map_that_does_not_normalise_is_refused(left_out):
+    rest = tuple(operation for number, operation in enumerate(NORMALISING) if number != left_out)
+    with pytest.raises(UserError, match=f"{NORMALISING[left_out].type} is missing"):
+        Normalize.of(Map(rest))
+
+
+def test_random_crops_reach_every_place_and_only_those():
+    transform = HostTransform.of(Map((Operation("VideoRandomCrop", size=(6, 8)),)), stored=(8, 9))
+    drawn = [transform.draw((8, 9), np.random.default_rng(seed)) for seed in range(200)]
+    assert {top for top, _, _ in drawn} == {0, 1, 2}
+    assert {left for _, left, _ in drawn} == {0, 1}
+    assert not any(flip for _, _, flip in drawn)
+
+
+@pytest.mark.parametrize(("stored", "expected"), [((128, 171), (8, 30)), ((113, 112), (0, 0)), ((112, 115), (0, 2))])
+def test_centre_crops_are_torchvisions(stored, expected):
+    # torchvision: int(round((size - crop) / 2)), which rounds halves to even
+    transform = HostTransform.of(Map((Operation("VideoCenterCrop", size=(112, 112)),)), stored)
+    assert transform.draw(stored, np.random.default_rng(0)) == (*expected, False)
+
+
+def test_flips_come_at_their_probability_and_whole_frames_without_a_crop():
+    transform = HostTransform.of(Map((Operation("VideoRandomHorizontalFlip", prob=0.25),)), stored=(4, 6))
+    assert transform.crop == (4, 6)
+    flips = [transform.draw((4, 6), np.random.default_rng(seed))[2] for seed in range(2000)]
+    assert 0.2 < np.mean(flips) < 0.3

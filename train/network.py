@@ -1,0 +1,53 @@
+"""The configured network, alone and behind its normalisation."""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Tensor, nn
+from numpy.typing import NDArray
+
+from model.r2plus1d import R2Plus1d
+from pipeline.settings import UserError
+from train.config import Model
+
+
+class Predictor(nn.Cell):
+    """Normalisation and network in one graph: (N, T, H, W, 3) uint8 -> (N, num_classes) logits."""
+
+    def __init__(self, network: nn.Cell, normalize: nn.Cell) -> None:
+        super().__init__()
+        self.network = network
+        self.normalize = normalize
+
+    def construct(self, clips: Tensor) -> Tensor:
+        """Logits of a batch of stored clips."""
+        return self.network(self.normalize(clips))
+
+
+def build_network(settings: Model) -> R2Plus1d:
+    """The network of the `model` section, with fresh weights."""
+    return R2Plus1d(
+        num_classes=settings.num_classes,
+        stage_channels=settings.stage_channels,
+        stage_strides=settings.stage_strides,
+    )
+
+
+def check_classes(settings: Model, label_ids: NDArray[np.int32], class_names: list[str], where: str) -> None:
+    """Refuse labels the network has no logit for.
+
+    Args:
+        settings: the `model` section.
+        label_ids: (V,) of the videos, -1 where unlabelled.
+        class_names: label of each label_id.
+        where: which ledger they are from, for the message.
+
+    Raises:
+        UserError: naming both numbers.
+    """
+    highest = int(label_ids.max(initial=-1))
+    if highest >= settings.num_classes:
+        raise UserError(
+            f"model.num_classes: got {settings.num_classes}, but {where} has label_id {highest}; "
+            f"set it to {max(len(class_names), highest + 1)}"
+        )
