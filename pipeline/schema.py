@@ -35,7 +35,7 @@ STORED = ("num_frames", "fps", "shard", "offset", "nbytes", "crc32")  # of those
 
 ID_PATTERN = r"[A-Za-z0-9_-]{11}"
 SHARD_PATTERN = rf"(?:{'|'.join(SPLITS)})-\d{{5,}}-of-\d{{5,}}\.h5"
-_OUTSIDE = r"^/|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)"  # of data_root: absolute, a drive, or upwards
+OUTSIDE = r"^/|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)"  # of data_root: absolute, a drive, or upwards
 
 
 def validate(ledger: pd.DataFrame, file: str, faults: Iterable[Fault] = ()) -> None:
@@ -54,9 +54,7 @@ def validate(ledger: pd.DataFrame, file: str, faults: Iterable[Fault] = ()) -> N
     rows = range(2, len(ledger) + 2)
     found += [fault for fault in collect(_schema(ledger), ledger, file, rows) if fault.row not in broken]
     if found:
-        raise ManifestError(
-            f"{file}: not a valid ledger ({len(found):,} faults); `make manifests` rebuilds it", found
-        )
+        raise ManifestError(f"{file}: not a valid ledger ({len(found):,} faults); `make manifests` rebuilds it", found)
 
 
 def typed(table: pd.DataFrame, file: str) -> tuple[pd.DataFrame, list[Fault]]:
@@ -104,7 +102,7 @@ def _own_rules() -> dict[str, list[pa.Check]]:
             check(" | ".join(SPLITS), lambda split: split.isin(SPLITS)),
             check("one split a ledger", lambda split: split.eq(split.iloc[0])),
         ],
-        "path": [check("a path inside data_root", lambda path: ~path.str.contains(_OUTSIDE))],
+        "path": [check("a path inside data_root", lambda path: ~path.str.contains(OUTSIDE))],
         "status": [check(" | ".join(STATUSES), lambda status: status.isin(STATUSES))],
         "crc32": [check("at most 4294967295", lambda value: value.lt(2**32))],
     }
@@ -129,11 +127,7 @@ def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
             check("a path where status is pending", lambda path: path.ne("") | status.ne("pending")),
             check("no path where status is missing", lambda path: path.eq("") | status.ne("missing")),
         ],
-        "shard": [
-            check(
-                "a shard's file name", lambda name: name.str.fullmatch(SHARD_PATTERN) | name.eq("") & ~stored
-            )
-        ],
+        "shard": [check("a shard's file name", lambda name: name.str.fullmatch(SHARD_PATTERN) | name.eq("") & ~stored)],
         "num_frames": [check("at least 1 where status is ok", lambda value: value.gt(0) | ~stored)],
     }
     if ledger["youtube_id"].ne("").any():  # Kinetics; other people's videos have no YouTube id at all
@@ -147,6 +141,4 @@ def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
 
 def video_ids(youtube_id: Iterable[str], start: Iterable[int], end: Iterable[int]) -> list[str]:
     """The key of Kinetics rows, and the name of their files: `{youtube_id}_{start:06d}_{end:06d}`."""
-    return [
-        f"{name}_{first:06d}_{last:06d}" for name, first, last in zip(youtube_id, start, end, strict=True)
-    ]
+    return [f"{name}_{first:06d}_{last:06d}" for name, first, last in zip(youtube_id, start, end, strict=True)]

@@ -1,0 +1,137 @@
+"""Other people's lists: own videos as a CSV of `path,label`, or as lines of `path label_id`.
+
+Lists in the second form (mmaction2's, PySlowFast's) carry numbers; names for them come from the seed's
+`cls2index.json` or a `label_map*.txt` (mmaction2's, line i names class i) beside the list or in data_root, for
+Kinetics-400 from its frozen list, and else are `class_0007`.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from pipeline.classes import KINETICS400, read_names
+from pipeline.faults import Fault, ManifestError, collect
+from pipeline.recipe import SPLITS, Preprocess
+from pipeline.schema import ID_PATTERN, OUTSIDE, check, video_ids
+
+_LINE = re.compile(r"(.*\S)\s*[\s,;]\s*(-?\d+)\s*")
+_NAMED = re.compile(rf"({ID_PATTERN})_(\d+)_(\d+)")
+
+
+def is_list(line: str) -> bool:
+    """Whether a first line is `path label_id` rather than a header."""
+    return _LINE.fullmatch(line) is not None
+
+
+def read(path: Path, encoding: str, settings: Preprocess, faults: list[Fault]) -> tuple[pd.DataFrame, str]:
+    """A list of `path label_id` as columns path, label, row; and its form in plain words."""
+    try:
+        lines = path.read_text(encoding=encoding).splitlines()
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: cannot be read as text: {error}") from None
+    rows = [(index, line) for index, line in enumerate(lines, 1) if line.strip()]
+    parts = [(index, line, _LINE.fullmatch(line)) for index, line in rows]
+    faults += [Fault(str(path), index, "line", line, "path label_id") for index, line, found in parts if not found]
+    found = [(index, match.group(1).strip('"'), int(match.group(2))) for index, _, match in parts if match]
+    names, source = _names(path, settings)
+    labels = []
+    for index, _, label_id in found:
+        if names is None:
+            labels.append(f"class_{label_id:04d}")
+        elif label_id in names:
+            labels.append(names[label_id])
+        else:
+            faults.append(Fault(str(path), index, "label_id", str(label_id), f"an id of {source}"))
+            labels.append("?")
+    table = pd.DataFrame(
+        {"path": [name for _, name, _ in found], "label": labels, "row": [index for index, _, _ in found]}
+    )
+    return table, f"list of path and label_id, {len(set(labels))} classes named by {source}"
+
+
+def own(raw: pd.DataFrame, settings: Preprocess, faults: list[Fault]) -> pd.DataFrame:
+    """Check rows that name a file; files named like Kinetics segments are Kinetics rows wherever they lie."""
+    root = str(Path(settings.data_root).resolve()) + "/"
+    raw = raw.copy()
+    raw["path"] = [posixpath.normpath(path.strip().removeprefix(root)) if path.strip() else "" for path in raw["path"]]
+    first = raw["path"].str.split("/").str[0]
+    raw["split"] = raw["split"].where(raw["split"].ne("") | ~first.isin(SPLITS), first)
+    unlabelled = raw["split"].eq("test")
+    rules = {
+        "path": check(
+            "a path inside data_root", lambda path: ~path.str.contains(OUTSIDE) & path.str.fullmatch(r"[^\x00-\x1f]+")
+        ),
+        "label": check("a label", lambda label: label.ne("") | unlabelled),
+        "split": check(f"{' | '.join(SPLITS)}: a column, or a word of the file's name", lambda s: s.isin(SPLITS)),
+    }
+    schema = pa.DataFrameSchema({name: pa.Column(None, rule) for name, rule in rules.items()})
+    faults += collect(schema, raw, raw["file"].iloc[0], raw["row"].to_list())
+    stems = [posixpath.splitext(posixpath.basename(path))[0] for path in raw["path"]]
+    named = [_NAMED.fullmatch(stem) for stem in stems]
+    table = raw[["label", "split", "file", "row", "path"]].copy()
+    if all(named):
+        parts = [match.groups() for match in named if match]
+        table["youtube_id"] = [name for name, _, _ in parts]
+        table["time_start"] = np.array([int(start) for _, start, _ in parts], dtype="int64")
+        table["time_end"] = np.array([int(end) for _, _, end in parts], dtype="int64")
+        table["video_id"] = video_ids(table["youtube_id"], table["time_start"], table["time_end"])
+        return table.assign(path="")
+    table["youtube_id"], table["time_start"], table["time_end"] = "", 0, 0
+    table["video_id"] = [re.sub(r"[^\w.-]", "_", posixpath.splitext(path)[0]) for path in table["path"]]
+    _one_file_an_id(table, faults)
+    return table
+
+
+def _one_file_an_id(table: pd.DataFrame, faults: list[Fault]) -> None:
+    """Two paths that come to the same video_id (`a b.mp4`, `a_b.mp4`) cannot both be stored."""
+    clash = table[table["video_id"].duplicated(keep=False)]
+    for video_id, rows in clash.groupby("video_id"):
+        if rows["path"].nunique() > 1:
+            rule = f"a path whose video_id {video_id} no other file has; rename one"
+            faults += [Fault(row.file, row.row, "path", row.path, rule) for row in rows.itertuples()]
+
+
+def _names(path: Path, settings: Preprocess) -> tuple[dict[int, str] | None, str]:
+    """The label of each label_id of a list, and where that is written; None when nowhere."""
+    for folder in (path.parent, Path(settings.data_root)):
+        if (folder / "cls2index.json").is_file():
+            source = folder / "cls2index.json"
+            return {index: label for label, index in _index_of(source).items()}, str(source)
+        for source in sorted(folder.glob("label_map*.txt")):
+            return dict(enumerate(source.read_text(encoding="utf-8-sig").splitlines())), str(source)
+    if settings.dataset == "kinetics400":
+        return dict(enumerate(read_names(KINETICS400))), KINETICS400.name
+    return None, "their numbers (no cls2index.json or label_map*.txt beside the list)"
+
+
+def _index_of(path: Path) -> dict[str, int]:
+    """A `cls2index.json`: label -> its number there."""
+    try:
+        index_of = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ManifestError(f"{path}: not JSON: {error}") from None
+    if not isinstance(index_of, dict) or not all(isinstance(index, int) for index in index_of.values()):
+        raise ManifestError(f"{path}: expected an object of label: number")
+    return index_of
+
+
+def other_numbering(settings: Preprocess, table: pd.DataFrame) -> list[str]:
+    """A warning when data_root holds a `cls2index.json` (the seed writes one) that numbers classes differently."""
+    path = Path(settings.data_root) / "cls2index.json"
+    if not path.is_file():
+        return []
+    index_of = _index_of(path)
+    ours = dict(zip(table["label"], table["label_id"], strict=True))
+    moved = [label for label in sorted(index_of) if label in ours and ours[label] != index_of[label]]
+    if not moved:
+        return []
+    first = moved[0]
+    said = f"{first!r} is {index_of[first]} there and {ours[first]} here"
+    return [f"{path} numbers {len(moved)} classes differently ({said}): checkpoints made with it do not fit"]
