@@ -102,9 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     path = folder / f"{options.file_name}.mindir"
     difference = export(network, shape, path)
     checkpoint.write_json(path.with_suffix(".json"), metadata(config, state, shape, source))
-    print(
-        f"{path}: {path.stat().st_size / 1e6:.1f} MB, input {shape}, reloaded and run: largest difference {difference:.1e}"
-    )
+    size_mb = path.stat().st_size / 1e6
+    print(f"{path}: {size_mb:.1f} MB, input {shape}, reloaded and run: largest difference {difference:.1e}")
     return cli.EXIT_OK
 
 
