@@ -83,7 +83,7 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
         shard_of=shard_of.astype(np.int32),
         shards=shards,
         class_names=manifests.class_names(ledger),
-        identity=manifests.identity(ledger, settings.dataset, split),
+        identity=manifests.identity(settings.dataset, ledger),
     )
 
 
