@@ -88,9 +88,7 @@ class Video:
     @property
     def file(self) -> str:
         """Path relative to the sample's folder."""
-        return (
-            f"{self.split}/{self.youtube_id}_{self.time_start:06d}_{self.time_start + _CLIP_SECONDS:06d}.mp4"
-        )
+        return f"{self.split}/{self.youtube_id}_{self.time_start:06d}_{self.time_start + _CLIP_SECONDS:06d}.mp4"
 
 
 def plan(counts: dict[str, int]) -> list[Video]:
@@ -153,7 +151,7 @@ def write_video(path: Path, video: Video) -> None:
     frames = motion_frames(video.label, video.motion, video.num_frames, video.size, float(video.fps))
     # The index comes first in the file, so that one cut in half still opens.
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=video.fps, options={"preset": "superfast", "crf": "26"})
+        stream = container.add_stream("libx264", rate=video.fps, options={"preset": "ultrafast", "crf": "30"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
         for frame in frames:
@@ -217,9 +215,7 @@ def make(out: Path, counts: dict[str, int], jobs: int = -1) -> bool:
             (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
             os.rename(partial, out)  # replaces an empty folder, refuses any other
     except filelock.Timeout as timeout:
-        raise LockedError(
-            f"{out}: another process is making this sample ({timeout.lock_file}); wait for it"
-        ) from None
+        raise LockedError(f"{out}: another process is making this sample ({timeout.lock_file}); wait for it") from None
     return True
 
 
@@ -227,14 +223,10 @@ def _is_finished(out: Path, marker: dict[str, int]) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / MARKER).is_file():
-        raise UserError(
-            f"{out}: is there already and is no sample; left alone. Give another folder with --out"
-        )
+        raise UserError(f"{out}: is there already and is no sample; left alone. Give another folder with --out")
     found = json.loads((out / MARKER).read_text(encoding="utf-8"))
     if found != marker:
-        raise UserError(
-            f"{out}: holds another sample, {found} instead of {marker}. Remove it or give another --out"
-        )
+        raise UserError(f"{out}: holds another sample, {found} instead of {marker}. Remove it or give another --out")
     return True
 
 
@@ -251,16 +243,10 @@ def _fill(folder: Path, videos: Sequence[Video], jobs: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the sample dataset; see `--help`."""
     parser = argparse.ArgumentParser(description="Make the embedded sample dataset.", allow_abbrev=False)
-    parser.add_argument(
-        "--out", type=Path, default=Path("data/sample"), help="folder to make (default %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("data/sample"), help="folder to make (default %(default)s)")
     for split, count in zip(SPLITS, (320, 96, 16), strict=True):
-        parser.add_argument(
-            f"--{split}", type=int, default=count, help=f"{split} videos (default %(default)s)"
-        )
-    parser.add_argument(
-        "--jobs", type=int, default=-1, help="processes, -1: one for each core (default %(default)s)"
-    )
+        parser.add_argument(f"--{split}", type=int, default=count, help=f"{split} videos (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=-1, help="processes, -1: one for each core (default %(default)s)")
     args = parser.parse_args(argv)
     counts = {split: getattr(args, split) for split in SPLITS}
     if min(counts.values()) < 0 or args.jobs == 0:
