@@ -1,0 +1,73 @@
+"""A small store written without any video: ledgers and shards whose pixels say which frame of which video they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline import ledger
+from pipeline.preprocess import plan
+from pipeline.recipe import Preprocess
+from pipeline.schema import COLUMNS
+from pipeline.shards import Outcome, ShardWriter, read_outcomes
+
+LABELS = ("clapping", "jumping", "running")
+
+
+def settings_for(folder: Path, **changes: object) -> Preprocess:
+    """A recipe of 16 x 20 frames with all its paths in `folder`."""
+    paths = {"data_root": f"{folder}/data", "manifests": f"{folder}/manifests", "store": f"{folder}/store"}
+    options = {"dataset": "tiny", "height": 16, "width": 20, "videos_per_shard": 4, **paths, **changes}
+    return Preprocess(**options)  # type: ignore[arg-type]
+
+
+def frames_of(number: int, num_frames: int, settings: Preprocess) -> NDArray[np.uint8]:
+    """(T, height, width, 3): row, column and (video, frame) in the three channels, smooth enough for JPEG."""
+    frames = np.empty((num_frames, settings.height, settings.width, 3), np.uint8)
+    frames[..., 0] = np.arange(settings.height)[:, None] * 8
+    frames[..., 1] = np.arange(settings.width) * 8
+    frames[..., 2] = ((7 * number + np.arange(num_frames)) % 256)[:, None, None]
+    return frames
+
+
+def make_ledger(num_videos: int, split: str, bad: tuple[int, ...] = ()) -> pd.DataFrame:
+    """A ledger of pending videos, label_id = number modulo 3; those in `bad` are missing."""
+    table = pd.DataFrame({"youtube_id": [f"{split}{number:06d}xxxxx"[:11] for number in range(num_videos)]})
+    numbers = np.arange(num_videos)
+    table["time_start"], table["time_end"] = numbers, numbers + 10
+    pairs = zip(table["youtube_id"], numbers, strict=True)
+    table["video_id"] = [f"{youtube_id}_{number:06d}_{number + 10:06d}" for youtube_id, number in pairs]
+    table["label_id"] = numbers % len(LABELS)
+    table["label"] = [LABELS[number % len(LABELS)] for number in numbers]
+    table["split"] = split
+    table["path"] = ["" if number in bad else f"{split}/{video_id}.mp4" for number, video_id in enumerate(table["video_id"])]
+    learned = ledger.blank(num_videos)
+    learned["status"] = ["missing" if number in bad else "pending" for number in range(num_videos)]
+    table = pd.concat([table, learned], axis=1)[list(COLUMNS)]
+    return table.astype(COLUMNS).sort_values("video_id", ignore_index=True)
+
+
+def make_split(settings: Preprocess, split: str, num_videos: int, bad: tuple[int, ...] = (), length: int = 12) -> pd.DataFrame:
+    """Write the shards and the ledger of a split; video number n has `length + n % 5` frames."""
+    table = make_ledger(num_videos, split, bad)
+    Path(settings.store).mkdir(parents=True, exist_ok=True)
+    outcomes = []
+    for task in plan(table, settings, split):
+        with ShardWriter(task.path, settings, split) as writer:
+            for video in task.videos:
+                number = int(video.video_id.split("_")[-2])
+                if not video.path:
+                    writer.add(Outcome(video.video_id, "missing"))
+                    continue
+                frames = frames_of(number, length + number % 5, settings)
+                facts = {"codec": "h264", "source_width": 340, "source_height": 256, "source_fps": 30.0,
+                         "source_frames": 2 * len(frames), "source_bytes": 1000}  # fmt: skip
+                outcome = Outcome(video.video_id, "ok", num_frames=len(frames), fps=15.0, **facts)
+                writer.add(outcome, video.label_id, frames)
+        outcomes.append(read_outcomes(task.path))
+    filled = ledger.fill(table, pd.concat(outcomes, ignore_index=True))
+    ledger.write(ledger.ledger_path(settings, split), filled)
+    return filled
