@@ -43,14 +43,18 @@ def make_ledger(num_videos: int, split: str, bad: tuple[int, ...] = ()) -> pd.Da
     table["label_id"] = numbers % len(LABELS)
     table["label"] = [LABELS[number % len(LABELS)] for number in numbers]
     table["split"] = split
-    table["path"] = ["" if number in bad else f"{split}/{video_id}.mp4" for number, video_id in enumerate(table["video_id"])]
+    table["path"] = [
+        "" if number in bad else f"{split}/{video_id}.mp4" for number, video_id in enumerate(table["video_id"])
+    ]
     learned = ledger.blank(num_videos)
     learned["status"] = ["missing" if number in bad else "pending" for number in range(num_videos)]
     table = pd.concat([table, learned], axis=1)[list(COLUMNS)]
     return table.astype(COLUMNS).sort_values("video_id", ignore_index=True)
 
 
-def make_split(settings: Preprocess, split: str, num_videos: int, bad: tuple[int, ...] = (), length: int = 12) -> pd.DataFrame:
+def make_split(
+    settings: Preprocess, split: str, num_videos: int, bad: tuple[int, ...] = (), length: int = 12
+) -> pd.DataFrame:
     """Write the shards and the ledger of a split; video number n has `length + n % 5` frames."""
     table = make_ledger(num_videos, split, bad)
     Path(settings.store).mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_store import frames_of, make_split, settings_for
+from make_store import frames_of, make_ledger, make_split, settings_for
 
 from pipeline import ledger
 from pipeline.settings import UserError
@@ -144,10 +144,6 @@ def test_nothing_to_train_on_says_what_to_run(settings, tmp_path):
     empty = dataclasses.replace(settings, manifests=str(tmp_path))
     with pytest.raises(UserError, match=r"train\.csv: no such ledger; run `make manifests preprocess`"):
         read_videos(empty, "train")
-    path = ledger.ledger_path(settings, "train")
-    pending = ledger.read(path)
-    for column, value in (("status", "pending"), ("shard", ""), ("num_frames", 0), ("offset", 0), ("nbytes", 0)):
-        pending[column] = value
-    ledger.write(ledger.ledger_path(empty, "train"), pending)
+    ledger.write(ledger.ledger_path(empty, "train"), make_ledger(21, "train", bad=(3, 8)))
     with pytest.raises(UserError, match=r"none of its 21 videos is stored; run `make preprocess`"):
         read_videos(empty, "train")

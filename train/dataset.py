@@ -8,6 +8,7 @@ neither the number of workers nor a restart changes what is trained on.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -206,7 +207,7 @@ def iterate(source: ClipBatches, epoch: int, start: int = 0) -> Iterator[Batch]:
     dataset = ms_dataset.GeneratorDataset(
         source,
         column_names=["clips", "labels", "samples"],
-        num_parallel_workers=source.options.num_parallel_workers,
+        num_parallel_workers=min(source.options.num_parallel_workers, os.cpu_count() or 1),  # MindSpore allows no more
         python_multiprocessing=False,
         shuffle=False,
     )
