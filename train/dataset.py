@@ -18,11 +18,11 @@ from pathlib import Path
 import mindspore.dataset as ms_dataset
 import numpy as np
 from numpy.typing import NDArray
-from pipeline.shards import ShardReader
 
 from pipeline import manifests
 from pipeline.recipe import Preprocess
 from pipeline.settings import UserError
+from pipeline.shards import ShardReader
 from train.augment import HostTransform
 from train.clip_sampling import clip_indices
 from train.config import Dataset, Loader
