@@ -6,17 +6,18 @@ of a video goes over that, so that a rebuild forgets nothing.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline import labels, layout, matching
+from pipeline import labels, layout, learned, matching
 from pipeline.faults import ManifestError
-from pipeline.ledger import blank, ledger_path, read
+from pipeline.ledger import blank
 from pipeline.recipe import SPLITS, Preprocess
-from pipeline.schema import COLUMNS, LEARNED
+from pipeline.schema import COLUMNS
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,12 @@ def build(settings: Preprocess) -> dict[str, pd.DataFrame]:
     return join(settings).ledgers
 
 
-def join(settings: Preprocess) -> Built:
+def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
     """As `build`, with the files no row names and the words to tell the user.
+
+    Args:
+        settings: what to join.
+        forget: bad statuses whose videos are to be tried again.
 
     Raises:
         ManifestError: no label files, no videos, or faulty values (all of them are listed).
@@ -58,19 +63,22 @@ def join(settings: Preprocess) -> Built:
     files = layout.scan(root) if settings.data_root else layout.Files([], frozenset(), [])
     found = matching.match(said, files)
     warnings = [*said.warnings, *found.warnings]
+    verdict = [*said.verdict, *found.verdict]
     table = _rows(said.table, found)
     ledgers = {}
     for split in SPLITS:
         mine = table[table["split"] == split]
         if len(mine):
             fresh = mine.sort_values("video_id", kind="stable", ignore_index=True)
-            ledgers[split] = _remember(fresh, ledger_path(settings, split), warnings)
+            stored = learned.from_shards(settings, split)
+            verdict += stored.verdict
+            ledgers[split] = learned.remember(fresh, learned.earlier(settings, split, warnings), stored, root, forget)
     if not any(ledger["status"].ne("missing").any() for ledger in ledgers.values()):
         raise ManifestError(
             f"{root}: none of the {len(table):,} videos of the label files is here; expected files named "
             "{youtube_id}_{start:06d}_{end:06d}.mp4, in train/ val/ test/ or in class folders in them"
         )
-    return Built(ledgers, found.extra, [*said.verdict, *found.verdict], warnings)
+    return Built(ledgers, found.extra, verdict, warnings)
 
 
 def _rows(table: pd.DataFrame, found: matching.Match) -> pd.DataFrame:
@@ -80,23 +88,3 @@ def _rows(table: pd.DataFrame, found: matching.Match) -> pd.DataFrame:
     rows["status"] = pd.Series(np.where(rows["path"].ne(""), "pending", "missing"), dtype="str")
     rows["reason"] = pd.Series(found.reasons, dtype="str")
     return rows[list(COLUMNS)].astype(COLUMNS)
-
-
-def _remember(fresh: pd.DataFrame, path: Path, warnings: list[str]) -> pd.DataFrame:
-    """`fresh` with what the ledger at `path` learned of the same videos."""
-    if not path.exists():
-        return fresh
-    try:
-        earlier = read(path)
-    except ManifestError as error:
-        warnings.append(f"the earlier ledger is not used, so what it learned comes from shards only: {error}")
-        return fresh
-    learned = earlier[~earlier["status"].isin(("pending", "missing"))]
-    rows = pd.Index(fresh["video_id"]).get_indexer(pd.Index(learned["video_id"]))
-    learned, rows = learned[rows >= 0], rows[rows >= 0]
-    for name in LEARNED:
-        kind = "object" if COLUMNS[name] == "str" else COLUMNS[name]
-        values = fresh[name].to_numpy(kind, copy=True)
-        values[rows] = learned[name].to_numpy(kind)
-        fresh[name] = pd.Series(values, dtype=COLUMNS[name])
-    return fresh

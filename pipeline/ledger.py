@@ -43,9 +43,7 @@ def read(path: Path | str) -> pd.DataFrame:
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such ledger; run `make manifests`") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ManifestError(
-            f"{path}: not a ledger: {str(error).strip()}; `make manifests` rebuilds it"
-        ) from None
+        raise ManifestError(f"{path}: not a ledger: {str(error).strip()}; `make manifests` rebuilds it") from None
     table, faults = typed(table, str(path))
     validate(table, str(path), faults)
     return table
@@ -53,9 +51,7 @@ def read(path: Path | str) -> pd.DataFrame:
 
 def _read_rows(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(
-            path, dtype=COLUMNS, na_filter=False, float_precision="round_trip", encoding="utf-8"
-        )
+        return pd.read_csv(path, dtype=COLUMNS, na_filter=False, float_precision="round_trip", encoding="utf-8")
     except (pd.errors.ParserError, UnicodeDecodeError):
         raise
     except (ValueError, OverflowError):  # some value is no number: read again as text, to list them all
@@ -98,9 +94,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def blank(num_rows: int) -> pd.DataFrame:
     """The learned columns of rows about which nothing is known."""
     zeros = {"str": "", "int64": 0, "float64": 0.0}
-    return pd.DataFrame(
-        {name: pd.Series([zeros[COLUMNS[name]]] * num_rows, dtype=COLUMNS[name]) for name in LEARNED}
-    )
+    return pd.DataFrame({name: pd.Series([zeros[COLUMNS[name]]] * num_rows, dtype=COLUMNS[name]) for name in LEARNED})
 
 
 def fill(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
@@ -124,6 +118,11 @@ def fill(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
         raise ManifestError(f"in a shard, not in the ledger: {some(ids[rows < 0])}; run `make manifests`")
     if ids.duplicated().any():
         raise ManifestError(f"in two shards: {some(ids[ids.duplicated()])}; run `make verify`")
+    known = ledger["status"].to_numpy("object")[rows] == "missing"
+    fresh = ~(
+        known & outcomes["status"].eq("missing").to_numpy()
+    )  # the ledger says why it is missing, a shard does not
+    rows, outcomes = rows[fresh], outcomes[fresh]
     filled = ledger.copy()
     for name in LEARNED:
         kind = "object" if COLUMNS[name] == "str" else COLUMNS[name]
@@ -145,12 +144,8 @@ def class_names(*ledgers: pd.DataFrame) -> list[str]:
     pairs = pairs[pairs["label_id"] >= 0].sort_values(["label_id", "label"])
     twice = pairs[pairs["label_id"].duplicated(keep=False)].head(10)
     if len(twice):
-        said = "; ".join(
-            f"{one} is {label!r}" for one, label in zip(twice["label_id"], twice["label"], strict=True)
-        )
-        raise ManifestError(
-            f"ledgers of different class lists: {said}; `make manifests` rebuilds them together"
-        )
+        said = "; ".join(f"{one} is {label!r}" for one, label in zip(twice["label_id"], twice["label"], strict=True))
+        raise ManifestError(f"ledgers of different class lists: {said}; `make manifests` rebuilds them together")
     names = [""] * (int(pairs["label_id"].max()) + 1 if len(pairs) else 0)
     for label_id, label in zip(pairs["label_id"], pairs["label"], strict=True):
         names[label_id] = label
