@@ -129,12 +129,13 @@ def probe(path: Path) -> Source:
             if not container.streams.video:
                 raise DecodeError("no_video_stream", "has no video stream")
             stream = container.streams.best("video")
-            codec = stream.codec_context.name if stream.codec_context else "unknown"
             if stream.codec.canonical_name not in CODECS:
                 raise DecodeError("unsupported_codec", f"codec {stream.codec.canonical_name} is not among {CODECS}")
             pixels = stream.width * stream.height
             if pixels > MAX_FRAME_PIXELS or (container.duration or 0) / av.time_base > MAX_DURATION_S:
-                raise DecodeError("too_large", f"{stream.width}x{stream.height}, {(container.duration or 0) / 1e6:.0f} s")
+                raise DecodeError(
+                    "too_large", f"{stream.width}x{stream.height}, {(container.duration or 0) / 1e6:.0f} s"
+                )
             rate = float(stream.average_rate or stream.guessed_rate or 0)
             if rate <= 0:
                 raise DecodeError("unreadable", "has no frame rate")
@@ -154,6 +155,8 @@ def _with_decord(path: Path, source: Source, settings: Preprocess) -> Video:
     with open(path, "rb"):
         reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
     count = len(reader)
+    if count < source.source_frames:
+        raise ValueError(f"{count} frames, {source.source_frames} by its index")
     indices, fps = kept_frames(count, source.source_fps, settings.fps)
     height, width = reader[0].shape[:2]
     reader.seek(0)
@@ -168,7 +171,7 @@ def _with_decord(path: Path, source: Source, settings: Preprocess) -> Video:
 
 def _with_pyav(path: Path, source: Source, settings: Preprocess) -> Video:
     """PyAV: the frames that are truly there, upright."""
-    stored, count, size = [], 0, (0, 0)
+    stored, count, packets, size = [], 0, 0, (0, 0)
     step = 1.0
     if settings.fps != "source" and source.source_fps > float(settings.fps):
         step = source.source_fps / float(settings.fps)
@@ -177,17 +180,21 @@ def _with_pyav(path: Path, source: Source, settings: Preprocess) -> Video:
         with _open(path) as container:
             stream = container.streams.best("video")
             stream.codec_context.thread_count = 1
-            for picture in container.decode(stream):
-                if count == int(len(stored) * step):
-                    pixels = np.rot90(picture.to_ndarray(format="rgb24"), round(picture.rotation / 90) % 4)
-                    size = pixels.shape[:2]
-                    frame = np.empty((settings.height, settings.width, 3), np.uint8)
-                    _resize(np.ascontiguousarray(pixels), frame, settings)
-                    stored.append(frame)
-                count += 1
+            for packet in container.demux(stream):
+                packets += packet.size > 0
+                for picture in packet.decode():
+                    if count == int(len(stored) * step):
+                        pixels = np.rot90(picture.to_ndarray(format="rgb24"), round(picture.rotation / 90) % 4)
+                        size = pixels.shape[:2]
+                        frame = np.empty((settings.height, settings.width, 3), np.uint8)
+                        _resize(np.ascontiguousarray(pixels), frame, settings)
+                        stored.append(frame)
+                    count += 1
     except av.FFmpegError as error:
         status = "truncated" if count else "unreadable"
         raise DecodeError(status, f"after {count} frames: {error}") from None
+    if packets < source.source_frames:  # an index that lists more than the file holds: the end is missing
+        raise DecodeError("truncated", f"holds {packets} of the {source.source_frames} frames its index lists")
     if not stored:
         raise DecodeError("unreadable", "holds no frame that can be decoded")
     return _video(np.stack(stored), fps, source, count, size)

@@ -1,0 +1,211 @@
+"""The whole road on a tiny sample: videos, ledgers, shards, training, evaluation, inference, export."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import ledger, manifests, preprocess, sample
+from pipeline.cli import EXIT_OK
+from pipeline.settings import UserError
+from train import evaluate, export, infer, train
+from train.checkpoint import CheckpointError
+
+CONFIG = Path(__file__).parents[1] / "train" / "configs" / "sample.yaml"
+COUNTS = {"train": 16, "val": 6, "test": 3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    made = tmp_path_factory.mktemp("road")
+    sample.make(made / "data", COUNTS, jobs=1)
+    return made
+
+
+@pytest.fixture(scope="module")
+def words(folder) -> list[str]:
+    """The configuration: sample.yaml with a very narrow net, all its paths in one folder."""
+    overrides = {
+        "preprocess.data_root": folder / "data",
+        "preprocess.manifests": folder / "manifests",
+        "preprocess.store": folder / "store",
+        "preprocess.videos_per_shard": 5,
+        "preprocess.jobs": 1,
+        "preprocess.max_bad_fraction": 0.2,
+        "train.ckpt_path": folder / "runs",
+        "model.stage_channels": "[4, 4, 4, 4]",
+        "train.epochs": 2,
+        "train.eval_epochs": 2,
+        "train.save_checkpoint_steps": 3,
+        "train.log_steps": 1,
+        "data_loader.train.dataset.batch_size": 4,
+        "data_loader.eval.dataset.batch_size": 4,
+        "infer.output_dir": folder / "pictures",
+    }
+    return ["-c", str(CONFIG), *(f"--{key}={value}" for key, value in overrides.items())]
+
+
+@pytest.fixture(scope="module")
+def store(folder, words) -> Path:
+    assert manifests.main(words) == EXIT_OK
+    assert preprocess.main(words) == EXIT_OK
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def run(folder, words, store) -> Path:
+    assert train.main(words) == EXIT_OK
+    (made,) = (folder / "runs" / "sample").iterdir()
+    return made
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_label_row_ends_in_the_ledger_with_its_status(folder, store):
+    for split in COUNTS:
+        labels = rows_of(folder / "data" / f"kinetics-sample_{split}.csv")
+        table = ledger.read(folder / "manifests" / "kinetics-sample" / f"{split}.csv")
+        names = {f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}" for row in labels}
+        assert set(table["video_id"]) == names
+        statuses = table["status"].value_counts().to_dict()
+        assert statuses.pop("ok") == COUNTS[split]
+        assert sum(statuses.values()) == len(labels) - COUNTS[split]
+        if split == "train":
+            assert statuses["missing"] == 1 and statuses["no_video_stream"] == 1
+            assert set(table.loc[table["status"] != "ok", "num_frames"]) == {0}
+
+
+def test_a_rerun_writes_nothing_and_another_order_of_work_the_same_bytes(words, store, tmp_path):
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.glob("*.h5")}
+    assert preprocess.main(words) == EXIT_OK
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.glob("*.h5")} == before
+    elsewhere = [*words, f"--preprocess.store={tmp_path}", "--preprocess.jobs=2"]
+    assert preprocess.main(elsewhere) == EXIT_OK
+    again = {path.name: path.read_bytes() for path in tmp_path.glob("*.h5")}
+    assert again == {path.name: content for path, (content, _) in before.items()}
+
+
+def test_a_run_leaves_what_it_should(run):
+    for name in ("config.yaml", "env.json", "train.log", "metrics.jsonl", "ckpt/latest.json", "ckpt/best.json"):
+        assert (run / name).is_file(), name
+    assert list(run.glob("events.out.tfevents.*"))
+    log = (run / "train.log").read_text()
+    line = r"epoch: 1 step: 1, loss is \d+\.\d+, lr [\d.e-]+, [\d.]+ clips/s, data wait [\d.]+ %"
+    assert re.search(line, log), log
+    records = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "train/loss" in record] == list(range(1, 9))
+    assert {"val/loss", "val/acc1", "val/acc5"} <= set(records[-1])
+    state = json.loads((run / "ckpt" / "epoch_002-step_000008.json").read_text())
+    assert len(state["classes"]) == 8 and state["step"] == 8
+
+
+def test_training_resumed_in_the_middle_of_an_epoch_ends_in_the_same_bits(run, words, folder):
+    whole = run / "ckpt" / "epoch_002-step_000008.ckpt"
+    expected = {
+        name: (run / "ckpt" / name).read_bytes() for name in (whole.name, "epoch_002-step_000008.optimizer.ckpt")
+    }
+    for name in expected:
+        (run / "ckpt" / name).unlink()
+    middle = run / "ckpt" / "epoch_001-step_000003.ckpt"
+    assert train.main([*words, "--resume", str(middle)]) == EXIT_OK
+    for name, content in expected.items():
+        assert (run / "ckpt" / name).read_bytes() == content, name
+
+
+def test_resuming_under_other_settings_is_refused(run, words):
+    middle = run / "ckpt" / "epoch_001-step_000003.ckpt"
+    with pytest.raises(UserError, match="cannot go on: seed was 0 there and is 1 here"):
+        train.main([*words, "--train.seed=1", "--resume", str(middle)])
+
+
+def test_evaluation_scores_every_video_and_repeats_exactly(run, words, folder, capsys):
+    assert evaluate.main(words) == EXIT_OK
+    first = capsys.readouterr()
+    assert re.search(r"^video top-1 \d\.\d{4} top-5 .*\(6 of 6\), \d+ clips", first.out)
+    steps = re.compile(
+        r"step:\[ +1/ +\d+\], metrics:\['Loss: .*', 'Top_1_Accuracy: .*\], loss:\[.*\], time:.* ms, .* clips/s"
+    )
+    assert steps.search(first.err)
+    (table,) = (run / "eval").glob("*-val.csv")
+    rows = rows_of(table)
+    val = ledger.read(folder / "manifests" / "kinetics-sample" / "val.csv")
+    assert [row["video_id"] for row in rows] == val["video_id"].tolist()
+    right = np.mean([row["label"] == row["predicted"] for row in rows])
+    assert f"video top-1 {right:.4f}" in first.out
+    before = table.read_bytes()
+    assert evaluate.main(words) == EXIT_OK
+    assert table.read_bytes() == before
+
+
+def test_an_unlabelled_split_gives_predictions_and_no_score(run, words, capsys):
+    assert evaluate.main([*words, "--data_loader.eval.dataset.split=test"]) == EXIT_OK
+    said = capsys.readouterr().out
+    assert "has no labels: predictions only" in said and "top-1" not in said
+    (table,) = (run / "eval").glob("*-test.csv")
+    assert len(rows_of(table)) == COUNTS["test"]
+
+
+def test_inference_prints_five_classes_and_draws_a_gif(run, words, folder, capsys):
+    video = sorted((folder / "data" / "test").iterdir())[0]
+    assert infer.main([*words, f"--infer.image_path={video}"]) == EXIT_OK
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:2] for line in lines[:5]] == ["1.", "2.", "3.", "4.", "5."]
+    probabilities = [float(line.split()[-1]) for line in lines[:5]]
+    assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1.001
+    with Image.open(folder / "pictures" / f"{video.stem}.gif") as picture:
+        assert picture.n_frames > 20
+        assert picture.size == (86 * 2, 64 * 2 + 24)
+        strip = np.asarray(picture.convert("L"))[:24]
+        assert strip.max() > 200, "no label is drawn"
+
+
+def test_export_writes_a_file_that_agrees(run, words, capsys):
+    assert export.main(words) == EXIT_OK
+    said = capsys.readouterr().out
+    (path,) = (run / "export").glob("*.mindir")
+    assert str(path) in said
+    facts = json.loads(path.with_suffix(".json").read_text())
+    assert len(facts["classes"]) == 8 and facts["input"]["layout"] == "NCTHW"
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "message"),
+    [
+        (manifests, "preprocess.data_root=/nowhere", r"/nowhere"),
+        (preprocess, "preprocess.data_root=/nowhere", r"preprocess\.data_root: '/nowhere' is not a folder"),
+        (preprocess, "preprocess.fps=30", r"this store has another recipe \(fps: 30\.0 here, 15\.0 there\)"),
+        (preprocess, "preprocess.dataset=other", r"no ledgers; run `make manifests` first"),
+        (train, "preprocess.fps=30", r"made by another recipe"),
+        (train, "model.num_classes=4", r"model\.num_classes: got 4, but .* has label_id 7; set it to 8"),
+        (train, "data_loader.train.dataset.batch_size=999", r"batch_size: got 999, but .* has only 16 clips"),
+        (train, "data_loader.train.dataset.split=test", r"has videos without a label"),
+        (train, "train.epoch=3", r"--train\.epoch: unknown key; nearest valid: epochs"),
+        (train, "device_target=GPU", r"device_target: got GPU, which MindSpore cannot use here"),
+        (evaluate, "eval.pretrained_model=gone.ckpt", r"gone\.ckpt: no such checkpoint"),
+        (infer, "infer.image_path=gone.mp4", r"infer\.image_path: got 'gone\.mp4', expected a video file"),
+    ],
+)  # fmt: skip
+def test_a_users_mistake_is_one_clear_line_and_changes_nothing(command, override, message, words, store, run, folder):
+    def state() -> dict[Path, int]:
+        kept = [*store.glob("*.h5"), *folder.glob("manifests/*/*.csv"), *folder.glob("runs/*/*/ckpt/*")]
+        return {path: path.stat().st_mtime_ns for path in kept}
+
+    before = state()
+    if "GPU" in override and Path("/dev/nvidiactl").exists():
+        pytest.skip("a GPU is here")
+    with pytest.raises(UserError, match=message) as caught:
+        command.main([*words, f"--{override}"])
+    assert caught.value.exit_code == 2
+    assert state() == before
+
+
+def test_a_checkpoint_of_another_network_is_refused(words, run):
+    with pytest.raises(CheckpointError, match="does not fit this network"):
+        evaluate.main([*words, "--model.stage_channels=[8, 4, 4, 4]"])
