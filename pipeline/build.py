@@ -15,7 +15,7 @@ import pandas as pd
 
 from pipeline import labels, layout, learned, matching
 from pipeline.faults import ManifestError
-from pipeline.ledger import blank
+from pipeline.ledger import blank, ledger_path, some
 from pipeline.recipe import SPLITS, Preprocess
 from pipeline.schema import COLUMNS
 
@@ -27,12 +27,14 @@ class Built:
     Attributes:
         ledgers: by split, each sorted by video_id, in the columns and dtypes of COLUMNS.
         extra: videos that no label row uses: split, path, reason.
+        broken: earlier ledgers that cannot be read, to be kept aside.
         verdict: what was recognised, in plain words.
         warnings: what is odd but usable.
     """
 
     ledgers: dict[str, pd.DataFrame]
     extra: pd.DataFrame
+    broken: list[Path]
     verdict: list[str]
     warnings: list[str]
 
@@ -50,35 +52,44 @@ def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
     """As `build`, with the files no row names and the words to tell the user.
 
     Args:
-        settings: what to join.
+        settings: where label files, videos, shards and earlier ledgers are.
         forget: bad statuses whose videos are to be tried again.
 
     Raises:
         ManifestError: no label files, no videos, or faulty values (all of them are listed).
     """
-    root = Path(settings.data_root)
-    if settings.data_root and not root.is_dir():
+    root = settings.data_root
+    if root and not Path(root).is_dir():
         raise ManifestError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
     said = labels.load(settings)
-    files = layout.scan(root) if settings.data_root else layout.Files([], frozenset(), [])
+    files = layout.scan(Path(root)) if root else layout.Files([], frozenset(), [])
     found = matching.match(said, files)
-    warnings = [*said.warnings, *found.warnings]
-    verdict = [*said.verdict, *found.verdict]
     table = _rows(said.table, found)
-    ledgers = {}
+    built = Built({}, found.extra, [], [*said.verdict, *found.verdict], [*said.warnings, *found.warnings])
     for split in SPLITS:
-        mine = table[table["split"] == split]
-        if len(mine):
-            fresh = mine.sort_values("video_id", kind="stable", ignore_index=True)
-            stored = learned.from_shards(settings, split)
-            verdict += stored.verdict
-            ledgers[split] = learned.remember(fresh, learned.earlier(settings, split, warnings), stored, root, forget)
-    if not any(ledger["status"].ne("missing").any() for ledger in ledgers.values()):
+        rows = table[table["split"] == split]
+        if len(rows):
+            fresh = rows.sort_values("video_id", kind="stable", ignore_index=True)
+            built.ledgers[split] = _remember(fresh, split, settings, forget, built)
+        elif ledger_path(settings, split).is_file():
+            built.warnings.append(f"{ledger_path(settings, split)}: no label file speaks of {split}; left as it is")
+        if len(rows) == 0 and (count := int(found.extra["split"].eq(split).sum())):
+            built.warnings.append(f"{count:,} videos lie under {split}, and no label file speaks of {split}")
+    if root and all(ledger["status"].eq("missing").all() for ledger in built.ledgers.values()):
         raise ManifestError(
-            f"{root}: none of the {len(table):,} videos of the label files is here; expected files named "
-            "{youtube_id}_{start:06d}_{end:06d}.mp4, in train/ val/ test/ or in class folders in them"
+            f"{root}: none of the {len(table):,} videos of the label files is here, nor in a shard; expected "
+            f"{_expected(said.kinetics)} (for ledgers of label files alone: --preprocess.data_root= and "
+            "preprocess.labels)"
         )
-    return Built(ledgers, found.extra, verdict, warnings)
+    if not root:
+        built.verdict.append("videos: data_root is not set: a video that is in no shard counts as missing")
+    return built
+
+
+def _expected(kinetics: bool) -> str:
+    if not kinetics:
+        return "the files that the label files name"
+    return f"files named {{youtube_id}}_{{start}}_{{end}} ending in {' '.join(layout.ENDINGS)}, in folders or not"
 
 
 def _rows(table: pd.DataFrame, found: matching.Match) -> pd.DataFrame:
@@ -88,3 +99,37 @@ def _rows(table: pd.DataFrame, found: matching.Match) -> pd.DataFrame:
     rows["status"] = pd.Series(np.where(rows["path"].ne(""), "pending", "missing"), dtype="str")
     rows["reason"] = pd.Series(found.reasons, dtype="str")
     return rows[list(COLUMNS)].astype(COLUMNS)
+
+
+def _remember(
+    fresh: pd.DataFrame, split: str, settings: Preprocess, forget: Collection[str], built: Built
+) -> pd.DataFrame:
+    """`fresh` with what is known already; adds to what `built` says."""
+    before, warnings = learned.from_ledger(settings, split)
+    built.warnings.extend(warnings)
+    built.broken.extend([ledger_path(settings, split)] * len(warnings))
+    stored = learned.from_shards(settings, split, len(fresh))
+    built.verdict.extend(stored.verdict)
+    ledger = learned.remember(fresh, before, stored, settings.data_root)
+    ledger, retried = learned.try_again(ledger, settings.data_root, forget)
+    built.verdict.extend(f"{split}: {line}" for line in retried)
+    built.warnings.extend(f"{split}: {line}" for line in _losses(ledger, before, stored, settings.store))
+    return ledger
+
+
+def _losses(ledger: pd.DataFrame, before: pd.DataFrame | None, stored: learned.Stored, store: str) -> list[str]:
+    """What shards and the earlier ledger have that the new ledger has not."""
+    ids = pd.Index(ledger["video_id"])
+    said = []
+    unknown = stored.outcomes["video_id"][~stored.outcomes["video_id"].isin(ids)]
+    if len(unknown):
+        said.append(f"shards hold {len(unknown):,} videos that are in no label file: {some(unknown)}")
+    if before is not None:
+        gone = before["video_id"][~before["video_id"].isin(ids)]
+        if len(gone):
+            said.append(f"{len(gone):,} rows of the earlier ledger are in no label file any more: {some(gone)}")
+        were_ok = before["video_id"][before["status"].eq("ok") & before["video_id"].isin(ids)]
+        lost = sorted(set(were_ok) - set(ledger["video_id"][ledger["status"].eq("ok")]))
+        if lost:
+            said.append(f"{len(lost):,} videos were ok, and are in no shard of {store} now: {some(lost)}")
+    return said

@@ -1,12 +1,12 @@
-"""What is known already of the videos of a ledger, from the ledger before it and from shards.
+"""What is known already of a ledger's videos: from the ledger that stands, and from shards.
 
-Rebuilding must not lose it: a `timeout` stays a `timeout` until someone asks (`--forget timeout`) or the file
+Rebuilding must not lose it: a `timeout` stays a `timeout` until someone asks (`--forget timeout`) or its file
 changes.  A shard is believed about its own videos; a ledger's `ok` is worth as much as its shard.
 """
 
 from __future__ import annotations
 
-import contextlib
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ import pandas as pd
 
 from pipeline import shards
 from pipeline.faults import ManifestError
-from pipeline.ledger import fill, ledger_path, read, some
+from pipeline.ledger import blank, fill, ledger_path, read, some
 from pipeline.recipe import Preprocess, differences
-from pipeline.schema import BAD_STATUSES, LEARNED
+from pipeline.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED
 
-RETRY = "to be tried again: "  # begins the reason of a pending row whose bad outcome a rebuild must not bring back
-_TOLD = ["video_id", *LEARNED]
+# Begins the reason of a pending row whose bad outcome, still in its shard, a rebuild must not bring back.
+RETRY = "to be tried again: "
 
 
 @dataclass(frozen=True)
@@ -29,113 +29,122 @@ class Stored:
     """What the shards of one split say.
 
     Attributes:
-        outcomes: video_id and the columns of LEARNED, one row a video.
-        left_out: file names of shards that are not used.
+        outcomes: one row a video, as `ledger.fill` takes them.
+        names: file names of the shards that are of this recipe and whole.
         verdict: what was used and what was left out, in plain words.
     """
 
-    outcomes: pd.DataFrame | None
-    left_out: frozenset[str]
+    outcomes: pd.DataFrame
+    names: frozenset[str]
     verdict: list[str]
 
 
-def earlier(settings: Preprocess, split: str, warnings: list[str]) -> pd.DataFrame | None:
-    """The ledger that stands; None when there is none, or one that cannot be believed (`warnings` says so)."""
+def from_ledger(settings: Preprocess, split: str) -> tuple[pd.DataFrame | None, list[str]]:
+    """The ledger that stands, if there is one; and a warning when it is broken and cannot be used."""
     path = ledger_path(settings, split)
     if not path.is_file():
-        return None
+        return None, []
     try:
-        return read(path)
+        return read(path), []
     except ManifestError as error:
-        first = str(error).splitlines()[0]
-        warnings.append(f"{first}: its rows are not used, and it is kept as {broken_path(path).name}")
-        return None
+        said = str(error).splitlines()[0]
+        return None, [f"{said}; what it learned comes from shards only, and it is kept as {broken_path(path).name}"]
 
 
 def broken_path(path: Path) -> Path:
-    """Where a ledger that does not hold to the schema is kept when it is rebuilt."""
+    """Where a broken ledger is kept when a new one takes its place."""
     return path.with_name(f"{path.stem}.broken.csv")
 
 
-def from_shards(settings: Preprocess, split: str) -> Stored:
-    """What the shards of this recipe say of a split's videos."""
-    reasons: dict[str, list[str]] = {}
-    tables: list[pd.DataFrame] = []
-    for path in sorted(Path(settings.store).glob(f"{split}-*-of-*.h5")):
+def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
+    """What the shards of this recipe say of a split's videos.
+
+    Shards of the plan that a ledger of `num_rows` rows has are believed first; those of an older plan count for
+    videos that no newer shard was meant to hold.
+    """
+    current = f"-of-{-(-num_rows // settings.videos_per_shard):05d}.h5"
+    paths = sorted(Path(settings.store).glob(f"{split}-*-of-*.h5"))
+    paths.sort(key=lambda path: not path.name.endswith(current))
+    tables: dict[str, pd.DataFrame] = {}
+    left_out: dict[str, list[str]] = {}
+    for path in paths:
         try:
             attributes = shards.read_attributes(path)
-            if attributes["recipe_sha256"] == settings.fingerprint():
-                tables.append(shards.read_outcomes(path))
-                continue
-            why = f"another recipe ({differences(settings.to_json(), str(attributes['recipe']))})"
+            if attributes["recipe_sha256"] != settings.fingerprint():
+                differs = differences(settings.to_json(), attributes["recipe"])
+                left_out.setdefault(f"another recipe ({differs})", []).append(path.name)
+            else:
+                tables[path.name] = shards.read_outcomes(path)
         except shards.ShardError as error:
-            why = str(error).removeprefix(f"{path}: ")
-        reasons.setdefault(why, []).append(path.name)
-    verdict = [f"shards left out: {some(names, 3)}: {why}" for why, names in reasons.items()]
-    left_out = frozenset(name for names in reasons.values() for name in names)
+            left_out.setdefault(str(error).replace(f"{path}: ", ""), []).append(path.name)
+    verdict = [f"shards: {split}: left out {some(names, 2)}: {why}" for why, names in left_out.items()]
     if not tables:
-        return Stored(None, left_out, verdict)
-    outcomes = pd.concat(tables, ignore_index=True)[_TOLD]
-    verdict.insert(0, f"shards: {len(tables):,} of split {split}, which tell of {len(outcomes):,} videos")
-    return Stored(outcomes, left_out, verdict)
+        return Stored(blank(0).assign(video_id=pd.Series(dtype="str")), frozenset(), verdict)
+    outcomes = pd.concat(tables.values(), ignore_index=True).drop_duplicates("video_id", ignore_index=True)
+    older = sum(not name.endswith(current) for name in tables)
+    note = f", {older:,} of them of an older plan" if older else ""
+    verdict.insert(0, f"shards: {split}: {len(tables):,}{note}, which were to hold {len(outcomes):,} videos")
+    return Stored(outcomes, frozenset(tables), verdict)
 
 
-def remember(
-    fresh: pd.DataFrame, before: pd.DataFrame | None, stored: Stored, root: Path, forget: Collection[str] = ()
-) -> pd.DataFrame:
-    """`fresh` with what the earlier ledger and the shards learned of the same videos.
+def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: Stored, root: str) -> pd.DataFrame:
+    """`fresh`, which knows label files and disk only, with what the ledger before it and shards know.
 
     Args:
-        fresh: rows about which only label files and the disk have been asked.
-        before: the earlier ledger.
-        stored: what shards say; they know better than the earlier ledger.
-        root: the folder of videos.
-        forget: bad statuses whose videos are to be tried again.
-
-    Raises:
-        ManifestError: two shards hold one video.
+        fresh: a ledger of `pending` and `missing` rows.
+        before: the ledger that stands.
+        stored: what shards say.
+        root: data_root; empty when the disk was not looked at, and paths are the earlier ledger's.
     """
-    ledger, retry = fresh, pd.Series(False, index=fresh.index)
-    if before is not None:
-        asked = before["status"].eq("pending") & before["reason"].str.startswith(RETRY)
-        knows = ~before["status"].isin(("pending", "missing")) & ~before["shard"].isin(stored.left_out - {""})
-        ledger = fill(ledger, _of(ledger, before[knows]))
-        retry = fresh["video_id"].isin(before.loc[asked, "video_id"])
-    if stored.outcomes is not None:
-        # What was missing when a shard was written is looked up on the disk, which may have it now.
-        told = stored.outcomes[stored.outcomes["status"] != "missing"]
-        ledger = fill(ledger, _of(ledger, told))
-    bad = ledger["status"].isin(BAD_STATUSES)
-    return _again(ledger, fresh, (retry & bad) | ledger["status"].isin(list(forget)) | _replaced(ledger, bad, root))
+    ledger = fresh if before is None else _copy(fresh, before, keep_paths=not root)
+    lost = ledger["shard"].ne("") & ~ledger["shard"].isin(stored.names)
+    again = lost & ledger["status"].eq("ok")
+    ledger.loc[lost, list(STORED)] = blank(1).loc[0, list(STORED)].tolist()
+    ledger.loc[again, "status"] = np.where(ledger.loc[again, "path"].ne(""), "pending", "missing")
+    outcomes = stored.outcomes
+    rows = pd.Index(ledger["video_id"]).get_indexer(pd.Index(outcomes["video_id"]))
+    outcomes, rows = outcomes[rows >= 0], rows[rows >= 0]
+    bad, gone = outcomes["status"].isin(BAD_STATUSES), outcomes["status"].eq("missing")
+    asked = ledger["reason"].str.startswith(RETRY).to_numpy()[rows]
+    here = ledger["path"].ne("").to_numpy()[rows]
+    # A file that came after its shard was made is to be decoded; so is one that is to be tried again.
+    return fill(ledger, outcomes[~(bad & asked) & ~(gone & here)])
 
 
-def _replaced(ledger: pd.DataFrame, bad: pd.Series, root: Path) -> pd.Series:
-    """Bad videos whose file has another size than the one that was tried: CVDF's replacements, downloads that went on."""
-    replaced = pd.Series(False, index=ledger.index)
-    for row in ledger[bad & ledger["path"].ne("") & ledger["source_bytes"].gt(0)].itertuples():
-        with contextlib.suppress(OSError):  # gone since the folder was listed: not replaced
-            replaced[row.Index] = (root / row.path).stat().st_size != row.source_bytes
-    return replaced
+def _copy(fresh: pd.DataFrame, before: pd.DataFrame, keep_paths: bool) -> pd.DataFrame:
+    """`fresh` with the learned columns of the same videos in `before`."""
+    known = before[before["status"].ne("missing")]
+    rows = pd.Index(fresh["video_id"]).get_indexer(pd.Index(known["video_id"]))
+    known, rows = known[rows >= 0], rows[rows >= 0]
+    if not keep_paths:  # a video that was pending and is gone is missing now
+        there = known["status"].ne("pending").to_numpy() | fresh["path"].ne("").to_numpy()[rows]
+        known, rows = known[there], rows[there]
+    ledger = fresh.copy()
+    for name in (*LEARNED, "path") if keep_paths else LEARNED:
+        kind = "object" if COLUMNS[name] == "str" else COLUMNS[name]
+        values = fresh[name].to_numpy(kind, copy=True)
+        values[rows] = known[name].to_numpy(kind)
+        ledger[name] = pd.Series(values, dtype=COLUMNS[name])
+    return ledger
 
 
-def _of(ledger: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `told` that are of videos in `ledger`: label files may have lost some since."""
-    return told.loc[told["video_id"].isin(ledger["video_id"]), _TOLD].reset_index(drop=True)
-
-
-def _again(ledger: pd.DataFrame, fresh: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
-    """`ledger` with the chosen rows as `fresh` has them, marked so that a rebuild does not undo it."""
-    rows = chosen & fresh["status"].eq("pending")
-    if not rows.any():
-        return ledger
-    again = fresh.loc[rows].copy()
-    again["reason"] = RETRY + ledger.loc[rows, "status"]
+def try_again(ledger: pd.DataFrame, root: str, forget: Collection[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Make pending the bad videos that someone asks for, and those whose file is not the one that was bad."""
+    bad = ledger[ledger["status"].isin(BAD_STATUSES)]
+    reasons: dict[int, str] = {}
+    for row, status, path, size in zip(bad.index, bad["status"], bad["path"], bad["source_bytes"], strict=True):
+        if status in forget:
+            reasons[row] = f"{RETRY}was {status}, asked for"
+        elif root and path and size and (now := os.path.getsize(os.path.join(root, path))) != size:
+            reasons[row] = f"{RETRY}was {status}, and the file had {size} bytes and has {now}"
+    rows = list(reasons)
+    if not rows:
+        return ledger, []
     ledger = ledger.copy()
-    for name in LEARNED:
-        ledger[name] = ledger[name].where(~rows, again[name].reindex(ledger.index, fill_value=_zero(ledger[name])))
-    return ledger.astype(fresh.dtypes.to_dict())
-
-
-def _zero(column: pd.Series) -> object:
-    """What stands for `unknown` in a column."""
-    return np.zeros(1, column.dtype)[0] if pd.api.types.is_numeric_dtype(column) else ""
+    ledger.loc[rows, list(LEARNED)] = blank(len(rows)).to_numpy()
+    ledger.loc[rows, "reason"] = list(reasons.values())
+    gone = ledger.index.isin(rows) & ledger["path"].eq("")
+    ledger.loc[rows, "status"] = "pending"
+    ledger.loc[gone, ["status", "reason"]] = ["missing", ""]
+    said = some(f"{ledger.at[row, 'video_id']} ({why.removeprefix(RETRY)})" for row, why in reasons.items())
+    return ledger.astype(COLUMNS), [f"{len(rows):,} bad videos are to be tried again: {said}"]
