@@ -64,9 +64,26 @@ def write(path: Path | str, ledger: pd.DataFrame) -> None:
     Raises:
         ManifestError: the table is not a valid ledger; nothing is written.
     """
-    ledger = ledger.loc[:, list(COLUMNS)].sort_values("video_id", kind="stable", ignore_index=True)
-    validate(ledger, str(path))
-    write_table(Path(path), ledger)
+    write_all({Path(path): ledger})
+
+
+def write_all(ledgers: dict[Path, pd.DataFrame]) -> None:
+    """Write several ledgers, when all of them are valid.
+
+    Raises:
+        ManifestError: one is not a valid ledger; none is written.
+    """
+    tables = {path: _sorted(ledger.loc[:, list(COLUMNS)]) for path, ledger in ledgers.items()}
+    for path, table in tables.items():
+        validate(table, str(path))
+    for path, table in tables.items():
+        write_table(path, table)
+
+
+def _sorted(ledger: pd.DataFrame) -> pd.DataFrame:
+    if ledger["video_id"].is_monotonic_increasing:
+        return ledger.reset_index(drop=True)
+    return ledger.sort_values("video_id", kind="stable", ignore_index=True)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

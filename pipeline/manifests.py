@@ -5,15 +5,21 @@ The outer join of label CSVs, videos on disk and shards: every CSV row ends in a
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from pipeline import cli, recipe
-from pipeline.build import build, join
+from pipeline import cli, compare, coverage, recipe, subsets
+from pipeline.build import Built, build, join
 from pipeline.faults import Fault, ManifestError
-from pipeline.ledger import class_names, fill, identity, ledger_path, read, write, write_table
+from pipeline.learned import aside
+from pipeline.ledger import class_names, fill, identity, ledger_path, read, write, write_all, write_table
 from pipeline.matching import by_split
-from pipeline.recipe import Preprocess
+from pipeline.recipe import SPLITS, Preprocess
 from pipeline.schema import BAD_STATUSES, COLUMNS, STATUSES, validate
 
 __all__ = [
@@ -25,26 +31,107 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build or rebuild the ledgers of a dataset."""
-    made = cli.parser(__doc__ or "", sections={"preprocess": Preprocess})
-    _, document = cli.parse(made, argv)
+    """Build the ledgers, or with a flag look at those there are."""
+    made = _parser()
+    args, document = cli.parse(made, argv)
+    if args.seed is not None and args.classes is None and args.per_class is None:
+        made.error("--seed is of a subset: give --classes N or --per-class N too")
     cli.set_up_logging()
     settings = recipe.load(document)
-    built = join(settings)
+    try:
+        result, text = _do(args, settings)
+    except ManifestError as error:
+        if args.json:
+            faults = [fault._asdict() for fault in error.faults]
+            print(json.dumps({"error": str(error).splitlines()[0], "faults": faults}))
+        raise
+    print(json.dumps(result) if args.json else text)
+    return cli.EXIT_OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = cli.parser(__doc__ or "", sections={"preprocess": Preprocess})
+    verb = made.add_mutually_exclusive_group()
+    verb.add_argument("--check", action="store_true", help="hold ledgers against label files and disk")
+    verb.add_argument("--diff", type=Path, metavar="OTHER", help="compare with another ledger or folder of ledgers")
+    verb.add_argument("--leaks", type=Path, metavar="OTHER", help="list ids shared with another ledger or label CSV")
+    verb.add_argument("--dry-run", action="store_true", help="say what would be written; write nothing")
+    made.add_argument("--classes", type=int, metavar="N", help="make a subset of N classes, a dataset of its own")
+    made.add_argument("--per-class", type=int, metavar="N", help="and of N videos a class and split")
+    made.add_argument("--seed", type=int, help="of the subset (default 0)")
+    made.add_argument("--forget", nargs="+", choices=BAD_STATUSES, default=[], metavar="STATUS",
+                      help=f"try videos of these statuses again: {', '.join(BAD_STATUSES)}")  # fmt: skip
+    made.add_argument("--min-per-class", type=int, default=10, metavar="N",
+                      help="warn of classes with fewer usable videos (default %(default)s)")  # fmt: skip
+    made.add_argument("--json", action="store_true", help="print the result, or all faults, as JSON")
+    return made
+
+
+def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
+    """What was asked for, as JSON-able values and as text."""
+    if args.diff is not None:
+        result = compare.diff(compare.read_all(settings), args.diff)
+        return result, compare.diff_text(result)
+    if args.leaks is not None:
+        result = compare.leaks(compare.read_all(settings), args.leaks)
+        return result, compare.leaks_text(result, args.leaks)
+    if args.check:
+        ledgers = compare.read_all(settings)
+        stale = compare.check(settings, ledgers)
+        if stale:
+            raise ManifestError("ledgers are behind the disk; run `make manifests`:\n  " + "\n  ".join(stale))
+        return _report(settings, ledgers, args.min_per_class, [])
+    if args.classes is not None or args.per_class is not None:
+        settings = _subset(args, settings)
+    return _build(args, settings)
+
+
+def _subset(args: argparse.Namespace, settings: Preprocess) -> Preprocess:
+    """Write the label files of a subset of the dataset; nothing is written with --dry-run."""
+    seed = args.seed or 0
+    ledgers = join(settings).ledgers
+    chosen = subsets.choose(ledgers, args.classes, args.per_class, seed)
+    parts = (("c", args.classes), ("p", args.per_class), ("s", seed))
+    name = "-".join([settings.dataset, *(f"{letter}{value}" for letter, value in parts if value is not None)])
+    if args.dry_run:
+        raise ManifestError(f"--dry-run: the subset {name} would have {sum(map(len, chosen.values())):,} videos")
+    made = subsets.write_labels(settings, ledgers, chosen, name)
+    log.info("subset: use it with --preprocess.dataset=%s and a --preprocess.store of its own", name)
+    return made
+
+
+def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
+    built = join(settings, args.forget)
     for line in built.verdict:
         log.info(line)
-    for line in built.warnings:
+    if not args.dry_run:
+        _write(settings, built)
+    result, text = _report(settings, built.ledgers, args.min_per_class, built.warnings)
+    return {**result, "verdict": built.verdict, "extra": len(built.extra)}, text
+
+
+def _write(settings: Preprocess, built: Built) -> None:
+    """Write ledgers and the lists of files that no label row uses; a broken earlier ledger is kept aside."""
+    for split in built.broken:
+        broken = ledger_path(settings, split)
+        shutil.copyfile(broken, aside(broken))
+    write_all({ledger_path(settings, split): ledger for split, ledger in built.ledgers.items()})
+    extra = dict(by_split(built.extra))
+    for split in (*SPLITS, "other"):
+        path = ledger_path(settings, split).with_name(f"{split}.extra.csv")
+        if split in extra:
+            write_table(path, extra[split])
+        else:
+            path.unlink(missing_ok=True)
+    log.info("written: %s/{%s}.csv", ledger_path(settings, "train").parent, ",".join(built.ledgers))
+
+
+def _report(settings: Preprocess, ledgers: dict[str, Any], least: int, warnings: list[str]) -> tuple[Any, str]:
+    summary = coverage.summarise(settings.dataset, ledgers, least)
+    said = [*warnings, *coverage.warnings(summary)]
+    for line in said:
         log.warning("warning: %s", line)
-    for split, ledger in built.ledgers.items():
-        validate(ledger, str(ledger_path(settings, split)))
-    for split, ledger in built.ledgers.items():
-        path = ledger_path(settings, split)
-        write(path, ledger)
-        counts = ", ".join(f"{status} {count:,}" for status, count in ledger["status"].value_counts().items())
-        print(f"{path}: {len(ledger):,} rows: {counts}")
-    for split, rows in by_split(built.extra):
-        write_table(ledger_path(settings, split).with_name(f"{split}.extra.csv"), rows)
-    return cli.EXIT_OK
+    return {**summary, "warnings": said}, coverage.text(summary)
 
 
 if __name__ == "__main__":

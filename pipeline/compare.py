@@ -1,0 +1,192 @@
+"""Ledgers beside what they stand for: check (label files and disk), diff (another ledger), leaks (another release)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline import labels, layout
+from pipeline.faults import Fault, ManifestError
+from pipeline.ledger import ledger_path, read
+from pipeline.recipe import SPLITS, Preprocess
+from pipeline.schema import COLUMNS
+
+
+def read_all(settings: Preprocess) -> dict[str, pd.DataFrame]:
+    """The ledgers of a dataset by split.
+
+    Raises:
+        ManifestError: there is none, or some are faulty: all faults of all of them.
+    """
+    return _read_each({split: ledger_path(settings, split) for split in SPLITS})
+
+
+def _read_each(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
+    there = {split: path for split, path in paths.items() if path.is_file()}
+    if not there:
+        raise ManifestError(f"{next(iter(paths.values())).parent}: no ledgers here; run `make manifests`")
+    ledgers, errors = {}, []
+    for split, path in there.items():
+        try:
+            ledgers[split] = read(path)
+        except ManifestError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        said = "; ".join(str(error).splitlines()[0] for error in errors)
+        raise ManifestError(said, [fault for error in errors for fault in error.faults])
+    return ledgers
+
+
+def check(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:
+    """Hold ledgers against the label files and the disk.
+
+    Returns:
+        What the disk has that the ledgers do not know, or lacks that they count on; `make manifests` settles it.
+
+    Raises:
+        ManifestError: a ledger lacks a label row, has one too many or says otherwise; all such rows are listed.
+    """
+    table = labels.load(settings).table
+    faults = []
+    for split, rows in table.groupby("split"):
+        path = ledger_path(settings, str(split))
+        if str(split) not in ledgers:
+            raise ManifestError(f"{path}: no such ledger, but label files have {len(rows):,} rows of it")
+        faults += _against_labels(ledgers[str(split)], rows, str(path))
+    if faults:
+        raise ManifestError(f"ledgers and label files differ ({len(faults):,} faults); run `make manifests`", faults)
+    return _against_disk(settings, ledgers)
+
+
+def _against_labels(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list[Fault]:
+    rows = rows.sort_values("video_id", kind="stable", ignore_index=True)
+    names = ("video_id", "label", "label_id")
+    if all(ledger[name].tolist() == rows[name].tolist() for name in names):
+        return []
+    both = ledger.reset_index().merge(rows, on="video_id", how="outer", suffixes=("", "_there"), indicator=True)
+    line = both["index"].fillna(-1).astype(int) + 2
+    faults = []
+    for at, row in zip(line, both.to_dict("records"), strict=True):
+        if row["_merge"] == "right_only":
+            faults.append(Fault(file, 1, "video_id", row["video_id"], "a row for it, as the label files have"))
+        elif row["_merge"] == "left_only":
+            faults.append(Fault(file, at, "video_id", row["video_id"], "a video of the label files"))
+        else:
+            for name in ("label", "label_id"):
+                if row[name] != row[f"{name}_there"]:
+                    said = f"{row[f'{name}_there']!r}, as the label files have"
+                    faults.append(Fault(file, at, name, str(row[name]), said))
+    return faults
+
+
+def _against_disk(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:
+    root = Path(settings.data_root)
+    if not root.is_dir():
+        raise ManifestError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
+    there = set(layout.scan(root).paths)
+    said, known = [], set()
+    for split, ledger in ledgers.items():
+        paths = set(ledger["path"]) - {""}
+        gone = sorted(paths - there)
+        if gone:
+            said.append(f"{split}: {len(gone):,} videos are no longer on disk: {', '.join(gone[:5])}")
+        known |= paths
+    folder = ledger_path(settings, "train").parent
+    for path in folder.glob("*.extra.csv"):
+        known |= set(pd.read_csv(path, dtype=str, na_filter=False)["path"])
+    new = sorted(path for path in there - known if layout.is_video(path))
+    if new:
+        said.append(f"{len(new):,} videos on disk are in no ledger and no extra list: {', '.join(new[:5])}")
+    return said
+
+
+def diff(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
+    """How the ledgers differ from those of `other`, a ledger or a folder of them.
+
+    Returns:
+        {split: {rows_here, rows_there, only_here, only_there, changed: {column: [[video_id, here, there]]}}}
+    """
+    result = {}
+    theirs = _theirs(other)
+    for split in [split for split in SPLITS if split in ours or split in theirs]:
+        if split not in theirs or (split not in ours and not other.is_dir()):
+            continue
+        here, there = (_keyed(side.get(split)) for side in (ours, theirs))
+        common = here.index.intersection(there.index)
+        changed = {}
+        for name in list(COLUMNS)[1:]:
+            one, two = here.loc[common, name], there.loc[common, name]
+            moved = (one != two).to_numpy()
+            if moved.any():
+                changed[name] = list(zip(common[moved], one[moved].tolist(), two[moved].tolist(), strict=True))
+        result[split] = {
+            "rows_here": len(here),
+            "rows_there": len(there),
+            "only_here": here.index.difference(there.index).tolist(),
+            "only_there": there.index.difference(here.index).tolist(),
+            "changed": changed,
+        }
+    return result
+
+
+def _keyed(ledger: pd.DataFrame | None) -> pd.DataFrame:
+    table = ledger if ledger is not None else pd.DataFrame({name: [] for name in COLUMNS})
+    return table.set_index("video_id")
+
+
+def _theirs(other: Path) -> dict[str, pd.DataFrame]:
+    if other.is_dir():
+        return _read_each({split: other / f"{split}.csv" for split in SPLITS})
+    ledger = read(other)
+    return {str(split): rows.reset_index(drop=True) for split, rows in ledger.groupby("split")}
+
+
+def diff_text(result: dict[str, Any]) -> str:
+    """`diff` for a person: counts, and the first few of each."""
+    lines = []
+    for split, part in result.items():
+        lines.append(f"{split}: {part['rows_here']:,} rows here, {part['rows_there']:,} there")
+        for key, words in (("only_here", "only here"), ("only_there", "only there")):
+            if part[key]:
+                lines.append(f"  {words}: {len(part[key]):,}: {', '.join(part[key][:5])}")
+        for name, rows in part["changed"].items():
+            shown = "; ".join(f"{video_id}: {here!r} here, {there!r} there" for video_id, here, there in rows[:3])
+            lines.append(f"  {name}: {len(rows):,} differ: {shown}")
+        if not (part["only_here"] or part["only_there"] or part["changed"]):
+            lines.append("  no difference")
+    return "\n".join(lines)
+
+
+def leaks(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
+    """YouTube ids that our ledgers share with another release's ledger or label CSV.
+
+    Returns:
+        {split: {num_ids, shared: [youtube_id, ...]}}
+
+    Raises:
+        ManifestError: `other` is not there, or has no YouTube ids.
+    """
+    try:
+        theirs = pd.read_csv(other, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ManifestError(f"{other}: no such ledger; give --leaks a ledger or a label CSV") from None
+    except (ValueError, IsADirectoryError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{other}: expected a CSV with a column youtube_id: {str(error).strip()}") from None
+    ids = set(theirs["youtube_id"]) - {""}
+    return {
+        split: {"num_ids": ledger["youtube_id"].nunique(), "shared": sorted(ids & set(ledger["youtube_id"]))}
+        for split, ledger in ours.items()
+    }
+
+
+def leaks_text(result: dict[str, Any], other: Path) -> str:
+    """`leaks` for a person: the counts, then every shared id, one a line with its split."""
+    counts = [
+        f"{split}: {len(part['shared']):,} of {part['num_ids']:,} YouTube ids are in {other}"
+        for split, part in result.items()
+    ]
+    return "\n".join([*counts, *(f"{split} {name}" for split, part in result.items() for name in part["shared"])])
