@@ -16,7 +16,7 @@ from typing import Any
 from pipeline import cli, compare, coverage, recipe, subsets
 from pipeline.build import Built, build, join
 from pipeline.faults import Fault, ManifestError
-from pipeline.learned import aside
+from pipeline.learned import broken_path
 from pipeline.ledger import class_names, fill, identity, ledger_path, read, write, write_all, write_table
 from pipeline.matching import by_split
 from pipeline.recipe import SPLITS, Preprocess
@@ -112,17 +112,16 @@ def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
 
 def _write(settings: Preprocess, built: Built) -> None:
     """Write ledgers and the lists of files that no label row uses; a broken earlier ledger is kept aside."""
-    for split in built.broken:
-        broken = ledger_path(settings, split)
-        shutil.copyfile(broken, aside(broken))
+    for path in built.broken:
+        shutil.copyfile(path, broken_path(path))
     write_all({ledger_path(settings, split): ledger for split, ledger in built.ledgers.items()})
     extra = dict(by_split(built.extra))
     for split in (*SPLITS, "other"):
-        path = ledger_path(settings, split).with_name(f"{split}.extra.csv")
+        listed = ledger_path(settings, split).with_name(f"{split}.extra.csv")
         if split in extra:
-            write_table(path, extra[split])
+            write_table(listed, extra[split])
         else:
-            path.unlink(missing_ok=True)
+            listed.unlink(missing_ok=True)
     log.info("written: %s/{%s}.csv", ledger_path(settings, "train").parent, ",".join(built.ledgers))
 
 
