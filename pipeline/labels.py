@@ -8,6 +8,7 @@ without labels; and `path,label` CSVs and `path label_id` lists of own videos (l
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +73,11 @@ def load(settings: Preprocess) -> Labels:
     kinetics = table["youtube_id"].ne("").any()
     if kinetics and table["youtube_id"].eq("").any():
         raise ManifestError("label files: some name videos by YouTube id, others by path; use one kind")
-    table, warnings = _join(table)
+    table, told = _join(table)
     label_id, said = number(table, settings)
     table = table.assign(label_id=label_id).drop(columns=["file", "row"])
     more = [*_odd_labels(table), *lists.other_numbering(settings, table), *(_shared(table) if kinetics else [])]
-    return Labels(table, bool(kinetics), [*verdict, said], [*warnings, *more])
+    return Labels(table, bool(kinetics), [*verdict, said], [*told, *more])
 
 
 def find(settings: Preprocess) -> tuple[list[Path], bool]:
@@ -149,7 +150,7 @@ def _read(path: Path, settings: Preprocess, faults: list[Fault]) -> tuple[pd.Dat
     if "split" in raw:
         raw["split"] = each_unique(raw["split"], lambda text: SPLIT_WORDS.get(text.strip().lower(), text))
     else:
-        raw["split"] = split_of(path.stem) or split_of(path.parent.name)
+        raw["split"] = split_of(path.stem)
     if "label" not in raw:
         if raw["split"].ne("test").any():
             raise ManifestError(f"{path}:1: no column label (only a test split may go without); it has {head}")
@@ -168,8 +169,13 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
         raise ManifestError(f"{path}:1: no column {', '.join(lacking)}; it has {', '.join(names)}; expected {FORMS}")
     options: dict[str, Any] = {"sep": delimiter, "encoding": encoding, "names": names, "index_col": False}
     try:
-        # Blank lines are read, and dropped below, so that row numbers are line numbers.
-        table = pd.read_csv(path, header=0, dtype=str, na_filter=False, skip_blank_lines=False, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
+            # Blank lines are read, and dropped below, so that row numbers are line numbers.
+            table = pd.read_csv(path, header=0, dtype=str, na_filter=False, skip_blank_lines=False, **options)
+    except pd.errors.ParserWarning:
+        said = f"{path}:2: more values than the {len(names)} columns of the header"
+        raise ManifestError(f"{said}; put a label with a comma in quotes") from None
     except (ValueError, UnicodeDecodeError) as error:  # pandas' ParserError is a ValueError
         raise ManifestError(f"{path}: cannot be read as CSV: {str(error).strip()}") from None
     table = table.loc[:, [name for name in table.columns if name in {*needed, "label", "split"}]].fillna("")
@@ -241,11 +247,11 @@ def _join(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         ManifestError: listing every row of every such video.
     """
-    warnings: list[str] = []
+    told: list[str] = []
     again = table.duplicated(["video_id", "label", "split"])
     if again.any():
         rows = [f"{row.file}:{row.row}" for row in table[again].head(5).itertuples()]
-        warnings.append(f"{again.sum():,} label rows repeat an earlier one and count once: {', '.join(rows)}")
+        told.append(f"{again.sum():,} label rows repeat an earlier one and count once: {', '.join(rows)}")
         table = table[~again].reset_index(drop=True)
     clash = table[table["video_id"].duplicated(keep=False)]
     faults = []
@@ -259,7 +265,7 @@ def _join(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
                 ]
     if faults:
         raise ManifestError(f"{clash['video_id'].nunique():,} videos have two labels or are in two splits", faults)
-    return table, warnings
+    return table, told
 
 
 def _odd_labels(table: pd.DataFrame) -> list[str]:
