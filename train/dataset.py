@@ -19,7 +19,7 @@ import mindspore.dataset as ms_dataset
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import manifests
+from pipeline import ledger
 from pipeline.recipe import Preprocess
 from pipeline.settings import UserError
 from pipeline.shards import ShardReader
@@ -63,13 +63,13 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
     Raises:
         UserError: there is no ledger, nothing of it is stored, or a shard it names is missing.
     """
-    path = manifests.ledger_path(settings, split)
+    path = ledger.ledger_path(settings, split)
     if not path.is_file():
         raise UserError(f"{path}: no such ledger; run `make manifests preprocess` first")
-    ledger = manifests.read(path)
-    stored = ledger[(ledger["status"] == "ok") & (ledger["shard"] != "")]
+    table = ledger.read(path)
+    stored = table[(table["status"] == "ok") & (table["shard"] != "")]
     if stored.empty:
-        raise UserError(f"{path}: none of its {len(ledger):,} videos is stored; run `make preprocess` first")
+        raise UserError(f"{path}: none of its {len(table):,} videos is stored; run `make preprocess` first")
     names, shard_of = np.unique(stored["shard"].to_numpy(str), return_inverse=True)
     shards = [Path(settings.store) / str(name) for name in names]
     missing = [shard for shard in shards if not shard.is_file()]
@@ -83,8 +83,8 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
         num_frames=stored["num_frames"].to_numpy(np.int64),
         shard_of=shard_of.astype(np.int32),
         shards=shards,
-        class_names=manifests.class_names(ledger),
-        identity=manifests.identity(settings.dataset, ledger),
+        class_names=ledger.class_names(table),
+        identity=ledger.identity(settings.dataset, table),
     )
 
 
