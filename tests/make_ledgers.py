@@ -1,0 +1,96 @@
+"""A small Kinetics for tests: label files, empty videos, shards, and the ledgers of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline import ledger, manifests, shards
+from pipeline.recipe import Preprocess
+
+# (label, youtube_id, start, end): labels that every copy of Kinetics writes differently, ids that look like options.
+ROWS = [
+    ("massaging person's head", "-aaaaaaaaaa", 1, 11),
+    ("skiing (not slalom or crosscountry)", "1e100000000", 2, 12),
+    ("skiing crosscountry", "b_b-b_b-b_b", 3, 13),
+    ("training dog", "__c00000000", 4, 14),
+    ("zumba", "ddddddddddd", 5, 15),
+    ("zumba", "ddddddddddd", 50, 60),
+]
+IDS = [f"{name}_{start:06d}_{end:06d}" for _, name, start, end in ROWS]
+
+
+def label_file(root, split="val", rows=ROWS, name=None):
+    root.mkdir(parents=True, exist_ok=True)
+    lines = [f'"{label}",{name},{start},{end},{split}' for label, name, start, end in rows]
+    path = root / (name or f"kinetics-400_{split}.csv")
+    path.write_text("\n".join(["label,youtube_id,time_start,time_end,split", *lines, ""]))
+
+
+def touch(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+def recipe_of(root, **keys):
+    keys = {"dataset": "kinetics400", "height": 2, "width": 3, "videos_per_shard": 4, **keys}
+    return Preprocess(
+        data_root=str(root), manifests=str(root.parent / "ledgers"), store=str(root.parent / "store"), **keys
+    )
+
+
+def command(root, *flags, **keys):
+    settings = recipe_of(root, **keys)
+    config = root.parent / "c.yaml"
+    names = ("dataset", "data_root", "manifests", "store", "height", "width", "videos_per_shard")
+    config.write_text(json.dumps({"preprocess": {name: getattr(settings, name) for name in names}}))
+    return manifests.main(["-c", str(config), *flags])
+
+
+def ledger_bytes(root):
+    folder = root.parent / "ledgers"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.csv"))}
+
+
+def val(root, **keys):
+    return manifests.read(ledger.ledger_path(recipe_of(root, **keys), "val")).set_index("video_id")
+
+
+OUTCOMES = {
+    0: ("ok", ""),
+    1: ("timeout", "60 s\nwere not enough"),
+    2: ("ok", ""),
+    3: ("unreadable", "moov atom not found"),
+    4: ("missing", ""),
+    5: ("ok", ""),
+}
+
+
+def write_shards(root, outcomes=OUTCOMES, complete=True, **keys):
+    """Two shards that hold the rows of ROWS as preprocess would."""
+    settings = recipe_of(root, **keys)
+    Path(settings.store).mkdir(exist_ok=True)
+    for number, rows in enumerate(([5, 0, 3, 1], [2, 4])):
+        with shards.ShardWriter(Path(settings.store) / shards.shard_name("val", number, 2), settings, "val") as writer:
+            for row in rows:
+                status, reason = outcomes[row]
+                if status == "ok":
+                    frames = np.full((row + 1, settings.height, settings.width, 3), row, np.uint8)
+                    facts = ("h264", 340, 256, 30000 / 1001, 300, 12_345, row + 1, 15.0)
+                    writer.add(shards.Outcome(IDS[row], "ok", "", *facts), row, frames)
+                else:
+                    writer.add(shards.Outcome(IDS[row], status, reason, source_bytes=0))
+
+
+def preprocess(root):
+    """Label files, videos, shards, and the ledger as preprocess writes it: read, filled, written."""
+    touch(root, *(f"val/{IDS[row]}.mp4" for row in (0, 1, 2, 3, 5)))
+    command(root)
+    write_shards(root)
+    settings = recipe_of(root)
+    told = pd.concat([shards.read_outcomes(path) for path in sorted(Path(settings.store).glob("*.h5"))])
+    path = ledger.ledger_path(settings, "val")
+    manifests.write(path, manifests.fill(manifests.read(path), told.reset_index(drop=True)))
+    return root

@@ -1,0 +1,141 @@
+import os
+
+import make_ledgers
+import pandas as pd
+import pytest
+from make_ledgers import IDS, ROWS, command, label_file, recipe_of, touch
+
+from pipeline import cli, layout, manifests
+
+
+@pytest.fixture
+def root(tmp_path):
+    make_ledgers.label_file(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def underscored(label):
+    return label.replace(" ", "_")
+
+
+def torchvision(label):
+    return underscored(label).translate(str.maketrans("", "", "'()"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        (lambda label: "val/", "videos: val/: 6, flat"),
+        (lambda label: "", "videos: ./: 6, flat"),
+        (lambda label: "validate/", "videos: validate/: 6, flat"),
+        (lambda label: f"val/{label}/", "5 class folders (labels with spaces)"),
+        (lambda label: f"{label}/", "videos: ./: 6, 5 class folders (labels with spaces)"),
+        (lambda label: f"videos_val/{underscored(label)}/", "5 class folders (labels with underscores)"),
+        (lambda label: f"val/{torchvision(label)}/", "5 class folders (torchvision's: underscores, without '()"),
+    ],
+)
+def test_every_layout_is_found_and_told(root, folder, said):
+    paths = [f"{folder(label)}{name}.mp4" for (label, *_), name in zip(ROWS, IDS, strict=True)]
+    touch(root, *paths)
+    built = manifests.join(recipe_of(root))
+    table = built.ledgers["val"].set_index("video_id")
+    assert table.loc[IDS, "path"].tolist() == paths
+    assert set(table["status"]) == {"pending"}
+    assert any(said in line for line in built.verdict), built.verdict
+    assert built.warnings == [] and built.extra.empty
+
+
+@pytest.mark.parametrize("ending", [*layout.ENDINGS, ".MP4", ".WebM", ""])
+def test_every_ending_and_none(root, ending):
+    touch(root, *(f"val/{name}{ending}" for name in IDS))
+    assert set(manifests.build(recipe_of(root))["val"]["status"]) == {"pending"}
+
+
+def test_bare_ids_are_matched_unless_they_could_be_two(root):
+    touch(root, "val/-aaaaaaaaaa.mp4", "val/b_b-b_b-b_b.mkv", "val/__c00000000", "val/ddddddddddd.mp4")
+    built = manifests.join(recipe_of(root))
+    table = built.ledgers["val"].set_index("video_id")["path"]
+    assert table[IDS].tolist() == ["val/-aaaaaaaaaa.mp4", "", "val/b_b-b_b-b_b.mkv", "val/__c00000000", "", ""]
+    assert "its id stands in 2 label rows (5-15, 50-60)" in built.extra["reason"].item()
+
+
+def test_a_class_folder_tells_two_segments_of_one_bare_id_apart(tmp_path):
+    label_file(tmp_path / "data", rows=[("archery", "ddddddddddd", 5, 15), ("zumba", "ddddddddddd", 50, 60)])
+    touch(tmp_path / "data", "val/zumba/ddddddddddd.mp4", "val/archery/ddddddddddd.mp4")
+    paths = manifests.build(recipe_of(tmp_path / "data"))["val"]["path"].tolist()
+    assert paths == ["val/archery/ddddddddddd.mp4", "val/zumba/ddddddddddd.mp4"]
+
+
+def test_a_replacement_video_goes_before_the_corrupt_one(root):
+    name = f"{IDS[0]}.mp4"
+    touch(root, f"val/{name}", f"replacement/{name}", f"train/{name}")
+    built = manifests.join(recipe_of(root))
+    assert built.ledgers["val"].set_index("video_id").loc[IDS[0], "path"] == f"replacement/{name}"
+    assert sorted(built.extra["path"]) == [f"train/{name}", f"val/{name}"]
+    assert all(f"second copy of replacement/{name}" == why for why in built.extra["reason"])
+
+
+def test_what_no_label_row_names_is_listed_apart(root):
+    touch(root, f"val/{IDS[0]}.mp4", "val/-aaaaaaaaaa_000007_000017.mp4", "train/eeeeeeeeeee_000001_000011.mkv",
+          "val/holiday.mp4", "x/fffffffffff_000001_000011", "readme.txt", "README", f"{IDS[1]}.mp4.part")  # fmt: skip
+    assert command(root) == cli.EXIT_OK
+    folder = root.parent / "ledgers" / "kinetics400"
+    extra = {path.name: pd.read_csv(path)["path"].tolist() for path in folder.glob("*.extra.csv")}
+    assert extra == {
+        "val.extra.csv": ["val/-aaaaaaaaaa_000007_000017.mp4", "val/holiday.mp4"],
+        "train.extra.csv": ["train/eeeeeeeeeee_000001_000011.mkv"],
+        "other.extra.csv": ["x/fffffffffff_000001_000011"],
+    }
+    why = pd.read_csv(folder / "val.extra.csv")["reason"].tolist()
+    assert why == ["the label files have its id with other times: 1-11", "not named {youtube_id}_{start}_{end}"]
+    (root / "x/fffffffffff_000001_000011").unlink()
+    assert command(root) == cli.EXIT_OK
+    assert not (folder / "other.extra.csv").exists()
+
+
+def test_no_path_leaves_data_root(root, tmp_path):
+    outside = tmp_path / "outside"
+    touch(outside, f"{IDS[0]}.mp4", f"deep/{IDS[1]}.mp4")
+    touch(root, f"store/{IDS[2]}.mp4", "val/.hidden.mp4")
+    (root / "val" / f"{IDS[0]}.mp4").symlink_to(outside / f"{IDS[0]}.mp4")
+    (root / "val" / "far").symlink_to(outside / "deep")
+    (root / "val" / "near.mp4").symlink_to(tmp_path / "nowhere")
+    (root / "val" / f"{IDS[2]}.mp4").symlink_to(root / "store" / f"{IDS[2]}.mp4")
+    (root / "val" / "ring").symlink_to(root / "val")
+    built = manifests.join(recipe_of(root))
+    table = built.ledgers["val"].set_index("video_id")
+    assert table.loc[IDS[0], ["status", "path", "reason"]].tolist() == ["missing", "", "symlink out of data_root"]
+    assert table.loc[IDS[1], "status"] == "missing"
+    assert table.loc[IDS[2], "path"] == f"val/{IDS[2]}.mp4"
+    assert dict(zip(built.extra["path"], built.extra["reason"], strict=True)) == {
+        f"store/{IDS[2]}.mp4": f"second copy of val/{IDS[2]}.mp4",
+        f"val/{IDS[0]}.mp4": "symlink out of data_root",
+        "val/far": "symlink out of data_root",
+        "val/near.mp4": "symlink to nothing",
+    }
+    assert "3 files are refused" in built.warnings[-1]
+
+
+def test_file_names_that_a_ledger_cannot_hold(root):
+    touch(root, f"val/{IDS[0]}.mp4")
+    for name in (b"a\nb.mp4", b"\xff\xfe.mp4", b"back\\slash.mp4"):
+        os.close(os.open(os.fsencode(root / "val") + b"/" + name, os.O_CREAT))
+    assert command(root) == cli.EXIT_OK
+    lines = (root.parent / "ledgers/kinetics400/val.extra.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 4 and lines[1].startswith("val/\\udcff")
+
+
+def test_videos_in_another_class_folder_are_told(root):
+    touch(root, f"val/zumba/{IDS[0]}.mp4")
+    assert any("another class's folder" in line for line in manifests.join(recipe_of(root)).warnings)
+
+
+def test_own_videos_by_path(tmp_path):
+    root = tmp_path / "data"
+    touch(root, "train/a b/1.mp4", "train/ü/2.MTS", "more.mp4")
+    (root / "train.csv").write_text("path,label\na b/1.mp4,x\ntrain/ü/2.MTS,y\ngone.mp4,y\n", encoding="utf-8")
+    built = manifests.join(recipe_of(root, dataset="mine"))
+    table = built.ledgers["train"].set_index("video_id")
+    assert table["path"].to_dict() == {"a_b_1": "train/a b/1.mp4", "gone": "", "train_ü_2": "train/ü/2.MTS"}
+    assert table["label_id"].to_dict() == {"a_b_1": 0, "gone": 1, "train_ü_2": 1}
+    assert built.extra["path"].tolist() == ["more.mp4"]

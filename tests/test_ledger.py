@@ -1,0 +1,117 @@
+import json
+
+import make_ledgers
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from make_ledgers import IDS, ROWS, command, ledger_bytes, recipe_of, touch, val
+
+from pipeline import ledger, manifests
+from pipeline.classes import KINETICS400, read_names
+
+
+@pytest.fixture
+def root(tmp_path):
+    make_ledgers.label_file(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_one_row_a_label_row_sorted_with_the_official_ids(root):
+    touch(root, f"val/{IDS[0]}.mp4", f"val/{IDS[5]}.mp4")
+    command(root)
+    table = val(root)
+    assert table.index.tolist() == sorted(IDS)
+    assert table.loc[IDS, "status"].tolist() == ["pending", *["missing"] * 4, "pending"]
+    names = read_names(KINETICS400)
+    assert [names[label_id] for label_id in table.loc[IDS, "label_id"]] == [label for label, *_ in ROWS]
+    assert table.loc[IDS[1], "youtube_id"] == "1e100000000"
+
+
+def test_all_faults_of_a_ledger_in_one_report(root, capsys):
+    touch(root, f"val/{IDS[0]}.mp4")
+    command(root)
+    path = ledger.ledger_path(recipe_of(root), "val")
+    table = pd.read_csv(path, dtype=str, na_filter=False)
+    table.loc[0, ["status", "path"]] = ["lost", "../x.mp4"]
+    table.loc[1, "source_fps"] = "fast"
+    table.loc[2, ["youtube_id", "label_id"]] = ["short", "-7"]
+    table.loc[3, ["status", "shard"]] = ["ok", "/etc/passwd"]
+    table.loc[4, "video_id"] = table.loc[5, "video_id"]
+    table.to_csv(path, index=False)
+    capsys.readouterr()
+    with pytest.raises(manifests.ManifestError) as error:
+        command(root, "--check", "--json")
+    found = {(fault.row, fault.column) for fault in error.value.faults}
+    assert found >= {
+        (2, "status"), (2, "path"), (3, "source_fps"), (4, "youtube_id"), (4, "label_id"), (5, "shard"),
+        (5, "num_frames"), (6, "video_id"), (7, "video_id"),
+    }  # fmt: skip
+    assert f"{path}:2: status: got 'lost', expected pending | ok" in str(error.value)
+    said = json.loads(capsys.readouterr().out)
+    assert {(fault["row"], fault["column"]) for fault in said["faults"]} == found
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\xff\xfe\x00"])
+def test_what_is_no_ledger(tmp_path, text):
+    (tmp_path / "x.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(manifests.ManifestError, match="not a ledger"):
+        manifests.read(tmp_path / "x.csv")
+    with pytest.raises(manifests.ManifestError, match="no such ledger; run `make manifests`"):
+        manifests.read(tmp_path / "gone.csv")
+
+
+FLOATS = st.floats(min_value=0, max_value=1e6, allow_nan=False)
+COUNTS = st.integers(min_value=0, max_value=2**53)
+TEXT = st.text(
+    st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="\r\n\x85\u2028\u2029"), max_size=20
+)
+
+
+@examples(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(manifests.BAD_STATUSES), TEXT, FLOATS, COUNTS), min_size=1, max_size=6))
+def test_what_is_written_is_read_and_written_again_the_same(tmp_path, learned):
+    rows = ROWS[: len(learned)]
+    table = pd.DataFrame(
+        {"video_id": IDS[: len(rows)], "youtube_id": [row[1] for row in rows], "time_start": [row[2] for row in rows],
+         "time_end": [row[3] for row in rows], "label": "", "label_id": -1, "split": "test", "path": "x.mp4"}
+    )  # fmt: skip
+    table = pd.concat([table, ledger.blank(len(rows))], axis=1)
+    table["status"], table["reason"] = [row[0] for row in learned], [row[1] for row in learned]
+    table["source_fps"], table["source_bytes"] = [row[2] for row in learned], [row[3] for row in learned]
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    manifests.write(one, table)
+    back = manifests.read(one)
+    manifests.write(two, back)
+    assert one.read_bytes() == two.read_bytes()
+    expected = table.sort_values("video_id", ignore_index=True)
+    for name in manifests.COLUMNS:
+        assert back[name].tolist() == expected[name].tolist(), name
+
+
+def test_an_invalid_table_is_not_written(root):
+    touch(root, f"val/{IDS[0]}.mp4")
+    command(root)
+    before = ledger_bytes(root)
+    path = ledger.ledger_path(recipe_of(root), "val")
+    table = manifests.read(path)
+    table.loc[0, "status"] = "lost"
+    with pytest.raises(manifests.ManifestError):
+        manifests.write(path, table)
+    assert ledger_bytes(root) == before
+    assert not list(path.parent.glob(".*"))
+
+
+def test_class_names_and_identity(root):
+    touch(root, *(f"val/{name}.mp4" for name in IDS[:4]))
+    table = manifests.build(recipe_of(root))["val"]
+    names = manifests.class_names(table)
+    assert len(names) == 400 and names[399] == "zumba" and names[0] == ""
+    said = manifests.identity("kinetics400", table, ("pending",))
+    assert said.startswith("k400-val@") and said.endswith(" (4 of 6)")
+    assert said != manifests.identity("kinetics400", table.assign(label="zumba"), ("pending",))
+    shuffled = table.sample(frac=1, random_state=0)
+    assert said == manifests.identity("kinetics400", shuffled, ("pending",))
+    with pytest.raises(manifests.ManifestError, match="different class lists"):
+        manifests.class_names(table, table.assign(label="other"))

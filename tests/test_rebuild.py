@@ -1,0 +1,125 @@
+import make_ledgers
+import pandas as pd
+import pytest
+from make_ledgers import IDS, OUTCOMES, command, ledger_bytes, recipe_of, touch, val, write_shards
+
+from pipeline import cli, ledger, manifests, shards
+from pipeline.learned import RETRY
+from pipeline.recipe import Preprocess
+from pipeline.schema import LEARNED, STORED
+
+
+@pytest.fixture
+def root(tmp_path):
+    make_ledgers.label_file(tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def preprocessed(root):
+    return make_ledgers.preprocess(root)
+
+
+def test_a_rebuild_writes_the_bytes_that_preprocess_wrote(preprocessed):
+    written = ledger_bytes(preprocessed)
+    table = val(preprocessed)
+    assert table.loc[IDS, "status"].tolist() == ["ok", "timeout", "ok", "unreadable", "missing", "ok"]
+    assert table.loc[IDS[1], "reason"] == "60 s were not enough"
+    assert (table.loc[[IDS[0], IDS[2], IDS[5]], "offset"] > 0).all()
+    assert command(preprocessed) == cli.EXIT_OK
+    assert ledger_bytes(preprocessed) == written
+    for path in (preprocessed.parent / "ledgers" / "kinetics400").iterdir():
+        path.unlink()
+    (preprocessed.parent / "ledgers" / "kinetics400").rmdir()
+    (preprocessed.parent / "ledgers").rmdir()
+    assert command(preprocessed) == cli.EXIT_OK
+    assert ledger_bytes(preprocessed) == written
+
+
+def test_label_files_alone_make_a_ledger(preprocessed):
+    labels = (str(preprocessed / "kinetics-400_val.csv"),)
+    settings = Preprocess(manifests=str(preprocessed.parent / "other"), store="nowhere", labels=labels)
+    table = manifests.build(settings)["val"]
+    assert len(table) == 6 and set(table["status"]) == {"missing"} and set(table["path"]) == {""}
+
+
+def test_label_files_and_shards_without_videos(preprocessed):
+    for path in (preprocessed / "val").iterdir():
+        path.unlink()
+    table = manifests.build(recipe_of(preprocessed))["val"].set_index("video_id")
+    assert table.loc[IDS, "status"].tolist() == ["ok", "timeout", "ok", "unreadable", "missing", "ok"]
+
+
+def test_what_was_learned_is_kept_without_its_shard_except_that_it_is_stored(preprocessed):
+    for path in (preprocessed.parent / "store").iterdir():
+        path.unlink()
+    built = manifests.join(recipe_of(preprocessed))
+    table = built.ledgers["val"].set_index("video_id")
+    assert table.loc[IDS, "status"].tolist() == ["pending", "timeout", "pending", "unreadable", "missing", "pending"]
+    assert table.loc[IDS[0], "source_frames"] == 300, "a fact of the source is kept"
+    assert (table[[name for name in STORED if name != "shard"]] == 0).all(axis=None) and set(table["shard"]) == {""}
+    assert any("3 videos were ok, and are in no shard" in line for line in built.warnings)
+
+
+def test_a_timeout_is_forgotten_only_when_asked(preprocessed):
+    assert command(preprocessed, "--forget", "timeout") == cli.EXIT_OK
+    table = val(preprocessed)
+    assert table.loc[IDS[1], "status"] == "pending" and table.loc[IDS[1], "reason"].startswith(RETRY)
+    assert table.loc[IDS[3], "status"] == "unreadable"
+    written = ledger_bytes(preprocessed)
+    assert command(preprocessed) == cli.EXIT_OK
+    assert ledger_bytes(preprocessed) == written, "the shard's old word must not come back"
+    write_shards(preprocessed, {**OUTCOMES, 1: ("ok", "")})
+    assert command(preprocessed) == cli.EXIT_OK
+    assert val(preprocessed).loc[IDS[1], ["status", "reason"]].tolist() == ["ok", ""]
+
+
+def test_a_bad_file_that_was_replaced_is_tried_again(preprocessed):
+    path = ledger.ledger_path(recipe_of(preprocessed), "val")
+    table = manifests.read(path)
+    table.loc[table["video_id"] == IDS[3], "source_bytes"] = 777
+    manifests.write(path, table)
+    for shard in (preprocessed.parent / "store").iterdir():
+        shard.unlink()
+    assert manifests.build(recipe_of(preprocessed))["val"].set_index("video_id").loc[IDS[3], "status"] == "pending"
+
+
+def test_a_video_that_came_after_its_shard_is_pending(preprocessed):
+    touch(preprocessed, f"val/{IDS[4]}.mp4")
+    command(preprocessed)
+    assert val(preprocessed).loc[IDS[4], "status"] == "pending"
+
+
+def test_shards_that_are_not_ours_are_left_out_and_told(preprocessed):
+    store = preprocessed.parent / "store"
+    (store / "val-00000-of-00002.h5").write_bytes(b"\x89HDF rubbish")
+    other = recipe_of(preprocessed, fps=30.0)
+    with shards.ShardWriter(store / "val-00007-of-00009.h5", other, "val") as writer:
+        writer.add(shards.Outcome(IDS[4], "crash"))
+    built = manifests.join(recipe_of(preprocessed))
+    said = "\n".join(built.verdict)
+    assert "val-00000-of-00002.h5: not a whole HDF5 file" in said
+    assert "val-00007-of-00009.h5: another recipe (fps: 15.0 here, 30.0 there)" in said
+    table = built.ledgers["val"].set_index("video_id")
+    assert table.loc[IDS[4], "status"] == "missing" and table.loc[IDS[0], "status"] == "pending"
+    assert table.loc[IDS[2], "status"] == "ok"
+
+
+def test_a_broken_ledger_is_kept_aside_and_rebuilt(preprocessed):
+    written = ledger_bytes(preprocessed)
+    path = ledger.ledger_path(recipe_of(preprocessed), "val")
+    path.write_text(path.read_text().replace("timeout", "tmeout"))
+    broken = path.read_bytes()
+    assert command(preprocessed) == cli.EXIT_OK
+    assert path.with_name("val.broken.csv").read_bytes() == broken
+    path.with_name("val.broken.csv").unlink()
+    assert ledger_bytes(preprocessed) == written
+
+
+def test_fill_refuses_what_is_not_in_the_ledger_or_is_there_twice(preprocessed):
+    table = manifests.read(ledger.ledger_path(recipe_of(preprocessed), "val"))
+    told = table[["video_id", *LEARNED]]
+    with pytest.raises(manifests.ManifestError, match="not in the ledger: zzz"):
+        manifests.fill(table, told.head(1).assign(video_id="zzz"))
+    with pytest.raises(manifests.ManifestError, match="in two shards"):
+        manifests.fill(table, pd.concat([told.head(1)] * 2))
