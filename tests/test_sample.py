@@ -1,0 +1,193 @@
+"""The sample dataset: the form of Kinetics, the same bytes each time, all of it or nothing."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import filelock
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import sample
+from pipeline.motion import CLASSES, draw_motion, motion_frames
+from pipeline.settings import UserError
+
+TINY = {"train": 2, "val": 1, "test": 1}
+ARGUMENTS = ["--train=2", "--val=1", "--test=1", "--jobs=1"]
+PLAN = sample.plan({"train": 320, "val": 96, "test": 16})
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a sample, by relative path."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sample of 4 sound videos and the 3 faulty rows."""
+    out = tmp_path_factory.mktemp("sample") / "tiny"
+    assert sample.main([f"--out={out}", *ARGUMENTS]) == 0
+    return out
+
+
+def test_two_runs_write_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
+    sample.make(tmp_path / "again", TINY, jobs=2)
+    assert digests(tmp_path / "again") == digests(tiny)
+
+
+def test_the_label_files_have_the_official_columns(tiny: Path) -> None:
+    tables = {
+        split: list(csv.DictReader((tiny / f"kinetics-sample_{split}.csv").open(encoding="utf-8"))) for split in TINY
+    }
+    assert list(tables["train"][0]) == ["label", "youtube_id", "time_start", "time_end", "split", "is_cc"]
+    assert list(tables["test"][0]) == ["youtube_id", "time_start", "time_end", "split"]
+    assert {split: len(rows) for split, rows in tables.items()} == {"train": 2 + 3, "val": 1, "test": 1}
+    for split, rows in tables.items():
+        for row in rows:
+            assert row["split"] == split
+            assert int(row["time_end"]) - int(row["time_start"]) == 10
+
+
+def test_every_file_is_named_by_its_row_and_only_one_is_missing(tiny: Path) -> None:
+    files = {str(path.relative_to(tiny)) for path in tiny.rglob("*.mp4")}
+    planned = {video.file: video.fault for video in sample.plan(TINY)}
+    assert {file for file, fault in planned.items() if fault != "missing"} == files
+    assert sorted(fault for fault in planned.values() if fault) == ["audio only", "missing", "truncated"]
+
+
+def test_a_video_is_h264_of_the_planned_size_rate_and_length(tiny: Path) -> None:
+    for video in sample.plan(TINY):
+        if video.fault:
+            continue
+        with av.open(str(tiny / video.file)) as container:
+            stream = container.streams.video[0]
+            assert (stream.codec.canonical_name, stream.average_rate) == ("h264", video.fps)
+            assert (stream.height, stream.width) == video.size
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        drawn = motion_frames(video.label, video.motion, video.num_frames, video.size, float(video.fps))
+        assert len(frames) == video.num_frames
+        assert np.abs(np.stack(frames).astype(int) - drawn).mean() < 8  # of 255: what compression takes
+
+
+def test_the_faulty_files_are_faulty_in_their_way(tiny: Path) -> None:
+    by_fault = {video.fault: video for video in sample.plan(TINY) if video.fault}
+    with av.open(str(tiny / by_fault["audio only"].file)) as container:
+        assert [stream.type for stream in container.streams] == ["audio"]
+    truncated = by_fault["truncated"]
+    shown = 0
+    with av.open(str(tiny / truncated.file)) as container:  # its index is whole, its frames are not
+        assert container.streams.video[0].frames == truncated.num_frames
+        try:
+            for _ in container.decode(container.streams.video[0]):
+                shown += 1
+        except av.FFmpegError:
+            pass
+    assert 0 < shown < truncated.num_frames
+
+
+def test_ids_are_as_youtubes_and_some_are_awkward() -> None:
+    ids = [video.youtube_id for video in PLAN]
+    assert all(len(name) == 11 and set(name) <= set(sample._CHARACTERS) for name in ids)
+    assert len(set(ids)) == len(ids) == 320 + 96 + 16 + 3
+    assert any(name.startswith("-") for name in ids)
+    assert any(name.isdigit() and name.startswith("0") for name in ids)
+    assert any("e" in name and name.replace("e", "0").isdigit() for name in ids)
+
+
+def test_classes_are_even_and_sizes_and_rates_vary() -> None:
+    for split, each in (("train", 40), ("val", 12), ("test", 2)):
+        labels = [video.label for video in PLAN if video.split == split and not video.fault]
+        assert {label: labels.count(label) for label in CLASSES} == dict.fromkeys(CLASSES, each)
+    assert {(video.size, video.fps) for video in PLAN} == {(form[:2], form[2]) for form in sample._FORMATS}
+    assert all(2.0 <= video.num_frames / video.fps <= 3.55 for video in PLAN)
+
+
+def test_a_smaller_sample_is_the_beginning_of_a_larger_one() -> None:
+    small = sample.plan(TINY)
+    assert small[:2] == PLAN[:2]
+    assert small[-3:] == PLAN[-3:]
+
+
+def test_a_finished_sample_is_left_as_it_is(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny.rglob("*")}
+    assert sample.main([f"--out={tiny}", *ARGUMENTS]) == 0
+    assert {path: path.stat().st_mtime_ns for path in tiny.rglob("*")} == before
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_folder_that_is_no_sample_is_never_touched(tmp_path: Path) -> None:
+    mine = tmp_path / "mine" / "holiday.mp4"
+    mine.parent.mkdir()
+    mine.write_bytes(b"dear to me")
+    with pytest.raises(UserError, match="is no sample") as caught:
+        sample.make(mine.parent, TINY)
+    assert caught.value.exit_code == 2
+    assert [path.name for path in mine.parent.iterdir()] == ["holiday.mp4"]
+
+
+def test_a_sample_of_other_counts_is_never_touched(tiny: Path) -> None:
+    before = digests(tiny)
+    with pytest.raises(UserError, match="another sample"):
+        sample.make(tiny, {**TINY, "val": 2})
+    assert digests(tiny) == before
+
+
+def test_what_a_killed_run_left_is_made_anew(tiny: Path, tmp_path: Path) -> None:
+    partial = tmp_path / ".out.partial" / "train"
+    partial.mkdir(parents=True)
+    (partial / "half.mp4").write_bytes(b"half")
+    sample.make(tmp_path / "out", TINY, jobs=1)
+    assert digests(tmp_path / "out") == digests(tiny)
+    assert not partial.parent.exists()
+
+
+def test_a_run_that_fails_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sample, "write_video", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        sample.make(tmp_path / "out", TINY, jobs=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_at_once_are_kept_apart(tmp_path: Path) -> None:
+    with filelock.FileLock(tmp_path / ".out.lock"), pytest.raises(sample.LockedError) as caught:
+        sample.make(tmp_path / "out", TINY)
+    assert caught.value.exit_code == 73
+    assert not (tmp_path / "out").exists()
+
+
+def test_drawing_frames_loads_neither_ffmpeg_nor_mindspore() -> None:
+    code = "import sys, pipeline.sample; print(sorted({'av', 'decord', 'mindspore'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    pair=st.integers(0, 3),
+    num_frames=st.integers(1, 5),
+    size=st.tuples(st.integers(16, 80), st.integers(16, 80)),
+    fps=st.sampled_from([15.0, 24.0, 30.0]),
+)
+def test_the_second_class_of_a_pair_is_the_first_backwards(
+    seed: int, pair: int, num_frames: int, size: tuple[int, int], fps: float
+) -> None:
+    first, second = list(CLASSES)[2 * pair : 2 * pair + 2]
+    motion = draw_motion(np.random.default_rng(seed))
+    frames = motion_frames(first, motion, num_frames, size, fps)
+    assert frames.shape == (num_frames, *size, 3)
+    np.testing.assert_array_equal(motion_frames(second, motion, num_frames, size, fps), frames[::-1])
