@@ -93,7 +93,7 @@ class FrameResizer:
         cv2.transform(self._yuv, self._matrix(picture), out)
 
     def _convert_then_resize(self, picture: av.VideoFrame, quarters: int, out: NDArray[np.uint8]) -> None:
-        upright = np.ascontiguousarray(np.rot90(picture.to_ndarray(format="rgb24"), quarters))
+        upright = np.ascontiguousarray(np.rot90(picture.to_ndarray(format="rgb24"), quarters), np.uint8)
         resize_rgb(upright, out, self._interpolation)
 
     def _matrix(self, picture: av.VideoFrame) -> NDArray[np.float32]:

@@ -11,24 +11,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import queue
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import filelock
 import joblib
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from pipeline import cli, ledger, recipe, shards
-from pipeline.decode import DecodeError, decode_video
+from pipeline.isolate import Decoder, Stopped
 from pipeline.recipe import SPLITS, Preprocess
 from pipeline.schema import BAD_STATUSES
 from pipeline.settings import UserError
-from pipeline.shards import Outcome, ShardReader, ShardWriter
+from pipeline.shard_task import Task, check_recipe, is_finished, plan, write_shard
+from pipeline.shards import Outcome
+
+__all__ = ["main", "plan", "run"]
+
+_STOP_S = 10  # that tasks have to drop their temporary files
 
 log = logging.getLogger(__name__)
 
@@ -37,94 +45,6 @@ class LockedError(UserError):
     """Another run is writing to the same store."""
 
     exit_code = cli.EXIT_LOCKED
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One row of a ledger, as far as its shard needs to know it."""
-
-    video_id: str
-    label_id: int
-    path: str  # relative to data_root; empty when the file is missing
-
-
-@dataclass(frozen=True)
-class Task:
-    """One shard to be written."""
-
-    path: Path
-    split: str
-    videos: tuple[Planned, ...]
-
-
-def plan(table: pd.DataFrame, settings: Preprocess, split: str) -> list[Task]:
-    """Which videos each shard of a split holds.
-
-    A permutation of all rows, seeded, spreads the classes over the shards; it does not look at what is on disk, so a
-    video that is downloaded later goes where it would always have gone.
-    """
-    order = np.random.default_rng([settings.seed, SPLITS.index(split)]).permutation(len(table))
-    rows = [
-        Planned(str(video_id), int(label_id), str(path))
-        for video_id, label_id, path in zip(table["video_id"], table["label_id"], table["path"], strict=True)
-    ]
-    size = settings.videos_per_shard
-    count = -(-len(rows) // size)
-    return [
-        Task(
-            path=Path(settings.store) / shards.shard_name(split, number, count),
-            split=split,
-            videos=tuple(rows[row] for row in order[number * size : (number + 1) * size]),
-        )
-        for number in range(count)
-    ]
-
-
-def is_finished(task: Task, settings: Preprocess) -> bool:
-    """Whether a shard is there, whole, of this recipe and plan, and lacks no video that is on disk now.
-
-    Raises:
-        UserError: it is of another recipe; nothing is overwritten.
-    """
-    if not task.path.is_file():
-        return False
-    attributes = shards.read_attributes(task.path)
-    if attributes["recipe_sha256"] != settings.fingerprint():
-        raise UserError(
-            f"{task.path}: this store has another recipe ({recipe.differences(settings.to_json(), attributes['recipe'])})"
-            "; use its settings, or another STORE=DIR"
-        )
-    outcomes = shards.read_outcomes(task.path)
-    if outcomes["video_id"].tolist() != [video.video_id for video in task.videos]:
-        return False
-    missing = set(outcomes.loc[outcomes["status"] == "missing", "video_id"])
-    return not any(video.path and video.video_id in missing for video in task.videos)
-
-
-def write_shard(task: Task, settings: Preprocess) -> tuple[int, int]:
-    """Decode the videos of a task into its shard; returns stored frames and bytes."""
-    frames = size = 0
-    with ShardWriter(task.path, settings, task.split) as writer:
-        for video in task.videos:
-            outcome, stored = decode(video, settings)
-            writer.add(outcome, video.label_id, stored)
-            if stored is not None:
-                frames += len(stored)
-                size += stored.nbytes
-    return frames, size
-
-
-def decode(video: Planned, settings: Preprocess) -> tuple[Outcome, np.ndarray | None]:
-    """What becomes of one video, and its frames (T, height, width, 3) when that is `ok`."""
-    path = Path(settings.data_root) / video.path
-    if not video.path or not path.exists():
-        return Outcome(video.video_id, "missing"), None
-    try:
-        done = decode_video(path, settings)
-    except DecodeError as error:
-        return Outcome(video.video_id, error.status, error.reason), None
-    facts = {name: getattr(done, name) for name in Outcome._fields if hasattr(done, name)}
-    return Outcome(video_id=video.video_id, status="ok", num_frames=len(done.frames), **facts), done.frames
 
 
 @contextlib.contextmanager
@@ -136,16 +56,105 @@ def locked(store: Path) -> Iterator[None]:
     """
     store.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(str(store / ".lock"))
+    owner = store / ".lock.owner"
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise LockedError(f"{store}: another run is writing here; wait for it or use another STORE=DIR") from None
+        who = owner.read_text(encoding="utf-8") if owner.exists() else "another run"
+        raise LockedError(f"{store}: {who} is writing here; wait for it or use another STORE=DIR") from None
     try:
-        for leftover in store.glob(".*.h5.tmp"):  # of a run that was killed: the lock is ours, so nobody writes it
-            leftover.unlink()
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        remove_temporary(store)  # of a run that was killed: the lock is ours, so nobody writes it
         yield
     finally:
+        owner.unlink(missing_ok=True)
         lock.release()
+
+
+def remove_temporary(store: Path) -> None:
+    """Delete unfinished shards."""
+    for leftover in store.glob(".*.h5.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+class Run:
+    """The shards of one run being written: its decoders, its progress and its end.
+
+    Tasks run in threads, for all heavy work is done in the decoders, which are processes of their own; so nothing but
+    a decoder can die.  Leaving the context with an exception stops the decoders and waits for the tasks to drop what
+    they were writing.
+
+    Args:
+        settings: the recipe.
+        num_videos: in the shards to write.
+
+    Attributes:
+        frames: stored so far.
+        videos: through so far.
+    """
+
+    def __init__(self, settings: Preprocess, num_videos: int) -> None:
+        self.frames = self.videos = 0
+        self._settings = settings
+        self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
+        self._decoders: list[Decoder] = []
+        self._changed = threading.Condition()
+        self._running = self._bad = 0
+        self._stopped = False
+        self._bar = tqdm(total=num_videos, unit="video", smoothing=0.05, disable=None)
+
+    def write(self, task: Task) -> None:
+        """One joblib task."""
+        with self._changed:
+            if self._stopped:
+                return
+            self._running += 1
+        try:
+            decoder = self._decoder()
+            write_shard(task, self._settings, decoder, self._done)
+            self._idle.put(decoder)
+        except Stopped:
+            pass
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._stopped = True
+            if kind is not None:
+                for decoder in self._decoders:
+                    decoder.stop()
+            self._changed.wait_for(lambda: not self._running, timeout=_STOP_S)
+        for decoder in self._decoders:
+            decoder.close()
+        self._bar.close()
+
+    def _decoder(self) -> Decoder:
+        """An idle decoder, or a new one."""
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            decoder = Decoder(self._settings)
+        with self._changed:
+            self._decoders.append(decoder)
+            if self._stopped:
+                decoder.stop()
+        return decoder
+
+    def _done(self, outcome: Outcome) -> None:
+        with self._changed:
+            self.videos += 1
+            self.frames += outcome.num_frames
+            self._bad += outcome.status in BAD_STATUSES
+            self._bar.set_postfix(bad=self._bad, refresh=False)
+            self._bar.update()
 
 
 def read_ledgers(settings: Preprocess) -> dict[str, pd.DataFrame]:
@@ -161,34 +170,62 @@ def read_ledgers(settings: Preprocess) -> dict[str, pd.DataFrame]:
     return found
 
 
+def _expected_bytes(task: Task, settings: Preprocess) -> int:
+    """Bytes of source that a task decodes: shards that take longest are written first, so that all end together."""
+    total = 0
+    for video in task.videos:
+        with contextlib.suppress(OSError):
+            total += (Path(settings.data_root) / video.path).stat().st_size if video.path else 0
+    return total
+
+
 def run(settings: Preprocess) -> int:
     """Write every shard that is not finished, fill the ledgers in, and print a summary; returns an exit code."""
     ledgers = read_ledgers(settings)
     if not Path(settings.data_root).is_dir():
         raise UserError(f"preprocess.data_root: {settings.data_root!r} is not a folder; give it with DATA=DIR")
+    store = Path(settings.store)
     began = time.perf_counter()
-    with locked(Path(settings.store)):
+    with locked(store):
+        check_recipe(store, settings)
         tasks = [task for split, table in ledgers.items() for task in plan(table, settings, split)]
         todo = [task for task in tasks if not is_finished(task, settings)]
+        todo.sort(key=lambda task: _expected_bytes(task, settings), reverse=True)
         log.info("%d shards, %d finished before", len(tasks), len(tasks) - len(todo))
-        frames = size = 0
-        parallel = joblib.Parallel(n_jobs=min(settings.jobs, len(todo)) or 1, return_as="generator_unordered")
-        results = parallel(joblib.delayed(write_shard)(task, settings) for task in todo)
-        for stored, nbytes in tqdm(results, total=len(todo), unit="shard", disable=None):
-            frames, size = frames + stored, size + nbytes
-        statuses: Counter[str] = Counter()
-        for split, table in ledgers.items():
-            written = [shards.read_outcomes(task.path) for task in tasks if task.split == split]
-            filled = ledger.fill(table, pd.concat(written, ignore_index=True)) if written else table
-            ledger.write(ledger.ledger_path(settings, split), filled)
-            statuses.update(filled["status"])
+        jobs = min(joblib.effective_n_jobs(settings.jobs), max(1, len(todo)))
+        try:
+            with Run(settings, sum(len(task.videos) for task in todo)) as active:
+                joblib.Parallel(n_jobs=jobs, backend="threading", batch_size=1, pre_dispatch=jobs)(
+                    joblib.delayed(active.write)(task) for task in todo
+                )
+        finally:
+            remove_temporary(store)
+        statuses = _fill_ledgers(ledgers, tasks, settings)
     seconds = time.perf_counter() - began
-    counts = ", ".join(f"{status} {count:,}" for status, count in statuses.most_common())
-    print(
-        f"{counts}; {len(todo)} of {len(tasks)} shards written: {frames:,} frames, {size / 1e9:.2f} GB, "
-        f"{frames / seconds:,.0f} frames/s -> {settings.store}"
-    )
+    return _report(settings, statuses, f"{len(todo)} of {len(tasks)} shards written", active.frames, seconds)
+
+
+def _fill_ledgers(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preprocess) -> Counter[str]:
+    """Write the ledgers from what the shards say; returns how many videos have each status."""
+    statuses: Counter[str] = Counter()
+    for split, table in ledgers.items():
+        written = [shards.read_outcomes(task.path) for task in tasks if task.split == split]
+        filled = ledger.fill(table, pd.concat(written, ignore_index=True)) if written else table
+        ledger.write(ledger.ledger_path(settings, split), filled)
+        statuses.update(filled["status"])
+    return statuses
+
+
+def _report(settings: Preprocess, statuses: Counter[str], written: str, frames: int, seconds: float) -> int:
+    """Print the last line, and say so when too much is bad; returns the exit code."""
     bad = sum(statuses[status] for status in BAD_STATUSES)
+    where = Path(settings.manifests) / settings.dataset
+    kinds = ", ".join(f"{status} {statuses[status]:,}" for status in BAD_STATUSES if statuses[status])
+    print(
+        f"ok {statuses['ok']:,}, missing {statuses['missing']:,}, bad {bad:,}"
+        + (f" ({kinds}; see {where})" if bad else "")
+        + f", {written}, {frames:,} frames, {frames / seconds:,.0f} frames/s -> {settings.store}"
+    )
     present = sum(statuses.values()) - statuses["missing"]
     if present and bad / present > settings.max_bad_fraction:
         log.error(
@@ -207,6 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.set_up_logging()
     settings = recipe.load(document)
     if args.dry_run:
+        check_recipe(Path(settings.store), settings)
         for split, table in read_ledgers(settings).items():
             todo = [task for task in plan(table, settings, split) if not is_finished(task, settings)]
             print(f"{split}: {len(table):,} videos, {len(todo)} shards to write")

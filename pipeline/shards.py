@@ -1,10 +1,10 @@
-"""A shard: the stored frames of some tens of videos in one HDF5 file, and what became of every video it was meant to hold.
+"""A shard: stored frames of some tens of videos in one HDF5 file, and what became of every video it was to hold.
 
     <store>/<split>-00012-of-00480.h5
       attributes        format_version, recipe (JSON), recipe_sha256, split, complete
       frames/<video_id> one contiguous uint8 dataset: (T, height, width, 3) RGB, or with codec jpeg T JPEGs end to end
       jpeg/<video_id>   (T + 1,) int64: where each JPEG begins in that blob
-      index             table of the stored videos: video_id, label_id, num_frames, byte offset in this file, nbytes, crc32
+      index             table of the stored videos: video_id, label_id, num_frames, offset in the file, nbytes, crc32
       outcomes          table of every planned video: video_id, status, reason and what is known of the source
 
 Frames are contiguous and unfiltered, so a reader takes their byte offsets from `index`, maps the file and never goes
@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.encoding import Encoded, encode
 from pipeline.recipe import FORMAT_VERSION, Preprocess
 from pipeline.settings import UserError
 
@@ -81,13 +82,15 @@ class ShardWriter:
     def __init__(self, path: Path, settings: Preprocess, split: str) -> None:
         self.path = path
         self._temporary = path.with_name(f".{path.name}.tmp")
-        self._jpeg = settings.codec == "jpeg"
-        self._quality = settings.jpeg_quality
+        self._settings = settings
         self._index: list[tuple] = []
         self._outcomes: list[Outcome] = []
         self._file = h5py.File(self._temporary, "w", libver="earliest", locking=False)
-        self._frames = self._file.create_group("frames", track_order=False)
-        self._offsets = self._file.create_group("jpeg", track_order=False) if self._jpeg else None
+        # Frames go past libhdf5: its writes hold the interpreter's lock, and one that fails crashes the process later.
+        self._fd = os.open(self._temporary, os.O_WRONLY)
+        self._file.create_group("frames", track_order=False)
+        if settings.codec == "jpeg":
+            self._file.create_group("jpeg", track_order=False)
         self._file.attrs["format_version"] = FORMAT_VERSION
         self._file.attrs["recipe"] = settings.to_json()
         self._file.attrs["recipe_sha256"] = settings.fingerprint()
@@ -96,24 +99,42 @@ class ShardWriter:
 
     def add(self, outcome: Outcome, label_id: int = -1, frames: NDArray[np.uint8] | None = None) -> None:
         """Note a video's outcome, and store its frames (T, height, width, 3) when it has status ok."""
+        self.add_encoded(outcome, label_id, None if frames is None else encode(frames, self._settings))
+
+    def add_encoded(self, outcome: Outcome, label_id: int, encoded: Encoded | None) -> None:
+        """As `add`, of a video whose bytes are made already."""
         self._outcomes.append(outcome)
-        if frames is None:
+        if encoded is None:
             return
-        if self._jpeg:
-            assert self._offsets is not None
-            data, starts = encode_jpeg(frames, self._quality)
-            self._offsets.create_dataset(outcome.video_id, data=starts, track_times=False)
-        else:
-            data = np.ascontiguousarray(frames)
-        dataset = self._frames.create_dataset(outcome.video_id, data=data, track_times=False)
-        offset = dataset.id.get_offset()
+        offset = self._store("frames", outcome.video_id, encoded.data)
+        if encoded.starts is not None:
+            self._store("jpeg", outcome.video_id, encoded.starts)
+        row = (outcome.video_id, label_id, encoded.num_frames, offset, encoded.data.nbytes, encoded.crc32)
+        self._index.append(row)
+
+    def _store(self, group: str, name: str, data: NDArray) -> int:
+        """Write a contiguous dataset; returns its byte offset in the file."""
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_layout(h5py.h5d.CONTIGUOUS)
+        creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        creation.set_obj_track_times(False)
+        kind, space = h5py.h5t.py_create(data.dtype), h5py.h5s.create_simple(data.shape)
+        offset = h5py.h5d.create(self._file[group].id, name.encode(), kind, space, creation).get_offset()
         assert offset is not None, "an empty dataset has no place in the file"
-        self._index.append((outcome.video_id, label_id, len(frames), offset, data.nbytes, zlib.crc32(data)))
+        rest = memoryview(data.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        place = offset
+        while rest:
+            written = os.pwrite(self._fd, rest, place)
+            rest, place = rest[written:], place + written
+        return offset
 
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             self.discard()
             return
@@ -125,17 +146,28 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Drop what was written."""
-        try:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._temporary.unlink(missing_ok=True)
+        if self._file.id.valid:
+            # On a full disk libhdf5 could not write what it still holds, and would crash when the program ends.
+            sink = os.open(os.devnull, os.O_RDWR)
+            os.dup2(sink, self._file.id.get_vfd_handle())
+            os.close(sink)
             self._file.close()
-        finally:
-            self._temporary.unlink(missing_ok=True)
 
     def _publish(self) -> None:
-        self._file.create_dataset("index", data=_table(self._index, _INDEX_FIELDS), track_times=False)
-        self._file.create_dataset("outcomes", data=_table(self._outcomes, OUTCOME_FIELDS), track_times=False)
+        tables = {"index": _table(self._index, _INDEX_FIELDS), "outcomes": _table(self._outcomes, OUTCOME_FIELDS)}
+        room = sum(table.nbytes for table in tables.values()) + 4096 * len(self._outcomes) + (1 << 20)
+        os.posix_fallocate(self._fd, 0, os.fstat(self._fd).st_size + room)  # so that libhdf5 finds the disk not full
+        for name, table in tables.items():
+            self._file.create_dataset(name, data=table, track_times=False)
         self._file.attrs["complete"] = True
-        self._file.close()
-        sync(self._temporary)
+        self._file.close()  # which also cuts off the room that is left
+        os.fsync(self._fd)
+        os.close(self._fd)
+        self._fd = -1
         ShardReader(self._temporary).close()  # what cannot be opened again is not published
         os.replace(self._temporary, self.path)
         sync(self.path.parent)
@@ -236,13 +268,19 @@ class ShardReader:
         start = int(self._offsets[row])
         return self._map[start : start + int(self._nbytes[row])]
 
+    def encoded(self, row: int) -> Encoded:
+        """A video as `ShardWriter.add_encoded` takes it."""
+        data = self.stored(row) if self._jpeg else self._frames(row)
+        starts = self._starts[self.video_ids[row]] if self._jpeg else None
+        return Encoded(data, starts, int(self.num_frames[row]), int(self._crc32[row]))
+
     def verify(self, row: int) -> None:
         """Compare a video's bytes with its CRC-32.
 
         Raises:
             ShardError: they differ.
         """
-        found = zlib.crc32(self.stored(row))
+        found = zlib.crc32(self.stored(row).data)
         if found != self._crc32[row]:
             raise ShardError(
                 f"{self.path}: {self.video_ids[row]}: damaged: CRC-32 is {found:08x}, was {self._crc32[row]:08x}; "
@@ -263,17 +301,7 @@ class ShardReader:
             raise ShardError(
                 f"{self.path}: {self.video_ids[row]}: frame {frame} is no JPEG; run `make verify ARGS=--repair`"
             )
-        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-
-
-def encode_jpeg(frames: NDArray[np.uint8], quality: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Frames (T, height, width, 3) RGB -> their JPEGs end to end, and the (T + 1,) places where each begins."""
-    pictures = []
-    for frame in frames:
-        _done, picture = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-        pictures.append(picture.ravel())
-    starts = np.concatenate([[0], np.cumsum([len(picture) for picture in pictures])]).astype(np.int64)
-    return np.concatenate(pictures), starts
+        return picture[..., ::-1].astype(np.uint8, copy=False)
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

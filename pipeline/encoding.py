@@ -1,0 +1,49 @@
+"""The bytes of one video as a shard holds them, made where it is decoded, so that this work is shared out, too."""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.recipe import Preprocess
+
+
+class Encoded(NamedTuple):
+    """A video ready to be stored.
+
+    Attributes:
+        data: (T, height, width, 3) uint8 RGB with codec raw; with jpeg (n,) uint8, T JPEGs end to end.
+        starts: with jpeg (T + 1,) int64, where each JPEG begins in `data` and the last ends; else None.
+        num_frames: T.
+        crc32: of the bytes of `data`.
+    """
+
+    data: NDArray[np.uint8]
+    starts: NDArray[np.int64] | None
+    num_frames: int
+    crc32: int
+
+
+def encode(frames: NDArray[np.uint8], settings: Preprocess) -> Encoded:
+    """Frames (T, height, width, 3) uint8 RGB, C-contiguous, as the recipe stores them."""
+    if settings.codec == "raw":
+        return Encoded(frames, None, len(frames), zlib.crc32(frames.reshape(-1).data))
+    data, starts = encode_jpeg(frames, settings.jpeg_quality)
+    return Encoded(data, starts, len(frames), zlib.crc32(data.data))
+
+
+def encode_jpeg(frames: NDArray[np.uint8], quality: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Frames (T, height, width, 3) RGB -> their JPEGs end to end, and the (T + 1,) places where each begins."""
+    pictures = []
+    bgr = np.empty(frames.shape[1:], np.uint8)
+    for frame in frames:
+        cv2.cvtColor(frame, cv2.COLOR_RGB2BGR, dst=bgr)
+        picture = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        pictures.append(picture.reshape(-1))
+    starts = np.zeros(len(pictures) + 1, np.int64)
+    np.cumsum([len(picture) for picture in pictures], out=starts[1:])
+    return np.concatenate(pictures).astype(np.uint8, copy=False), starts

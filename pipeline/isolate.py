@@ -1,0 +1,252 @@
+"""Decode in a child process, where a crash or a hang costs one video.
+
+A decoder is half a million lines of C fed with strangers' files: some make it loop, abort or write where it must not.
+No exception tells, and a worker of a process pool that dies takes the pool's other results with it.  So each task has
+a child of its own, which is told one path after another and answers in one line each; the bytes come through shared
+memory.  The first question that stays unanswered names the video to blame, whether the child died or was killed at
+the deadline; a new child goes on with the next.  While the parent stores a video, the child decodes the one after it.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from pipeline.encoding import Encoded
+from pipeline.recipe import Preprocess
+
+ENTRY = "from pipeline.child import main; main()"
+READY = b"ready"
+_START_S = 120  # a cold disk may take long to load the libraries; nothing is decoded yet
+_KILLED = "signal 9 (SIGKILL), twice: out of memory?"
+_KEEP_BYTES = 64 << 20  # shared memory kept between videos
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of one file.
+
+    Attributes:
+        status: ok, or a ledger status that says what is wrong.
+        reason: in words, when it is not ok.
+        facts: the ledger's columns about the source, as far as they are known, and `fps` when it is ok.
+        encoded: the bytes to store, when it is ok; they are overwritten when the next result is asked for.
+    """
+
+    status: str
+    reason: str
+    facts: dict[str, Any]
+    encoded: Encoded | None = None
+
+
+class Stopped(Exception):
+    """The decoder was stopped from outside, for the run ends."""
+
+
+class Decoder:
+    """A child process that decodes videos one after another; replaced when it dies.
+
+    Args:
+        settings: the recipe, and the deadline of a video.
+    """
+
+    def __init__(self, settings: Preprocess) -> None:
+        self._settings = settings
+        self._deadline_s = settings.video_timeout_s
+        self._child: subprocess.Popen[bytes] | None = None
+        self._replies: _Lines | None = None
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._slots = [_Slot(), _Slot()]
+
+    def decode(self, paths: Iterable[Path]) -> Iterator[Decoded]:
+        """What becomes of each file, in order.
+
+        Raises:
+            Stopped: `stop` was called.
+            RuntimeError: the child does not start.
+        """
+        waiting = deque(enumerate(paths))
+        asked: deque[tuple[int, Path]] = deque()
+        retried = -1
+        while waiting or asked:
+            while waiting and len(asked) < len(self._slots):
+                asked.append(waiting.popleft())
+                self._ask(*asked[-1])
+            number, reply = asked[0][0], self._reply(asked[0][0])
+            again = reply.reason == _KILLED and retried != number  # by the kernel, for want of memory; try it alone
+            if again:
+                retried = number
+            else:
+                asked.popleft()
+            if self._child is None:  # it died on that video, and with it the question that had not come up yet
+                waiting.extendleft(reversed(asked))
+                asked.clear()
+            if not again:
+                yield reply
+
+    def stop(self) -> None:
+        """End at once, from any thread; `decode` raises Stopped."""
+        with self._lock:
+            self._stopped = True
+            if self._child is not None:
+                self._child.kill()
+
+    def close(self) -> None:
+        """End the child and free the shared memory."""
+        self._end_child()
+        for slot in self._slots:
+            slot.close()
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, number: int, path: Path) -> None:
+        if self._child is None:
+            self._start()
+        assert self._child is not None and self._child.stdin is not None
+        slot = number % len(self._slots)
+        self._slots[slot].trim()
+        question = {"path": os.fsencode(path).hex(), "slot": slot}
+        try:
+            self._child.stdin.write(json.dumps(question).encode() + b"\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died on the video before; the missing answer will tell
+
+    def _reply(self, number: int) -> Decoded:
+        assert self._replies is not None
+        line = self._replies.read(self._deadline_s)
+        if line is None or not line:
+            if self._stopped:
+                raise Stopped
+            if line is None:
+                self._end_child()
+                return Decoded("timeout", f"not decoded within {self._deadline_s:g} s", {})
+            return Decoded("crash", _cause(self._end_child()), {})
+        reply = json.loads(line)
+        encoded = self._slots[number % len(self._slots)].take(**reply["stored"]) if reply["stored"] else None
+        return Decoded(reply["status"], reply["reason"], reply["facts"], encoded)
+
+    def _start(self) -> None:
+        words = {"slots": [slot.fd for slot in self._slots], "parent": os.getpid(), "settings": asdict(self._settings)}
+        root = str(Path(__file__).resolve().parents[1])
+        code = f"import sys; sys.path.insert(0, {root!r}); {ENTRY}"
+        with self._lock:
+            if self._stopped:
+                raise Stopped
+            self._child = subprocess.Popen(
+                [sys.executable, "-c", code, json.dumps(words)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[slot.fd for slot in self._slots],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+        assert self._child.stdout is not None
+        self._replies = _Lines(self._child.stdout.fileno())
+        if self._replies.read(_START_S) != READY:
+            cause = _cause(self._end_child())
+            if self._stopped:
+                raise Stopped
+            raise RuntimeError(f"the decoder process does not start: {cause}")
+
+    def _end_child(self) -> int:
+        """Kill and reap the child; its exit code, negative for a signal."""
+        with self._lock:
+            child, self._child = self._child, None
+        if child is None:
+            return 0
+        assert child.stdin is not None and child.stdout is not None
+        try:
+            child.wait(timeout=0.05)  # one that has died on its own must be reaped with its own code
+        except subprocess.TimeoutExpired:
+            child.kill()
+        code = child.wait()
+        child.stdout.close()
+        try:
+            child.stdin.close()
+        except BrokenPipeError:
+            pass
+        return code
+
+
+class _Lines:
+    """Lines of a pipe, with a deadline."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._rest = fd, b""
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(fd, selectors.EVENT_READ)
+
+    def read(self, seconds: float) -> bytes | None:
+        """The next line without its end; b"" at the end of the pipe; None when it does not come in time."""
+        end = time.monotonic() + seconds
+        while b"\n" not in self._rest:
+            if not self._selector.select(max(0.0, end - time.monotonic())):
+                return None
+            part = os.read(self._fd, 1 << 16)
+            if not part:
+                self._selector.close()
+                return b""
+            self._rest += part
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
+class _Slot:
+    """Anonymous shared memory for one video."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("frames")
+        self._map: mmap.mmap | None = None
+
+    def take(self, nbytes: int, shape: list[int], num_starts: int, num_frames: int, crc32: int) -> Encoded:
+        """The video that the child has put here; it stays valid until `trim`."""
+        size = os.fstat(self.fd).st_size
+        if self._map is None or len(self._map) != size:
+            self._map = mmap.mmap(self.fd, size)
+        data = np.frombuffer(self._map, np.uint8, nbytes)
+        starts = np.frombuffer(self._map, np.int64, num_starts, starts_offset(nbytes)) if num_starts else None
+        return Encoded(data.reshape(shape), starts, num_frames, crc32)
+
+    def trim(self) -> None:
+        """Give back the memory of a long video before the next."""
+        if os.fstat(self.fd).st_size > _KEEP_BYTES:
+            self._map = None
+            os.ftruncate(self.fd, 0)
+
+    def close(self) -> None:
+        """Free it; arrays that still view it stay valid."""
+        self._map = None
+        os.close(self.fd)
+
+
+def starts_offset(nbytes: int) -> int:
+    """Where int64 values that follow `nbytes` bytes begin."""
+    return -(-nbytes // 8) * 8
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    return _KILLED if code == -signal.SIGKILL else f"signal {-code} ({signal.Signals(-code).name})"
