@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 cv2.setNumThreads(1)  # a frame is too small to share, and every core has a decoder of its own
 
-_INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "bicubic": cv2.INTER_CUBIC}
+INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "bicubic": cv2.INTER_CUBIC}
 
 _PLANAR = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv440p", "yuv411p"}
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
@@ -62,7 +62,7 @@ class FrameResizer:
     def __init__(self, height: int, width: int, interpolation: str) -> None:
         self._size = (height, width)
         self._interpolation = interpolation
-        self._method = _INTERPOLATIONS[interpolation]
+        self._method = INTERPOLATIONS[interpolation]
         self._matrices: dict[tuple[int, bool], NDArray[np.float32]] = {}
         self._planes = [np.empty((height, width), np.uint8) for _ in range(3)]
         self._yuv = np.empty((height, width, 3), np.uint8)
@@ -111,7 +111,7 @@ def quarter_turns(picture: av.VideoFrame) -> int:
 
 def resize_rgb(picture: NDArray[np.uint8], out: NDArray[np.uint8], interpolation: str) -> None:
     """Resize a picture (H, W, 3) uint8 into `out`."""
-    cv2.resize(picture, out.shape[1::-1], dst=out, interpolation=_INTERPOLATIONS[interpolation])
+    cv2.resize(picture, out.shape[1::-1], dst=out, interpolation=INTERPOLATIONS[interpolation])
 
 
 def _view(plane: av.video.plane.VideoPlane) -> NDArray[np.float32]:

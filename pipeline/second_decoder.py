@@ -1,0 +1,133 @@
+"""The second decoder, PyAV: the frames that are truly in a file, however its container is cut.
+
+decord goes first (decode.py); it repeats frames without a word on cuts made without re-encoding, and gives some
+files up.  Here every stored frame is a frame of the file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+from pipeline.container import DecodeError, Source, faults, gate, open_container, words
+from pipeline.frames import MAX_STORED_BYTES, Video, kept_frames, resampling
+from pipeline.pixels import FrameResizer, quarter_turns
+from pipeline.recipe import Preprocess
+
+# Packets of files up to this size are read before the first is decoded: their times tell which frame each one is, so
+# that a frame which is neither kept nor referred to need not be decoded at all.
+_MAX_AHEAD_BYTES = 64 << 20
+
+
+def decode_with_pyav(path: Path, size: int, settings: Preprocess, skip: bool) -> Video | None:
+    """Decode a file once; None if `skip` left out a frame that is kept."""
+    with faults(), open_container(path) as container:
+        stream, source = gate(container, size)
+        collector = _Collector(settings, source)
+        try:
+            complete = _decode(container, stream, source, collector, skip and source.codec == "h264")
+        except av.FFmpegError as error:
+            status = "truncated" if collector.seen else "unreadable"
+            raise DecodeError(status, f"after {collector.seen} frames: {words(error)}") from None
+    return collector.video() if complete else None
+
+
+class _Collector:
+    """Takes the pictures of a video in order and keeps those the recipe stores."""
+
+    def __init__(self, settings: Preprocess, source: Source) -> None:
+        self.step, self.fps = resampling(source.source_fps, settings.fps)
+        self.source, self.seen, self.stored = source, 0, 0
+        self.size = (0, 0)
+        self._resize = FrameResizer(settings.height, settings.width, settings.interpolation)
+        self._shape = (settings.height, settings.width, 3)
+        # One more than expected: rates are means.  Pages that are never written cost no memory.
+        expected = max(source.source_frames, source.duration_s * source.source_fps) / self.step
+        self._limit = MAX_STORED_BYTES // (settings.height * settings.width * 3)
+        if expected > self._limit:
+            raise DecodeError("too_large", f"{expected:.0f} stored frames, at most {self._limit} are held")
+        self._frames = np.empty((int(expected) + 2, *self._shape), np.uint8)
+
+    def take(self, picture: av.VideoFrame, index: int) -> None:
+        """Look at source frame `index`."""
+        self.seen += 1
+        if index != int(self.stored * self.step):
+            return
+        if self.stored == len(self._frames):
+            if self.stored >= self._limit:
+                raise DecodeError("too_large", f"more than {self._limit} stored frames")
+            more = np.empty((min(2 * self.stored, self._limit) - self.stored, *self._shape), np.uint8)
+            self._frames = np.concatenate([self._frames, more])
+        if not self.stored:
+            turned = quarter_turns(picture) % 2
+            self.size = (picture.width, picture.height) if turned else (picture.height, picture.width)
+        self._resize(picture, self._frames[self.stored])
+        self.stored += 1
+
+    def video(self) -> Video:
+        """What was kept; `seen` is the number of source frames."""
+        if not self.stored:
+            raise DecodeError("unreadable", "holds no frame that can be decoded")
+        height, width = self.size
+        source = self.source
+        return Video(
+            self._frames[: self.stored], self.fps, source.codec, width, height, source.source_fps, self.seen,
+            source.source_bytes,
+        )  # fmt: skip
+
+
+def _decode(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    source: Source,
+    collector: _Collector,
+    skip: bool,
+) -> bool:
+    """Give every frame to `collector`; False if `skip` left out one that is kept, and it has to be done without."""
+    packets: Iterator[av.Packet] | list[av.Packet] = checked(container, stream)
+    numbers: dict[int | None, int] = {}
+    if skip and collector.step >= 1.5 and source.source_bytes <= _MAX_AHEAD_BYTES:
+        packets = list(packets)
+        numbers = frame_numbers(packets)
+    if not numbers:
+        counter = itertools.count()
+        for packet in packets:
+            for picture in packet.decode():
+                collector.take(picture, next(counter))
+        return True
+    wanted = set(kept_frames(len(numbers), collector.step, 1.0)[0].tolist())
+    for packet in packets:
+        needed = numbers.get(packet.pts, -1) in wanted or not packet.size
+        stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
+        for picture in packet.decode():
+            number = numbers.get(picture.pts)
+            if number is None:
+                return False
+            collector.take(picture, number)
+    collector.seen = len(numbers)
+    return collector.stored == len(wanted)
+
+
+def checked(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The packets of a stream, and a fault if the container promised more."""
+    count = 0
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise DecodeError("truncated", f"packet {count} is cut short")
+        count += packet.size > 0
+        yield packet
+    if count < stream.frames:
+        raise DecodeError("truncated", f"{count} of {stream.frames} packets are there")
+
+
+def frame_numbers(packets: list[av.Packet]) -> dict[int | None, int]:
+    """Presentation time -> frame number of the packets a player shows; empty if the times do not tell."""
+    times = [packet.pts for packet in packets if packet.size and not packet.is_discard]
+    known = sorted(time for time in times if time is not None)
+    if len(set(known)) < len(times):
+        return {}
+    return {time: number for number, time in enumerate(known)}
