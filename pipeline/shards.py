@@ -8,8 +8,7 @@
       outcomes          table of every planned video: video_id, status, reason and what is known of the source
 
 Frames are contiguous and unfiltered, so a reader takes their byte offsets from `index`, maps the file and never goes
-through libhdf5 for them; any HDF5 tool can still open the file.  Same inputs and recipe, same bytes.  The only module
-that imports h5py.
+through libhdf5 for them; any HDF5 tool can still open the file.  Same inputs and recipe, same bytes.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import cv2
-import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline import hdf5
 from pipeline.encoding import Encoded, encode
+from pipeline.hdf5 import ShardError
 from pipeline.recipe import FORMAT_VERSION, Preprocess
-from pipeline.settings import UserError
 
 # What a ledger learns of a video by decoding it; unknown numbers are 0, unknown texts empty.
 OUTCOME_FIELDS: dict[str, str] = {
@@ -41,10 +40,6 @@ OUTCOME_FIELDS: dict[str, str] = {
 _INDEX_FIELDS = {
     "video_id": "text", "label_id": "<i4", "num_frames": "<i8", "offset": "<i8", "nbytes": "<i8", "crc32": "<u4",
 }  # fmt: skip
-
-
-class ShardError(UserError):
-    """A shard that is missing, damaged, unfinished, or not ours to read."""
 
 
 class Outcome(NamedTuple):
@@ -85,7 +80,7 @@ class ShardWriter:
         self._settings = settings
         self._index: list[tuple] = []
         self._outcomes: list[Outcome] = []
-        self._file = h5py.File(self._temporary, "w", libver="earliest", locking=False)
+        self._file = hdf5.create(self._temporary)
         # Frames go past libhdf5: its writes hold the interpreter's lock, and one that fails crashes the process later.
         self._fd = os.open(self._temporary, os.O_WRONLY)
         self._file.create_group("frames", track_order=False)
@@ -114,14 +109,7 @@ class ShardWriter:
 
     def _store(self, group: str, name: str, data: NDArray) -> int:
         """Write a contiguous dataset; returns its byte offset in the file."""
-        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        creation.set_layout(h5py.h5d.CONTIGUOUS)
-        creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        creation.set_obj_track_times(False)
-        kind, space = h5py.h5t.py_create(data.dtype), h5py.h5s.create_simple(data.shape)
-        offset = h5py.h5d.create(self._file[group].id, name.encode(), kind, space, creation).get_offset()
-        assert offset is not None, "an empty dataset has no place in the file"
+        offset = hdf5.reserve(self._file[group], name, data.shape, data.dtype)
         rest = memoryview(data.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         place = offset
         while rest:
@@ -151,14 +139,13 @@ class ShardWriter:
             self._fd = -1
         self._temporary.unlink(missing_ok=True)
         if self._file.id.valid:
-            # On a full disk libhdf5 could not write what it still holds, and would crash when the program ends.
-            sink = os.open(os.devnull, os.O_RDWR)
-            os.dup2(sink, self._file.id.get_vfd_handle())
-            os.close(sink)
-            self._file.close()
+            hdf5.abandon(self._file)
 
     def _publish(self) -> None:
-        tables = {"index": _table(self._index, _INDEX_FIELDS), "outcomes": _table(self._outcomes, OUTCOME_FIELDS)}
+        tables = {
+            "index": hdf5.table(self._index, _INDEX_FIELDS),
+            "outcomes": hdf5.table(self._outcomes, OUTCOME_FIELDS),
+        }
         room = sum(table.nbytes for table in tables.values()) + 4096 * len(self._outcomes) + (1 << 20)
         os.posix_fallocate(self._fd, 0, os.fstat(self._fd).st_size + room)  # so that libhdf5 finds the disk not full
         for name, table in tables.items():
@@ -174,7 +161,7 @@ class ShardWriter:
 
 
 class ShardReader:
-    """A finished shard, mapped into memory; safe to share between threads.
+    """A finished shard; its frames are mapped into memory when the first is read.  Threads may share one.
 
     Args:
         path: the shard.
@@ -191,13 +178,12 @@ class ShardReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _open(path) as file:
+        with hdf5.open_finished(path) as file:
             recipe = json.loads(str(file.attrs["recipe"]))
             self.recipe_sha256 = str(file.attrs["recipe_sha256"])
-            index = _read_table(file, "index")
-            self._starts = {
-                video_id: file["jpeg"][video_id][:] for video_id in index["video_id"] if recipe["codec"] == "jpeg"
-            }
+            index = hdf5.read_table(file, "index")
+            self._jpeg = recipe["codec"] == "jpeg"
+            self._starts = {name: hdf5.own(file, f"jpeg/{name}")[:] for name in index["video_id"] if self._jpeg}
         self.video_ids: list[str] = index["video_id"].tolist()
         self.label_ids = index["label_id"].to_numpy(np.int32)
         self.num_frames = index["num_frames"].to_numpy(np.int64)
@@ -206,10 +192,30 @@ class ShardReader:
         self._crc32 = index["crc32"].to_numpy(np.int64)
         self._rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
         self._frame_shape = (int(recipe["height"]), int(recipe["width"]), 3)
-        self._jpeg = recipe["codec"] == "jpeg"
-        self._map = np.memmap(path, np.uint8, "r")
-        if len(index) and int((self._offsets + self._nbytes).max()) > len(self._map):
-            raise ShardError(f"{path}: truncated: its frames end after the file does; run `make verify ARGS=--repair`")
+        self._map: np.memmap | None = None
+        self._check()
+
+    def _check(self) -> None:
+        """Whether what `index` says can be: reading goes by it alone."""
+        if (self._offsets < 0).any() or (self._offsets + self._nbytes > self.path.stat().st_size).any():
+            raise ShardError(
+                f"{self.path}: truncated: its frames end after the file does; run `make verify ARGS=--repair`"
+            )
+        for row, video_id in enumerate(self.video_ids):
+            if self._jpeg:
+                starts = self._starts[video_id]
+                sound = len(starts) == self.num_frames[row] + 1 and starts[-1] == self._nbytes[row]
+                sound = sound and starts[0] == 0 and bool((np.diff(starts) > 0).all())
+            else:
+                sound = self._nbytes[row] == self.num_frames[row] * int(np.prod(self._frame_shape))
+            if not sound:
+                raise ShardError(
+                    f"{self.path}: {video_id}: {self.num_frames[row]} frames do not fit its {self._nbytes[row]} bytes; "
+                    "run `make verify ARGS=--repair`"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_map": None}  # a process of its own maps the file itself
 
     def row_of(self, video_id: str) -> int:
         """The row of a stored video.
@@ -242,6 +248,8 @@ class ShardReader:
             flip: mirror left and right.
         """
         height, width = out.shape[1:3]
+        if len(frame_indices) and not 0 <= frame_indices.min() <= frame_indices.max() < self.num_frames[row]:
+            raise IndexError(f"{self.video_ids[row]}: frames {frame_indices} of {self.num_frames[row]}")
         across = slice(left + width - 1, left - 1 if left else None, -1) if flip else slice(left, left + width)
         down = slice(top, top + height)
         if self._jpeg:
@@ -249,13 +257,9 @@ class ShardReader:
                 out[slot] = self._decode_jpeg(row, int(frame))[down, across]
             return
         frames = self._frames(row)
-        step = int(frame_indices[1] - frame_indices[0]) if len(frame_indices) > 1 else 1
-        if step > 0 and (np.diff(frame_indices) == step).all():
-            first = int(frame_indices[0])
-            out[...] = frames[first : int(frame_indices[-1]) + 1 : step, down, across]
-            return
-        for slot, frame in enumerate(frame_indices):
-            out[slot] = frames[int(frame), down, across]
+        for first, count, step in _runs(frame_indices):
+            start = int(frame_indices[first])
+            out[first : first + count] = frames[start : start + (count - 1) * step + 1 : step, down, across]
 
     def frames(self, row: int) -> NDArray[np.uint8]:
         """All frames of a video, (T, height, width, 3); a view of the mapped file with codec raw."""
@@ -265,6 +269,8 @@ class ShardReader:
 
     def stored(self, row: int) -> NDArray[np.uint8]:
         """The bytes of a video as they are in the file."""
+        if self._map is None:
+            self._map = np.memmap(self.path, np.uint8, "r")
         start = int(self._offsets[row])
         return self._map[start : start + int(self._nbytes[row])]
 
@@ -289,7 +295,7 @@ class ShardReader:
 
     def close(self) -> None:
         """Let go of the map; arrays that still view it stay valid."""
-        del self._map
+        self._map = None
 
     def _frames(self, row: int) -> NDArray[np.uint8]:
         return self.stored(row).reshape(int(self.num_frames[row]), *self._frame_shape)
@@ -310,7 +316,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     Raises:
         ShardError: as ShardReader.
     """
-    with _open(path) as file:
+    with hdf5.open_finished(path) as file:
         return {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
 
 
@@ -320,8 +326,8 @@ def read_outcomes(path: Path) -> pd.DataFrame:
     Raises:
         ShardError: as ShardReader.
     """
-    with _open(path) as file:
-        outcomes, index = _read_table(file, "outcomes"), _read_table(file, "index")
+    with hdf5.open_finished(path) as file:
+        outcomes, index = hdf5.read_table(file, "outcomes"), hdf5.read_table(file, "index")
     outcomes["shard"] = np.where(outcomes["status"] == "ok", path.name, "")
     places = index.set_index("video_id")[["offset", "nbytes", "crc32"]].reindex(outcomes["video_id"]).fillna(0)
     for name in ("offset", "nbytes", "crc32"):
@@ -338,47 +344,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise ShardError(f"{path}: no such shard; run `make preprocess`")
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise ShardError(f"{path}: not a whole HDF5 file ({error}); run `make verify ARGS=--repair`") from None
-    try:
-        version, complete = file.attrs.get("format_version"), file.attrs.get("complete", False)
-        if version != FORMAT_VERSION:
-            raise ShardError(f"{path}: shard format {version}, this program reads {FORMAT_VERSION}")
-        if not complete:
-            raise ShardError(f"{path}: unfinished; run `make preprocess`")
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _table(rows: Sequence[tuple], fields: dict[str, str]) -> NDArray:
-    """Rows as a structured array; texts in fixed-length UTF-8, as long as the longest."""
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(fields)
-    encoded = [
-        np.array([text.encode() for text in column], dtype=f"S{max([1, *(len(text.encode()) for text in column)])}")
-        if kind == "text"
-        else np.array(column, dtype=kind)
-        for column, kind in zip(columns, fields.values(), strict=True)
-    ]
-    table = np.empty(len(rows), [(name, array.dtype) for name, array in zip(fields, encoded, strict=True)])
-    for name, array in zip(fields, encoded, strict=True):
-        table[name] = array
-    return table
-
-
-def _read_table(file: h5py.File, name: str) -> pd.DataFrame:
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise ShardError(f"{file.filename}: has no table {name} of its own; run `make verify ARGS=--repair`")
-    table = file[name][:]
-    return pd.DataFrame(
-        {
-            field: np.char.decode(table[field], "utf-8") if table[field].dtype.kind == "S" else table[field]
-            for field in table.dtype.names
-        }
-    )
+def _runs(indices: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    """Frame indices as runs of equal positive stride: (place of the first, how many, stride)."""
+    steps = np.diff(indices)
+    place = 0
+    while place < len(indices):
+        step = int(steps[place]) if place < len(steps) else 1
+        same = steps[place:] == step if step > 0 else np.zeros(0, bool)
+        count = 1 + (len(same) if same.all() else int(same.argmin()))
+        yield place, count, max(step, 1)
+        place += count

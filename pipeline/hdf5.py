@@ -1,0 +1,118 @@
+"""What shards need of HDF5, and what they must not take on trust from it.  The only module that imports h5py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import DTypeLike, NDArray
+
+from pipeline.recipe import FORMAT_VERSION
+from pipeline.settings import UserError
+
+
+class ShardError(UserError):
+    """A shard that is missing, damaged, unfinished, or not ours to read."""
+
+
+def create(path: Path) -> h5py.File:
+    """A new file; nothing of the clock, the host or the version of the library goes into it."""
+    return h5py.File(path, "w", libver="earliest", locking=False)
+
+
+def reserve(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> int:
+    """Create a contiguous dataset without writing it; returns its byte offset in the file."""
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    creation.set_obj_track_times(False)
+    kind, space = h5py.h5t.py_create(np.dtype(dtype)), h5py.h5s.create_simple(shape)
+    offset = h5py.h5d.create(group.id, name.encode(), kind, space, creation).get_offset()
+    assert offset is not None, "an empty dataset has no place in the file"
+    return offset
+
+
+def abandon(file: h5py.File) -> None:
+    """Close a file that will not be kept.
+
+    On a full disk libhdf5 could not write what it still holds, and would crash when the program ends.
+    """
+    sink = os.open(os.devnull, os.O_RDWR)
+    os.dup2(sink, file.id.get_vfd_handle())
+    os.close(sink)
+    file.close()
+
+
+def open_finished(path: Path) -> h5py.File:
+    """A finished shard of this format.
+
+    Raises:
+        ShardError: it is missing, damaged, unfinished or of another format.
+    """
+    if not path.is_file():
+        raise ShardError(f"{path}: no such shard; run `make preprocess`")
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise ShardError(f"{path}: not a whole HDF5 file ({error}); run `make verify ARGS=--repair`") from None
+    try:
+        version, complete = file.attrs.get("format_version"), file.attrs.get("complete", False)
+        if version != FORMAT_VERSION:
+            raise ShardError(f"{path}: shard format {version}, this program reads {FORMAT_VERSION}")
+        if not complete:
+            raise ShardError(f"{path}: unfinished; run `make preprocess`")
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def own(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset that lies whole in this file: HDF5 follows links, and datasets that are kept elsewhere, unasked.
+
+    Raises:
+        ShardError: it does not.
+    """
+    path = Path(file.filename)
+    parts = name.split("/")
+    links = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+    if not all(isinstance(file.get(link, getlink=True), h5py.HardLink) for link in links):
+        raise ShardError(f"{path}: {name} is not in this file; run `make verify ARGS=--repair`")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external or found.chunks:
+        raise ShardError(f"{path}: {name} is not a contiguous dataset of this file; run `make verify ARGS=--repair`")
+    offset = found.id.get_offset()
+    if found.nbytes and (offset is None or offset + found.nbytes > path.stat().st_size):
+        raise ShardError(f"{path}: truncated: {name} ends after the file does; run `make verify ARGS=--repair`")
+    return found
+
+
+def table(rows: Sequence[tuple], fields: dict[str, str]) -> NDArray:
+    """Rows as a structured array; texts in fixed-length UTF-8, as long as the longest."""
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(fields)
+    encoded = [
+        np.array([text.encode() for text in column], dtype=f"S{max([1, *(len(text.encode()) for text in column)])}")
+        if kind == "text"
+        else np.array(column, dtype=kind)
+        for column, kind in zip(columns, fields.values(), strict=True)
+    ]
+    made = np.empty(len(rows), [(name, array.dtype) for name, array in zip(fields, encoded, strict=True)])
+    for name, array in zip(fields, encoded, strict=True):
+        made[name] = array
+    return made
+
+
+def read_table(file: h5py.File, name: str) -> pd.DataFrame:
+    """A table written by `table`, its texts decoded."""
+    table = own(file, name)[:]
+    return pd.DataFrame(
+        {
+            field: np.char.decode(table[field], "utf-8") if table[field].dtype.kind == "S" else table[field]
+            for field in table.dtype.names
+        }
+    )
