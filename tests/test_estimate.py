@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from make_store import make_ledger, settings_for
+from make_videos import write_mp4
+
+from pipeline import estimate, ledger
+from pipeline.recipe import Preprocess
+from pipeline.settings import UserError
+
+
+def prepared(folder: Path, num_videos: int = 4, **changes: object) -> Preprocess:
+    """Videos of 30 frames at 30 frames/s and the ledger that names them; the last one is no video."""
+    settings = settings_for(folder, jobs=1, **changes)
+    table = make_ledger(num_videos, "train")
+    table["path"] = [f"train/{name}.mp4" for name in table["video_id"]]
+    for path in table["path"][:-1]:
+        write_mp4(Path(settings.data_root) / path)
+    (Path(settings.data_root) / table["path"].iloc[-1]).write_bytes(b"no video")
+    ledger.write(ledger.ledger_path(settings, "train"), table)
+    return settings
+
+
+def test_the_bytes_told_are_the_bytes_stored(tmp_path: Path) -> None:
+    settings = prepared(tmp_path)
+    paths = estimate.sample(estimate.read_ledgers(settings), settings)
+    cost = estimate.measure(paths, settings)
+    assert len(paths) == 4 and cost.num_bad == 1
+    assert cost.nbytes * 4 == 3 * 15 * 16 * 20 * 3  # 30 frames at 30/s are 15 at 15/s, and the bad one stores nothing
+
+
+def test_it_compares_codecs_and_rates_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = prepared(tmp_path)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    assert estimate.estimate(settings) == 0
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+    said = capsys.readouterr().out
+    assert re.search(r"4 videos on disk, 4 of them measured, 1 of those bad; 1 jobs", said)
+    assert [line.split()[:2] for line in said.splitlines()[2:6]] == [
+        ["*", "15.0"], ["15.0", "jpeg"], ["source", "raw"], ["source", "jpeg"]
+    ]  # fmt: skip
+    assert "fits" in said and "does not fit" not in said
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = prepared(tmp_path)
+    monkeypatch.setattr(estimate, "free_bytes", lambda _store: 1000)
+    assert estimate.estimate(settings) == 74
+
+
+def test_the_same_videos_are_drawn_each_time(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    names = pd.DataFrame({"path": [f"{number}.mp4" for number in range(500)]})
+    first, again = (estimate.sample({"train": names}, settings) for _ in range(2))
+    assert first == again and len(set(first)) == estimate.SAMPLED_VIDEOS
+
+
+def test_nothing_to_measure_is_a_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="make manifests"):
+        estimate.sample({"train": pd.DataFrame({"path": ["", ""]})}, settings_for(tmp_path))
+
+
+@pytest.mark.parametrize(("nbytes", "words"), [(2.4e12, "2.40 TB"), (1.5e9, "1.50 GB"), (0, "0.00 kB")])
+def test_sizes_are_for_people(nbytes: float, words: str) -> None:
+    assert estimate.size(nbytes) == words
