@@ -63,8 +63,8 @@ class Motion:
 
 def draw_motion(rng: np.random.Generator) -> Motion:
     """Parameters of one clip; those that say where the motion starts are uniform over its period."""
-    dark, light = rng.uniform(0, 80, 3), rng.uniform(175, 255, 3)  # any hue, never a pale picture
-    colours = dark, dark + (light - dark) * rng.uniform(0.2, 0.8, 3), light
+    dark, light = rng.uniform(0, 60, 3), rng.uniform(195, 255, 3)  # any hue, never a pale picture
+    colours = dark, dark + (light - dark) * rng.uniform(0.3, 0.7, 3), light
     return Motion(
         texture_seed=int(rng.integers(2**32)),
         colours=tuple(tuple(int(value) for value in colour) for colour in colours),  # type: ignore[misc]
