@@ -1,0 +1,55 @@
+"""Where a Matroska or AVI file ought to end.
+
+FFmpeg plays one that was cut short as if it ended at the cut.  Both formats begin with the length of what follows.
+(An mp4 needs no such look: its index lists every packet, see second_decoder.checked.)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+_EBML = bytes.fromhex("1a45dfa3")
+_SEGMENT = bytes.fromhex("18538067")
+
+
+def declared_bytes(path: Path) -> int:
+    """The size a file should have by its own header; 0 where it does not say (live recordings, other formats).
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(12)
+        if head[:4] == b"RIFF" and head[8:] == b"AVI ":
+            length = int.from_bytes(head[4:8], "little")
+            return 8 + length if length else 0  # 0: the writer died before it could fill it in
+        if head[:4] == _EBML:
+            file.seek(4)
+            return _matroska_bytes(file)
+    return 0
+
+
+def _matroska_bytes(file: BinaryIO) -> int:
+    """The end of the segment, the second of a file's two outermost elements; the file stands after the first's id."""
+    header = _length(file)
+    file.seek(header, 1)
+    if header == 0 or file.read(4) != _SEGMENT:
+        return 0
+    length = _length(file)
+    return file.tell() + length if length else 0
+
+
+def _length(file: BinaryIO) -> int:
+    """Read an EBML length; 0 if it is unknown (all ones).
+
+    The number of leading zero bits of the first byte is the number of bytes that follow:
+    1xxxxxxx, 01xxxxxx xxxxxxxx, ...
+    """
+    first = file.read(1)
+    if not first or not first[0]:
+        return 0
+    more = 8 - first[0].bit_length()
+    raw = int.from_bytes(first + file.read(more), "big")
+    mask = (1 << 7 * (more + 1)) - 1
+    return 0 if raw & mask == mask else raw & mask

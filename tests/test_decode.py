@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from make_videos import numbered_frame, read_number, truncate, write_mp4
+
+from pipeline import container, decode, second_decoder
+from pipeline.decode import DecodeError, decode_video, kept_frames, probe
+from pipeline.recipe import Preprocess
+
+VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
+SOURCE = Preprocess(fps="source", height=64, width=96)
+
+
+def numbers(path: Path, settings: Preprocess = SOURCE) -> list[int]:
+    return [read_number(frame) for frame in decode_video(path, settings).frames]
+
+
+def status(path: Path, settings: Preprocess = SOURCE) -> str:
+    with pytest.raises(DecodeError) as caught:
+        decode_video(path, settings)
+    assert str(path) not in caught.value.reason  # shards hold the reason, and the same bytes everywhere
+    assert "\n" not in caught.value.reason
+    return caught.value.status
+
+
+@given(st.integers(0, 400), st.floats(1, 120), st.floats(1, 120))
+def test_kept_frames_are_floor_of_k_times_the_ratio(count: int, source_fps: float, fps: float) -> None:
+    indices, stored_fps = kept_frames(count, source_fps, fps)
+    if source_fps <= fps:
+        assert (indices.tolist(), stored_fps) == (list(range(count)), source_fps)
+    else:
+        step = source_fps / fps
+        expected = [number for k in range(count + 1) if (number := int(k * step)) < count]
+        assert (indices.tolist(), stored_fps) == (expected, fps)
+
+
+def test_kept_frames_of_the_usual_rates() -> None:
+    assert kept_frames(7, 30.0, 15.0)[0].tolist() == [0, 2, 4, 6]
+    assert kept_frames(6, 25.0, 15.0)[0].tolist() == [0, 1, 3, 5]
+    assert kept_frames(3, 25.0, "source")[0].tolist() == [0, 1, 2]
+    assert kept_frames(3, 10.0, 15.0)[1] == 10.0
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "mpeg4"])
+@pytest.mark.parametrize(("source_fps", "fps"), [(30, 15.0), (25, 15.0), (30, "source"), (10, 15.0)])
+def test_the_frames_stored_are_the_frames_promised(
+    tmp_path: Path, codec: str, source_fps: int, fps: float | str
+) -> None:
+    path = write_mp4(tmp_path / "a.mp4", num_frames=40, fps=source_fps, codec=codec)
+    settings = Preprocess(fps=fps, height=64, width=96)
+    video = decode_video(path, settings)
+    assert [read_number(frame) for frame in video.frames] == kept_frames(40, source_fps, fps)[0].tolist()
+    assert (video.source_frames, video.source_fps, video.codec) == (40, source_fps, codec)
+    assert (video.source_height, video.source_width, video.source_bytes) == (96, 128, path.stat().st_size)
+    assert video.frames.shape[1:] == (64, 96, 3) and video.frames.dtype == np.uint8
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".avi"])
+def test_every_container_gives_every_frame(tmp_path: Path, suffix: str) -> None:
+    path = write_mp4(tmp_path / f"a{suffix}", num_frames=20, codec="mpeg4" if suffix == ".avi" else "h264")
+    assert numbers(path) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    "name", ["-starts with a dash.mp4", "ünï cödé.mp4", "a:b.mp4", "per%cent.mp4", "new\nline.mp4"]
+)
+def test_a_name_is_only_a_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mp4(tmp_path / "plain.mp4", num_frames=5).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert numbers(Path(name)) == list(range(5))
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv422p", "yuv444p", "gray"])
+def test_unusual_pixels_become_rgb(tmp_path: Path, pix_fmt: str) -> None:
+    path = write_mp4(tmp_path / "a.mp4", num_frames=5, pix_fmt=pix_fmt)
+    assert numbers(path) == list(range(5))
+
+
+def test_an_odd_size_and_a_single_frame(tmp_path: Path) -> None:
+    odd = write_mp4(tmp_path / "odd.mp4", num_frames=5, size=(97, 131), codec="vp9", pix_fmt="yuv444p")
+    assert numbers(odd) == list(range(5))
+    assert numbers(write_mp4(tmp_path / "one.mp4", num_frames=1), Preprocess(height=64, width=96)) == [0]
+
+
+def test_a_variable_rate_keeps_frames_not_times(tmp_path: Path) -> None:
+    path = write_mp4(tmp_path / "a.mp4", num_frames=8, pts=[0, 1, 2, 3, 10, 20, 21, 22])
+    assert numbers(path) == list(range(8))
+
+
+def test_a_later_start_begins_with_the_first_frame(tmp_path: Path) -> None:
+    path = write_mp4(tmp_path / "a.mkv", num_frames=8, pts=list(range(30, 38)))
+    assert numbers(path) == list(range(8))
+
+
+def cut_without_encoding(source: Path, target: Path, start_s: float) -> Path:
+    """Copy packets from the keyframe before `start_s` on, with an edit list that hides what comes before it."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        old.seek(int(start_s / stream.time_base), stream=stream)
+        shift = int(start_s / stream.time_base)
+        for packet in old.demux(stream):
+            if packet.pts is not None and packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
+                new.mux(packet)
+    return target
+
+
+def test_no_frame_is_stored_twice_where_an_edit_list_hides_some(tmp_path: Path) -> None:
+    whole = write_mp4(tmp_path / "whole.mp4", num_frames=60, options={"g": "30", "bf": "2"})
+    cut = cut_without_encoding(whole, tmp_path / "cut.mp4", 0.5)
+    assert numbers(cut) == list(range(15, 60))
+
+
+def test_frames_that_decord_would_repeat_come_from_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_mp4(tmp_path / "a.mp4", num_frames=9)
+    by_decord = decode_video(path, SOURCE).frames
+    monkeypatch.setattr(decode, "_decode_with_decord", lambda *_arguments: None)
+    by_pyav = decode_video(path, SOURCE).frames
+    assert [read_number(frame) for frame in by_pyav] == list(range(9))
+    assert np.abs(by_pyav.astype(int) - by_decord).mean() < 3
+
+
+def test_a_rotated_video_is_turned_upright_by_both_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = VIDEOS / "rotated_90.mov"
+    if not path.is_file():
+        pytest.skip(f"no rotated video: {path} is not there")
+    one = decode_video(path, SOURCE)
+    monkeypatch.setattr(decode, "_decode_with_decord", lambda *_arguments: None)
+    other = decode_video(path, SOURCE)
+    assert (one.source_height, one.source_width) == (other.source_height, other.source_width) == (568, 320)
+    assert np.abs(one.frames.astype(int) - other.frames).mean() < 3
+
+
+@pytest.mark.parametrize("method", ["bilinear", "area", "bicubic"])
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_pixels_are_those_of_an_independent_resize(
+    tmp_path: Path, method: str, decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_mp4(tmp_path / "a.mp4", num_frames=4, size=(256, 340), options={"crf": "10"})
+    if decoder == "pyav":
+        monkeypatch.setattr(decode, "_decode_with_decord", lambda *_arguments: None)
+    frames = decode_video(path, Preprocess(fps="source", interpolation=method)).frames
+    with av.open(str(path)) as container:
+        pictures = [picture.to_ndarray(format="rgb24").astype(np.float64) for picture in container.decode(video=0)]
+    for frame, picture in zip(frames, pictures, strict=True):
+        assert np.abs(frame - resized(picture, 128, 171, method)).mean() < 1
+
+
+def resized(picture: np.ndarray, height: int, width: int, method: str) -> np.ndarray:
+    """Resize by the textbook in float64, one axis after the other; nothing of OpenCV."""
+    for axis, size in ((0, height), (1, width)):
+        picture = np.tensordot(weights(picture.shape[axis], size, method), picture, (1, axis))
+        picture = np.moveaxis(picture, 0, axis)
+    return np.clip(picture, 0, 255)
+
+
+def weights(old: int, new: int, method: str) -> np.ndarray:
+    """(new, old): how much each old pixel counts in each new one."""
+    scale, table = old / new, np.zeros((new, old))
+    for k in range(new):
+        if method == "area":
+            edges = np.clip(np.arange(old + 1), k * scale, (k + 1) * scale)
+            table[k] = np.diff(edges) / scale
+            continue
+        centre = (k + 0.5) * scale - 0.5
+        for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+            table[k, min(max(tap, 0), old - 1)] += kernel(abs(tap - centre), method)
+    return table
+
+
+def kernel(x: float, method: str, a: float = -0.75) -> float:
+    if method == "bilinear":
+        return max(0.0, 1 - x)
+    if x <= 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_what_is_no_video_is_unreadable(tmp_path: Path) -> None:
+    assert status(write(tmp_path / "empty.mp4", b"")) == "unreadable"
+    assert status(write(tmp_path / "page.mp4", b"<!DOCTYPE html><html>404</html>" * 50)) == "unreadable"
+    assert status(write(tmp_path / "noise.mp4", np.random.default_rng(0).bytes(50_000))) == "unreadable"
+    assert status(truncate(write_mp4(tmp_path / "no_moov.mp4"))) == "unreadable"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+@pytest.mark.parametrize("fraction", [0.5, 0.95])
+def test_a_download_that_was_cut_short_is_truncated(tmp_path: Path, suffix: str, fraction: float) -> None:
+    options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    codec = "mpeg4" if suffix == ".avi" else "h264"
+    path = write_mp4(tmp_path / f"a{suffix}", num_frames=60, codec=codec, container_options=options)
+    assert numbers(path) == list(range(60))
+    assert status(truncate(path, fraction)) == "truncated"
+
+
+def test_sound_alone_is_no_video_stream(tmp_path: Path) -> None:
+    assert status(write_mp4(tmp_path / "a.mp4", audio_only=True)) == "no_video_stream"
+
+
+def test_a_codec_that_is_not_on_the_list_reaches_no_decoder(tmp_path: Path) -> None:
+    assert status(write_mp4(tmp_path / "a.avi", codec="mjpeg", pix_fmt="yuvj420p")) == "unsupported_codec"
+
+
+@pytest.mark.parametrize(
+    "head", ["#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"]
+)  # noqa: E501
+def test_a_playlist_opens_no_other_file(tmp_path: Path, head: str) -> None:
+    other = write_mp4(tmp_path / "other.mp4")
+    assert status(write(tmp_path / "list.mp4", head.format(other).encode())) == "unreadable"
+
+
+def test_what_is_no_file_is_io_and_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.mp4")
+    assert status(tmp_path / "fifo.mp4") == "io"
+    assert status(tmp_path) == "io"
+    assert status(tmp_path / "absent.mp4") == "io"
+    assert status(Path("/dev/null")) == "io"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_io(tmp_path: Path) -> None:
+    path = write_mp4(tmp_path / "a.mp4")
+    path.chmod(0)
+    assert status(path) == "io"
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [
+        ("MAX_FRAME_PIXELS", 96 * 128 - 1),
+        ("MAX_DURATION_S", 0.9),
+        ("MAX_FPS", 29.0),
+        ("MAX_SIZE_BYTES", 100),
+        ("MAX_STORED_BYTES", 29 * 64 * 96 * 3),
+    ],
+)
+def test_what_exceeds_a_limit_is_too_large(
+    tmp_path: Path, limit: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_mp4(tmp_path / "a.mp4")
+    assert numbers(path) == list(range(30))
+    for module in (container, decode, second_decoder):
+        if hasattr(module, limit):
+            monkeypatch.setattr(module, limit, value)
+    assert status(path) == "too_large"
+
+
+def test_a_file_that_grows_while_it_is_decoded_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_mp4(tmp_path / "a.mp4")
+    honest = decode._decode_with_decord
+
+    def slow(*arguments: object) -> object:
+        with path.open("ab") as file:
+            file.write(b"more")
+        return honest(*arguments)
+
+    monkeypatch.setattr(decode, "_decode_with_decord", slow)
+    assert status(path) == "io"
+
+
+def test_probe_tells_without_decoding(tmp_path: Path) -> None:
+    source = probe(write_mp4(tmp_path / "a.mp4", num_frames=30, fps=25))
+    assert (source.codec, source.source_fps, source.source_frames) == ("h264", 25.0, 30)
+    assert source.duration_s == pytest.approx(1.2)
+
+
+def test_a_hole_in_the_stream_is_no_silent_success(tmp_path: Path) -> None:
+    path = write_mp4(tmp_path / "a.mp4", num_frames=60, size=(240, 320), options={"crf": "5"})
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 20_000] = bytes(20_000)
+    path.write_bytes(content)
+    assert status(path) == "truncated"
+
+
+def test_frame_numbers_survive_the_helper(tmp_path: Path) -> None:
+    frame = numbered_frame(1234, (96, 128))
+    assert read_number(cv2.resize(frame, (171, 128))) == 1234
+    shutil.rmtree(tmp_path)
