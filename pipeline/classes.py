@@ -51,8 +51,8 @@ def number(table: pd.DataFrame, settings: Preprocess) -> tuple[np.ndarray, str]:
     """
     labelled = table[table["label"] != ""]
     taught = labelled[labelled["split"] != "test"]
-    names = sorted(set((taught if len(taught) else labelled)["label"]))
-    used = set(labelled["label"])
+    names = sorted((taught if len(taught) else labelled)["label"].unique())
+    used = set(labelled["label"].unique())
     said = f"{len(names)} classes, numbered in the order of the sorted labels"
     kept = frozen(settings)
     if kept is not None and (known := used & set(kept[0])):

@@ -90,7 +90,7 @@ def _against_disk(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> lis
     there = set(layout.scan(root).paths)
     said, known = [], set()
     for split, ledger in ledgers.items():
-        paths = set(ledger["path"]) - {""}
+        paths = set(ledger["path"].tolist()) - {""}
         gone = sorted(paths - there)
         if gone:
             said.append(f"{split}: {len(gone):,} videos are no longer on disk: {', '.join(gone[:5])}")

@@ -277,6 +277,6 @@ def _odd_labels(table: pd.DataFrame) -> list[str]:
 
 def _shared(table: pd.DataFrame) -> list[str]:
     """YouTube ids with segments in train and in val: not the same clip, but the same footage."""
-    ids = {split: set(rows) for split, rows in table.groupby("split")["youtube_id"]}
+    ids = {split: set(rows.unique()) for split, rows in table.groupby("split")["youtube_id"]}
     both = sorted(ids.get("train", set()) & ids.get("val", set()))
     return [f"{len(both):,} YouTube ids have segments in train and in val: {', '.join(both[:5])}"] if both else []

@@ -176,7 +176,9 @@ def identity(dataset: str, ledger: pd.DataFrame, statuses: Iterable[str] = ("ok"
     when, and only when, they hold the same videos with the same labels.
     """
     used = ledger[ledger["status"].isin(list(statuses))].sort_values("video_id")
-    text = "".join(f"{name},{label}\n" for name, label in zip(used["video_id"], used["label"], strict=True))
+    text = "".join(
+        f"{name},{label}\n" for name, label in zip(used["video_id"].tolist(), used["label"].tolist(), strict=True)
+    )
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     short = re.sub(r"^kinetics[-_]?(?=\d)", "k", dataset)
     split = "+".join(sorted(set(ledger["split"]), key=SPLITS.index))

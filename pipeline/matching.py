@@ -51,8 +51,8 @@ def match(labels: Labels, files: Files) -> Match:
         warnings.append(f"{len(files.refused):,} files are refused: {shown}")
     rows = sorted((folders[os.path.dirname(path)].split or "other", path, why) for path, why in extra)
     table = pd.DataFrame(rows, columns=["split", "path", "reason"], dtype="str")
-    counts = Counter(os.path.dirname(path) for path in paths if path)
-    others = sum(not is_video(path) for path in files.paths)
+    counts = Counter(path[: max(path.rfind("/"), 0)] for path in paths if path)
+    others = sum(not (path.endswith(ENDINGS) or is_video(path)) for path in files.paths)
     verdict = [*folders.describe(counts), f"videos: {len(table):,} that no label row uses; {others:,} other files"]
     return Match(paths, reasons, table, verdict, warnings)
 
@@ -67,10 +67,10 @@ class _Segments:
     def __init__(self, table: pd.DataFrame, files: Files, folders: Folders) -> None:
         self._folders, self._files = folders, files
         self._splits, self._labels = table["split"].tolist(), table["label"].tolist()
-        self._times = list(zip(table["time_start"], table["time_end"], strict=True))
-        self._rows = {video_id: row for row, video_id in enumerate(table["video_id"])}
+        self._times = list(zip(table["time_start"].tolist(), table["time_end"].tolist(), strict=True))
+        self._rows = {video_id: row for row, video_id in enumerate(table["video_id"].tolist())}
         self._rows_of: dict[str, list[int]] = {}
-        for row, youtube_id in enumerate(table["youtube_id"]):
+        for row, youtube_id in enumerate(table["youtube_id"].tolist()):
             self._rows_of.setdefault(youtube_id, []).append(row)
         self.paths: list[str | None] = [None] * len(table)
         self.extra: list[tuple[str, str]] = []
@@ -150,7 +150,7 @@ class _Paths:
         there = set(files.paths)
         self.paths: list[str | None] = []
         self._rows: dict[str, int] = {}
-        for row, (path, split) in enumerate(zip(table["path"], table["split"], strict=True)):
+        for row, (path, split) in enumerate(zip(table["path"].tolist(), table["split"].tolist(), strict=True)):
             places = (path, f"{split}/{path}")
             self.paths.append(next((place for place in places if place in there), None))
             self._rows.update(dict.fromkeys(places, row))

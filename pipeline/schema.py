@@ -7,6 +7,7 @@ the same bytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -94,7 +95,7 @@ def _own_rules() -> dict[str, list[pa.Check]]:
     """Rules that look at one column."""
     rules = {
         "video_id": [
-            check("a name without slashes", lambda ids: ids.str.fullmatch(r"[^/\\\x00-\x1f]+")),
+            check("a name without slashes", lambda ids: matching(r"[^/\\\x00-\x1f]+", ids)),
             check("rows sorted by video_id", lambda ids: ids.ge(ids.shift(fill_value=""))),
         ],
         "label_id": [check("-1 or an index", lambda value: value.ge(-1))],
@@ -127,18 +128,37 @@ def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
             check("a path where status is pending", lambda path: path.ne("") | status.ne("pending")),
             check("no path where status is missing", lambda path: path.eq("") | status.ne("missing")),
         ],
-        "shard": [check("a shard's file name", lambda name: name.str.fullmatch(SHARD_PATTERN) | name.eq("") & ~stored)],
+        "shard": [check("a shard's file name", lambda name: _shards(name) | name.eq("") & ~stored)],
         "num_frames": [check("at least 1 where status is ok", lambda value: value.gt(0) | ~stored)],
     }
     if ledger["youtube_id"].ne("").any():  # Kinetics; other people's videos have no YouTube id at all
         start, end = ledger["time_start"], ledger["time_end"]
         named = video_ids(ledger["youtube_id"], start, end)
-        rules["youtube_id"] = [check(f"^{ID_PATTERN}$", lambda ids: ids.str.fullmatch(ID_PATTERN))]
+        rules["youtube_id"] = [check(f"^{ID_PATTERN}$", lambda ids: matching(ID_PATTERN, ids))]
         rules["video_id"] = [check("{youtube_id}_{start:06d}_{end:06d}", lambda ids: ids.eq(named))]
         rules["time_end"] = [check("more than time_start", lambda end: end.gt(start))]
     return rules
 
 
+def _shards(names: pd.Series) -> pd.Series:
+    """Whether each is a shard's file name; looked at once a name."""
+    unique = pd.Series(names.unique(), dtype="str")
+    return names.isin(unique[matching(SHARD_PATTERN, unique)])
+
+
 def video_ids(youtube_id: Iterable[str], start: Iterable[int], end: Iterable[int]) -> list[str]:
     """The key of Kinetics rows, and the name of their files: `{youtube_id}_{start:06d}_{end:06d}`."""
-    return [f"{name}_{first:06d}_{last:06d}" for name, first, last in zip(youtube_id, start, end, strict=True)]
+    # As lists: iterating over a Series makes an object of each value the slow way.
+    rows = zip(list_of(youtube_id), list_of(start), list_of(end), strict=True)
+    return [f"{name}_{first:06d}_{last:06d}" for name, first, last in rows]
+
+
+def list_of(values: Iterable) -> list:
+    """A column as Python values, fast."""
+    return values.tolist() if isinstance(values, pd.Series) else list(values)
+
+
+def matching(pattern: str, column: pd.Series) -> pd.Series:
+    """Whether each text is `pattern` from end to end (`str.fullmatch` looks at each for a missing value first)."""
+    match = re.compile(pattern).fullmatch
+    return pd.Series([match(text) is not None for text in column.tolist()], index=column.index, dtype=bool)
