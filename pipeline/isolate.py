@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import selectors
+import select
 import signal
 import subprocess
 import sys
@@ -195,18 +195,17 @@ class _Lines:
 
     def __init__(self, fd: int) -> None:
         self._fd, self._rest = fd, b""
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(fd, selectors.EVENT_READ)
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
 
     def read(self, seconds: float) -> bytes | None:
         """The next line without its end; b"" at the end of the pipe; None when it does not come in time."""
         end = time.monotonic() + seconds
         while b"\n" not in self._rest:
-            if not self._selector.select(max(0.0, end - time.monotonic())):
+            if not self._poll.poll(max(0.0, 1000 * (end - time.monotonic()))):
                 return None
             part = os.read(self._fd, 1 << 16)
             if not part:
-                self._selector.close()
                 return b""
             self._rest += part
         line, _, self._rest = self._rest.partition(b"\n")

@@ -188,24 +188,42 @@ def run(settings: Preprocess) -> int:
     began = time.perf_counter()
     with locked(store):
         check_recipe(store, settings)
-        tasks = [task for split, table in ledgers.items() for task in plan(table, settings, split)]
+        tasks = plan_all(ledgers, settings)
         todo = [task for task in tasks if not is_finished(task, settings)]
-        todo.sort(key=lambda task: _expected_bytes(task, settings), reverse=True)
         log.info("%d shards, %d finished before", len(tasks), len(tasks) - len(todo))
-        jobs = min(joblib.effective_n_jobs(settings.jobs), max(1, len(todo)))
-        try:
-            with Run(settings, sum(len(task.videos) for task in todo)) as active:
-                joblib.Parallel(n_jobs=jobs, backend="threading", batch_size=1, pre_dispatch=jobs)(
-                    joblib.delayed(active.write)(task) for task in todo
-                )
-        finally:
-            remove_temporary(store)
-        statuses = _fill_ledgers(ledgers, tasks, settings)
+        for name in strays(store, tasks)[:1]:
+            log.warning("warning: %s and others are of an earlier plan; `make verify` lists them, delete them", name)
+        frames = write_shards(todo, settings)
+        statuses = fill_ledgers(ledgers, tasks, settings)
     seconds = time.perf_counter() - began
-    return _report(settings, statuses, f"{len(todo)} of {len(tasks)} shards written", active.frames, seconds)
+    return _report(settings, statuses, f"{len(todo)} of {len(tasks)} shards written", frames, seconds)
 
 
-def _fill_ledgers(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preprocess) -> Counter[str]:
+def plan_all(ledgers: dict[str, pd.DataFrame], settings: Preprocess) -> list[Task]:
+    """The shards of all splits."""
+    return [task for split, table in ledgers.items() for task in plan(table, settings, split)]
+
+
+def strays(store: Path, tasks: list[Task]) -> list[str]:
+    """Names of shards that no ledger plans."""
+    return sorted({path.name for path in store.glob("*.h5")} - {task.path.name for task in tasks})
+
+
+def write_shards(tasks: list[Task], settings: Preprocess) -> int:
+    """Write shards, those that take longest first; returns the number of frames stored.  The store must be locked."""
+    jobs = min(joblib.effective_n_jobs(settings.jobs), max(1, len(tasks)))
+    tasks = sorted(tasks, key=lambda task: _expected_bytes(task, settings), reverse=True)
+    try:
+        with Run(settings, sum(len(task.videos) for task in tasks)) as active:
+            joblib.Parallel(n_jobs=jobs, backend="threading", batch_size=1, pre_dispatch=jobs)(
+                joblib.delayed(active.write)(task) for task in tasks
+            )
+    finally:
+        remove_temporary(Path(settings.store))
+    return active.frames
+
+
+def fill_ledgers(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preprocess) -> Counter[str]:
     """Write the ledgers from what the shards say; returns how many videos have each status."""
     statuses: Counter[str] = Counter()
     for split, table in ledgers.items():

@@ -274,6 +274,14 @@ class ShardReader:
         start = int(self._offsets[row])
         return self._map[start : start + int(self._nbytes[row])]
 
+    def shape(self, row: int) -> tuple[int, ...]:
+        """Of the dataset that holds a video."""
+        return (int(self._nbytes[row]),) if self._jpeg else (int(self.num_frames[row]), *self._frame_shape)
+
+    def offset(self, row: int) -> int:
+        """Where in the file a video begins."""
+        return int(self._offsets[row])
+
     def encoded(self, row: int) -> Encoded:
         """A video as `ShardWriter.add_encoded` takes it."""
         data = self.stored(row) if self._jpeg else self._frames(row)

@@ -1,0 +1,54 @@
+"""A decoder process that fails in every way a decoder can; the video's name says how.  Run by tests/test_isolate.py."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import child
+from pipeline.decode import DecodeError, Video
+
+
+def decode_hostile(path, settings):
+    how = Path(path).stem.split("-")[0]
+    if how == "segfault":
+        ctypes.string_at(0)
+    elif how == "abort":
+        os.abort()
+    elif how == "exit":
+        os._exit(7)
+    elif how == "raise":
+        raise DecodeError("unreadable", "no good")
+    elif how == "memory":
+        np.empty(1 << 40, np.uint8)
+    elif how == "spin":  # in C, holding the interpreter's lock: no Python thread could stop it
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+        ctypes.PyDLL(None).usleep(600_000_000)
+    elif how == "sleep":
+        time.sleep(600)
+    elif how == "print":
+        print("noise on stdout")
+        os.write(1, b"more noise\n")
+    elif how == "killed":  # as by the kernel, for want of memory
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "oncekilled":
+        mark = Path(path).with_suffix(".mark")
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    number = int(Path(path).stem.split("-")[1])
+    frames = np.full((3 + number % 3, settings.height, settings.width, 3), number % 251, np.uint8)
+    return Video(frames, 15.0, "h264", 340, 256, 30.0, 2 * len(frames), 1000)
+
+
+def main() -> None:
+    child.decode_video = decode_hostile
+    child.main()
+
+
+if __name__ == "__main__":
+    sys.exit("imported by a decoder process")

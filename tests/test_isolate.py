@@ -1,0 +1,179 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from make_videos import write_mp4
+
+from pipeline import isolate
+from pipeline.isolate import Decoder, Stopped
+from pipeline.recipe import Preprocess
+
+TESTS = Path(__file__).parent
+SETTINGS = Preprocess(height=16, width=20, video_timeout_s=1.0)
+
+
+@pytest.fixture
+def hostile(monkeypatch):
+    monkeypatch.setattr(isolate, "ENTRY", f"sys.path.insert(0, {str(TESTS)!r}); from hostile import main; main()")
+
+
+def outcomes(names, settings=SETTINGS):
+    """Status, reason and the value of the stored pixels of each name."""
+    found = []
+    with Decoder(settings) as decoder:
+        for result in decoder.decode(Path(name) for name in names):
+            value = int(result.encoded.data.flat[0]) if result.encoded else None
+            found.append((result.status, result.reason, value))
+    return found
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "reason"),
+    [
+        ("segfault", "crash", "signal 11 (SIGSEGV)"),
+        ("abort", "crash", "signal 6 (SIGABRT)"),
+        ("exit", "crash", "exit status 7"),
+        ("raise", "unreadable", "no good"),
+        ("memory", "crash", "needs more than 4 GiB of memory"),
+        ("spin", "timeout", "not decoded within 1 s"),
+        ("killed", "crash", "signal 9 (SIGKILL), twice: out of memory?"),
+    ],
+)
+def test_a_bad_video_costs_itself_alone(hostile, how, status, reason):
+    bad = (status, reason, None)
+    found = outcomes(["good-1", f"{how}-2", f"{how}-3", "good-4", "good-5"])
+    assert found == [("ok", "", 1), bad, bad, ("ok", "", 4), ("ok", "", 5)]
+
+
+def test_one_that_the_kernel_killed_is_tried_again(hostile, tmp_path):
+    assert outcomes([tmp_path / "oncekilled-1.mp4", tmp_path / "good-2.mp4"]) == [("ok", "", 1), ("ok", "", 2)]
+
+
+def test_the_deadline_is_of_each_video_and_not_of_the_queue(hostile):
+    began = time.monotonic()
+    found = outcomes(["sleep-1", "good-2", "sleep-3"])
+    assert [status for status, _, _ in found] == ["timeout", "ok", "timeout"]
+    assert time.monotonic() - began > 2.0  # each of the two had its own second
+
+
+def test_a_slow_consumer_is_no_timeout_of_the_child(hostile):
+    with Decoder(SETTINGS) as decoder:
+        results = decoder.decode(Path(f"good-{number}") for number in range(3))
+        statuses = []
+        for result in results:
+            time.sleep(1.2)
+            statuses.append(result.status)
+    assert statuses == ["ok"] * 3
+
+
+def test_what_a_library_prints_is_no_answer(hostile):
+    assert outcomes(["print-1", "good-2"]) == [("ok", "", 1), ("ok", "", 2)]
+
+
+def test_a_child_that_cannot_start_blames_no_video(monkeypatch):
+    monkeypatch.setattr(isolate, "ENTRY", "sys.exit(9)")
+    with pytest.raises(RuntimeError, match="does not start: exit status 9"):
+        outcomes(["good-1"])
+
+
+def test_stop_ends_a_decoder_at_work(hostile):
+    with Decoder(Preprocess(video_timeout_s=60)) as decoder:
+        threading.Timer(0.7, decoder.stop).start()
+        with pytest.raises(Stopped):
+            list(decoder.decode([Path("sleep-1")]))
+        with pytest.raises(Stopped):
+            list(decoder.decode([Path("good-2")]))
+
+
+def test_no_child_outlives_its_decoder_and_no_file_stays_open(hostile):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with Decoder(SETTINGS) as decoder:
+            results = decoder.decode([Path("good-1"), Path("segfault-2"), Path("good-3")])
+            next(results)
+            pid = decoder._child.pid
+        assert not is_alive(pid)
+        del results
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_children_die_with_a_killed_parent(tmp_path):
+    code = f"""
+import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]
+from pathlib import Path
+from pipeline import isolate
+from pipeline.recipe import Preprocess
+isolate.ENTRY = "sys.path.insert(0, {str(TESTS)!r}); from hostile import main; main()"
+decoder = isolate.Decoder(Preprocess(height=16, width=20))
+results = decoder.decode([Path("good-1"), Path("spin-2")])
+next(results)
+print(decoder._child.pid, flush=True)
+next(results)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        assert is_alive(pid)
+        time.sleep(0.3)  # until it spins
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    end = time.monotonic() + 5
+    while is_alive(pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not is_alive(pid)
+
+
+def test_a_real_video_comes_whole_with_its_checksum(tmp_path):
+    path = write_mp4(tmp_path / "a b é.mp4", 30, 30)
+    with Decoder(SETTINGS) as decoder:
+        (result,) = decoder.decode([path])
+        data = result.encoded.data
+        assert (result.status, data.shape, result.facts["fps"]) == ("ok", (15, 16, 20, 3), 15.0)
+        assert zlib.crc32(data.tobytes()) == result.encoded.crc32
+
+
+def test_jpeg_comes_with_its_offsets(tmp_path):
+    path = write_mp4(tmp_path / "a.mp4", 10, 10)
+    with Decoder(Preprocess(codec="jpeg", height=16, width=20)) as decoder:
+        (result,) = decoder.decode([path])
+        data, starts = result.encoded.data, result.encoded.starts
+        assert len(starts) == 11 and starts[-1] == len(data)
+        pictures = [cv2.imdecode(data[a:b], cv2.IMREAD_COLOR) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        assert {picture.shape for picture in pictures} == {(16, 20, 3)}
+
+
+def test_shared_memory_grows_with_a_video_and_shrinks_after_it(hostile):
+    big = Preprocess(height=2000, width=4000, video_timeout_s=20)  # 72 to 120 MB a video
+    with Decoder(big) as decoder:
+        sizes = []
+        for _ in decoder.decode(Path(f"good-{number}") for number in range(4)):
+            sizes.append([os.fstat(slot.fd).st_size for slot in decoder._slots])
+    assert max(max(pair) for pair in sizes) > 64 << 20
+    assert np.all([[size >= 72_000_000 or size == 0 for size in pair] for pair in sizes])
+
+
+def test_a_decoder_works_with_few_files_to_open(tmp_path):
+    path = write_mp4(tmp_path / "a.mp4", 5, 15)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 16, hard))
+    try:
+        assert [status for status, _, _ in outcomes([path] * 20)] == ["ok"] * 20
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
