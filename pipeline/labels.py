@@ -22,7 +22,7 @@ from pipeline import lists
 from pipeline.classes import number
 from pipeline.faults import Fault, ManifestError, collect
 from pipeline.recipe import SPLITS, Preprocess
-from pipeline.schema import ID_PATTERN, check, video_ids
+from pipeline.schema import ID_PATTERN, check, matching, video_ids
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
@@ -199,7 +199,7 @@ def _kinetics(raw: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
     start, end = (values.where(np.isfinite(values) & values.abs().lt(1e9), -1) for values in times.values())
     unlabelled = raw["split"].eq("test")
     rules = {
-        "youtube_id": check(f"^{ID_PATTERN}$", lambda ids: ids.str.fullmatch(ID_PATTERN)),
+        "youtube_id": check(f"^{ID_PATTERN}$", lambda ids: matching(ID_PATTERN, ids)),
         "time_start": check("seconds, at least 0", lambda _: start.ge(0)),
         "time_end": check("seconds, more than time_start", lambda _: end.gt(start)),
         "label": check("a label", lambda label: label.ne("") | unlabelled),
@@ -277,6 +277,6 @@ def _odd_labels(table: pd.DataFrame) -> list[str]:
 
 def _shared(table: pd.DataFrame) -> list[str]:
     """YouTube ids with segments in train and in val: not the same clip, but the same footage."""
-    ids = {split: set(rows.unique()) for split, rows in table.groupby("split")["youtube_id"]}
+    ids = {split: set(rows.tolist()) for split, rows in table.groupby("split")["youtube_id"]}
     both = sorted(ids.get("train", set()) & ids.get("val", set()))
     return [f"{len(both):,} YouTube ids have segments in train and in val: {', '.join(both[:5])}"] if both else []
