@@ -89,6 +89,8 @@ def _read(
         if index > position:
             reader.skip_frames(index - position)
         picture = np.from_dlpack(_Shared(reader.next()))
+        if picture.shape[2] != 3:  # it takes the padding of rows of 16, 24, 32 or 48 pixels for more channels
+            raise RuntimeError(f"decord delivers {picture.shape[2]} channels")
         resize_rgb(picture, out, settings.interpolation)
         size, position = (picture.shape[0], picture.shape[1]), index + 1
     return frames, size

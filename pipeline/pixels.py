@@ -111,6 +111,7 @@ def quarter_turns(picture: av.VideoFrame) -> int:
 
 def resize_rgb(picture: NDArray[np.uint8], out: NDArray[np.uint8], interpolation: str) -> None:
     """Resize a picture (H, W, 3) uint8 into `out`."""
+    assert picture.shape[2] == 3, "OpenCV would leave `out` as it is"
     cv2.resize(picture, out.shape[1::-1], dst=out, interpolation=INTERPOLATIONS[interpolation])
 
 

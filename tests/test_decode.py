@@ -91,6 +91,13 @@ def test_an_odd_size_and_a_single_frame(tmp_path: Path) -> None:
     assert numbers(write_mp4(tmp_path / "one.mp4", num_frames=1), Preprocess(height=64, width=96)) == [0]
 
 
+@pytest.mark.parametrize("width", [24, 32, 48])
+def test_narrow_pictures_are_not_misread(tmp_path: Path, width: int) -> None:
+    # decord takes the padding of such rows for a fourth channel
+    path = write_mp4(tmp_path / "a.mp4", 7, 15, (32, width))
+    assert numbers(path) == list(range(7))
+
+
 def test_a_variable_rate_keeps_frames_not_times(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.mp4", num_frames=8, pts=[0, 1, 2, 3, 10, 20, 21, 22])
     assert numbers(path) == list(range(8))
