@@ -1,0 +1,208 @@
+"""What preprocessing costs beside decoding alone, the usual script and ffmpeg.
+
+    python tests/benchmarks/bench_preprocess.py [FILE ...] [--rounds 5] [--ffmpeg PROGRAM]
+
+Without files: a dozen videos of the sample dataset (`make sample`).  The arms take turns, A B C A B C ..., on the same
+files, and the best round of each counts: others on the machine can only add.  CPU seconds are those of this process
+and of all its children, found in /proc, per frame of the source; starting Python is not counted.
+
+    decord only     decord's loop over every frame, one thread, RGB out
+    stage raw       what `make preprocess` does: decoder process, resize, CRC, shared memory, HDF5, fsync
+    stage jpeg      the same with codec jpeg
+    usual script    PyAV, to_ndarray, cv2.resize, create_dataset of the same frames
+    ffmpeg          ffmpeg -vf fps,scale to raw RGB through a pipe (needs the program)
+    two at once     the stage in two processes, each on its own copy of the work
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import cv2
+import decord
+import h5py
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from pipeline.decode import probe  # noqa: E402
+from pipeline.isolate import Decoder  # noqa: E402
+from pipeline.recipe import Preprocess  # noqa: E402
+from pipeline.shard_task import Planned, Task, write_shard  # noqa: E402
+
+TICKS = os.sysconf("SC_CLK_TCK")
+MIN_SECONDS = 2.0  # of decoding a round: /proc counts hundredths
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process, its live children and those it has waited for."""
+    times = os.times()
+    total = times.user + times.system + times.children_user + times.children_system
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it has ended since
+                continue
+            if int(fields[1]) == os.getpid():
+                total += (int(fields[11]) + int(fields[12])) / TICKS
+    return total
+
+
+class Arms:
+    """The ways of doing it; each takes the files and returns nothing."""
+
+    def __init__(self, files: list[Path], folder: Path, ffmpeg: str | None) -> None:
+        self.files, self.folder, self.ffmpeg = files, folder, ffmpeg
+        self.raw = Preprocess(data_root="/", store=str(folder))
+        self.jpeg = replace(self.raw, codec="jpeg")
+        self.decoders = {0: Decoder(self.raw), 1: Decoder(self.raw), 2: Decoder(self.jpeg)}
+        for decoder in self.decoders.values():
+            list(decoder.decode(files[:1]))  # started and warm
+
+    def decord_only(self) -> None:
+        for path in self.files:
+            reader = decord.VideoReader(str(path), num_threads=1)
+            for _ in range(len(reader)):
+                reader.next()
+
+    def stage(self, number: int = 0) -> None:
+        settings = self.jpeg if number == 2 else self.raw
+        videos = tuple(Planned(f"video{k:05d}", 0, str(path)) for k, path in enumerate(self.files))
+        task = Task(self.folder / f"train-{number:05d}-of-00003.h5", "train", videos)
+        write_shard(task, settings, self.decoders[number], lambda _outcome: None)
+        task.path.unlink()  # or the next round would copy from it
+
+    def stage_jpeg(self) -> None:
+        self.stage(2)
+
+    def two_at_once(self) -> None:
+        threads = [threading.Thread(target=self.stage, args=(number,)) for number in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def usual_script(self) -> None:
+        path = self.folder / "usual.h5"
+        with h5py.File(path, "w") as out:
+            for number, video in enumerate(self.files):
+                frames = []
+                with av.open(str(video)) as container:
+                    stream = container.streams.best("video")
+                    step = max(1.0, float(stream.average_rate) / 15)
+                    for count, frame in enumerate(container.decode(stream)):
+                        if count == int(len(frames) * step):
+                            frames.append(cv2.resize(frame.to_ndarray(format="rgb24"), (171, 128)))
+                out.create_dataset(str(number), data=np.stack(frames))
+        path.unlink()
+
+    def usual_script_every_frame(self) -> None:
+        path = self.folder / "every.h5"
+        with h5py.File(path, "w") as out:
+            for number, video in enumerate(self.files):
+                with av.open(str(video)) as container:
+                    pictures = container.decode(container.streams.best("video"))
+                    frames = [cv2.resize(picture.to_ndarray(format="rgb24"), (171, 128)) for picture in pictures]
+                out.create_dataset(str(number), data=np.stack(frames))
+        path.unlink()
+
+    def run_ffmpeg(self) -> None:
+        for video in self.files:
+            one_thread = ["-threads", "1", "-filter_threads", "1"]
+            shape = ["-vf", "fps=15,scale=171:128:flags=bilinear", "-pix_fmt", "rgb24", "-f", "rawvideo", "pipe:"]
+            command = [str(self.ffmpeg), "-v", "error", *one_thread, "-i", str(video), *shape]
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                while process.stdout.read(1 << 20):
+                    pass
+
+    def close(self) -> None:
+        for decoder in self.decoders.values():
+            decoder.close()
+
+
+def measure(arms: dict[str, Callable[[], None]], rounds: int) -> dict[str, tuple[float, float]]:
+    """Least CPU and least wall seconds of each arm."""
+    found: dict[str, tuple[float, float]] = {}
+    for _ in range(rounds):
+        for name, arm in arms.items():
+            cpu, wall = cpu_seconds(), time.perf_counter()
+            arm()
+            took = (cpu_seconds() - cpu, time.perf_counter() - wall)
+            best = found.get(name, took)
+            found[name] = (min(best[0], took[0]), min(best[1], took[1]))
+    return found
+
+
+def report(found: dict[str, tuple[float, float]], num_frames: int) -> None:
+    """The table, then the ratios with what they should be."""
+    print(f"{'arm':26}{'CPU ms/frame':>14}{'wall ms/frame':>15}")
+    for name, (cpu, wall) in found.items():
+        frames = num_frames * (2 if name == "two at once" else 1)
+        print(f"{name:26}{1e3 * cpu / frames:14.3f}{1e3 * wall / frames:15.3f}")
+    stage = found["stage raw"]
+    ratios = [
+        ("stage / decord only, CPU", stage[0] / found["decord only"][0], "at most 1.18"),
+        ("stage jpeg / stage raw, CPU", found["stage jpeg"][0] / stage[0], "at most 1.15"),
+        ("usual script / stage, CPU", found["usual script"][0] / stage[0], "at least 2"),
+        ("usual, every frame / stage", found["usual, every frame"][0] / stage[0], "at least 2"),
+        ("two at once / 2 x one, speed", stage[1] / found["two at once"][1], "at least 0.95, on idle cores"),
+    ]
+    if "ffmpeg" in found:
+        ratios.append(("ffmpeg / stage, CPU", found["ffmpeg"][0] / stage[0], "at least 1"))
+    for name, ratio, target in ratios:
+        print(f"{name:30}{ratio:6.2f}   ({target})")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ffmpeg", default=shutil.which("ffmpeg"), help="program (default: the one on the path)")
+    args = parser.parse_args()
+    files = args.files or sorted((ROOT / "data/sample/val").glob("*.mp4"))[:12]
+    if not files:
+        sys.exit("no videos: name some, or run `make sample` first")
+    files = [path.absolute() for path in files]
+    num_frames = sum(len(decord.VideoReader(str(path), num_threads=1)) for path in files)
+    repeats = max(1, int(MIN_SECONDS / 0.0004 / num_frames))
+    sizes = sorted({f"{probe(path).source_width}x{probe(path).source_height}" for path in files})
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
+    print(
+        f"{len(files)} files ({', '.join(sizes)}), {num_frames} frames, {repeats} times a round, {args.rounds} rounds"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        ways = Arms(files * repeats, Path(folder), args.ffmpeg)
+        arms: dict[str, Callable[[], None]] = {
+            "decord only": ways.decord_only,
+            "stage raw": ways.stage,
+            "stage jpeg": ways.stage_jpeg,
+            "usual script": ways.usual_script,
+            "usual, every frame": ways.usual_script_every_frame,
+            "two at once": ways.two_at_once,
+        }
+        if args.ffmpeg:
+            arms["ffmpeg"] = ways.run_ffmpeg
+        try:
+            report(measure(arms, args.rounds), num_frames * repeats)
+        finally:
+            ways.close()
+
+
+if __name__ == "__main__":
+    main()
