@@ -62,7 +62,7 @@ def collect(schema: pa.DataFrameSchema, table: pd.DataFrame, file: str, rows: Se
         file: name of the table's file, for the report.
         rows: line of each row of `table` in that file.
     """
-    table = table.reset_index(drop=True)
+    table = plain(table)
     try:
         schema.validate(table, lazy=True)
     except SchemaErrors as error:
@@ -74,10 +74,20 @@ def collect(schema: pa.DataFrameSchema, table: pd.DataFrame, file: str, rows: Se
         cases["column"], cases["check"], cases["index"], cases["failure_case"], strict=True
     ):
         known = pd.notna(index)
-        faults.append(
-            Fault(file, int(rows[int(index)]) if known else 1, str(column), str(value), _rule(str(check)))
-        )
+        faults.append(Fault(file, int(rows[int(index)]) if known else 1, str(column), str(value), _rule(str(check))))
     return faults
+
+
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with index 0..n-1 and its text as plain Python objects, on which pandas is several times as fast."""
+    columns = {}
+    for name in table.columns:
+        column = table[name]
+        number = pd.api.types.is_numeric_dtype(column)
+        columns[name] = pd.Series(
+            column.to_numpy() if number else column.to_numpy(object), dtype=None if number else object
+        )
+    return pd.DataFrame(columns, copy=False)
 
 
 def _rule(check: str) -> str:
