@@ -82,7 +82,7 @@ class ShardWriter:
         self._outcomes: list[Outcome] = []
         self._file = hdf5.create(self._temporary)
         # Frames go past libhdf5: its writes hold the interpreter's lock, and one that fails crashes the process later.
-        self._fd = os.open(self._temporary, os.O_WRONLY)
+        self._fd = os.open(self._temporary, os.O_RDWR)
         self._file.create_group("frames", track_order=False)
         if settings.codec == "jpeg":
             self._file.create_group("jpeg", track_order=False)
@@ -151,7 +151,8 @@ class ShardWriter:
         for name, table in tables.items():
             self._file.create_dataset(name, data=table, track_times=False)
         self._file.attrs["complete"] = True
-        self._file.close()  # which also cuts off the room that is left
+        self._file.close()
+        os.ftruncate(self._fd, hdf5.end(self._fd))
         os.fsync(self._fd)
         os.close(self._fd)
         self._fd = -1

@@ -1,0 +1,260 @@
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from make_store import make_ledger, settings_for
+from make_videos import write_mp4
+
+from pipeline import ledger, preprocess, verify
+from pipeline.recipe import Preprocess
+from pipeline.shards import ShardError, read_outcomes
+
+
+def make_inputs(folder: Path, num_videos: int = 10, bad: tuple[int, ...] = (3,), **changes: object) -> Preprocess:
+    """Small real videos and their pending ledger."""
+    settings = settings_for(folder, jobs=2, **changes)
+    table = make_ledger(num_videos, "train", bad)
+    for number, path in enumerate(table["path"]):
+        if path:
+            write_mp4(Path(settings.data_root) / path, 6 + number, 15, (32, 48), first=number)
+    Path(settings.data_root).mkdir(exist_ok=True)
+    ledger.write(ledger.ledger_path(settings, "train"), table)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    """A store of each codec."""
+    made = {}
+    for codec in ("raw", "jpeg"):
+        folder = tmp_path_factory.mktemp(codec)
+        made[codec] = folder, make_inputs(folder, codec=codec)
+        assert preprocess.run(made[codec][1]) == 0
+    return made
+
+
+@pytest.fixture
+def store(pristine, tmp_path):
+    """A copy of a pristine store and its ledgers, to be damaged."""
+    return copy_of(pristine["raw"], tmp_path)
+
+
+@pytest.fixture
+def jpeg_store(pristine, tmp_path):
+    return copy_of(pristine["jpeg"], tmp_path)
+
+
+def copy_of(made, tmp_path):
+    folder, settings = made
+    for name in ("manifests", "store"):
+        shutil.copytree(folder / name, tmp_path / name)
+    changes = {"manifests": str(tmp_path / "manifests"), "store": str(tmp_path / "store")}
+    return Preprocess(**{**settings.__dict__, **changes})
+
+
+def contents(settings: Preprocess) -> dict[str, bytes]:
+    paths = [*Path(settings.store).glob("*"), *Path(settings.manifests).rglob("*.csv")]
+    return {path.name: path.read_bytes() for path in paths if not path.name.startswith(".")}
+
+
+def shard(settings: Preprocess, number: int = 0) -> Path:
+    return Path(settings.store) / f"train-{number:05d}-of-00003.h5"
+
+
+def stored_video(path: Path) -> tuple[str, int, int]:
+    outcomes = read_outcomes(path)
+    row = outcomes[outcomes["status"] == "ok"].iloc[1]
+    return str(row["video_id"]), int(row["offset"]), int(row["nbytes"])
+
+
+def flip(settings):
+    video_id, offset, nbytes = stored_video(shard(settings))
+    with open(shard(settings), "r+b") as file:
+        file.seek(offset + nbytes // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    return [video_id, "CRC-32"]
+
+
+def zero_tail(settings):
+    path = shard(settings)
+    video_id, offset, nbytes = stored_video(path)
+    with open(path, "r+b") as file:
+        file.seek(offset + nbytes - 100)
+        file.write(bytes(100))
+    return [video_id, "CRC-32"]
+
+
+def truncate(settings):
+    path = shard(settings)
+    path.write_bytes(path.read_bytes()[:-5000])
+    return [path.name]
+
+
+def empty(settings):
+    shard(settings).write_bytes(b"")
+    return [shard(settings).name]
+
+
+def missing(settings):
+    shard(settings).unlink()
+    return [shard(settings).name, "no such shard"]
+
+
+def swap(settings):
+    first, second, spare = shard(settings, 0), shard(settings, 1), shard(settings, 9)
+    first.rename(spare)
+    second.rename(first)
+    spare.rename(second)
+    return [first.name, second.name, "other videos than planned"]
+
+
+def unfinished(settings):
+    with h5py.File(shard(settings), "r+") as file:
+        file.attrs["complete"] = False
+    return [shard(settings).name, "unfinished"]
+
+
+def external_link(settings):
+    video_id, _, _ = stored_video(shard(settings))
+    with h5py.File(shard(settings), "r+") as file:
+        del file[f"frames/{video_id}"]
+        file[f"frames/{video_id}"] = h5py.ExternalLink(shard(settings, 1).name, f"frames/{video_id}")
+    return [f"frames/{video_id}", "not in this file"]
+
+
+def soft_link(settings):
+    with h5py.File(shard(settings), "r+") as file:
+        file.move("outcomes", "frames/elsewhere")
+        file["outcomes"] = h5py.SoftLink("/frames/elsewhere")
+    return ["outcomes", "not in this file"]
+
+
+def virtual(settings):
+    video_id, _, _ = stored_video(shard(settings))
+    with h5py.File(shard(settings), "r+") as file:
+        old = file[f"frames/{video_id}"]
+        layout = h5py.VirtualLayout(old.shape, old.dtype)
+        layout[...] = h5py.VirtualSource(str(shard(settings, 1)), f"frames/{video_id}", old.shape)
+        del file[f"frames/{video_id}"]
+        file.create_virtual_dataset(f"frames/{video_id}", layout)
+    return [video_id, "not a contiguous dataset"]
+
+
+def external_storage(settings):
+    with h5py.File(shard(settings), "r+") as file:
+        table = file["index"][:]
+        del file["index"]
+        file.create_dataset(
+            "index", shape=table.shape, dtype=table.dtype, external=[("elsewhere.bin", 0, table.nbytes)]
+        )
+    return ["index", "not a contiguous dataset"]
+
+
+def smuggled(settings):
+    with h5py.File(shard(settings), "r+") as file:
+        file["frames/uninvited"] = np.zeros((1, 16, 20, 3), np.uint8)
+        file["also"] = 1
+    return ["uninvited", "stored, against the index", "unexpected also"]
+
+
+def short_index(settings):
+    with h5py.File(shard(settings), "r+") as file:
+        table = file["index"][:-1]
+        del file["index"]
+        file["index"] = table
+    return ["has status ok but no frames"]
+
+
+def ledger_row(settings):
+    path = ledger.ledger_path(settings, "train")
+    table = ledger.read(path)
+    row = int(table.index[table["status"] == "ok"][0])
+    table.loc[row, "crc32"] = 1
+    ledger.write(path, table)
+    return [str(table.loc[row, "video_id"]), "the ledger's crc32 is 1"]
+
+
+DAMAGES = [
+    flip, zero_tail, truncate, empty, missing, swap, unfinished, external_link, soft_link, virtual, external_storage,
+    smuggled, short_index, ledger_row,
+]  # fmt: skip
+
+
+def jpeg_offsets(settings):
+    video_id, _, _ = stored_video(shard(settings))
+    with h5py.File(shard(settings), "r+") as file:
+        file[f"jpeg/{video_id}"][2] = file[f"jpeg/{video_id}"][1]
+    return [video_id, "do not fit"]
+
+
+def test_a_sound_store_passes(store, capsys):
+    assert verify.run(store, mend=False) == 0
+    assert "3 shards, 9 videos" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named_and_mended(store, capsys, damage):
+    check_damage(store, capsys, damage)
+
+
+@pytest.mark.parametrize("damage", [flip, jpeg_offsets])
+def test_damage_of_jpegs_is_named_and_mended(jpeg_store, capsys, damage):
+    assert verify.run(jpeg_store, mend=False) == 0
+    capsys.readouterr()
+    check_damage(jpeg_store, capsys, damage)
+
+
+def check_damage(settings, capsys, damage):
+    before = contents(settings)
+    named = damage(settings)
+    damaged = contents(settings)
+    assert damaged != before
+    with pytest.raises(ShardError, match="--repair"):
+        verify.run(settings, mend=False)
+    said = capsys.readouterr().out
+    assert [word for word in named if word not in said] == []
+    assert contents(settings) == damaged  # looking changes nothing
+    assert verify.run(settings, mend=True) == 0
+    assert contents(settings) == before
+
+
+def test_repair_decodes_only_what_is_broken(store, monkeypatch):
+    video_id = flip(store)[0]
+    asked = []
+    decode = preprocess.Decoder.decode
+    monkeypatch.setattr(preprocess.Decoder, "decode", lambda self, paths: decode(self, note(paths)))
+
+    def note(paths):
+        for path in paths:
+            asked.append(path.stem)
+            yield path
+
+    assert verify.run(store, mend=True) == 0
+    assert asked == [video_id]
+
+
+def test_a_stored_video_whose_source_is_gone_cannot_be_mended_and_is_said_to_be_missing(pristine, tmp_path, capsys):
+    folder, settings = pristine["raw"]
+    for name in ("data", "manifests", "store"):
+        shutil.copytree(folder / name, tmp_path / name)
+    changes = {key: str(tmp_path / key.replace("data_root", "data")) for key in ("data_root", "manifests", "store")}
+    moved = Preprocess(**{**settings.__dict__, **changes})
+    video_id = flip(moved)[0]
+    next(Path(moved.data_root).rglob(f"{video_id}.mp4")).unlink()
+    assert verify.run(moved, mend=True) == 0
+    table = ledger.read(ledger.ledger_path(moved, "train")).set_index("video_id")
+    assert table.at[video_id, "status"] == "missing"
+    assert (table["status"] == "ok").sum() == 8
+
+
+def test_a_shard_that_no_ledger_plans_is_named_and_left(store, capsys):
+    stray = shard(store).with_name("train-00000-of-00099.h5")
+    shutil.copy(shard(store), stray)
+    with pytest.raises(ShardError):
+        verify.run(store, mend=True)
+    assert f"{stray.name}: no ledger plans this shard" in capsys.readouterr().out
+    assert stray.exists()
