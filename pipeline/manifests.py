@@ -122,7 +122,7 @@ def _write(settings: Preprocess, built: Built) -> None:
             write_table(listed, extra[split])
         else:
             listed.unlink(missing_ok=True)
-    log.info("written: %s/{%s}.csv", ledger_path(settings, "train").parent, ",".join(built.ledgers))
+    log.info("written: %s", ", ".join(str(ledger_path(settings, split)) for split in built.ledgers))
 
 
 def _report(settings: Preprocess, ledgers: dict[str, Any], least: int, warnings: list[str]) -> tuple[Any, str]:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
@@ -67,16 +68,21 @@ class _Segments:
     def __init__(self, table: pd.DataFrame, files: Files, folders: Folders) -> None:
         self._folders, self._files = folders, files
         self._splits, self._labels = table["split"].tolist(), table["label"].tolist()
-        self._times = list(zip(table["time_start"].tolist(), table["time_end"].tolist(), strict=True))
+        self._table = table
         self._rows = {video_id: row for row, video_id in enumerate(table["video_id"].tolist())}
-        self._rows_of: dict[str, list[int]] = {}
-        for row, youtube_id in enumerate(table["youtube_id"].tolist()):
-            self._rows_of.setdefault(youtube_id, []).append(row)
         self.paths: list[str | None] = [None] * len(table)
         self.extra: list[tuple[str, str]] = []
         self._astray: list[str] = []
         for path in files.paths:
             self._place(path)
+
+    @cached_property
+    def _rows_of(self) -> dict[str, list[int]]:
+        """The rows of each YouTube id; of use only where a file's name is no video_id."""
+        rows_of: dict[str, list[int]] = {}
+        for row, youtube_id in enumerate(self._table["youtube_id"].tolist()):
+            rows_of.setdefault(youtube_id, []).append(row)
+        return rows_of
 
     def _place(self, path: str) -> None:
         """Give a file to its row, or list it as extra."""
@@ -126,7 +132,8 @@ class _Segments:
             return "not named {youtube_id}_{start}_{end}"
         if not rows:
             return "in no label file"
-        times = ", ".join("{}-{}".format(*self._times[row]) for row in rows)
+        spans = self._table.loc[rows, ["time_start", "time_end"]].to_numpy().tolist()
+        times = ", ".join(f"{start}-{end}" for start, end in spans)
         if video_id:
             return f"the label files have its id with other times: {times}"
         return f"its id stands in {len(rows)} label rows ({times}): name it {{youtube_id}}_{{start}}_{{end}}"
@@ -134,9 +141,12 @@ class _Segments:
     def warnings(self) -> list[str]:
         """Videos in the folder of a class that is not theirs; the label files are believed."""
         astray = []
-        for row, path in enumerate(self.paths):
-            if path is not None and self._labels[row]:
-                labels = self._folders[path[: max(path.rfind("/"), 0)]].labels
+        folders = [path and path[: max(path.rfind("/"), 0)] for path in self.paths]
+        if not any(self._folders[folder].labels for folder in set(folders) if folder):
+            return []  # flat, as most copies of Kinetics are
+        for row, (path, folder) in enumerate(zip(self.paths, folders, strict=True)):
+            if path and folder and self._labels[row]:
+                labels = self._folders[folder].labels
                 if labels and self._labels[row] not in labels:
                     astray.append(f"{path} is {self._labels[row]!r}")
         said = f"{len(astray):,} videos lie in another class's folder than their label: {some(astray)}"
