@@ -22,7 +22,7 @@ VIDEOS = ROOT.parent / "shared" / "videos"
 pytestmark = pytest.mark.skipif(not VIDEOS.is_dir(), reason=f"no real videos: {VIDEOS} is not there")
 
 LABELS = ("arm wrestling", "flipping pancake")
-# file -> (status, codec, source frames that a player shows); the last two are 0 where nothing is stored
+# file -> (status, codec, source frames found); the last two are empty where nothing is stored
 EXPECTED = {
     "arm_wrestling_h264_340x256.mp4": ("ok", "h264", 280),
     "av1.mkv": ("ok", "av1", 125),
