@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,12 +41,14 @@ def reserve(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: DTypeLi
 def abandon(file: h5py.File) -> None:
     """Close a file that will not be kept.
 
-    On a full disk libhdf5 could not write what it still holds, and would crash when the program ends.
+    On a full disk libhdf5 could not write what it still holds, and would crash when the program ends; so it goes into
+    memory, which unlike /dev/null can be given the length that libhdf5 wants the file to have.
     """
-    sink = os.open(os.devnull, os.O_RDWR)
+    sink = os.memfd_create("abandoned")
     os.dup2(sink, file.id.get_vfd_handle())
     os.close(sink)
-    file.close()
+    with contextlib.suppress(RuntimeError):  # RLIMIT_FSIZE holds for memory, too; what failed first is the news
+        file.close()
 
 
 def end(fd: int) -> int:
