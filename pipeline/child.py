@@ -7,12 +7,9 @@ it is ready in 0.2 s.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import mmap
 import os
-import resource
-import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -21,20 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decode import MAX_STORED_BYTES, DecodeError, Video, decode_video
+from pipeline.confine import MAX_MEMORY_BYTES
+from pipeline.decode import DecodeError, Video, decode_video
 from pipeline.encoding import Encoded, encode
 from pipeline.isolate import READY, starts_offset
 from pipeline.recipe import Preprocess
-
-MAX_MEMORY_BYTES = 4 << 30
-_MAX_FILES = 64
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Answer until stdin ends."""
     words = json.loads(sys.argv[1])
-    _confine(words["parent"])
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that a library prints may pass for an answer
     settings = Preprocess(**words["settings"])
@@ -49,13 +42,16 @@ def main() -> None:
 def _answer(path: Path, settings: Preprocess, slot: _Slot) -> dict[str, Any]:
     try:
         video = decode_video(path, settings)
-        stored = slot.put(encode(video.frames, settings))
+        encoded = encode(video.frames, settings)
     except DecodeError as error:
         return {"status": error.status, "reason": error.reason, "facts": {}, "stored": None}
     except MemoryError:
         reason = f"needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory"
         return {"status": "crash", "reason": reason, "facts": {}, "stored": None}
-    return {"status": "ok", "reason": "", "facts": _facts(video), "stored": stored}
+    try:
+        return {"status": "ok", "reason": "", "facts": _facts(video), "stored": slot.put(encoded)}
+    except OSError as error:  # no room for the result: the machine's fault and not the video's
+        return {"failure": [error.errno, f"{error.strerror} (shared memory for decoded frames)"]}
 
 
 def _facts(video: Video) -> dict[str, Any]:
@@ -98,24 +94,3 @@ class _Slot:
 def _send(replies: Any, line: bytes) -> None:  # noqa: ANN401  a binary file
     replies.write(line + b"\n")
     replies.flush()
-
-
-def _confine(parent: int) -> None:
-    """Limits, and an end with the parent's, however that comes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(0)
-    for limit, value in (
-        (resource.RLIMIT_AS, MAX_MEMORY_BYTES),
-        (resource.RLIMIT_FSIZE, 2 * MAX_STORED_BYTES),
-        (resource.RLIMIT_NOFILE, _MAX_FILES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(limit)[1]
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (allowed, allowed))
-    try:
-        Path("/proc/self/oom_score_adj").write_text("500")  # rather this process than the one that writes shards
-    except OSError:
-        pass  # not allowed in some containers; then the kernel chooses

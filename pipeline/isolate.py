@@ -79,6 +79,7 @@ class Decoder:
 
         Raises:
             Stopped: `stop` was called.
+            OSError: this machine lacks room for what was decoded.
             RuntimeError: the child does not start.
         """
         waiting = deque(enumerate(paths))
@@ -145,13 +146,16 @@ class Decoder:
                 return Decoded("timeout", f"not decoded within {self._deadline_s:g} s", {})
             return Decoded("crash", _cause(self._end_child()), {})
         reply = json.loads(line)
+        if "failure" in reply:
+            raise OSError(*reply["failure"])
         encoded = self._slots[number % len(self._slots)].take(**reply["stored"]) if reply["stored"] else None
         return Decoded(reply["status"], reply["reason"], reply["facts"], encoded)
 
     def _start(self) -> None:
-        words = {"slots": [slot.fd for slot in self._slots], "parent": os.getpid(), "settings": asdict(self._settings)}
+        words = {"slots": [slot.fd for slot in self._slots], "settings": asdict(self._settings)}
         root = str(Path(__file__).resolve().parents[1])
-        code = f"import sys; sys.path.insert(0, {root!r}); {ENTRY}"
+        confine = f"from pipeline.confine import confine; confine({os.getpid()})"
+        code = f"import sys; sys.path.insert(0, {root!r}); {confine}; {ENTRY}"
         with self._lock:
             if self._stopped:
                 raise Stopped

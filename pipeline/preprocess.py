@@ -53,8 +53,12 @@ def locked(store: Path) -> Iterator[None]:
 
     Raises:
         LockedError: another run holds it.
+        UserError: no folder can be there.
     """
-    store.mkdir(parents=True, exist_ok=True)
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"preprocess.store: {store}: {error.strerror}; give a folder with STORE=DIR") from None
     lock = filelock.FileLock(str(store / ".lock"))
     owner = store / ".lock.owner"
     try:

@@ -1,0 +1,311 @@
+import errno
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+from make_store import make_ledger, settings_for
+from make_videos import read_number, write_mp4
+
+from pipeline import ledger, preprocess
+from pipeline.preprocess import LockedError
+from pipeline.recipe import Preprocess
+from pipeline.settings import UserError
+from pipeline.shards import ShardReader, read_attributes, read_outcomes
+
+ROOT = Path(__file__).parents[1]
+MISSING = (2,)
+
+
+def make_inputs(folder: Path, num_videos: int = 9, **changes: object) -> Preprocess:
+    """Small real videos (one missing, one empty) and their pending ledger."""
+    settings = settings_for(folder, height=32, width=48, **{"jobs": 2, "max_bad_fraction": 0.5, **changes})
+    table = make_ledger(num_videos, "train", MISSING)
+    for number, path in enumerate(table["path"]):
+        if path:
+            write_mp4(Path(settings.data_root) / path, 6 + number, 30, (32, 64), first=10 * number)
+    (Path(settings.data_root) / table["path"][4]).write_bytes(b"")
+    ledger.write(ledger.ledger_path(settings, "train"), table)
+    return settings
+
+
+def read_ledger(settings):
+    return ledger.read(ledger.ledger_path(settings, "train")).set_index("video_id")
+
+
+def files(settings) -> dict[str, bytes]:
+    paths = [*Path(settings.store).glob("*.h5"), *Path(settings.manifests).rglob("*.csv")]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def leftovers(settings) -> list[str]:
+    kept = (".h5", ".csv")
+    paths = [*Path(settings.store).glob("*"), *Path(settings.manifests).rglob("*.*")]
+    return sorted(path.name for path in paths if path.suffix not in kept and path.name != ".lock")
+
+
+def moved(settings, folder: Path, **changes: object) -> Preprocess:
+    """The same inputs, with a fresh store and a copy of the ledgers."""
+    shutil.copytree(Path(settings.manifests), folder / "manifests")
+    paths = {"manifests": str(folder / "manifests"), "store": str(folder / "store")}
+    return Preprocess(**{**settings.__dict__, **paths, **changes})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs, tmp_path_factory):
+    """The files that one run in peace ends in."""
+    settings = moved(inputs, tmp_path_factory.mktemp("undisturbed"), jobs=1)
+    assert preprocess.run(settings) == 0
+    return settings
+
+
+def command(settings, *more: str) -> list[str]:
+    keys = (
+        "dataset",
+        "data_root",
+        "manifests",
+        "store",
+        "height",
+        "width",
+        "jobs",
+        "videos_per_shard",
+        "max_bad_fraction",
+    )
+    words = [f"--preprocess.{key}={getattr(settings, key)}" for key in keys]
+    return [sys.executable, "-m", "pipeline.preprocess", "-c", str(ROOT / "train/configs/sample.yaml"), *words, *more]
+
+
+def test_every_row_ends_in_the_ledger_and_every_good_frame_in_a_shard(undisturbed):
+    table = read_ledger(undisturbed)
+    numbers = dict(enumerate(table.index))
+    assert table["status"].tolist() == ["ok", "ok", "missing", "ok", "unreadable", "ok", "ok", "ok", "ok"]
+    for number, video_id in numbers.items():
+        row = table.loc[video_id]
+        if row["status"] == "ok":
+            reader = ShardReader(Path(undisturbed.store) / row["shard"])
+            shown = [read_number(frame) for frame in reader.frames(reader.row_of(video_id))]
+            assert shown == list(range(10 * number, 10 * number + 6 + number, 2))  # 30 -> 15 frames/s
+            assert (row["source_frames"], row["num_frames"], row["fps"]) == (6 + number, len(shown), 15.0)
+    assert leftovers(undisturbed) == []
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_the_bytes_do_not_depend_on_the_number_of_jobs(inputs, tmp_path, codec):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one = moved(inputs, tmp_path / "a", jobs=1, codec=codec)
+    three = moved(inputs, tmp_path / "b", jobs=3, codec=codec)
+    preprocess.run(one)
+    time.sleep(1.1)  # HDF5 keeps times in seconds, where it keeps them
+    preprocess.run(three)
+    assert files(one) == files(three)
+
+
+def test_a_rerun_decodes_nothing(undisturbed, monkeypatch, capsys):
+    before = files(undisturbed)
+    monkeypatch.setattr(preprocess, "Decoder", None)
+    assert preprocess.run(undisturbed) == 0
+    assert files(undisturbed) == before
+    assert "0 of 3 shards written" in capsys.readouterr().out
+
+
+def test_shards_say_what_they_are(undisturbed):
+    path = Path(undisturbed.store) / "train-00000-of-00003.h5"
+    attributes = read_attributes(path)
+    assert attributes["recipe"] == undisturbed.to_json()
+    assert attributes["recipe_sha256"] == undisturbed.fingerprint()
+    assert (attributes["format_version"], attributes["split"], attributes["complete"]) == (1, "train", True)
+    with h5py.File(path) as file:  # and any HDF5 tool can read the frames
+        video_id = sorted(file["frames"])[0]
+        assert file[f"frames/{video_id}"][0].shape == (32, 48, 3)
+
+
+def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturbed, inputs, tmp_path, monkeypatch):
+    settings = moved(undisturbed, tmp_path)
+    shutil.copytree(undisturbed.store, settings.store)
+    root = tmp_path / "data"
+    shutil.copytree(inputs.data_root, root)
+    settings = Preprocess(**{**settings.__dict__, "data_root": str(root)})
+    table = ledger.read(ledger.ledger_path(settings, "train"))
+    table.loc[2, "path"] = f"train/{table.loc[2, 'video_id']}.mp4"
+    table.loc[2, "status"] = "pending"
+    ledger.write(ledger.ledger_path(settings, "train"), table)
+    write_mp4(root / table.loc[2, "path"], 8, 30, (32, 64), first=20)
+    asked = []
+    decode = preprocess.Decoder.decode
+
+    def note(paths):
+        for path in paths:
+            asked.append(path.stem)
+            yield path
+
+    monkeypatch.setattr(preprocess.Decoder, "decode", lambda self, paths: decode(self, note(paths)))
+    assert preprocess.run(settings) == 0
+    after = read_ledger(settings)
+    assert after["status"].iloc[2] == "ok" and after["num_frames"].iloc[2] == 4
+    shard = after["shard"].iloc[2]
+    neighbours = set(read_outcomes(Path(settings.store) / shard).query("status != 'ok'")["video_id"])
+    assert set(asked) - neighbours == {table.loc[2, "video_id"]}
+    unchanged = [name for name, content in files(undisturbed).items() if files(settings)[name] == content]
+    assert sorted(unchanged) == sorted(name for name in files(undisturbed) if name not in (shard, "train.csv"))
+    fresh = Preprocess(**{**settings.__dict__, "store": str(tmp_path / "fresh")})
+    before = files(settings)
+    assert preprocess.run(fresh) == 0
+    assert files(fresh) == before  # copied or decoded: the same bytes
+
+
+def test_a_store_of_another_recipe_is_refused_and_untouched(undisturbed, tmp_path):
+    settings = moved(undisturbed, tmp_path, fps=30.0)
+    shutil.copytree(undisturbed.store, settings.store)
+    before = files(settings)
+    with pytest.raises(UserError, match=r"another recipe \(fps: 30.0 here, 15.0 there\)"):
+        preprocess.run(settings)
+    assert files(settings) == before
+
+
+def test_another_way_of_cutting_a_split_is_another_recipe_too(undisturbed, tmp_path):
+    settings = moved(undisturbed, tmp_path, videos_per_shard=9)
+    shutil.copytree(undisturbed.store, settings.store)
+    with pytest.raises(UserError, match="videos_per_shard: 9 here, 4 there"):
+        preprocess.run(settings)
+
+
+def test_a_second_run_is_told_who_holds_the_store(undisturbed):
+    held = preprocess.locked(Path(undisturbed.store))
+    with held, pytest.raises(LockedError, match=f"process {os.getpid()} on .* is writing here") as error:
+        preprocess.run(undisturbed)
+    assert error.value.exit_code == 73
+
+
+@pytest.mark.parametrize("change", ["data_root", "manifests"])
+def test_what_is_not_there_is_a_users_mistake(undisturbed, tmp_path, change):
+    settings = Preprocess(**{**undisturbed.__dict__, change: str(tmp_path / "nowhere")})
+    with pytest.raises(UserError, match="nowhere"):
+        preprocess.run(settings)
+
+
+def test_too_many_bad_videos_end_in_exit_code_3_with_the_rest_stored(inputs, tmp_path, caplog):
+    settings = moved(inputs, tmp_path, max_bad_fraction=0.05)
+    assert preprocess.run(settings) == 3
+    assert "1 of 8 videos are bad" in caplog.text
+    assert (read_ledger(settings)["status"] == "ok").sum() == 7
+
+
+def test_a_dry_run_writes_nothing(inputs, tmp_path, capsys):
+    settings = moved(inputs, tmp_path)
+    assert preprocess.main([*command(settings)[3:], "--dry-run"]) == 0
+    assert "3 shards to write" in capsys.readouterr().out
+    assert not Path(settings.store).exists()
+
+
+def start(settings):
+    """A run of its own process group, as a shell starts it, and the wait until it writes."""
+    run = subprocess.Popen(
+        command(settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    end = time.monotonic() + 60
+    while not list(Path(settings.store).glob(".*.tmp")) and time.monotonic() < end:
+        time.sleep(0.005)
+    return run
+
+
+def survivors(group: int) -> list[str]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rsplit(") ", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(status.parent.name)
+    return found
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_signal_ends_a_run_without_a_trace(inputs, undisturbed, tmp_path, number, code):
+    settings = moved(inputs, tmp_path)
+    with start(settings) as run:
+        if number == signal.SIGINT:
+            os.killpg(run.pid, number)  # Ctrl-C goes to the whole group
+        else:
+            run.send_signal(number)
+        _, said = run.communicate(timeout=30)
+    assert run.returncode == code
+    assert "Traceback" not in said
+    assert survivors(run.pid) == []
+    assert [name for name in leftovers(settings) if name != "train.csv"] == []
+    assert preprocess.run(settings) == 0
+    assert files(settings) == files(undisturbed)
+
+
+def test_a_killed_run_leaves_no_process_and_can_be_gone_on_with(inputs, undisturbed, tmp_path):
+    settings = moved(inputs, tmp_path)
+    with start(settings) as run:
+        run.send_signal(signal.SIGKILL)
+        run.communicate(timeout=30)
+    end = time.monotonic() + 5
+    while survivors(run.pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert survivors(run.pid) == []
+    assert preprocess.run(settings) == 0
+    assert files(settings) == files(undisturbed)
+    assert leftovers(settings) == []
+
+
+def limited(settings, limit, value):
+    return subprocess.run(
+        command(settings), cwd=ROOT, capture_output=True, text=True, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(limit, (value, value)),
+    )  # fmt: skip
+
+
+def test_a_full_disk_ends_in_exit_code_74_and_nothing_half_done(inputs, undisturbed, tmp_path):
+    settings = moved(inputs, tmp_path)
+    run = limited(settings, resource.RLIMIT_FSIZE, 1_100_000)  # of a shard with the room it reserves
+    assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
+    assert os.strerror(errno.EFBIG) in run.stderr
+    assert leftovers(settings) == []
+    assert preprocess.run(settings) == 0
+    assert files(settings) == files(undisturbed)
+
+
+def test_a_machine_without_room_blames_no_video(inputs, tmp_path):
+    settings = moved(inputs, tmp_path)
+    run = limited(settings, resource.RLIMIT_FSIZE, 60_000)  # less than the memory that decoded frames are shared in
+    assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
+    assert "shared memory for decoded frames" in run.stderr
+    assert not list(Path(settings.store).glob("*.h5"))
+
+
+def test_few_open_files_are_enough(inputs, undisturbed, tmp_path):
+    settings = moved(inputs, tmp_path)
+    run = limited(settings, resource.RLIMIT_NOFILE, 40)
+    assert run.returncode == 0, run.stderr
+    assert files(settings) == files(undisturbed)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_store_that_may_not_be_written_ends_in_exit_code_74(inputs, tmp_path):
+    settings = moved(inputs, tmp_path)
+    Path(settings.store).mkdir()
+    Path(settings.store).chmod(0o500)
+    run = subprocess.run(command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, "Traceback" in run.stderr) == (74, False)
+
+
+def test_a_store_below_a_file_is_told_in_one_line(inputs, tmp_path):
+    (tmp_path / "file").write_text("")
+    settings = Preprocess(**{**inputs.__dict__, "store": str(tmp_path / "file" / "store")})
+    run = subprocess.run(command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, "Traceback" in run.stderr) == (2, False)
