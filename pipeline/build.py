@@ -28,6 +28,7 @@ class Built:
         ledgers: by split, each sorted by video_id, in the columns and dtypes of COLUMNS.
         extra: videos that no label row uses: split, path, reason.
         broken: earlier ledgers that cannot be read, to be kept aside.
+        unchanged: splits whose ledger says what the earlier one says, which was found valid as it was read.
         verdict: what was recognised, in plain words.
         warnings: what is odd but usable.
     """
@@ -35,6 +36,7 @@ class Built:
     ledgers: dict[str, pd.DataFrame]
     extra: pd.DataFrame
     broken: list[Path]
+    unchanged: list[str]
     verdict: list[str]
     warnings: list[str]
 
@@ -65,7 +67,7 @@ def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
     files = layout.scan(Path(root)) if root else layout.Files([], frozenset(), [])
     found = matching.match(said, files)
     table = _rows(said.table, found)
-    built = Built({}, found.extra, [], [*said.verdict, *found.verdict], [*said.warnings, *found.warnings])
+    built = Built({}, found.extra, [], [], [*said.verdict, *found.verdict], [*said.warnings, *found.warnings])
     for split in SPLITS:
         rows = table[table["split"] == split]
         if len(rows):
@@ -113,6 +115,8 @@ def _remember(
     ledger = learned.remember(fresh, before, stored, settings.data_root)
     ledger, retried = learned.try_again(ledger, settings.data_root, forget)
     built.verdict.extend(f"{split}: {line}" for line in retried)
+    if before is not None and ledger.equals(before):
+        built.unchanged.append(split)
     built.warnings.extend(f"{split}: {line}" for line in _losses(ledger, before, stored, settings.store))
     return ledger
 
@@ -125,10 +129,12 @@ def _losses(ledger: pd.DataFrame, before: pd.DataFrame | None, stored: learned.S
     if len(unknown):
         said.append(f"shards hold {len(unknown):,} videos that are in no label file: {some(unknown)}")
     if before is not None:
-        gone = before["video_id"][~before["video_id"].isin(ids)]
+        same = learned.same_ids(ledger, before)
+        gone = before["video_id"][~before["video_id"].isin(ids)] if not same else ()
         if len(gone):
             said.append(f"{len(gone):,} rows of the earlier ledger are in no label file any more: {some(gone)}")
-        were_ok = before["video_id"][before["status"].eq("ok") & before["video_id"].isin(ids)]
+        were_ok = before["video_id"][before["status"].eq("ok")]
+        were_ok = were_ok if same else were_ok[were_ok.isin(ids)]
         lost = sorted(set(were_ok) - set(ledger["video_id"][ledger["status"].eq("ok")]))
         if lost:
             said.append(f"{len(lost):,} videos were ok, and are in no shard of {store} now: {some(lost)}")

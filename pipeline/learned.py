@@ -102,6 +102,8 @@ def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: Stored, r
     ledger.loc[lost, list(STORED)] = blank(1).loc[0, list(STORED)].tolist()
     ledger.loc[again, "status"] = np.where(ledger.loc[again, "path"].ne(""), "pending", "missing")
     outcomes = stored.outcomes
+    if outcomes.empty:
+        return ledger
     rows = pd.Index(ledger["video_id"]).get_indexer(pd.Index(outcomes["video_id"]))
     outcomes, rows = outcomes[rows >= 0], rows[rows >= 0]
     bad, gone = outcomes["status"].isin(BAD_STATUSES), outcomes["status"].eq("missing")
@@ -111,19 +113,27 @@ def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: Stored, r
     return fill(ledger, outcomes[~(bad & asked) & ~(gone & here)])
 
 
+def same_ids(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two ledgers are of the same videos, as most rebuilds are."""
+    return len(one) == len(other) and bool(
+        (one["video_id"].to_numpy(object) == other["video_id"].to_numpy(object)).all()
+    )
+
+
 def _copy(fresh: pd.DataFrame, before: pd.DataFrame, keep_paths: bool) -> pd.DataFrame:
     """`fresh` with the learned columns of the same videos in `before`."""
-    known = before[before["status"].ne("missing")]
-    rows = pd.Index(fresh["video_id"]).get_indexer(pd.Index(known["video_id"]))
-    known, rows = known[rows >= 0], rows[rows >= 0]
+    if same_ids(fresh, before):
+        rows = np.arange(len(fresh))
+    else:
+        rows = pd.Index(fresh["video_id"]).get_indexer(pd.Index(before["video_id"]))
+    known = (rows >= 0) & before["status"].ne("missing").to_numpy()
     if not keep_paths:  # a video that was pending and is gone is missing now
-        there = known["status"].ne("pending").to_numpy() | fresh["path"].ne("").to_numpy()[rows]
-        known, rows = known[there], rows[there]
-    ledger = fresh.copy()
+        known &= before["status"].ne("pending").to_numpy() | fresh["path"].ne("").to_numpy()[rows]
+    ledger, rows = fresh.copy(), rows[known]
     for name in (*LEARNED, "path") if keep_paths else LEARNED:
         kind = "object" if COLUMNS[name] == "str" else COLUMNS[name]
         values = fresh[name].to_numpy(kind, copy=True)
-        values[rows] = known[name].to_numpy(kind)
+        values[rows] = before[name].to_numpy(kind)[known]
         ledger[name] = pd.Series(values, dtype=COLUMNS[name])
     return ledger
 

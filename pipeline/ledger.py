@@ -9,7 +9,7 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -67,15 +67,20 @@ def write(path: Path | str, ledger: pd.DataFrame) -> None:
     write_all({Path(path): ledger})
 
 
-def write_all(ledgers: dict[Path, pd.DataFrame]) -> None:
+def write_all(ledgers: dict[Path, pd.DataFrame], valid: Collection[Path] = ()) -> None:
     """Write several ledgers, when all of them are valid.
+
+    Args:
+        ledgers: by path.
+        valid: those of the paths whose ledger was validated before, and is not again.
 
     Raises:
         ManifestError: one is not a valid ledger; none is written.
     """
     tables = {path: _sorted(ledger.loc[:, list(COLUMNS)]) for path, ledger in ledgers.items()}
     for path, table in tables.items():
-        validate(table, str(path))
+        if path not in valid:
+            validate(table, str(path))
     for path, table in tables.items():
         write_table(path, table)
 

@@ -114,7 +114,8 @@ def _write(settings: Preprocess, built: Built) -> None:
     """Write ledgers and the lists of files that no label row uses; a broken earlier ledger is kept aside."""
     for path in built.broken:
         shutil.copyfile(path, broken_path(path))
-    write_all({ledger_path(settings, split): ledger for split, ledger in built.ledgers.items()})
+    valid = [ledger_path(settings, split) for split in built.unchanged]
+    write_all({ledger_path(settings, split): ledger for split, ledger in built.ledgers.items()}, valid)
     extra = dict(by_split(built.extra))
     for split in (*SPLITS, "other"):
         listed = ledger_path(settings, split).with_name(f"{split}.extra.csv")

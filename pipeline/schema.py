@@ -82,7 +82,8 @@ def check(rule: str, test: Callable[[pd.Series], pd.Series]) -> pa.Check:
 
 def inside(path: pd.Series) -> pd.Series:
     """Which paths stay in data_root."""
-    if not re.search(f"(?m){OUTSIDE}", "\n".join(path.tolist())):  # one search tells, when all do
+    joined = "\n".join(["", *path.tolist()])
+    if not any(part in joined for part in ("\n/", "..", ":", "\\")):  # nearly always, and fast
         return pd.Series(True, index=path.index)
     return ~path.str.contains(OUTSIDE)
 
