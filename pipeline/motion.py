@@ -137,7 +137,7 @@ def motion_frames(label: str, motion: Motion, num_frames: int, size: tuple[int, 
 def _layers(seed: int, size: tuple[int, int]) -> list[NDArray[np.uint8]]:
     """The two textures, repeated so far around one tile that no frame of this (H, W) reaches an edge."""
     rng = np.random.default_rng(seed)
-    reach = 2 * math.ceil(0.65 * math.hypot(*size) * 2 * 255 / min(size)) // 2 + 2
+    reach = math.ceil(2 * 0.65 * math.hypot(*size) * 255 / min(size)) + 2  # zoom 2, pivot at most 0.65 off a corner
     return [np.pad(texture(rng), reach, mode="wrap") for _ in range(2)]
 
 

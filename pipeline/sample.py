@@ -204,16 +204,23 @@ def make(out: Path, counts: dict[str, int], jobs: int = -1) -> bool:
         LockedError: another process is making this sample.
     """
     marker = {"version": VERSION, **counts}
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = out.resolve()  # a folder cannot be renamed over a link
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{out}: a part of this path is a file, not a folder. Give another folder with --out") from None
     try:
         with filelock.FileLock(out.parent / f".{out.name}.lock", timeout=0):
             if _is_finished(out, marker):
                 return False
             partial = out.parent / f".{out.name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was cut off
-            _fill(partial, plan(counts), jobs)
-            (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
-            os.rename(partial, out)  # replaces an empty folder, refuses any other
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+            try:
+                _fill(partial, plan(counts), jobs)
+                (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
+                os.rename(partial, out)  # replaces an empty folder, refuses any other
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)  # a full disk must not stay full of it
     except filelock.Timeout as timeout:
         raise LockedError(f"{out}: another process is making this sample ({timeout.lock_file}); wait for it") from None
     return True
@@ -222,9 +229,12 @@ def make(out: Path, counts: dict[str, int], jobs: int = -1) -> bool:
 def _is_finished(out: Path, marker: dict[str, int]) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    if not (out / MARKER).is_file():
+    try:
+        found = json.loads((out / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # none, or somebody else's
+        found = None
+    if not isinstance(found, dict) or "version" not in found:
         raise UserError(f"{out}: is there already and is no sample; left alone. Give another folder with --out")
-    found = json.loads((out / MARKER).read_text(encoding="utf-8"))
     if found != marker:
         raise UserError(f"{out}: holds another sample, {found} instead of {marker}. Remove it or give another --out")
     return True

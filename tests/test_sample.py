@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import av
+import cv2
 import filelock
 import numpy as np
 import pytest
@@ -159,7 +160,36 @@ def test_a_run_that_fails_publishes_nothing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(sample, "write_video", full_disk)
     with pytest.raises(OSError, match="No space"):
         sample.make(tmp_path / "out", TINY, jobs=1)
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".out.lock"] == []
+
+
+@pytest.mark.parametrize("text", ["not JSON", "[1]", "{}"])
+def test_a_marker_of_somebody_else_makes_no_sample(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / sample.MARKER).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="is no sample"):
+        sample.make(tmp_path / "mine", TINY)
+    assert (tmp_path / "mine" / sample.MARKER).read_text(encoding="utf-8") == text
+
+
+def test_a_file_where_a_folder_should_be_is_a_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    for out, said in ((tmp_path / "file", "is no sample"), (tmp_path / "file" / "sample", "not a folder")):
+        with pytest.raises(UserError, match=said):
+            sample.make(out, TINY)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_followed(tmp_path: Path, there: bool) -> None:
+    counts = {"train": 0, "val": 0, "test": 1}
+    target, link = tmp_path / "disk" / "kept", tmp_path / "sample"
+    target.parent.mkdir()
+    if there:
+        target.mkdir()
+    link.symlink_to(target)
+    assert sample.make(link, counts, jobs=1)
+    assert (target / sample.MARKER).is_file()
+    assert not sample.make(link, counts, jobs=1)
 
 
 def test_two_runs_at_once_are_kept_apart(tmp_path: Path) -> None:
@@ -191,3 +221,44 @@ def test_the_second_class_of_a_pair_is_the_first_backwards(
     frames = motion_frames(first, motion, num_frames, size, fps)
     assert frames.shape == (num_frames, *size, 3)
     np.testing.assert_array_equal(motion_frames(second, motion, num_frames, size, fps), frames[::-1])
+
+
+# How to lay the first frame over the second, if the picture does what its label says: the 2x3 matrix of a step of
+# d pixels, or of d / 100 (radians, or fraction of size) about the pivot.  Image coordinates: y points down.
+STEPS = {
+    "moving left": lambda d: (np.eye(2), (-d, 0)),
+    "moving right": lambda d: (np.eye(2), (d, 0)),
+    "moving up": lambda d: (np.eye(2), (0, -d)),
+    "moving down": lambda d: (np.eye(2), (0, d)),
+    "rotating clockwise": lambda d: (np.array([[1, -d / 100], [d / 100, 1]]), None),
+    "rotating counterclockwise": lambda d: (np.array([[1, d / 100], [-d / 100, 1]]), None),
+    "growing": lambda d: (np.eye(2) * (1 + d / 100), None),
+    "shrinking": lambda d: (np.eye(2) / (1 + d / 100), None),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("label", CLASSES)
+def test_the_picture_moves_as_its_label_says(label: str, seed: int) -> None:
+    motion = draw_motion(np.random.default_rng(seed))
+    first, second = motion_frames(label, motion, 2, (128, 172), 15.0).astype(np.float32)
+    pivot = np.array([motion.pivot[0] * 172, motion.pivot[1] * 128])
+    errors = {}
+    for name, step in STEPS.items():
+        linear, shift = step(4)
+        shift = pivot - linear @ pivot if shift is None else np.array(shift)
+        moved = cv2.warpAffine(first, np.column_stack([linear, shift]), (172, 128))
+        errors[name] = np.abs(moved - second)[16:-16, 16:-16].mean()
+    assert min(errors, key=lambda name: errors[name]) == label
+
+
+def test_a_single_frame_is_the_same_in_all_classes() -> None:
+    for seed in range(4):
+        motion = draw_motion(np.random.default_rng(seed))
+        # A motion's start is the first frame, or the last where a class is its pair's other played backwards.
+        starts = [
+            motion_frames(label, motion, 3, (64, 86), 15.0)[0 if direction > 0 else -1]
+            for label, (_, direction) in CLASSES.items()
+        ]
+        for start in starts[1:]:
+            np.testing.assert_array_equal(start, starts[0])
