@@ -10,9 +10,11 @@ and gone on with: finished shards are skipped, and the bytes do not depend on th
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import queue
+import shutil
 import socket
 import threading
 import time
@@ -36,6 +38,7 @@ from pipeline.shards import Outcome
 
 __all__ = ["main", "plan", "run"]
 
+_SPARE_BYTES = 64 << 20  # for each shard being written
 _STOP_S = 10  # that tasks have to drop their temporary files
 
 log = logging.getLogger(__name__)
@@ -81,6 +84,13 @@ def remove_temporary(store: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def remove_unfinished_ledgers(settings: Preprocess) -> None:
+    """Delete what a killed run left of a ledger; the file's name says which process wrote it."""
+    for leftover in ledger.ledger_path(settings, SPLITS[0]).parent.glob(".*.csv.*.tmp"):
+        if not Path("/proc", leftover.name.split(".")[-2]).exists():
+            leftover.unlink(missing_ok=True)
+
+
 class Run:
     """The shards of one run being written: its decoders, its progress and its end.
 
@@ -103,7 +113,7 @@ class Run:
         self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         self._decoders: list[Decoder] = []
         self._changed = threading.Condition()
-        self._running = self._bad = 0
+        self._running = self._bad = self._finished_bytes = self._finished_videos = 0
         self._stopped = False
         self._bar = tqdm(total=num_videos, unit="video", smoothing=0.05, disable=None)
 
@@ -114,9 +124,13 @@ class Run:
                 return
             self._running += 1
         try:
+            self._check_space(task)
             decoder = self._decoder()
             write_shard(task, self._settings, decoder, self._done)
             self._idle.put(decoder)
+            with self._changed:
+                self._finished_bytes += task.path.stat().st_size
+                self._finished_videos += len(task.videos)
         except Stopped:
             pass
         finally:
@@ -151,6 +165,20 @@ class Run:
             if self._stopped:
                 decoder.stop()
         return decoder
+
+    def _check_space(self, task: Task) -> None:
+        """Stop while every shard that is being written can still be finished.
+
+        Raises:
+            OSError: the disk would be full.
+        """
+        with self._changed:
+            mean = self._finished_bytes / max(1, self._finished_videos)
+            needed = int((1.5 * mean * len(task.videos) + _SPARE_BYTES) * self._running)
+        free = shutil.disk_usage(self._settings.store).free
+        if free < needed:
+            reason = f"{os.strerror(errno.ENOSPC)}: {free:,} bytes free, {needed:,} needed for the next shards"
+            raise OSError(errno.ENOSPC, reason, self._settings.store)
 
     def _done(self, outcome: Outcome) -> None:
         with self._changed:
@@ -191,6 +219,7 @@ def run(settings: Preprocess) -> int:
     store = Path(settings.store)
     began = time.perf_counter()
     with locked(store):
+        remove_unfinished_ledgers(settings)
         check_recipe(store, settings)
         tasks = plan_all(ledgers, settings)
         todo = [task for task in tasks if not is_finished(task, settings)]

@@ -148,7 +148,6 @@ def test_whatever_stops_a_run_the_next_ends_in_the_same_bytes(
         assert result(settings) == expected, f"point {point}"
 
 
-@pytest.mark.xfail(strict=True, reason="ledger.write_table names its temporary file by process, and none sweeps it")
 def test_the_ledger_left_unfinished_by_a_killed_run_is_swept_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -280,6 +280,24 @@ def test_a_full_disk_ends_in_exit_code_74_and_nothing_half_done(inputs, undistur
     assert files(settings) == files(undisturbed)
 
 
+def test_a_run_stops_before_the_disk_is_full(inputs, undisturbed, tmp_path, monkeypatch):
+    settings = moved(inputs, tmp_path, jobs=1)
+    usage = shutil.disk_usage
+
+    def nearly_full(path):
+        written = len(list(Path(settings.store).glob("*.h5")))
+        return usage(path)._replace(free=(100 << 20) if written == 0 else 1000)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", nearly_full)
+        with pytest.raises(OSError, match="1,000 bytes free, .* needed") as error:
+            preprocess.run(settings)
+    assert error.value.errno == errno.ENOSPC
+    assert len(list(Path(settings.store).glob("*.h5"))) == 1
+    assert preprocess.run(settings) == 0
+    assert files(settings) == files(undisturbed)
+
+
 def test_a_machine_without_room_blames_no_video(inputs, tmp_path):
     settings = moved(inputs, tmp_path)
     run = limited(settings, resource.RLIMIT_FSIZE, 60_000)  # less than the memory that decoded frames are shared in
