@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -56,8 +57,9 @@ def end(fd: int) -> int:
     return int.from_bytes(os.pread(fd, 8, 40), "little")
 
 
-def open_finished(path: Path) -> h5py.File:
-    """A finished shard of this format.
+@contextlib.contextmanager
+def open_finished(path: Path) -> Iterator[h5py.File]:
+    """A finished shard of this format, open for reading; what does not make sense inside is a ShardError, too.
 
     Raises:
         ShardError: it is missing, damaged, unfinished or of another format.
@@ -65,19 +67,21 @@ def open_finished(path: Path) -> h5py.File:
     if not path.is_file():
         raise ShardError(f"{path}: no such shard; run `make preprocess`")
     try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise ShardError(f"{path}: not a whole HDF5 file ({error}); run `make verify ARGS=--repair`") from None
-    try:
-        version, complete = file.attrs.get("format_version"), file.attrs.get("complete", False)
-        if version != FORMAT_VERSION:
-            raise ShardError(f"{path}: shard format {version}, this program reads {FORMAT_VERSION}")
-        if not complete:
-            raise ShardError(f"{path}: unfinished; run `make preprocess`")
-    except BaseException:
-        file.close()
+        with h5py.File(path, "r", locking=False) as file:
+            version = file.attrs.get("format_version")
+            if version != FORMAT_VERSION:
+                raise ShardError(f"{path}: shard format {version}, this program reads {FORMAT_VERSION}")
+            if not file.attrs.get("complete", False):
+                raise ShardError(f"{path}: unfinished; run `make preprocess`")
+            recipe = str(file.attrs["recipe"])
+            if hashlib.sha256(recipe.encode()).hexdigest() != file.attrs["recipe_sha256"]:
+                raise ShardError(f"{path}: its recipe has another fingerprint; run `make verify ARGS=--repair`")
+            yield file
+    except ShardError:
         raise
-    return file
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ShardError(f"{path}: not a whole HDF5 file ({reason}); run `make verify ARGS=--repair`") from None
 
 
 def own(file: h5py.File, name: str) -> h5py.Dataset:

@@ -18,7 +18,6 @@ import shutil
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +37,7 @@ from pipeline.shards import Outcome
 
 __all__ = ["main", "plan", "run"]
 
+_SHOWN_REASONS = 20
 _SPARE_BYTES = 64 << 20  # for each shard being written
 _STOP_S = 10  # that tasks have to drop their temporary files
 
@@ -227,9 +227,9 @@ def run(settings: Preprocess) -> int:
         for name in strays(store, tasks)[:1]:
             log.warning("warning: %s and others are of an earlier plan; `make verify` lists them, delete them", name)
         frames = write_shards(todo, settings)
-        statuses = fill_ledgers(ledgers, tasks, settings)
+        rows = fill_ledgers(ledgers, tasks, settings)
     seconds = time.perf_counter() - began
-    return _report(settings, statuses, f"{len(todo)} of {len(tasks)} shards written", frames, seconds)
+    return _report(settings, rows, f"{len(todo)} of {len(tasks)} shards written", frames, seconds)
 
 
 def plan_all(ledgers: dict[str, pd.DataFrame], settings: Preprocess) -> list[Task]:
@@ -256,32 +256,32 @@ def write_shards(tasks: list[Task], settings: Preprocess) -> int:
     return active.frames
 
 
-def fill_ledgers(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preprocess) -> Counter[str]:
-    """Write the ledgers from what the shards say; returns how many videos have each status."""
-    statuses: Counter[str] = Counter()
+def fill_ledgers(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preprocess) -> pd.DataFrame:
+    """Write the ledgers from what the shards say; returns all their rows."""
+    filled = []
     for split, table in ledgers.items():
         written = [shards.read_outcomes(task.path) for task in tasks if task.split == split]
-        filled = ledger.fill(table, pd.concat(written, ignore_index=True)) if written else table
-        ledger.write(ledger.ledger_path(settings, split), filled)
-        statuses.update(filled["status"])
-    return statuses
+        filled.append(ledger.fill(table, pd.concat(written, ignore_index=True)) if written else table)
+        ledger.write(ledger.ledger_path(settings, split), filled[-1])
+    return pd.concat(filled, ignore_index=True)
 
 
-def _report(settings: Preprocess, statuses: Counter[str], written: str, frames: int, seconds: float) -> int:
-    """Print the last line, and say so when too much is bad; returns the exit code."""
-    bad = sum(statuses[status] for status in BAD_STATUSES)
-    where = Path(settings.manifests) / settings.dataset
-    kinds = ", ".join(f"{status} {statuses[status]:,}" for status in BAD_STATUSES if statuses[status])
+def _report(settings: Preprocess, rows: pd.DataFrame, written: str, frames: int, seconds: float) -> int:
+    """Print why videos are bad, then the last line, and say so when it is too many; returns the exit code."""
+    bad = rows[rows["status"].isin(BAD_STATUSES)]
+    for (status, reason), count in bad[["status", "reason"]].value_counts().head(_SHOWN_REASONS).items():
+        print(f"{count:9,}  {status}: {reason}")
+    num_ok, num_missing = (int((rows["status"] == status).sum()) for status in ("ok", "missing"))
+    where = f" (see {Path(settings.manifests) / settings.dataset})" if len(bad) else ""
     print(
-        f"ok {statuses['ok']:,}, missing {statuses['missing']:,}, bad {bad:,}"
-        + (f" ({kinds}; see {where})" if bad else "")
-        + f", {written}, {frames:,} frames, {frames / seconds:,.0f} frames/s -> {settings.store}"
+        f"ok {num_ok:,}, missing {num_missing:,}, bad {len(bad):,}{where}, {written}, {frames:,} frames, "
+        f"{rows['nbytes'].sum() / 1e9:.2f} GB, {frames / seconds:,.0f} frames/s -> {settings.store}"
     )
-    present = sum(statuses.values()) - statuses["missing"]
-    if present and bad / present > settings.max_bad_fraction:
+    present = len(rows) - num_missing
+    if present and len(bad) / present > settings.max_bad_fraction:
         log.error(
             "error: %d of %d videos are bad, more than preprocess.max_bad_fraction %g; the rest is stored",
-            bad, present, settings.max_bad_fraction,
+            len(bad), present, settings.max_bad_fraction,
         )  # fmt: skip
         return cli.EXIT_TOO_MANY_BAD
     return cli.EXIT_OK

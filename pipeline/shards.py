@@ -185,14 +185,14 @@ class ShardReader:
             index = hdf5.read_table(file, "index")
             self._jpeg = recipe["codec"] == "jpeg"
             self._starts = {name: hdf5.own(file, f"jpeg/{name}")[:] for name in index["video_id"] if self._jpeg}
-        self.video_ids: list[str] = index["video_id"].tolist()
-        self.label_ids = index["label_id"].to_numpy(np.int32)
-        self.num_frames = index["num_frames"].to_numpy(np.int64)
-        self._offsets = index["offset"].to_numpy(np.int64)
-        self._nbytes = index["nbytes"].to_numpy(np.int64)
-        self._crc32 = index["crc32"].to_numpy(np.int64)
-        self._rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
-        self._frame_shape = (int(recipe["height"]), int(recipe["width"]), 3)
+            self.video_ids: list[str] = index["video_id"].tolist()
+            self.label_ids = index["label_id"].to_numpy(np.int32)
+            self.num_frames = index["num_frames"].to_numpy(np.int64)
+            self._offsets = index["offset"].to_numpy(np.int64)
+            self._nbytes = index["nbytes"].to_numpy(np.int64)
+            self._crc32 = index["crc32"].to_numpy(np.int64)
+            self._rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
+            self._frame_shape = (int(recipe["height"]), int(recipe["width"]), 3)
         self._map: np.memmap | None = None
         self._check()
 

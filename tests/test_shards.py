@@ -1,0 +1,225 @@
+import hashlib
+import pickle
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as example_settings
+from hypothesis import strategies as st
+from make_store import frames_of, settings_for
+
+from pipeline.shards import Outcome, ShardError, ShardReader, ShardWriter, read_attributes, read_outcomes, shard_name
+
+IDS = ("-abcdefghij_000001_000011", "with space", "é_1", "zzz")
+LENGTHS = (12, 1, 5, 30)
+BAD = Outcome("not_there", "missing")
+
+
+def write(folder: Path, codec: str = "raw", **changes: object) -> Path:
+    """A shard of four videos and a missing one."""
+    settings = settings_for(folder, codec=codec, **changes)
+    path = folder / shard_name("val", 0, 1)
+    with ShardWriter(path, settings, "val") as writer:
+        for number, (video_id, length) in enumerate(zip(IDS, LENGTHS, strict=True)):
+            outcome = Outcome(video_id, "ok", codec="vp9", source_fps=29.97, num_frames=length, fps=15.0)
+            writer.add(outcome, number - 1, frames_of(number, length, settings))
+            if number == 1:
+                writer.add(BAD)
+    return path
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="module")
+def jpeg(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("jpeg"), codec="jpeg")
+
+
+def test_names_sort_as_they_count():
+    assert shard_name("train", 12, 480) == "train-00012-of-00480.h5"
+
+
+def test_a_shard_says_what_it_holds(raw):
+    reader = ShardReader(raw)
+    assert reader.video_ids == list(IDS)
+    assert reader.label_ids.tolist() == [-1, 0, 1, 2]
+    assert reader.num_frames.tolist() == list(LENGTHS)
+    assert reader.row_of("é_1") == 2
+    outcomes = read_outcomes(raw)
+    assert outcomes["video_id"].tolist() == [*IDS[:2], "not_there", *IDS[2:]]
+    assert outcomes["status"].tolist() == ["ok", "ok", "missing", "ok", "ok"]
+    assert outcomes["shard"].tolist() == [raw.name, raw.name, "", raw.name, raw.name]
+    assert outcomes["source_fps"].tolist() == [29.97, 29.97, 0.0, 29.97, 29.97]
+    assert read_attributes(raw)["recipe_sha256"] == reader.recipe_sha256
+
+
+def test_offsets_point_at_the_bytes_that_hdf5_reads(raw):
+    outcomes = read_outcomes(raw).set_index("video_id")
+    content = raw.read_bytes()
+    with h5py.File(raw) as file:
+        for video_id in IDS:
+            start, size = outcomes.at[video_id, "offset"], outcomes.at[video_id, "nbytes"]
+            assert content[start : start + size] == file[f"frames/{video_id}"][:].tobytes()
+
+
+clips = st.tuples(st.integers(0, 3), st.lists(st.integers(0, 29), min_size=1, max_size=12), st.data())
+
+
+@example_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row=st.integers(0, 3), data=st.data())
+def test_any_clip_is_that_of_numpy(raw, row, data):
+    settings = settings_for(raw.parent)
+    frame = st.integers(0, LENGTHS[row] - 1)
+    indices = np.array(data.draw(st.lists(frame, min_size=1, max_size=12)), np.int64)
+    if data.draw(st.booleans()):  # what samplers draw: equal strides
+        step = data.draw(st.integers(1, 4))
+        indices = np.arange(indices[0], LENGTHS[row], step)
+    height, width = data.draw(st.integers(1, 16)), data.draw(st.integers(1, 20))
+    top, left = data.draw(st.integers(0, 16 - height)), data.draw(st.integers(0, 20 - width))
+    flip = data.draw(st.booleans())
+    out = np.empty((len(indices), height, width, 3), np.uint8)
+    ShardReader(raw).read_clip(row, indices, out, top, left, flip)
+    crop = frames_of(row, LENGTHS[row], settings)[indices, top : top + height, left : left + width]
+    assert (out == (crop[:, :, ::-1] if flip else crop)).all()
+
+
+def test_jpeg_clips_are_close_to_what_was_stored(jpeg):
+    reader = ShardReader(jpeg)
+    out = np.empty((3, 10, 12, 3), np.uint8)
+    reader.read_clip(3, np.array([29, 0, 7]), out, top=2, left=4, flip=True)
+    expected = frames_of(3, 30, settings_for(jpeg.parent))[[29, 0, 7], 2:12, 4:16][:, :, ::-1]
+    assert np.abs(out.astype(int) - expected).mean() < 4
+    reader.verify(3)
+
+
+@pytest.mark.parametrize("indices", [[-1], [0, 12], [99]])
+def test_frames_that_are_not_there_are_no_other_frames(raw, indices):
+    with pytest.raises(IndexError, match="of 12"):
+        ShardReader(raw).read_clip(0, np.array(indices), np.empty((len(indices), 4, 4, 3), np.uint8))
+
+
+def test_a_reader_that_is_pickled_takes_no_frames_along(raw):
+    reader = ShardReader(raw)
+    out, again = np.empty((2, 12, 16, 20, 3), np.uint8)
+    reader.read_clip(0, np.arange(12), out)
+    copied = pickle.dumps(reader)
+    assert len(copied) < 5000
+    pickle.loads(copied).read_clip(0, np.arange(12), again)  # noqa: S301  our own
+    assert (out == again).all()
+
+
+def test_a_reader_holds_no_file_open(raw):
+    reader = ShardReader(raw)
+    frames = reader.frames(0)
+    moved = raw.with_name("moved.h5")
+    shutil.move(raw, moved)
+    assert (frames == frames_of(0, 12, settings_for(raw.parent))).all()
+    shutil.move(moved, raw)
+    reader.close()
+
+
+def test_same_inputs_same_bytes(raw, jpeg, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "j").mkdir()
+    assert write(tmp_path / "r").read_bytes() == raw.read_bytes()
+    assert write(tmp_path / "j", codec="jpeg").read_bytes() == jpeg.read_bytes()
+
+
+def test_an_error_publishes_nothing(tmp_path):
+    settings = settings_for(tmp_path)
+    path = tmp_path / shard_name("val", 0, 1)
+    with pytest.raises(ZeroDivisionError), ShardWriter(path, settings, "val") as writer:
+        writer.add(Outcome("a", "ok", num_frames=3), 0, frames_of(0, 3, settings))
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_shard_stays_until_the_new_one_is_whole(raw, tmp_path):
+    path = tmp_path / raw.name
+    shutil.copy(raw, path)
+    with pytest.raises(ZeroDivisionError), ShardWriter(path, settings_for(tmp_path), "val"):
+        raise ZeroDivisionError
+    assert path.read_bytes() == raw.read_bytes()
+
+
+def change(path: Path, name: str, value: object) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs[name] = value
+
+
+DAMAGES = {
+    "missing": (lambda path: path.unlink(), "no such shard"),
+    "empty": (lambda path: path.write_bytes(b""), "not a whole HDF5 file"),
+    "noise": (lambda path: path.write_bytes(bytes(range(256)) * 64), "not a whole HDF5 file"),
+    "half": (lambda path: path.write_bytes(path.read_bytes()[:9000]), "not a whole HDF5 file"),
+    "unfinished": (lambda path: change(path, "complete", False), "unfinished"),
+    "newer": (lambda path: change(path, "format_version", 99), "shard format 99, this program reads 1"),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), "no such shard"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_no_finished_shard_is_refused_by_name(raw, tmp_path, damage):
+    path = tmp_path / raw.name
+    shutil.copy(raw, path)
+    act, said = DAMAGES[damage]
+    act(path)
+    for read in (ShardReader, read_attributes, read_outcomes):
+        with pytest.raises(ShardError, match=said) as error:
+            read(path)
+        assert str(path) in str(error.value) and error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("column", ["offset", "nbytes", "num_frames"])
+def test_an_index_that_points_elsewhere_is_refused(raw, tmp_path, column):
+    path = tmp_path / raw.name
+    shutil.copy(raw, path)
+    with h5py.File(path, "r+") as file:
+        table = file["index"][:]
+        table[column][0] = 1 << 40
+        file["index"][:] = table
+    with pytest.raises(ShardError, match="truncated|do not fit"):
+        ShardReader(path)
+
+
+def test_a_small_file_that_declares_terabytes_is_refused(tmp_path):
+    path = tmp_path / "val-00000-of-00001.h5"
+    with h5py.File(path, "w") as file:
+        fingerprint = hashlib.sha256(b"{}").hexdigest()
+        file.attrs.update({"format_version": 1, "complete": True, "recipe": "{}", "recipe_sha256": fingerprint})
+        for name in ("index", "outcomes"):
+            file.create_dataset(name, shape=(1 << 36,), dtype="<i8", chunks=(1 << 20,))
+    with pytest.raises(ShardError, match="not a contiguous dataset"):
+        read_outcomes(path)
+
+
+def test_no_video_of_that_name(raw):
+    with pytest.raises(ShardError, match="has no video nobody.*make manifests"):
+        ShardReader(raw).row_of("nobody")
+
+
+@example_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_flipped_byte_is_an_error_or_changes_nothing_that_is_read(raw, tmp_path, data):
+    content = bytearray(raw.read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[place] ^= data.draw(st.integers(1, 255))
+    path = tmp_path / raw.name
+    path.write_bytes(content)
+    try:
+        reader = ShardReader(path)
+        for row in range(len(reader.video_ids)):
+            reader.verify(row)
+        held = {video_id: reader.frames(reader.row_of(video_id)).tobytes() for video_id in reader.video_ids}
+    except (ShardError, OSError, KeyError, ValueError, UnicodeDecodeError) as error:
+        assert isinstance(error, ShardError), repr(error)
+        return
+    whole = ShardReader(raw)
+    stored = {whole.frames(row).tobytes() for row in range(4)}
+    assert set(held.values()) <= stored
