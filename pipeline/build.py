@@ -66,20 +66,18 @@ def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
     said = labels.load(settings)
     files = layout.scan(Path(root)) if root else layout.Files([], frozenset(), [])
     found = matching.match(said, files)
-    table = _rows(said.table, found)
     built = Built({}, found.extra, [], [], [*said.verdict, *found.verdict], [*said.warnings, *found.warnings])
     for split in SPLITS:
-        rows = table[table["split"] == split]
-        if len(rows):
-            fresh = rows.sort_values("video_id", kind="stable", ignore_index=True)
+        fresh = _rows(said.table, found, split)
+        if len(fresh):
             built.ledgers[split] = _remember(fresh, split, settings, forget, built)
         elif ledger_path(settings, split).is_file():
             built.warnings.append(f"{ledger_path(settings, split)}: no label file speaks of {split}; left as it is")
-        if len(rows) == 0 and (count := int(found.extra["split"].eq(split).sum())):
+        if fresh.empty and (count := int(found.extra["split"].eq(split).sum())):
             built.warnings.append(f"{count:,} videos lie under {split}, and no label file speaks of {split}")
     if root and all(ledger["status"].eq("missing").all() for ledger in built.ledgers.values()):
         raise ManifestError(
-            f"{root}: none of the {len(table):,} videos of the label files is here, nor in a shard; expected "
+            f"{root}: none of the {len(said.table):,} videos of the label files is here, nor in a shard; expected "
             f"{_expected(said.kinetics)} (for ledgers of label files alone: --preprocess.data_root= and "
             "preprocess.labels)"
         )
@@ -94,12 +92,14 @@ def _expected(kinetics: bool) -> str:
     return f"files named {{youtube_id}}_{{start}}_{{end}} ending in {' '.join(layout.ENDINGS)}, in folders or not"
 
 
-def _rows(table: pd.DataFrame, found: matching.Match) -> pd.DataFrame:
-    """Ledger rows about which only label files and the disk have been asked."""
-    rows = pd.concat([table.reset_index(drop=True).drop(columns="path"), blank(len(table))], axis=1)
-    rows["path"] = pd.Series(found.paths, dtype="str")
-    rows["status"] = pd.Series(np.where(rows["path"].ne(""), "pending", "missing"), dtype="str")
-    rows["reason"] = pd.Series(found.reasons, dtype="str")
+def _rows(table: pd.DataFrame, found: matching.Match, split: str) -> pd.DataFrame:
+    """A split's ledger when only label files and the disk have been asked."""
+    ids = table["video_id"].tolist()
+    order = sorted(np.flatnonzero(table["split"].eq(split)).tolist(), key=ids.__getitem__)
+    rows = pd.concat([table.take(order).reset_index(drop=True), blank(len(order))], axis=1)
+    rows["path"] = pd.Series([found.paths[row] for row in order], dtype="str")
+    rows["status"] = pd.Series(["pending" if found.paths[row] else "missing" for row in order], dtype="str")
+    rows["reason"] = pd.Series([found.reasons[row] for row in order], dtype="str")
     return rows[list(COLUMNS)].astype(COLUMNS)
 
 

@@ -63,10 +63,11 @@ def scan(root: Path) -> Files:
             more, deeper = _walk(f"{path}/", real)
             linked.update(more)
             links += deeper
-    odd = {path for path in (*paths, *linked) if _ODD.search(path)}
+    paths += linked
+    odd = {path for path in paths if _ODD.search(path)} if _ODD.search("".join(paths)) else set()
     refused += [(path, "its name has characters that a ledger cannot hold") for path in odd]
     refused = sorted((ascii(path)[1:-1] if _ODD.search(path) else path, why) for path, why in refused)
-    return Files(sorted({*paths, *linked} - odd), frozenset(linked - odd), refused)
+    return Files(sorted(path for path in paths if path not in odd), frozenset(linked - odd), refused)
 
 
 def _walk(prefix: str, folder: str) -> tuple[list[str], list[tuple[str, str]]]:

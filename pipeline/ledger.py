@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipeline.faults import ManifestError
 from pipeline.recipe import SPLITS, Preprocess
-from pipeline.schema import COLUMNS, LEARNED, typed, validate
+from pipeline.schema import COLUMNS, LEARNED, list_of, typed, validate
 
 
 def ledger_path(settings: Preprocess, split: str) -> Path:
@@ -100,7 +100,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
             # Three times as fast as DataFrame.to_csv; both print a float as repr does.
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(table.columns)
-            writer.writerows(zip(*(table[name].tolist() for name in table.columns), strict=True))
+            writer.writerows(zip(*(list_of(table[name]) for name in table.columns), strict=True))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -179,7 +179,10 @@ def video_ids(youtube_id: Iterable[str], start: Iterable[int], end: Iterable[int
 
 def list_of(values: Iterable) -> list:
     """A column as Python values, fast."""
-    return values.tolist() if isinstance(values, pd.Series) else list(values)
+    if not isinstance(values, pd.Series):
+        return list(values)
+    # A text column's own tolist looks for missing values first.
+    return (values if pd.api.types.is_numeric_dtype(values) else values.to_numpy(object)).tolist()
 
 
 def matching(pattern: str, column: pd.Series) -> pd.Series:
