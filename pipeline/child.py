@@ -8,6 +8,7 @@ it is ready in 0.2 s.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import sys
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline.confine import MAX_MEMORY_BYTES
 from pipeline.decode import DecodeError, Video, decode_video
 from pipeline.encoding import Encoded, encode
+from pipeline.frames import new_frames
 from pipeline.isolate import READY, starts_offset
 from pipeline.recipe import Preprocess
 
@@ -41,17 +43,17 @@ def main() -> None:
 
 def _answer(path: Path, settings: Preprocess, slot: _Slot) -> dict[str, Any]:
     try:
-        video = decode_video(path, settings)
-        encoded = encode(video.frames, settings)
+        # Raw frames are made where they are handed over; JPEGs are made from frames that stay here.
+        video = decode_video(path, settings, slot.frames if settings.codec == "raw" else new_frames)
+        stored = slot.put(encode(video.frames, settings))
     except DecodeError as error:
         return {"status": error.status, "reason": error.reason, "facts": {}, "stored": None}
     except MemoryError:
         reason = f"needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory"
         return {"status": "crash", "reason": reason, "facts": {}, "stored": None}
-    try:
-        return {"status": "ok", "reason": "", "facts": _facts(video), "stored": slot.put(encoded)}
     except OSError as error:  # no room for the result: the machine's fault and not the video's
         return {"failure": [error.errno, f"{error.strerror} (shared memory for decoded frames)"]}
+    return {"status": "ok", "reason": "", "facts": _facts(video), "stored": stored}
 
 
 def _facts(video: Video) -> dict[str, Any]:
@@ -65,12 +67,17 @@ class _Slot:
         self._fd = fd
         self._map: mmap.mmap | None = None
 
+    def frames(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Room for frames, to be filled and then given to `put`."""
+        return self._room(math.prod(shape))[: math.prod(shape)].reshape(shape)
+
     def put(self, encoded: Encoded) -> dict[str, Any]:
-        """Copy a video there; what the parent must know to read it."""
+        """Copy a video there, unless it is there; what the parent must know to read it."""
         data, starts = encoded.data, encoded.starts
         offset = starts_offset(data.nbytes)
         room = self._room(offset + (0 if starts is None else starts.nbytes))
-        room[: data.nbytes] = data.reshape(-1)
+        if data.ctypes.data != room.ctypes.data:
+            room[: data.nbytes] = data.reshape(-1)
         if starts is not None:
             room[offset : offset + starts.nbytes] = starts.view(np.uint8)
         return {

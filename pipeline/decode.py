@@ -6,6 +6,7 @@ or crash is isolate.py's.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import decord
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.container import DecodeError, faults, file_size, gate, open_container, probe
 from pipeline.extent import declared_bytes
-from pipeline.frames import MAX_STORED_BYTES, Video, kept_frames
+from pipeline.frames import MAX_STORED_BYTES, Allocate, Video, kept_frames, new_frames
 from pipeline.pixels import resize_rgb
 from pipeline.recipe import Preprocess
 from pipeline.second_decoder import checked, decode_with_pyav
@@ -25,8 +26,13 @@ __all__ = ["MAX_STORED_BYTES", "DecodeError", "Video", "decode_video", "kept_fra
 decord.logging.set_level(decord.logging.QUIET)
 
 
-def decode_video(path: Path, settings: Preprocess) -> Video:
+def decode_video(path: Path, settings: Preprocess, allocate: Allocate = new_frames) -> Video:
     """Decode a file into the frames that the recipe stores.
+
+    Args:
+        path: the video.
+        settings: the recipe.
+        allocate: asked for memory once the number of frames is known; frames that come otherwise do without.
 
     Raises:
         DecodeError: with the ledger status that fits.
@@ -34,7 +40,7 @@ def decode_video(path: Path, settings: Preprocess) -> Video:
     size = file_size(path)
     _check_end(path, size)
     video = (
-        _decode_with_decord(path, size, settings)
+        _decode_with_decord(path, size, settings, allocate)
         or decode_with_pyav(path, size, settings, skip=True)
         or decode_with_pyav(path, size, settings, skip=False)
     )
@@ -52,7 +58,7 @@ def _check_end(path: Path, size: int) -> None:
         raise DecodeError("truncated", f"{size} of {declared} bytes are there")
 
 
-def _decode_with_decord(path: Path, size: int, settings: Preprocess) -> Video | None:
+def _decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: Allocate) -> Video | None:
     """Decode with decord; None where its frames would not be the file's own.
 
     The container's packets say how many frames a player shows.  decord counts more of them on a cut made without
@@ -63,27 +69,28 @@ def _decode_with_decord(path: Path, size: int, settings: Preprocess) -> Video | 
         stream, source = gate(container, size)
         shown = sum(packet.size > 0 and not packet.is_discard for packet in checked(container, stream))
     indices, fps = kept_frames(shown, source.source_fps, settings.fps)
-    if not shown or len(indices) * settings.height * settings.width * 3 > MAX_STORED_BYTES:
+    shape = (len(indices), settings.height, settings.width, 3)
+    if not shown or math.prod(shape) > MAX_STORED_BYTES:
         return None
     try:
         # One thread, as every core has a decoder of its own; the first repeated frame is a fault.
         reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
         if len(reader) != shown:
             return None
-        frames, (height, width) = _read(reader, indices.tolist(), settings)
+        frames = allocate(shape)
+        height, width = _read(reader, indices.tolist(), frames, settings.interpolation)
     except (DECORDError, DECORDLimitReachedError, RuntimeError, StopIteration):
         return None
     return Video(frames, fps, source.codec, width, height, source.source_fps, shown, source.source_bytes)
 
 
 def _read(
-    reader: decord.VideoReader, indices: list[int], settings: Preprocess
-) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """The frames `indices` resized, (T, height, width, 3), and the upright size of the source, (H, W).
+    reader: decord.VideoReader, indices: list[int], frames: NDArray[np.uint8], interpolation: str
+) -> tuple[int, int]:
+    """Resize the frames `indices` into `frames`, (T, height, width, 3); returns the source's upright size, (H, W).
 
     In order and never seeking: seeking is where decord hangs, and `get_batch` seeks (three times the CPU on AV1).
     """
-    frames = np.empty((len(indices), settings.height, settings.width, 3), np.uint8)
     size, position = (0, 0), 0
     for out, index in zip(frames, indices, strict=True):
         if index > position:
@@ -91,9 +98,9 @@ def _read(
         picture = np.from_dlpack(_Shared(reader.next()))
         if picture.shape[2] != 3:  # it takes the padding of rows of 16, 24, 32 or 48 pixels for more channels
             raise RuntimeError(f"decord delivers {picture.shape[2]} channels")
-        resize_rgb(picture, out, settings.interpolation)
+        resize_rgb(picture, out, interpolation)
         size, position = (picture.shape[0], picture.shape[1]), index + 1
-    return frames, size
+    return size
 
 
 class _Shared:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,21 +37,35 @@ class Video:
     source_bytes: int
 
 
-def resampling(source_fps: float, fps: float | str) -> tuple[float, float]:
+Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
+
+
+def new_frames(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Memory for frames, uint8; what they hold at first is undefined."""
+    return np.empty(shape, np.uint8)
+
+
+def resampling(source_fps: float | Fraction, fps: float | str) -> tuple[Fraction, float]:
     """Source frames per stored frame, and stored frames per second.
 
-    A source no faster than `fps`, or any with `fps` source, is kept whole at its own rate.
+    A source no faster than `fps`, or any with `fps` source, is kept whole at its own rate.  Rates are fractions:
+    in floating point floor(75 * (22 / 15)) is 109, and not 110.
     """
     if fps == "source" or source_fps <= float(fps):
-        return 1.0, source_fps
-    return source_fps / float(fps), float(fps)
+        return Fraction(1), float(source_fps)
+    return _fraction(source_fps) / _fraction(float(fps)), float(fps)
 
 
-def kept_frames(num_frames: int, source_fps: float, fps: float | str) -> tuple[NDArray[np.int64], float]:
+def _fraction(rate: float | Fraction) -> Fraction:
+    """The fraction that a container holds and a float came from: 29.97002997... is 30000/1001."""
+    return Fraction(rate).limit_denominator(1_000_000)
+
+
+def kept_frames(num_frames: int, source_fps: float | Fraction, fps: float | str) -> tuple[NDArray[np.int64], float]:
     """Which of `num_frames` source frames are stored, and at what rate.
 
     Stored frame k is source frame floor(k * source_fps / fps), torchvision's resampling.
     """
     step, stored_fps = resampling(source_fps, fps)
-    indices = np.floor(np.arange(int(np.ceil(num_frames / step)) + 1) * step).astype(np.int64)
-    return indices[indices < num_frames], stored_fps
+    count = -(-num_frames * step.denominator // step.numerator)  # the k whose floor is a frame
+    return np.array([k * step.numerator // step.denominator for k in range(count)], np.int64), stored_fps

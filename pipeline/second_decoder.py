@@ -46,7 +46,7 @@ class _Collector:
         self._resize = FrameResizer(settings.height, settings.width, settings.interpolation)
         self._shape = (settings.height, settings.width, 3)
         # One more than expected: rates are means.  Pages that are never written cost no memory.
-        expected = max(source.source_frames, source.duration_s * source.source_fps) / self.step
+        expected = max(source.source_frames, source.duration_s * source.source_fps) / float(self.step)
         self._limit = MAX_STORED_BYTES // (settings.height * settings.width * 3)
         if expected > self._limit:
             raise DecodeError("too_large", f"{expected:.0f} stored frames, at most {self._limit} are held")

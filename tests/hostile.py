@@ -13,7 +13,7 @@ from pipeline import child
 from pipeline.decode import DecodeError, Video
 
 
-def decode_hostile(path, settings):
+def decode_hostile(path, settings, _allocate):
     how = Path(path).stem.split("-")[0]
     if how == "segfault":
         ctypes.string_at(0)

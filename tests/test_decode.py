@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import math
 import os
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from make_videos import numbered_frame, read_number, truncate, write_mp4
 
@@ -32,15 +34,21 @@ def status(path: Path, settings: Preprocess = SOURCE) -> str:
     return caught.value.status
 
 
-@given(st.integers(0, 400), st.floats(1, 120), st.floats(1, 120))
-def test_kept_frames_are_floor_of_k_times_the_ratio(count: int, source_fps: float, fps: float) -> None:
-    indices, stored_fps = kept_frames(count, source_fps, fps)
+rates = st.builds(Fraction, st.integers(5_000, 120_000), st.sampled_from([1000, 1001])) | st.integers(1, 120)
+
+
+@given(st.integers(0, 400), rates, rates)
+@example(200, 22, 15)  # 75 * (22 / 15) is less than 110 in floating point
+@example(200, 28, 10)
+@example(1002, Fraction(30000, 1001), 15)
+def test_kept_frames_are_floor_of_k_times_the_ratio(count: int, source_fps: Fraction, fps: Fraction) -> None:
+    indices, stored_fps = kept_frames(count, float(source_fps), float(fps))
     if source_fps <= fps:
-        assert (indices.tolist(), stored_fps) == (list(range(count)), source_fps)
+        assert (indices.tolist(), stored_fps) == (list(range(count)), float(source_fps))
     else:
-        step = source_fps / fps
-        expected = [number for k in range(count + 1) if (number := int(k * step)) < count]
-        assert (indices.tolist(), stored_fps) == (expected, fps)
+        step = Fraction(source_fps) / Fraction(fps)
+        expected = [number for k in range(count + 1) if (number := math.floor(k * step)) < count]
+        assert (indices.tolist(), stored_fps) == (expected, float(fps))
 
 
 def test_kept_frames_of_the_usual_rates() -> None:
