@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,9 @@ import pandas as pd
 
 from pipeline import labels, layout
 from pipeline.faults import Fault, ManifestError
-from pipeline.ledger import ledger_path, read
+from pipeline.ledger import ledger_path, read, some
 from pipeline.recipe import SPLITS, Preprocess
-from pipeline.schema import COLUMNS
+from pipeline.schema import COLUMNS, list_of
 
 
 def read_all(settings: Preprocess) -> dict[str, pd.DataFrame]:
@@ -42,10 +44,10 @@ def _read_each(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
 
 
 def check(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:
-    """Hold ledgers against the label files and the disk.
+    """Hold ledgers against the label files, the disk and the store.
 
     Returns:
-        What the disk has that the ledgers do not know, or lacks that they count on; `make manifests` settles it.
+        What disk and store have that the ledgers do not know, or lacks that they count on; `make manifests` settles it.
 
     Raises:
         ManifestError: a ledger lacks a label row, has one too many or says otherwise; all such rows are listed.
@@ -63,9 +65,8 @@ def check(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:
 
 
 def _against_labels(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list[Fault]:
-    rows = rows.sort_values("video_id", kind="stable", ignore_index=True)
     names = ("video_id", "label", "label_id")
-    if all(ledger[name].tolist() == rows[name].tolist() for name in names):
+    if sorted(_values(rows, names)) == _values(ledger, names):  # a ledger is sorted by video_id, which is the key
         return []
     both = ledger.reset_index().merge(rows, on="video_id", how="outer", suffixes=("", "_there"), indicator=True)
     line = both["index"].fillna(-1).astype(int) + 2
@@ -83,12 +84,26 @@ def _against_labels(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list
     return faults
 
 
+def _values(table: pd.DataFrame, names: Sequence[str]) -> list[tuple]:
+    return list(zip(*(list_of(table[name]) for name in names), strict=True))
+
+
 def _against_disk(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:
+    said = []
+    shards = set(os.listdir(settings.store)) if os.path.isdir(settings.store) else set()
+    for split, ledger in ledgers.items():
+        lost = ledger["video_id"][ledger["status"].eq("ok") & ~ledger["shard"].isin(shards)].tolist()
+        if lost:
+            said.append(
+                f"{split}: {len(lost):,} videos are ok, and their shards are not in {settings.store}: {some(lost)}"
+            )
+    if not settings.data_root:
+        return said
     root = Path(settings.data_root)
     if not root.is_dir():
         raise ManifestError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
     there = set(layout.scan(root).paths)
-    said, known = [], set()
+    known: set[str] = set()
     for split, ledger in ledgers.items():
         paths = set(ledger["path"].tolist()) - {""}
         gone = sorted(paths - there)

@@ -180,13 +180,13 @@ def identity(dataset: str, ledger: pd.DataFrame, statuses: Iterable[str] = ("ok"
     The hash is of the ids and labels of the rows with one of `statuses`: two copies of Kinetics share it
     when, and only when, they hold the same videos with the same labels.
     """
-    used = ledger[ledger["status"].isin(list(statuses))].sort_values("video_id")
-    text = "".join(
-        f"{name},{label}\n" for name, label in zip(used["video_id"].tolist(), used["label"].tolist(), strict=True)
-    )
+    chosen = set(statuses)
+    rows = zip(*(list_of(ledger[name]) for name in ("video_id", "label", "status")), strict=True)
+    used = sorted(f"{name},{label}\n" for name, label, status in rows if status in chosen)
+    text = "".join(used)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     short = re.sub(r"^kinetics[-_]?(?=\d)", "k", dataset)
-    split = "+".join(sorted(set(ledger["split"]), key=SPLITS.index))
+    split = "+".join(sorted(ledger["split"].unique(), key=SPLITS.index))
     return f"{short}-{split}@{digest} ({len(used):,} of {len(ledger):,})"
 
 

@@ -53,6 +53,8 @@ def test_label_files_and_shards_without_videos(preprocessed):
 def test_what_was_learned_is_kept_without_its_shard_except_that_it_is_stored(preprocessed):
     for path in (preprocessed.parent / "store").iterdir():
         path.unlink()
+    with pytest.raises(manifests.ManifestError, match="3 videos are ok, and their shards are not in"):
+        command(preprocessed, "--check")
     built = manifests.join(recipe_of(preprocessed))
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS, "status"].tolist() == ["pending", "timeout", "pending", "unreadable", "missing", "pending"]
