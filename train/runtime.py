@@ -70,6 +70,8 @@ def environment(device: str) -> dict[str, Any]:
 def _try(target: str, device_id: int) -> str:
     """Ask MindSpore for a device; returns why not, in one line, or an empty string."""
     try:
+        if target == "CPU" and ms.get_context("device_target") == "CPU":
+            return ""  # the wheel's own default; MindSpore takes no choice of a device once anything has run on one
         if target == "CPU":
             ms.set_device("CPU")
         else:
