@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 
@@ -22,6 +23,7 @@ from pipeline.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED
 
 # Begins the reason of a pending row whose bad outcome, still in its shard, a rebuild must not bring back.
 RETRY = "to be tried again: "
+_MANY = 500
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,16 @@ def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
     current = f"-of-{-(-num_rows // settings.videos_per_shard):05d}.h5"
     paths = sorted(Path(settings.store).glob(f"{split}-*-of-*.h5"))
     paths.sort(key=lambda path: not path.name.endswith(current))
+    # Some milliseconds each: thousands of them are read by several processes, a few are not worth starting one.
+    workers = settings.jobs if len(paths) > _MANY else 1
+    read_all = joblib.Parallel(n_jobs=workers)(joblib.delayed(_read_shard)(path, settings) for path in paths)
     tables: dict[str, pd.DataFrame] = {}
     left_out: dict[str, list[str]] = {}
-    for path in paths:
-        try:
-            attributes = shards.read_attributes(path)
-            if attributes["recipe_sha256"] != settings.fingerprint():
-                differs = differences(settings.to_json(), attributes["recipe"])
-                left_out.setdefault(f"another recipe ({differs})", []).append(path.name)
-            else:
-                tables[path.name] = shards.read_outcomes(path)
-        except shards.ShardError as error:
-            left_out.setdefault(str(error).replace(f"{path}: ", ""), []).append(path.name)
+    for path, (table, why) in zip(paths, read_all, strict=True):
+        if table is None:
+            left_out.setdefault(why, []).append(path.name)
+        else:
+            tables[path.name] = table
     verdict = [f"shards: {split}: left out {some(names, 2)}: {why}" for why, names in left_out.items()]
     if not tables:
         return Stored(blank(0).assign(video_id=pd.Series(dtype="str")), frozenset(), verdict)
@@ -85,6 +85,17 @@ def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
     note = f", {older:,} of them of an older plan" if older else ""
     verdict.insert(0, f"shards: {split}: {len(tables):,}{note}, which were to hold {len(outcomes):,} videos")
     return Stored(outcomes, frozenset(tables), verdict)
+
+
+def _read_shard(path: Path, settings: Preprocess) -> tuple[pd.DataFrame | None, str]:
+    """What a shard says, or why it is left out."""
+    try:
+        attributes = shards.read_attributes(path)
+        if attributes["recipe_sha256"] != settings.fingerprint():
+            return None, f"another recipe ({differences(settings.to_json(), attributes['recipe'])})"
+        return shards.read_outcomes(path), ""
+    except shards.ShardError as error:
+        return None, str(error).replace(f"{path}: ", "")
 
 
 def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: Stored, root: str) -> pd.DataFrame:

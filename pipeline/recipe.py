@@ -42,7 +42,7 @@ class Preprocess:
         videos_per_shard: rows of a ledger per shard.
         seed: of the global permutation of videos over shards, so that every shard mixes classes.
         jobs: shards written at once; -1: one for each core.
-        engine: what runs the shard tasks.
+        engine: what runs the shard tasks; only this machine yet.
         video_timeout_s: seconds a video may take to decode before it is given up as `timeout`.
         max_bad_fraction: fraction of undecodable videos above which a run ends with exit code 3.
     """
@@ -61,7 +61,7 @@ class Preprocess:
     videos_per_shard: PositiveInt = 64
     seed: NonNegativeInt = 0
     jobs: Annotated[int, Range(min=-1)] = -1
-    engine: Literal["local", "dask", "ray"] = "local"
+    engine: Literal["local"] = "local"
     video_timeout_s: PositiveFloat = 60.0
     max_bad_fraction: Fraction = 0.05
 
