@@ -158,7 +158,7 @@ def _read(path: Path, settings: Preprocess, faults: list[Fault]) -> tuple[pd.Dat
     raw["label"] = each_unique(raw["label"], str.strip)
     raw["file"] = str(path)
     table = _kinetics(raw, faults) if "youtube_id" in raw else lists.own(raw, settings, faults)
-    return table, form or _form(path, names, table["label"].nunique())
+    return table, form or _form(path, names, table.loc[table["label"].ne(""), "label"].nunique())
 
 
 def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.DataFrame:

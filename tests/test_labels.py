@@ -67,11 +67,14 @@ def test_utf_16_from_a_spreadsheet(tmp_path):
     assert load(tmp_path).table["youtube_id"].tolist() == [A]
 
 
-@pytest.mark.parametrize("head", ["youtube_id,time_start,time_end,split", "label,youtube_id,time_start,time_end,split"])
-def test_a_test_split_may_go_without_labels(tmp_path, head):
+@pytest.mark.parametrize("blank", [False, True])
+def test_a_test_split_may_go_without_labels(tmp_path, blank):
     write(tmp_path, "train.csv", f"{VAL}zumba,{A},1,11,train\n")
-    write(tmp_path, "test.csv", f"{head}\n{',' if head[0] == 'l' else ''}{B},2,12,test\n")
-    assert load(tmp_path).table["label_id"].tolist() == ([-1, 0] if head == "" else [0, -1][::-1])
+    text = f"{VAL},{B},2,12,test\n" if blank else f"youtube_id,time_start,time_end,split\n{B},2,12,test\n"
+    write(tmp_path, "test.csv", text)
+    found = load(tmp_path)
+    assert found.table.set_index("split")["label_id"].to_dict() == {"train": 0, "test": -1}
+    assert "without labels; 1 rows (test 1)" in found.verdict[0]
 
 
 def test_a_labelled_test_split_counts_by_the_classes_of_train(tmp_path):
