@@ -11,7 +11,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 
@@ -23,7 +22,6 @@ from pipeline.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED
 
 # Begins the reason of a pending row whose bad outcome, still in its shard, a rebuild must not bring back.
 RETRY = "to be tried again: "
-_MANY = 500
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,10 @@ def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
     current = f"-of-{-(-num_rows // settings.videos_per_shard):05d}.h5"
     paths = sorted(Path(settings.store).glob(f"{split}-*-of-*.h5"))
     paths.sort(key=lambda path: not path.name.endswith(current))
-    # Some milliseconds each: thousands of them are read by several processes, a few are not worth starting one.
-    workers = settings.jobs if len(paths) > _MANY else 1
-    read_all = joblib.Parallel(n_jobs=workers)(joblib.delayed(_read_shard)(path, settings) for path in paths)
     tables: dict[str, pd.DataFrame] = {}
     left_out: dict[str, list[str]] = {}
-    for path, (table, why) in zip(paths, read_all, strict=True):
+    for path in paths:
+        table, why = _read_shard(path, settings)
         if table is None:
             left_out.setdefault(why, []).append(path.name)
         else:

@@ -41,7 +41,7 @@ A, B = "-aaaaaaaaaa", "1e100000000"  # ids that a shell and a spreadsheet would 
         ("kinetics-400_val.csv", "label,youtube_id,time_start,time_end,split,is_cc\n"
          f'"arm wrestling",{A},1,11,val,0\nzumba,{B},2,12,val,1\n', "ActivityNet crawler's form, Kinetics-400"),
         ("kinetics-600_val.csv", f"{VAL}arm wrestling,{A},1,11,val\nzumba,{B},2,12,val\n", "Kinetics-600, 5 columns"),
-        ("validate.csv", f"{VAL}arm wrestling,{A},1.0,11.0,validate\nzumba,{B},2.7,12.7,validate\n", "DeepMind tarball"),
+        ("validate.csv", f"{VAL}arm wrestling,{A},1.0,11.0,validate\nzumba,{B},2.7,12.7,validate\n", "DeepMind tarball"),  # noqa: E501
         ("annotations/val.csv", "label,youtube_id,time_start,time_end,split,is_cc\n"
          f"arm wrestling,{A},1,11,val,0\nzumba,{B},2,12,val,0\n", "CVDF's annotations"),
         ("kinetics700_2020_val.csv", f"{VAL}arm wrestling,{A},1,11,val\nzumba,{B},2,12,val\n", "Kinetics-700"),
