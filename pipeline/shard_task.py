@@ -13,6 +13,7 @@ import pandas as pd
 from pipeline import recipe, shards
 from pipeline.encoding import Encoded
 from pipeline.isolate import Decoder
+from pipeline.learned import RETRY
 from pipeline.recipe import SPLITS, Preprocess
 from pipeline.settings import UserError
 from pipeline.shards import Outcome, ShardError, ShardReader, ShardWriter
@@ -25,6 +26,7 @@ class Planned:
     video_id: str
     label_id: int
     path: str  # relative to data_root; empty when the file is missing
+    retry: bool = False  # a bad video that `make manifests` marked to be decoded again
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ def plan(table: pd.DataFrame, settings: Preprocess, split: str) -> list[Task]:
     """
     order = np.random.default_rng([settings.seed, SPLITS.index(split)]).permutation(len(table))
     rows = [
-        Planned(str(video_id), int(label_id), str(path))
-        for video_id, label_id, path in zip(table["video_id"], table["label_id"], table["path"], strict=True)
+        Planned(str(video_id), int(label_id), str(path), str(reason).startswith(RETRY))
+        for video_id, label_id, path, reason in zip(
+            table["video_id"], table["label_id"], table["path"], table["reason"], strict=True
+        )
     ]
     size = settings.videos_per_shard
     count = -(-len(rows) // size)
@@ -79,7 +83,7 @@ def check_recipe(store: Path, settings: Preprocess) -> None:
 
 
 def is_finished(task: Task, settings: Preprocess) -> bool:
-    """Whether a shard is there, whole, of this recipe and plan, and lacks no video that is on disk now.
+    """Whether a shard is there, whole, of this recipe and plan, and has no video left to be decoded (again).
 
     Raises:
         UserError: it is of another recipe; nothing is overwritten.
@@ -95,6 +99,8 @@ def is_finished(task: Task, settings: Preprocess) -> bool:
         check_recipe(task.path.parent, settings)
         return False
     if outcomes["video_id"].tolist() != [video.video_id for video in task.videos]:
+        return False
+    if any(video.retry for video in task.videos):
         return False
     missing = set(outcomes.loc[outcomes["status"] == "missing", "video_id"])
     root = Path(settings.data_root)

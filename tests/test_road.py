@@ -92,6 +92,17 @@ def test_a_rerun_writes_nothing_and_another_order_of_work_the_same_bytes(words, 
     assert again == {path.name: content for path, (content, _) in before.items()}
 
 
+def test_a_bad_video_is_decoded_again_when_its_status_is_forgotten(words, store, folder, capsys):
+    path = folder / "manifests" / "kinetics-sample" / "train.csv"
+    before = path.read_bytes()
+    assert manifests.main([*words, "--forget", "no_video_stream"]) == EXIT_OK
+    assert (ledger.read(path)["status"] == "pending").sum() == 1
+    capsys.readouterr()
+    assert preprocess.main(words) == EXIT_OK
+    assert ", 1 of 7 shards written," in capsys.readouterr().out
+    assert path.read_bytes() == before  # the file is as bad as it was
+
+
 def test_a_run_leaves_what_it_should(run):
     for name in ("config.yaml", "env.json", "train.log", "metrics.jsonl", "ckpt/latest.json", "ckpt/best.json"):
         assert (run / name).is_file(), name
