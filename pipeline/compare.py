@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def check(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:
 
 def _against_labels(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list[Fault]:
     names = ("video_id", "label", "label_id")
-    if sorted(_values(rows, names)) == _values(ledger, names):  # a ledger is sorted by video_id, which is the key
+    if len(rows) == len(ledger) and set(_values(rows, names)) == set(_values(ledger, names)):  # nearly always, and fast
         return []
     both = ledger.reset_index().merge(rows, on="video_id", how="outer", suffixes=("", "_there"), indicator=True)
     line = both["index"].fillna(-1).astype(int) + 2
@@ -84,8 +84,8 @@ def _against_labels(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list
     return faults
 
 
-def _values(table: pd.DataFrame, names: Sequence[str]) -> list[tuple]:
-    return list(zip(*(list_of(table[name]) for name in names), strict=True))
+def _values(table: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple]:
+    return zip(*(list_of(table[name]) for name in names), strict=True)
 
 
 def _against_disk(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:

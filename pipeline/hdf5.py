@@ -119,12 +119,17 @@ def table(rows: Sequence[tuple], fields: dict[str, str]) -> NDArray:
     return made
 
 
-def read_table(file: h5py.File, name: str) -> pd.DataFrame:
-    """A table written by `table`, its texts decoded."""
+def read_columns(file: h5py.File, name: str) -> dict[str, NDArray]:
+    """The columns of a table written by `table`; texts as an array of str objects."""
     table = own(file, name)[:]
-    return pd.DataFrame(
-        {
-            field: np.char.decode(table[field], "utf-8") if table[field].dtype.kind == "S" else table[field]
-            for field in table.dtype.names
-        }
-    )
+    return {
+        field: np.array([text.decode() for text in table[field].tolist()], dtype=object)
+        if table[field].dtype.kind == "S"
+        else table[field]
+        for field in table.dtype.names
+    }
+
+
+def read_table(file: h5py.File, name: str) -> pd.DataFrame:
+    """As `read_columns`, as a table."""
+    return pd.DataFrame(read_columns(file, name))

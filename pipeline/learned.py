@@ -65,33 +65,33 @@ def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
     current = f"-of-{-(-num_rows // settings.videos_per_shard):05d}.h5"
     paths = sorted(Path(settings.store).glob(f"{split}-*-of-*.h5"))
     paths.sort(key=lambda path: not path.name.endswith(current))
-    tables: dict[str, pd.DataFrame] = {}
+    accounts: dict[str, shards.Account] = {}
     left_out: dict[str, list[str]] = {}
     for path in paths:
-        table, why = _read_shard(path, settings)
-        if table is None:
+        account, why = _read_shard(path, settings)
+        if account is None:
             left_out.setdefault(why, []).append(path.name)
         else:
-            tables[path.name] = table
+            accounts[path.name] = account
     verdict = [f"shards: {split}: left out {some(names, 2)}: {why}" for why, names in left_out.items()]
-    if not tables:
+    if not accounts:
         return Stored(blank(0).assign(video_id=pd.Series(dtype="str")), frozenset(), verdict)
-    outcomes = pd.concat(tables.values(), ignore_index=True).drop_duplicates("video_id", ignore_index=True)
-    older = sum(not name.endswith(current) for name in tables)
+    outcomes = shards.outcomes_table(accounts.values()).drop_duplicates("video_id", ignore_index=True)
+    older = sum(not name.endswith(current) for name in accounts)
     note = f", {older:,} of them of an older plan" if older else ""
-    verdict.insert(0, f"shards: {split}: {len(tables):,}{note}, which were to hold {len(outcomes):,} videos")
-    return Stored(outcomes, frozenset(tables), verdict)
+    verdict.insert(0, f"shards: {split}: {len(accounts):,}{note}, which were to hold {len(outcomes):,} videos")
+    return Stored(outcomes, frozenset(accounts), verdict)
 
 
-def _read_shard(path: Path, settings: Preprocess) -> tuple[pd.DataFrame | None, str]:
+def _read_shard(path: Path, settings: Preprocess) -> tuple[shards.Account | None, str]:
     """What a shard says, or why it is left out."""
     try:
-        attributes = shards.read_attributes(path)
-        if attributes["recipe_sha256"] != settings.fingerprint():
-            return None, f"another recipe ({differences(settings.to_json(), attributes['recipe'])})"
-        return shards.read_outcomes(path), ""
+        account = shards.read_account(path)
     except shards.ShardError as error:
         return None, str(error).replace(f"{path}: ", "")
+    if account.recipe_sha256 != settings.fingerprint():
+        return None, f"another recipe ({differences(settings.to_json(), account.recipe)})"
+    return account, ""
 
 
 def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: Stored, root: str) -> pd.DataFrame:

@@ -82,22 +82,24 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
             raise ManifestError("ledgers are behind the disk; run `make manifests`:\n  " + "\n  ".join(stale))
         return _report(settings, ledgers, args.min_per_class, [])
     if args.classes is not None or args.per_class is not None:
-        settings = _subset(args, settings)
+        return _subset(args, settings)
     return _build(args, settings)
 
 
-def _subset(args: argparse.Namespace, settings: Preprocess) -> Preprocess:
-    """Write the label files of a subset of the dataset; nothing is written with --dry-run."""
+def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
+    """Write the label files of a subset of the dataset, and its ledgers; nothing is written with --dry-run."""
     seed = args.seed or 0
     ledgers = join(settings).ledgers
     chosen = subsets.choose(ledgers, args.classes, args.per_class, seed)
     parts = (("c", args.classes), ("p", args.per_class), ("s", seed))
     name = "-".join([settings.dataset, *(f"{letter}{value}" for letter, value in parts if value is not None)])
     if args.dry_run:
-        raise ManifestError(f"--dry-run: the subset {name} would have {sum(map(len, chosen.values())):,} videos")
+        sizes = {split: len(rows) for split, rows in chosen.items()}
+        said = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
+        return {"subset": name, "videos": sizes}, f"the subset {name} would have {sum(sizes.values()):,} videos: {said}"
     made = subsets.write_labels(settings, ledgers, chosen, name)
     log.info("subset: use it with --preprocess.dataset=%s and a --preprocess.store of its own", name)
-    return made
+    return _build(args, made)
 
 
 def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:

@@ -260,8 +260,8 @@ def fill_ledgers(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: 
     """Write the ledgers from what the shards say; returns all their rows."""
     filled = []
     for split, table in ledgers.items():
-        written = [shards.read_outcomes(task.path) for task in tasks if task.split == split]
-        filled.append(ledger.fill(table, pd.concat(written, ignore_index=True)) if written else table)
+        written = [task.path for task in tasks if task.split == split]
+        filled.append(ledger.fill(table, shards.read_outcomes(*written)) if written else table)
         ledger.write(ledger.ledger_path(settings, split), filled[-1])
     return pd.concat(filled, ignore_index=True)
 

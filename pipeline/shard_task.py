@@ -71,7 +71,7 @@ def check_recipe(store: Path, settings: Preprocess) -> None:
     """
     for path in sorted(store.glob("*.h5")):
         try:
-            theirs = str(shards.read_attributes(path)["recipe"])
+            theirs = shards.read_account(path).recipe
         except ShardError:
             continue  # damaged; the next one tells
         if theirs != settings.to_json():
@@ -91,18 +91,18 @@ def is_finished(task: Task, settings: Preprocess) -> bool:
     if not task.path.is_file():
         return False
     try:
-        attributes = shards.read_attributes(task.path)
-        outcomes = shards.read_outcomes(task.path)
+        account = shards.read_account(task.path)
     except ShardError:
         return False
-    if attributes["recipe_sha256"] != settings.fingerprint():
+    if account.recipe_sha256 != settings.fingerprint():
         check_recipe(task.path.parent, settings)
         return False
+    outcomes = account.outcomes
     if outcomes["video_id"].tolist() != [video.video_id for video in task.videos]:
         return False
     if any(video.retry for video in task.videos):
         return False
-    missing = set(outcomes.loc[outcomes["status"] == "missing", "video_id"])
+    missing = set(outcomes["video_id"][outcomes["status"] == "missing"])
     root = Path(settings.data_root)
     return not any(video.path and video.video_id in missing and (root / video.path).exists() for video in task.videos)
 

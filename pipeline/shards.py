@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -319,29 +319,57 @@ class ShardReader:
         return picture[..., ::-1].astype(np.uint8, copy=False)
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
-    """A shard's root attributes.
+class Account(NamedTuple):
+    """What a shard says of itself, without its frames.
+
+    Attributes:
+        recipe: as JSON.
+        recipe_sha256: its fingerprint.
+        split: train, val or test.
+        outcomes: `shard`, `offset`, `nbytes`, `crc32` and the fields of Outcome, each an array (V,), one entry for
+            every planned video.
+    """
+
+    recipe: str
+    recipe_sha256: str
+    split: str
+    outcomes: dict[str, NDArray]
+
+
+def read_account(path: Path) -> Account:
+    """Open a shard once, and read all that ledgers and plans need of it.
 
     Raises:
         ShardError: as ShardReader.
     """
     with hdf5.open_finished(path) as file:
-        return {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+        recipe, sha256, split = (str(file.attrs[name]) for name in ("recipe", "recipe_sha256", "split"))
+        outcomes, index = hdf5.read_columns(file, "outcomes"), hdf5.read_columns(file, "index")
+        outcomes["shard"] = np.where(outcomes["status"] == "ok", path.name, "").astype(object)
+        rows = {video_id: row for row, video_id in enumerate(index["video_id"])}
+        # A video that is not stored takes the zero appended to each column.
+        places = np.array([rows.get(video_id, -1) for video_id in outcomes["video_id"]], np.int64)
+        for name in ("offset", "nbytes", "crc32"):
+            outcomes[name] = np.append(index[name].astype(np.int64), 0)[places]
+    return Account(recipe, sha256, split, outcomes)
 
 
-def read_outcomes(path: Path) -> pd.DataFrame:
-    """What became of every video the shard was planned to hold, in the ledger's columns.
+def outcomes_table(accounts: Iterable[Account]) -> pd.DataFrame:
+    """What became of every video that some shards were planned to hold, in the ledger's columns."""
+    columns: dict[str, list[NDArray]] = {}
+    for account in accounts:
+        for name, values in account.outcomes.items():
+            columns.setdefault(name, []).append(values)
+    return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
+
+
+def read_outcomes(*paths: Path) -> pd.DataFrame:
+    """As `outcomes_table`, of these shards.
 
     Raises:
         ShardError: as ShardReader.
     """
-    with hdf5.open_finished(path) as file:
-        outcomes, index = hdf5.read_table(file, "outcomes"), hdf5.read_table(file, "index")
-    outcomes["shard"] = np.where(outcomes["status"] == "ok", path.name, "")
-    places = index.set_index("video_id")[["offset", "nbytes", "crc32"]].reindex(outcomes["video_id"]).fillna(0)
-    for name in ("offset", "nbytes", "crc32"):
-        outcomes[name] = places[name].to_numpy(np.int64)
-    return outcomes
+    return outcomes_table(map(read_account, paths))
 
 
 def sync(path: Path) -> None:

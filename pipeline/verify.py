@@ -56,14 +56,14 @@ def check_shard(task: Task, table: pd.DataFrame, settings: Preprocess) -> list[F
     """
     name = task.path.name
     try:
-        outcomes = shards.read_outcomes(task.path)
+        account = shards.read_account(task.path)
+        outcomes = shards.outcomes_table([account])
         planned = [video.video_id for video in task.videos]
         if outcomes["video_id"].tolist() != planned:
             held = str(outcomes["video_id"].iloc[0]) if len(outcomes) else "nothing"
             return [Fault(name, "", f"holds other videos than planned: first {held}, expected {planned[0]}")]
-        split = shards.read_attributes(task.path)["split"]
-        if split != task.split:
-            return [Fault(name, "", f"is of split {split}, expected {task.split}")]
+        if account.split != task.split:
+            return [Fault(name, "", f"is of split {account.split}, expected {task.split}")]
         found = [Fault(name, *fault) for fault in _check_layout(task.path, settings)]
         found += [Fault(name, *fault) for fault in _check_contents(task.path, outcomes)]
     except ShardError as error:

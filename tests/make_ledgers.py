@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from pipeline import ledger, manifests, shards
 from pipeline.recipe import Preprocess
@@ -90,7 +89,7 @@ def preprocess(root):
     command(root)
     write_shards(root)
     settings = recipe_of(root)
-    told = pd.concat([shards.read_outcomes(path) for path in sorted(Path(settings.store).glob("*.h5"))])
+    told = shards.read_outcomes(*sorted(Path(settings.store).glob("*.h5")))
     path = ledger.ledger_path(settings, "val")
-    manifests.write(path, manifests.fill(manifests.read(path), told.reset_index(drop=True)))
+    manifests.write(path, manifests.fill(manifests.read(path), told))
     return root

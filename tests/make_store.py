@@ -58,7 +58,7 @@ def make_split(
     """Write the shards and the ledger of a split; video number n has `length + n % 5` frames."""
     table = make_ledger(num_videos, split, bad)
     Path(settings.store).mkdir(parents=True, exist_ok=True)
-    outcomes = []
+    written = []
     for task in plan(table, settings, split):
         with ShardWriter(task.path, settings, split) as writer:
             for video in task.videos:
@@ -71,7 +71,7 @@ def make_split(
                          "source_frames": 2 * len(frames), "source_bytes": 1000}  # fmt: skip
                 outcome = Outcome(video.video_id, "ok", num_frames=len(frames), fps=15.0, **facts)
                 writer.add(outcome, video.label_id, frames)
-        outcomes.append(read_outcomes(task.path))
-    filled = ledger.fill(table, pd.concat(outcomes, ignore_index=True))
+        written.append(task.path)
+    filled = ledger.fill(table, read_outcomes(*written))
     ledger.write(ledger.ledger_path(settings, split), filled)
     return filled

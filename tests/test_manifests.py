@@ -120,7 +120,7 @@ def test_coverage_for_people_and_for_machines(preprocessed, capsys):
     assert part["identity"] in table and "have fewer than 1 usable videos" in "\n".join(said["warnings"])
 
 
-def test_a_subset_is_a_dataset_of_its_own_with_its_parents_ids(tmp_path):
+def test_a_subset_is_a_dataset_of_its_own_with_its_parents_ids(tmp_path, capsys):
     root = tmp_path / "data"
     for split, letter in (("train", "t"), ("val", "v")):
         rows = [(label, f"{letter}{index:02d}{number:08d}", 1, 11)
@@ -130,6 +130,9 @@ def test_a_subset_is_a_dataset_of_its_own_with_its_parents_ids(tmp_path):
     command(root)
     parent = ledger_bytes(root)
     flags = ("--classes", "2", "--per-class", "3", "--seed", "1")
+    capsys.readouterr()
+    assert command(root, *flags, "--dry-run") == cli.EXIT_OK
+    assert "would have 12 videos: train 6, val 6" in capsys.readouterr().out and ledger_bytes(root) == parent
     assert command(root, *flags) == cli.EXIT_OK
     made = {name: text for name, text in ledger_bytes(root).items() if name not in parent}
     assert {name: text for name, text in ledger_bytes(root).items() if name in parent} == parent

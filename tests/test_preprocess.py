@@ -17,7 +17,7 @@ from pipeline import ledger, preprocess
 from pipeline.preprocess import LockedError
 from pipeline.recipe import Preprocess
 from pipeline.settings import UserError
-from pipeline.shards import ShardReader, read_attributes, read_outcomes
+from pipeline.shards import ShardReader, read_outcomes
 
 ROOT = Path(__file__).parents[1]
 MISSING = (2,)
@@ -122,11 +122,11 @@ def test_a_rerun_decodes_nothing(undisturbed, monkeypatch, capsys):
 
 def test_shards_say_what_they_are(undisturbed):
     path = Path(undisturbed.store) / "train-00000-of-00003.h5"
-    attributes = read_attributes(path)
-    assert attributes["recipe"] == undisturbed.to_json()
-    assert attributes["recipe_sha256"] == undisturbed.fingerprint()
-    assert (attributes["format_version"], attributes["split"], attributes["complete"]) == (1, "train", True)
     with h5py.File(path) as file:  # and any HDF5 tool can read the frames
+        attributes = file.attrs
+        assert attributes["recipe"] == undisturbed.to_json()
+        assert attributes["recipe_sha256"] == undisturbed.fingerprint()
+        assert (attributes["format_version"], attributes["split"], attributes["complete"]) == (1, "train", True)
         video_id = sorted(file["frames"])[0]
         assert file[f"frames/{video_id}"][0].shape == (32, 48, 3)
 

@@ -11,7 +11,7 @@ from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 from make_store import frames_of, settings_for
 
-from pipeline.shards import Outcome, ShardError, ShardReader, ShardWriter, read_attributes, read_outcomes, shard_name
+from pipeline.shards import Outcome, ShardError, ShardReader, ShardWriter, read_account, read_outcomes, shard_name
 
 IDS = ("-abcdefghij_000001_000011", "with space", "é_1", "zzz")
 LENGTHS = (12, 1, 5, 30)
@@ -56,7 +56,7 @@ def test_a_shard_says_what_it_holds(raw):
     assert outcomes["status"].tolist() == ["ok", "ok", "missing", "ok", "ok"]
     assert outcomes["shard"].tolist() == [raw.name, raw.name, "", raw.name, raw.name]
     assert outcomes["source_fps"].tolist() == [29.97, 29.97, 0.0, 29.97, 29.97]
-    assert read_attributes(raw)["recipe_sha256"] == reader.recipe_sha256
+    assert read_account(raw).recipe_sha256 == reader.recipe_sha256
 
 
 def test_offsets_point_at_the_bytes_that_hdf5_reads(raw):
@@ -170,7 +170,7 @@ def test_what_is_no_finished_shard_is_refused_by_name(raw, tmp_path, damage):
     shutil.copy(raw, path)
     act, said = DAMAGES[damage]
     act(path)
-    for read in (ShardReader, read_attributes, read_outcomes):
+    for read in (ShardReader, read_account):
         with pytest.raises(ShardError, match=said) as error:
             read(path)
         assert str(path) in str(error.value) and error.value.exit_code == 2
@@ -192,7 +192,9 @@ def test_a_small_file_that_declares_terabytes_is_refused(tmp_path):
     path = tmp_path / "val-00000-of-00001.h5"
     with h5py.File(path, "w") as file:
         fingerprint = hashlib.sha256(b"{}").hexdigest()
-        file.attrs.update({"format_version": 1, "complete": True, "recipe": "{}", "recipe_sha256": fingerprint})
+        file.attrs.update(
+            {"format_version": 1, "complete": True, "recipe": "{}", "recipe_sha256": fingerprint, "split": "val"}
+        )
         for name in ("index", "outcomes"):
             file.create_dataset(name, shape=(1 << 36,), dtype="<i8", chunks=(1 << 20,))
     with pytest.raises(ShardError, match="not a contiguous dataset"):
