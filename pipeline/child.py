@@ -12,7 +12,7 @@ import math
 import mmap
 import os
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.confine import MAX_MEMORY_BYTES
-from pipeline.decode import DecodeError, Video, decode_video
+from pipeline.decode import DecodeError, Video, decode_video, probe
 from pipeline.encoding import Encoded, encode
 from pipeline.frames import new_frames
 from pipeline.isolate import READY, starts_offset
@@ -38,16 +38,16 @@ def main() -> None:
     for line in sys.stdin.buffer:
         question = json.loads(line)
         path = Path(os.fsdecode(bytes.fromhex(question["path"])))
-        _send(replies, json.dumps(_answer(path, settings, slots[question["slot"]])).encode())
+        _send(replies, json.dumps(_answer(path, settings, slots[question["slot"]], question["with_decord"])).encode())
 
 
-def _answer(path: Path, settings: Preprocess, slot: _Slot) -> dict[str, Any]:
+def _answer(path: Path, settings: Preprocess, slot: _Slot, with_decord: bool) -> dict[str, Any]:
     try:
         # Raw frames are made where they are handed over; JPEGs are made from frames that stay here.
-        video = decode_video(path, settings, slot.frames if settings.codec == "raw" else new_frames)
+        video = decode_video(path, settings, slot.frames if settings.codec == "raw" else new_frames, with_decord)
         stored = slot.put(encode(video.frames, settings))
     except DecodeError as error:
-        return {"status": error.status, "reason": error.reason, "facts": {}, "stored": None}
+        return {"status": error.status, "reason": error.reason, "facts": _facts_of_bad(path), "stored": None}
     except MemoryError:
         reason = f"needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory"
         return {"status": "crash", "reason": reason, "facts": {}, "stored": None}
@@ -58,6 +58,16 @@ def _answer(path: Path, settings: Preprocess, slot: _Slot) -> dict[str, Any]:
 
 def _facts(video: Video) -> dict[str, Any]:
     return {field.name: getattr(video, field.name) for field in fields(video) if field.name != "frames"}
+
+
+def _facts_of_bad(path: Path) -> dict[str, Any]:
+    """What the container of a bad video says of it, if it can be read."""
+    try:
+        source = asdict(probe(path))
+    except DecodeError:
+        return {}
+    del source["duration_s"]
+    return source
 
 
 class _Slot:

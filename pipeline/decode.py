@@ -26,13 +26,14 @@ __all__ = ["MAX_STORED_BYTES", "DecodeError", "Video", "decode_video", "kept_fra
 decord.logging.set_level(decord.logging.QUIET)
 
 
-def decode_video(path: Path, settings: Preprocess, allocate: Allocate = new_frames) -> Video:
+def decode_video(path: Path, settings: Preprocess, allocate: Allocate = new_frames, with_decord: bool = True) -> Video:
     """Decode a file into the frames that the recipe stores.
 
     Args:
         path: the video.
         settings: the recipe.
         allocate: asked for memory once the number of frames is known; frames that come otherwise do without.
+        with_decord: whether to try decord first; not, where it has crashed or hung on this file.
 
     Raises:
         DecodeError: with the ledger status that fits.
@@ -40,7 +41,7 @@ def decode_video(path: Path, settings: Preprocess, allocate: Allocate = new_fram
     size = file_size(path)
     _check_end(path, size)
     video = (
-        _decode_with_decord(path, size, settings, allocate)
+        (_decode_with_decord(path, size, settings, allocate) if with_decord else None)
         or decode_with_pyav(path, size, settings, skip=True)
         or decode_with_pyav(path, size, settings, skip=False)
     )

@@ -4,7 +4,8 @@ A decoder is half a million lines of C fed with strangers' files: some make it l
 No exception tells, and a worker of a process pool that dies takes the pool's other results with it.  So each task has
 a child of its own, which is told one path after another and answers in one line each; the bytes come through shared
 memory.  The first question that stays unanswered names the video to blame, whether the child died or was killed at
-the deadline; a new child goes on with the next.  While the parent stores a video, the child decodes the one after it.
+the deadline; a new child tries it once more, without decord, and goes on with the next.  While the parent stores a
+video, the child decodes the one after it.
 """
 
 from __future__ import annotations
@@ -84,22 +85,26 @@ class Decoder:
         """
         waiting = deque(enumerate(paths))
         asked: deque[tuple[int, Path]] = deque()
-        retried = -1
+        failed: Decoded | None = None  # what became of the video that is next to be answered, when it is tried again
         while waiting or asked:
             while waiting and len(asked) < len(self._slots):
+                # One that the kernel killed lacked memory; any other that killed its child may suit PyAV.
+                with_decord = bool(asked) or failed is None or failed.reason == _KILLED
                 asked.append(waiting.popleft())
-                self._ask(*asked[-1])
-            number, reply = asked[0][0], self._reply(asked[0][0])
-            again = reply.reason == _KILLED and retried != number  # by the kernel, for want of memory; try it alone
-            if again:
-                retried = number
-            else:
+                self._ask(*asked[-1], with_decord)
+            reply = self._reply(asked[0][0])
+            child_died = self._child is None
+            again = child_died and failed is None
+            if not again:
                 asked.popleft()
-            if self._child is None:  # it died on that video, and with it the question that had not come up yet
+            if child_died:  # and with it the question that had not come up yet
                 waiting.extendleft(reversed(asked))
                 asked.clear()
-            if not again:
-                yield reply
+            if again:
+                failed = reply
+            else:
+                yield reply if failed is None else _of_two(failed, reply)
+                failed = None
 
     def stop(self) -> None:
         """End at once, from any thread; `decode` raises Stopped."""
@@ -122,13 +127,13 @@ class Decoder:
     ) -> None:
         self.close()
 
-    def _ask(self, number: int, path: Path) -> None:
+    def _ask(self, number: int, path: Path, with_decord: bool) -> None:
         if self._child is None:
             self._start()
         assert self._child is not None and self._child.stdin is not None
         slot = number % len(self._slots)
         self._slots[slot].trim()
-        question = {"path": os.fsencode(path).hex(), "slot": slot}
+        question = {"path": os.fsencode(path).hex(), "slot": slot, "with_decord": with_decord}
         try:
             self._child.stdin.write(json.dumps(question).encode() + b"\n")
             self._child.stdin.flush()
@@ -247,6 +252,13 @@ class _Slot:
 def starts_offset(nbytes: int) -> int:
     """Where int64 values that follow `nbytes` bytes begin."""
     return -(-nbytes // 8) * 8
+
+
+def _of_two(first: Decoded, second: Decoded) -> Decoded:
+    """What to say of a video that was tried twice."""
+    if second.status == "ok" or second.reason == first.reason:
+        return second
+    return Decoded(first.status, f"{first.reason}; without decord: {second.status}: {second.reason}", second.facts)
 
 
 def _cause(code: int) -> str:

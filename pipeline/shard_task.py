@@ -134,16 +134,23 @@ def write_shard(task: Task, settings: Preprocess, decoder: Decoder, done: Callab
             else:
                 result = next(decoded)
                 encoded = result.encoded
-                outcome = Outcome(
-                    video.video_id, result.status, result.reason,
-                    num_frames=encoded.num_frames if encoded else 0, **result.facts,
-                )  # fmt: skip
+                # The size of a bad file tells a rebuild when there is another one in its place.
+                facts = {"source_bytes": _size_bytes(root / video.path), **result.facts}
+                num_frames = encoded.num_frames if encoded else 0
+                outcome = Outcome(video.video_id, result.status, result.reason, num_frames=num_frames, **facts)
             writer.add_encoded(outcome, video.label_id, encoded)
             done(outcome)
 
 
 def _is_there(video: Planned, root: Path) -> bool:
     return bool(video.path) and (root / video.path).exists()
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 class _Earlier:

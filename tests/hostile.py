@@ -13,10 +13,16 @@ from pipeline import child
 from pipeline.decode import DecodeError, Video
 
 
-def decode_hostile(path, settings, _allocate):
+def decode_hostile(path, settings, _allocate, with_decord):
     how = Path(path).stem.split("-")[0]
     if how == "segfault":
         ctypes.string_at(0)
+    elif how == "decordfault" and with_decord:
+        ctypes.string_at(0)
+    elif how == "decordhang":
+        if with_decord:
+            time.sleep(600)
+        raise DecodeError("unreadable", "no good")
     elif how == "abort":
         os.abort()
     elif how == "exit":

@@ -110,6 +110,60 @@ def _tone(output: av.container.OutputContainer, seconds: float = 1.0, rate: int 
     output.mux(stream.encode(None))
 
 
+def turn(path: Path, quarters: int) -> Path:
+    """Write into an mp4's track header that players have to turn it clockwise by 1, 2 or 3 quarters."""
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44
+    one, minus = (1 << 16).to_bytes(4, "big"), (-1 << 16).to_bytes(4, "big", signed=True)
+    zero = bytes(4)
+    assert content[matrix : matrix + 4] == one, "not turned yet"
+    a, b, c, d = {1: (zero, one, minus, zero), 2: (minus, zero, zero, minus), 3: (zero, minus, one, zero)}[quarters]
+    content[matrix : matrix + 20] = a + b + zero + c + d
+    path.write_bytes(content)
+    return path
+
+
+def write_two_streams(path: Path, first: str) -> Path:
+    """Six numbered frames of 96 x 128 as the second of two video streams; the first is a `cover` or a `small` one."""
+    with av.open(str(path), "w") as output:
+        other = output.add_stream("mjpeg" if first == "cover" else "libx264", rate=1)
+        other.height, other.width, other.pix_fmt = (240, 320, "yuvj420p") if first == "cover" else (48, 64, "yuv420p")
+        if first == "cover":
+            other.disposition = av.stream.Disposition.attached_pic
+        stream = output.add_stream("libx264", rate=30)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
+        for target, count in ((other, 1), (stream, 6)):
+            for k in range(count):
+                picture = numbered_frame(k, (target.height, target.width))
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = k, Fraction(1, 30)
+                output.mux(target.encode(frame))
+            output.mux(target.encode(None))
+    return path
+
+
+def write_changing_size(path: Path, codec: str) -> Path:
+    """Five numbered frames of 96 x 128, then five of 192 x 256, in one stream."""
+    encoder, options = _ENCODERS[codec], {"x264-params": "repeat-headers=1", "bf": "0"} if codec == "h264" else {}
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(encoder, rate=30)
+        stream.height, stream.width, stream.pix_fmt, stream.options = 96, 128, "yuv420p", options
+        larger = av.CodecContext.create(encoder, "w")
+        larger.height, larger.width, larger.pix_fmt, larger.options = 192, 256, "yuv420p", options
+        larger.time_base, larger.framerate = Fraction(1, 30), Fraction(30)
+        for start, context in ((0, stream.codec_context), (5, larger)):
+            pictures = (numbered_frame(start + k, (context.height, context.width)) for k in range(5))
+            frames: list[av.VideoFrame | None] = [av.VideoFrame.from_ndarray(one, format="rgb24") for one in pictures]
+            for k, frame in enumerate([*frames, None]):
+                if frame is not None:
+                    frame.pts, frame.time_base = k, Fraction(1, 30)
+                for packet in context.encode(frame):
+                    packet.pts, packet.dts = packet.pts + start, packet.dts + start
+                    packet.stream, packet.time_base = stream, Fraction(1, 30)
+                    output.mux(packet)
+    return path
+
+
 def truncate(path: Path, fraction: float = 0.5) -> Path:
     """Cut the end of a file off, as a broken download does."""
     content = path.read_bytes()

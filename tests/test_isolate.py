@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from make_videos import write_mp4
+from make_videos import truncate, write_mp4
 
 from pipeline import isolate
 from pipeline.isolate import Decoder, Stopped
@@ -64,6 +64,12 @@ def test_a_bad_video_costs_itself_alone(hostile, how, status, reason):
 
 def test_one_that_the_kernel_killed_is_tried_again(hostile, tmp_path):
     assert outcomes([tmp_path / "oncekilled-1.mp4", tmp_path / "good-2.mp4"]) == [("ok", "", 1), ("ok", "", 2)]
+
+
+def test_what_kills_decord_is_tried_without_it(hostile):
+    found = outcomes(["good-1", "decordfault-2", "decordhang-3", "good-4"])
+    told = "not decoded within 1 s; without decord: unreadable: no good"
+    assert found == [("ok", "", 1), ("ok", "", 2), ("timeout", told, None), ("ok", "", 4)]
 
 
 def test_the_deadline_is_of_each_video_and_not_of_the_queue(hostile):
@@ -146,6 +152,17 @@ def test_a_real_video_comes_whole_with_its_checksum(tmp_path):
         data = result.encoded.data
         assert (result.status, data.shape, result.facts["fps"]) == ("ok", (15, 16, 20, 3), 15.0)
         assert zlib.crc32(data.tobytes()) == result.encoded.crc32
+
+
+def test_a_bad_video_comes_with_what_its_container_says(tmp_path):
+    path = truncate(write_mp4(tmp_path / "a.mp4", 30, 30, container_options={"movflags": "faststart"}))
+    with Decoder(SETTINGS) as decoder:
+        (result,) = decoder.decode([path])
+    assert (result.status, result.encoded) == ("truncated", None)
+    assert result.facts == {
+        "codec": "h264", "source_width": 128, "source_height": 96, "source_fps": 30.0, "source_frames": 30,
+        "source_bytes": path.stat().st_size,
+    }  # fmt: skip
 
 
 def test_jpeg_comes_with_its_offsets(tmp_path):

@@ -24,13 +24,13 @@ MISSING = (2,)
 
 
 def make_inputs(folder: Path, num_videos: int = 9, **changes: object) -> Preprocess:
-    """Small real videos (one missing, one empty) and their pending ledger."""
+    """Small real videos (one missing, one that is none) and their pending ledger."""
     settings = settings_for(folder, height=32, width=48, **{"jobs": 2, "max_bad_fraction": 0.5, **changes})
     table = make_ledger(num_videos, "train", MISSING)
     for number, path in enumerate(table["path"]):
         if path:
             write_mp4(Path(settings.data_root) / path, 6 + number, 30, (32, 64), first=10 * number)
-    (Path(settings.data_root) / table["path"][4]).write_bytes(b"")
+    (Path(settings.data_root) / table["path"][4]).write_bytes(b"no video")
     ledger.write(ledger.ledger_path(settings, "train"), table)
     return settings
 
@@ -97,6 +97,7 @@ def test_every_row_ends_in_the_ledger_and_every_good_frame_in_a_shard(undisturbe
             shown = [read_number(frame) for frame in reader.frames(reader.row_of(video_id))]
             assert shown == list(range(10 * number, 10 * number + 6 + number, 2))  # 30 -> 15 frames/s
             assert (row["source_frames"], row["num_frames"], row["fps"]) == (6 + number, len(shown), 15.0)
+    assert table["source_bytes"].iloc[4] == len(b"no video")  # by which a rebuild knows another file in its place
     assert leftovers(undisturbed) == []
 
 
