@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import h5py
+import powers
 import pytest
 from make_store import make_ledger, settings_for
 from make_videos import read_number, write_mp4
@@ -314,13 +315,21 @@ def test_few_open_files_are_enough(inputs, undisturbed, tmp_path):
     assert files(settings) == files(undisturbed)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_store_that_may_not_be_written_ends_in_exit_code_74(inputs, tmp_path):
+@pytest.mark.parametrize("folder", ["store", "manifests"])
+def test_a_folder_that_may_not_be_written_ends_in_exit_code_74(inputs, undisturbed, tmp_path, folder):
     settings = moved(inputs, tmp_path)
     Path(settings.store).mkdir()
-    Path(settings.store).chmod(0o500)
-    run = subprocess.run(command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (run.returncode, "Traceback" in run.stderr) == (74, False)
+    closed = Path(settings.store) if folder == "store" else ledger.ledger_path(settings, "train").parent
+    closed.chmod(0o500)
+    before = files(settings)
+    run = subprocess.run(
+        command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60, preexec_fn=powers.give_up
+    )
+    assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
+    assert {name: content for name, content in files(settings).items() if name.endswith(".csv")} == before
+    closed.chmod(0o700)
+    assert preprocess.run(settings) == 0
+    assert files(settings) == files(undisturbed)
 
 
 def test_a_store_below_a_file_is_told_in_one_line(inputs, tmp_path):
