@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import av
 import decord
 import numpy as np
 from decord._ffi.base import DECORDError, DECORDLimitReachedError
@@ -62,13 +63,13 @@ def _check_end(path: Path, size: int) -> None:
 def _decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: Allocate) -> Video | None:
     """Decode with decord; None where its frames would not be the file's own.
 
-    The container's packets say how many frames a player shows.  decord counts more of them on a cut made without
+    The container says how many frames a player shows.  decord counts more of them on a cut made without
     re-encoding, and fills the surplus with copies of the last frame; such a file is left to the second decoder, and
     so is one that decord raises on.
     """
     with faults(), open_container(path) as container:
         stream, source = gate(container, size)
-        shown = sum(packet.size > 0 and not packet.is_discard for packet in checked(container, stream))
+        shown = _count_shown(container, stream, size)
     indices, fps = kept_frames(shown, source.source_fps, settings.fps)
     shape = (len(indices), settings.height, settings.width, 3)
     if not shown or math.prod(shape) > MAX_STORED_BYTES:
@@ -83,6 +84,17 @@ def _decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: A
     except (DECORDError, DECORDLimitReachedError, RuntimeError, StopIteration):
         return None
     return Video(frames, fps, source.codec, width, height, source.source_fps, shown, source.source_bytes)
+
+
+def _count_shown(container: av.container.InputContainer, stream: av.VideoStream, size: int) -> int:
+    """Frames that a player shows: those of the index, where it has every packet as in an mp4, else of the packets."""
+    index = stream.index_entries
+    if not stream.frames or len(index) != stream.frames:
+        return sum(packet.size > 0 and not packet.is_discard for packet in checked(container, stream))
+    end = max(entry.pos + entry.size for entry in index)
+    if end > size:
+        raise DecodeError("truncated", f"{size} of {end} bytes are there")
+    return sum(not entry.is_discard for entry in index)
 
 
 def _read(
