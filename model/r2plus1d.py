@@ -1,21 +1,28 @@
-"""R(2+1)D: residual networks whose 3-D convolutions are split into a spatial and a temporal one.
+"""R(2+1)D and its relatives: residual networks over clips.
 
-Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018.  Cells carry
-torchvision's names (`layer1.0.conv1.0.0`), so that its checkpoints map by a change of suffix (model/weights.py);
-as there, and as in the seed, both convolutions of a block share one number of mid-planes: 31,505,325 parameters
-with 400 classes.  (The paper's own network counts them per convolution: 33,370,839.)
+Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018, Table 1.  One network,
+three kinds of 3x3x3 convolution: R3D keeps it whole, R(2+1)D splits it into a spatial and a temporal one, MC3 drops
+the temporal part after the first stage.
+
+Cells carry torchvision's names (`layer1.0.conv1.0.0`), so that its checkpoints map by a change of suffix
+(model/weights.py).  Two R(2+1)D-18 are about: torchvision and the seed let both convolutions of a block share one
+number of mid-planes (31,505,325 parameters with 400 classes); the paper counts them for each (33,370,839).
 
 Shapes: N clips, C channels, T frames, H x W pixels.  A clip enters as (N, 3, T, H, W), normalised.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from mindspore import Tensor, nn
-from mindspore.common.initializer import HeNormal, Normal
+from mindspore.common.initializer import HeNormal, Uniform
 
 Triple = tuple[int, int, int]
+Kind = Literal["split", "full", "spatial"]
+Midplanes = Literal["shared", "paper"]
 
 
 def mid_planes(in_channels: int, out_channels: int) -> int:
@@ -29,7 +36,8 @@ def mid_planes(in_channels: int, out_channels: int) -> int:
 def conv(in_channels: int, out_channels: int, kernel: Triple, stride: Triple) -> nn.Conv3d:
     """A convolution over (T, H, W) without bias, padded so that stride 1 keeps the size.
 
-    Every argument is given by keyword: MindSpore announces other defaults after 2.9.
+    Starts as in the paper's code (Caffe2's MSRAFill): normal, variance 2 / (out_channels x kernel size).  Every
+    argument is given by keyword: MindSpore announces other defaults after 2.9.
     """
     pad_t, pad_h, pad_w = (size // 2 for size in kernel)
     return nn.Conv3d(
@@ -47,11 +55,11 @@ def conv(in_channels: int, out_channels: int, kernel: Triple, stride: Triple) ->
     )
 
 
-def batch_norm(channels: int) -> nn.BatchNorm3d:
+def batch_norm(channels: int, eps: float) -> nn.BatchNorm3d:
     """Batch normalisation of (N, C, T, H, W).  MindSpore's momentum 0.9 is PyTorch's 0.1."""
     return nn.BatchNorm3d(
         num_features=channels,
-        eps=1e-5,
+        eps=eps,
         momentum=0.9,
         affine=True,
         gamma_init="ones",
@@ -64,75 +72,153 @@ def batch_norm(channels: int) -> nn.BatchNorm3d:
 class Conv2Plus1d(nn.SequentialCell):
     """A 3x3x3 convolution as 1x3x3 in space, batch norm and ReLU, then 3x1x1 in time."""
 
-    def __init__(self, in_channels: int, out_channels: int, mid_channels: int, stride: Triple) -> None:
+    def __init__(self, in_channels: int, out_channels: int, mid_channels: int, stride: Triple, bn_eps: float) -> None:
         stride_t, stride_h, stride_w = stride
         super().__init__(
             conv(in_channels, mid_channels, (1, 3, 3), (1, stride_h, stride_w)),
-            batch_norm(mid_channels),
+            batch_norm(mid_channels, bn_eps),
             nn.ReLU(),
             conv(mid_channels, out_channels, (3, 1, 1), (stride_t, 1, 1)),
         )
 
 
-class BasicBlock(nn.Cell):
-    """Two (2+1)D convolutions and a shortcut; the first convolution and the shortcut carry the stride."""
+class Block(nn.Cell):
+    """Two 3x3x3 convolutions, in a bottleneck a widening 1x1x1 one after them, and a shortcut around all.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: Triple) -> None:
-        super().__init__()
-        mid = mid_planes(in_channels, out_channels)
-        self.conv1 = nn.SequentialCell(
-            Conv2Plus1d(in_channels, out_channels, mid, stride), batch_norm(out_channels), nn.ReLU()
-        )
-        self.conv2 = nn.SequentialCell(
-            Conv2Plus1d(out_channels, out_channels, mid, (1, 1, 1)), batch_norm(out_channels)
-        )
-        self.relu = nn.ReLU()
-        self.downsample: nn.Cell = nn.Identity()
-        if tuple(stride) != (1, 1, 1) or in_channels != out_channels:
-            self.downsample = nn.SequentialCell(
-                conv(in_channels, out_channels, (1, 1, 1), stride), batch_norm(out_channels)
-            )
-
-    def construct(self, x: Tensor) -> Tensor:
-        """(N, C_in, T, H, W) -> (N, C_out, T/stride, H/stride, W/stride)."""
-        return self.relu(self.conv2(self.conv1(x)) + self.downsample(x))
-
-
-class R2Plus1d(nn.Cell):
-    """R(2+1)D-18: a stem, four stages of two basic blocks, the mean over (T, H, W), a linear layer.
+    The first convolution and the shortcut carry the stride.  The bottleneck is the seed's (its `conv12` and `conv3`),
+    not torchvision's, which narrows with a 1x1x1 convolution first.
 
     Args:
-        num_classes: number of logits.
-        stage_channels: output channels of the four stages; the first is also the stem's.
-        stage_strides: (T, H, W) stride of each stage's first block.
+        in_channels: of the input.
+        channels: of the two convolutions.
+        expansion: output channels are `channels` x this; 1 is the basic block.
+        stride: over (T, H, W).
+        kind: of convolution: `split` (2+1)D, `full` 3x3x3, `spatial` 1x3x3.
+        midplanes: of split convolutions: `shared` by both, counted from the block's input (torchvision, the seed),
+            or the `paper`'s, counted for each.
+        bn_eps: of every batch norm.
     """
 
     def __init__(
         self,
-        num_classes: int = 400,
-        stage_channels: Sequence[int] = (64, 128, 256, 512),
-        stage_strides: Sequence[Triple] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
+        in_channels: int,
+        channels: int,
+        *,
+        expansion: int,
+        stride: Triple,
+        kind: Kind,
+        midplanes: Midplanes,
+        bn_eps: float,
     ) -> None:
         super().__init__()
+
+        def convolution(inputs: int, step: Triple) -> nn.Cell:
+            if kind == "split":
+                mid = mid_planes(in_channels if midplanes == "shared" else inputs, channels)
+                return Conv2Plus1d(inputs, channels, mid, step, bn_eps)
+            return conv(inputs, channels, (3, 3, 3) if kind == "full" else (1, 3, 3), step)
+
+        out_channels = channels * expansion
+        self.conv1 = nn.SequentialCell(convolution(in_channels, stride), batch_norm(channels, bn_eps), nn.ReLU())
+        self.conv2 = nn.SequentialCell(convolution(channels, (1, 1, 1)), batch_norm(channels, bn_eps))
+        self.conv3: nn.Cell = nn.Identity()
+        if expansion != 1:
+            self.conv3 = nn.SequentialCell(
+                conv(channels, out_channels, (1, 1, 1), (1, 1, 1)), batch_norm(out_channels, bn_eps)
+            )
+        self.relu = nn.ReLU()
+        self.downsample: nn.Cell = nn.Identity()
+        if tuple(stride) != (1, 1, 1) or in_channels != out_channels:
+            self.downsample = nn.SequentialCell(
+                conv(in_channels, out_channels, (1, 1, 1), stride), batch_norm(out_channels, bn_eps)
+            )
+
+    def construct(self, x: Tensor) -> Tensor:
+        """(N, C_in, T, H, W) -> (N, channels x expansion, T/stride, H/stride, W/stride)."""
+        return self.relu(self.conv3(self.conv2(self.conv1(x))) + self.downsample(x))
+
+
+class VideoResNet(nn.Cell):
+    """A stem, four stages of blocks, the mean over (T, H, W), a linear layer.
+
+    Args:
+        kinds: convolution of each stage.
+        num_blocks: of each stage.
+        expansion: 1 for basic blocks, 4 for bottlenecks.
+        num_classes: number of logits.
+        stage_channels: channels of the four stages; the first is also the stem's.
+        stage_strides: (T, H, W) stride of each stage's first block; None: the published ones, (1, 1, 1) and then
+            (2, 2, 2), or (1, 2, 2) where a stage is spatial.
+        midplanes: see Block.
+        bn_eps: of every batch norm: 1e-5 in torchvision and the seed, 1e-3 in the paper's Caffe2 code.
+        dropout: fraction of the features dropped before the linear layer while training.
+
+    Raises:
+        ValueError: a spatial stage is given a temporal stride.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[Kind],
+        num_blocks: Sequence[int],
+        expansion: int,
+        *,
+        num_classes: int = 400,
+        stage_channels: Sequence[int] = (64, 128, 256, 512),
+        stage_strides: Sequence[Triple] | None = None,
+        midplanes: Midplanes = "shared",
+        bn_eps: float = 1e-5,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if stage_strides is None:
+            stage_strides = [(1, 1, 1)] + [(1, 2, 2) if kind == "spatial" else (2, 2, 2) for kind in kinds[1:]]
+        for number, (kind, stride) in enumerate(zip(kinds, stage_strides, strict=True), start=1):
+            if kind == "spatial" and stride[0] != 1:
+                raise ValueError(
+                    f"stage_strides: stage {number} has no temporal convolution, so its temporal stride must be 1; "
+                    f"got {list(stride)}"
+                )
         stem = stage_channels[0]
-        stem_mid = max(1, 45 * stem // 64)  # torchvision's 45 mid-planes before 64 channels, in proportion
-        self.stem = nn.SequentialCell(
-            conv(3, stem_mid, (1, 7, 7), (1, 2, 2)),  # (N, 45, T, H/2, W/2)
-            batch_norm(stem_mid),
-            nn.ReLU(),
-            conv(stem_mid, stem, (3, 1, 1), (1, 1, 1)),  # (N, 64, T, H/2, W/2)
-            batch_norm(stem),
-            nn.ReLU(),
-        )
-        inputs = [stem, *stage_channels[:-1]]
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            nn.SequentialCell(BasicBlock(before, channels, stride), BasicBlock(channels, channels, (1, 1, 1)))
-            for before, channels, stride in zip(inputs, stage_channels, stage_strides, strict=True)
-        )
+        if kinds[0] == "split":
+            mid = max(1, 45 * stem // 64)  # the published 45 mid-planes before 64 channels, in proportion
+            self.stem = nn.SequentialCell(
+                conv(3, mid, (1, 7, 7), (1, 2, 2)),  # (N, 45, T, H/2, W/2)
+                batch_norm(mid, bn_eps),
+                nn.ReLU(),
+                conv(mid, stem, (3, 1, 1), (1, 1, 1)),  # (N, 64, T, H/2, W/2)
+                batch_norm(stem, bn_eps),
+                nn.ReLU(),
+            )
+        else:
+            self.stem = nn.SequentialCell(
+                conv(3, stem, (3, 7, 7), (1, 2, 2)),  # (N, 64, T, H/2, W/2)
+                batch_norm(stem, bn_eps),
+                nn.ReLU(),
+            )
+        stages, in_channels = [], stem
+        for kind, number, channels, stride in zip(kinds, num_blocks, stage_channels, stage_strides, strict=True):
+            blocks = []
+            for index in range(number):
+                blocks.append(
+                    Block(
+                        in_channels,
+                        channels,
+                        expansion=expansion,
+                        stride=stride if index == 0 else (1, 1, 1),
+                        kind=kind,
+                        midplanes=midplanes,
+                        bn_eps=bn_eps,
+                    )
+                )
+                in_channels = channels * expansion
+            stages.append(nn.SequentialCell(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.dropout = nn.Dropout(p=dropout)
         self.fc = nn.Dense(
-            in_channels=stage_channels[-1],
+            in_channels=in_channels,
             out_channels=num_classes,
-            weight_init=Normal(sigma=0.01, mean=0.0),
+            weight_init=Uniform(scale=math.sqrt(3 / in_channels)),  # Caffe2's XavierFill, the paper's
             bias_init="zeros",
             has_bias=True,
         )
@@ -141,7 +227,62 @@ class R2Plus1d(nn.Cell):
         """Clips (N, 3, T, H, W) float, normalised -> logits (N, num_classes)."""
         x = self.stem(x)  # (N, 64, T, H/2, W/2)
         x = self.layer1(x)  # (N, 64, T, H/2, W/2)
-        x = self.layer2(x)  # (N, 128, T/2, H/4, W/4)
+        x = self.layer2(x)  # (N, 128, T/2, H/4, W/4); T stays where stages are spatial, channels x4 in bottlenecks
         x = self.layer3(x)  # (N, 256, T/4, H/8, W/8)
         x = self.layer4(x)  # (N, 512, T/8, H/16, W/16)
-        return self.fc(x.mean((2, 3, 4)))
+        return self.fc(self.dropout(x.mean((2, 3, 4))))
+
+    @property
+    def stages(self) -> tuple[nn.Cell, ...]:
+        """What holds the parameters, from the clip to the logits: stem, layer1 to layer4, fc."""
+        return self.stem, self.layer1, self.layer2, self.layer3, self.layer4, self.fc
+
+    def freeze(self, num_stages: int) -> None:
+        """Keep the first `num_stages` of `stages` as they are, in training too.
+
+        They get no gradient, and their batch norms use the moving statistics.  To be called before the network runs:
+        MindSpore reads both when it compiles.
+        """
+        for stage in self.stages[:num_stages]:
+            for parameter in stage.get_parameters():
+                parameter.requires_grad = False
+            for _, cell in stage.cells_and_names():
+                if isinstance(cell, nn.BatchNorm2d):
+                    cell.use_batch_statistics = False
+
+
+def r2plus1d_18(**options: Any) -> VideoResNet:
+    """R(2+1)D-18, the paper's Figure 1e; torchvision's r2plus1d_18, the seed's R2Plus1d18.
+
+    Here and below, options are VideoResNet's keyword arguments.
+    """
+    return VideoResNet(("split",) * 4, (2, 2, 2, 2), 1, **options)
+
+
+def r2plus1d_34(**options: Any) -> VideoResNet:
+    """R(2+1)D-34, the paper's Table 1."""
+    return VideoResNet(("split",) * 4, (3, 4, 6, 3), 1, **options)
+
+
+def r2plus1d_50(**options: Any) -> VideoResNet:
+    """The seed's R2Plus1d50: its stages and bottlenecks.
+
+    The seed's class cannot be built as published (it calls a tuple of activations, and its third convolution expects
+    the mid-planes where the second gives `channels`); here the third one takes what the second gives.
+    """
+    return VideoResNet(("split",) * 4, (3, 4, 6, 3), 4, **options)
+
+
+def r3d_18(**options: Any) -> VideoResNet:
+    """R3D-18, the paper's Table 1; torchvision's r3d_18."""
+    return VideoResNet(("full",) * 4, (2, 2, 2, 2), 1, **options)
+
+
+def r3d_34(**options: Any) -> VideoResNet:
+    """R3D-34, the paper's Table 1."""
+    return VideoResNet(("full",) * 4, (3, 4, 6, 3), 1, **options)
+
+
+def mc3_18(**options: Any) -> VideoResNet:
+    """MC3-18 as torchvision's mc3_18: whole convolutions in the stem and stage 1, spatial ones after."""
+    return VideoResNet(("full", "spatial", "spatial", "spatial"), (2, 2, 2, 2), 1, **options)

@@ -1,16 +1,22 @@
-"""Weights by name: our parameters in torchvision's naming, and strict loading.
+"""Weights by name: our parameters in torchvision's and in the seed's naming, and strict loading.
 
 Cells carry torchvision's names, so only the leaves differ: MindSpore keeps a BatchNorm3d's parameters in an inner
-`bn2d` as gamma, beta, moving_mean and moving_variance.
+`bn2d` as gamma, beta, moving_mean and moving_variance.  The seed (zjut_mindvideo) has those leaves and other cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
+
+Head = Literal["same", "new"]
+
+_SHOWN = 5  # faults in the text of an error
 
 _BATCH_NORM = {
     "bn2d.gamma": "weight",
@@ -18,10 +24,33 @@ _BATCH_NORM = {
     "bn2d.moving_mean": "running_mean",
     "bn2d.moving_variance": "running_var",
 }
+# Our cells and the seed's; the first that matches counts.  `1` and `2` number the two convolutions of a block.
+_ZJUT = (
+    (r"stem\.(.+)", r"conv1.\1"),
+    (r"fc\.(.+)", r"classifier.\1"),
+    (r"(layer\d\.\d+)\.conv([12])\.0\.3\.(.+)", r"\1.conv12.conv\2_1.features.0.\3"),
+    (r"(layer\d\.\d+)\.conv([12])\.0\.(.+)", r"\1.conv12.conv\2_0.features.\3"),
+    (r"(layer\d\.\d+)\.conv([12])\.1\.(.+)", r"\1.conv12.conv\2_1.features.1.\3"),
+    (r"(layer\d\.\d+)\.conv3\.(.+)", r"\1.conv3.features.\2"),
+    (r"(layer\d\.\d+)\.downsample\.(.+)", r"\1.down_sample.features.\2"),
+)
+# What training leaves in a checkpoint besides the network: PyTorch's batch counters, MindSpore's optimizer.
+_NOT_THE_NETWORKS = re.compile(
+    r".*\.num_batches_tracked|moments\..+|learning_rate|momentum|global_step|epoch_num|step_num"
+)
 
 
 class WeightsError(ValueError):
-    """Weights that do not fit the network; nothing of them was loaded."""
+    """Weights that do not fit the network; nothing of them was loaded.
+
+    Attributes:
+        faults: one line for each name that is missing, unexpected, misshapen or damaged.
+    """
+
+    def __init__(self, message: str, faults: Sequence[str]) -> None:
+        shown = "; ".join(faults[:_SHOWN]) + (f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else "")
+        super().__init__(f"{message}: {shown}")
+        self.faults = tuple(faults)
 
 
 def torchvision_name(name: str) -> str:
@@ -32,6 +61,21 @@ def torchvision_name(name: str) -> str:
     return name
 
 
+def zjut_name(name: str) -> str:
+    """`layer1.0.conv1.0.0.weight` -> `layer1.0.conv12.conv1_0.features.0.weight`, zjut_mindvideo's name."""
+    for pattern, replacement in _ZJUT:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return name
+
+
+NAMINGS: dict[str, Callable[[str], str]] = {
+    "ours": lambda name: name,
+    "torchvision": torchvision_name,
+    "zjut_mindvideo": zjut_name,
+}
+
+
 def parameters(network: nn.Cell) -> dict[str, Parameter]:
     """Every weight and buffer of a network by its place in it, in order.
 
@@ -40,27 +84,72 @@ def parameters(network: nn.Cell) -> dict[str, Parameter]:
     return dict(network.parameters_and_names())
 
 
-def assign(network: nn.Cell, weights: Mapping[str, NDArray], *, source: str) -> None:
+def to_own_names(network: nn.Cell, weights: Mapping[str, NDArray]) -> tuple[dict[str, NDArray], str, list[str]]:
+    """Weights under `network`'s own names.
+
+    Args:
+        network: knows the names that can be.
+        weights: arrays under their file's names, in any of NAMINGS.
+
+    Returns:
+        The arrays, those with a name unknown to the network under the name they came with; the naming of NAMINGS
+        that fits most of them; and the names left out because they never belong to a network.
+    """
+    left_out = [name for name in weights if _NOT_THE_NETWORKS.fullmatch(name)]
+    candidates = {
+        naming: {their(name): name for name in parameters(network)} for naming, their in NAMINGS.items()
+    }  # fmt: skip
+    naming = max(candidates, key=lambda each: len(candidates[each].keys() & weights.keys()))
+    own = candidates[naming]
+    return {own.get(name, name): weights[name] for name in weights if name not in left_out}, naming, left_out
+
+
+def assign(network: nn.Cell, weights: Mapping[str, NDArray], *, source: str, head: Head = "same") -> None:
     """Set every parameter of `network`, all or none.
 
     Args:
         network: takes the weights.
         weights: arrays by the network's own parameter names.
         source: where they come from, for the error message.
+        head: `new` leaves the last layer, `fc`, as it is, whatever the weights have for it.
 
     Raises:
-        WeightsError: a name is missing, unexpected or of another shape; the network is as it was.
+        WeightsError: a name is missing, unexpected or of another shape, or a value is not a finite float32; the
+            network is as it was.
     """
     wanted = parameters(network)
+    if head == "new":
+        wanted = {name: parameter for name, parameter in wanted.items() if not name.startswith("fc.")}
+        weights = {name: array for name, array in weights.items() if not name.startswith("fc.")}
     faults = [f"missing {name} {tuple(wanted[name].shape)}" for name in wanted if name not in weights]
-    faults += [f"unexpected {name}" for name in weights if name not in wanted]
+    faults += [f"unexpected {name} {tuple(weights[name].shape)}" for name in weights if name not in wanted]
     faults += [
         f"{name}: got {tuple(weights[name].shape)}, expected {tuple(parameter.shape)}"
         for name, parameter in wanted.items()
         if name in weights and tuple(weights[name].shape) != tuple(parameter.shape)
     ]
     if faults:
-        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise WeightsError(f"{source} does not fit this network ({len(faults)} of {len(wanted)} parameters): {shown}")
+        raise WeightsError(f"{source} does not fit this network{_hint(faults)} ({len(faults)} faults)", faults)
+    faults = [said for name in wanted if (said := _bad_values(name, weights[name]))]
+    if faults:
+        raise WeightsError(f"{source} is damaged ({len(faults)} of {len(wanted)} parameters)", faults)
     for name, parameter in wanted.items():
         parameter.set_data(Tensor(np.ascontiguousarray(weights[name], dtype=np.float32)))
+
+
+def _bad_values(name: str, array: NDArray) -> str:
+    """Why an array cannot be what training left, in one line; a flipped bit often shows here."""
+    if array.dtype not in (np.float16, np.float32):
+        return f"{name} holds {array.dtype}, expected float32"
+    if not np.isfinite(array).all():
+        return f"{name} holds values that are not finite"
+    if name.endswith("moving_variance") and array.size and array.min() < 0:
+        return f"{name} holds a negative variance"
+    return ""
+
+
+def _hint(faults: list[str]) -> str:
+    """What to do where nothing but the number of classes differs."""
+    if all(fault.startswith(("fc.weight: got", "fc.bias: got")) for fault in faults):
+        return "; only the classes differ: set model.num_classes to the file's, or train.head to new to learn yours"
+    return ""

@@ -9,7 +9,7 @@ import reference_weights
 from mindspore import nn
 
 from model import weights
-from model.r2plus1d import R2Plus1d
+from model.r2plus1d import r2plus1d_18
 from train.config import Optimizer
 from train.step import Loss, TrainStep, make_optimizer
 
@@ -18,7 +18,7 @@ CURVE = np.load(Path(__file__).parent / "resources" / "loss_curve.npz")
 
 def losses_of(settings: Optimizer, num_steps: int) -> list[float]:
     ms.set_context(mode=ms.GRAPH_MODE)
-    network = R2Plus1d(num_classes=400)
+    network = r2plus1d_18(num_classes=400)
     values = {name: reference_weights.weight(weights.torchvision_name(name), tuple(p.shape))
               for name, p in weights.parameters(network).items()}  # fmt: skip
     values["fc.weight"] *= np.float32(0.05)

@@ -45,12 +45,25 @@ class Context:
 
 @dataclass(frozen=True)
 class Model:
-    """The network: channels and (T, H, W) strides of its four stages."""
+    """The network; see model/r2plus1d.py.
 
-    type: Literal["R2Plus1d18"] = "R2Plus1d18"
+    Attributes:
+        stage_channels: of its four stages.
+        stage_strides: (T, H, W) of its four stages; null: the published ones of the type.
+        midplanes: of R(2+1)D: `shared` as in torchvision and the seed, or the `paper`'s.
+        bn_eps: of batch norms; the paper's code has 1e-3.
+        dropout: fraction of the features dropped before the last layer.
+        freeze_stages: how many of stem, layer1 to layer4 keep their weights and statistics in training.
+    """
+
+    type: Literal["R2Plus1d18", "R2Plus1d34", "R2Plus1d50", "R3d18", "R3d34", "MC3d18"] = "R2Plus1d18"
     stage_channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (64, 128, 256, 512)
-    stage_strides: tuple[Triple, Triple, Triple, Triple] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+    stage_strides: tuple[Triple, Triple, Triple, Triple] | None = None
     num_classes: Annotated[int, Range(min=2)] = 400
+    midplanes: Literal["shared", "paper"] = "shared"
+    bn_eps: PositiveFloat = 1e-5
+    dropout: Annotated[float, Range(min=0, max=0.99)] = 0.0
+    freeze_stages: Annotated[int, Range(min=0, max=5)] = 0
 
 
 @dataclass(frozen=True)
@@ -69,12 +82,17 @@ class LearningRate:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Momentum SGD; weight decay applies to every trainable parameter, as in the seed and torchvision."""
+    """Momentum SGD; weight decay applies to every trainable parameter, as in the seed and torchvision.
+
+    Attributes:
+        layer_lr_decay: the learning rate of layer4 is the head's times this, layer3's times its square, and so on.
+    """
 
     type: Literal["Momentum"] = "Momentum"
     momentum: Fraction = 0.9
     weight_decay: NonNegativeFloat = 0.0004
     loss_scale: PositiveFloat = 1.0
+    layer_lr_decay: Annotated[float, Range(min=0, max=1, above=True)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,7 @@ class Train:
 
     Attributes:
         pre_trained: start from the weights in `pretrained_model`.
+        head: `new`: keep the fresh last layer instead of the pretrained one, for classes of your own.
         ckpt_path: folder of run folders.
         save_checkpoint_epochs: write a checkpoint every so many epochs (0: only the last).
         save_checkpoint_steps: also every so many steps (0: never).
@@ -103,6 +122,7 @@ class Train:
 
     pre_trained: bool = False
     pretrained_model: str = ""
+    head: Literal["same", "new"] = "same"
     ckpt_path: str = "runs"
     epochs: PositiveInt = 100
     save_checkpoint_epochs: NonNegativeInt = 5
@@ -134,15 +154,19 @@ class Infer:
 
 @dataclass(frozen=True)
 class Export:
-    """Write the network in a form that runs elsewhere; `file_formate` is the seed's spelling."""
+    """Write the network in a form that runs elsewhere; `file_formate` is the seed's spelling.
+
+    Attributes:
+        batch_size: clips the file takes at a time; `dynamic`: any number.
+    """
 
     pretrained_model: str = ""
-    batch_size: PositiveInt = 1
+    batch_size: PositiveInt | Literal["dynamic"] = 1
     image_height: PositiveInt = 112
     image_width: PositiveInt = 112
     input_channel: Literal[3] = 3
     file_name: str = "r2plus1d18"
-    file_formate: Literal["MINDIR"] = "MINDIR"
+    file_formate: Literal["MINDIR", "ONNX", "AIR"] = "MINDIR"
 
 
 @dataclass(frozen=True)
@@ -327,6 +351,10 @@ def without_effect(config: Config, values: dict[str, Any]) -> list[str]:
         said.append("infer.normalize: false has no effect; the normalisation is data_loader.eval.map's")
     if config.infer.batch_size != 1:
         said.append(f"infer.batch_size: {config.infer.batch_size} has no effect; a video's clips are one batch")
+    if config.train.head == "new" and not config.train.pre_trained:
+        said.append("train.head: new has no effect without train.pre_trained; the head is new anyway")
+    if config.model.midplanes == "paper" and not config.model.type.startswith("R2Plus1d"):
+        said.append(f"model.midplanes: has no effect with {config.model.type}; only R(2+1)D has mid-planes")
     loaders = values.get("data_loader", {})
     for name in ("train", "eval"):
         if loaders.get(name, {}).get("map", {}).get("input_columns", ["video"]) != ["video"]:

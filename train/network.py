@@ -6,7 +6,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
-from model.r2plus1d import R2Plus1d
+from model import r2plus1d
 from pipeline.settings import UserError
 from train.config import Model
 
@@ -24,13 +24,36 @@ class Predictor(nn.Cell):
         return self.network(self.normalize(clips))
 
 
-def build_network(settings: Model) -> R2Plus1d:
-    """The network of the `model` section, with fresh weights."""
-    return R2Plus1d(
-        num_classes=settings.num_classes,
-        stage_channels=settings.stage_channels,
-        stage_strides=settings.stage_strides,
-    )
+NETWORKS = {
+    "R2Plus1d18": r2plus1d.r2plus1d_18,
+    "R2Plus1d34": r2plus1d.r2plus1d_34,
+    "R2Plus1d50": r2plus1d.r2plus1d_50,
+    "R3d18": r2plus1d.r3d_18,
+    "R3d34": r2plus1d.r3d_34,
+    "MC3d18": r2plus1d.mc3_18,
+}
+"""The networks by `model.type`."""
+
+
+def build_network(settings: Model) -> r2plus1d.VideoResNet:
+    """The network of the `model` section, with fresh weights.
+
+    Raises:
+        UserError: its strides do not suit its type.
+    """
+    try:
+        network = NETWORKS[settings.type](
+            num_classes=settings.num_classes,
+            stage_channels=settings.stage_channels,
+            stage_strides=settings.stage_strides,
+            midplanes=settings.midplanes,
+            bn_eps=settings.bn_eps,
+            dropout=settings.dropout,
+        )
+    except ValueError as error:
+        raise UserError(f"model (type {settings.type}): {error}") from None
+    network.freeze(settings.freeze_stages)
+    return network
 
 
 def check_classes(settings: Model, label_ids: NDArray[np.int32], class_names: list[str], where: str) -> None:

@@ -24,12 +24,12 @@ import model
 import mindspore as ms
 import numpy as np
 from mindspore import nn
-from model.r2plus1d import R2Plus1d
+from model.r2plus1d import r2plus1d_18
 from train.config import Optimizer
 from train.step import Loss, TrainStep, make_optimizer
 
 ms.set_context(mode=ms.GRAPH_MODE)
-network = R2Plus1d(num_classes=400)
+network = r2plus1d_18(num_classes=400)
 step = TrainStep(Loss(network, nn.Identity(), 1.0), make_optimizer(Optimizer(), network, [0.01] * 100))
 clips = ms.Tensor(np.random.default_rng(0).standard_normal((BATCH, 3, 16, 112, 112)).astype(np.float32))
 labels = ms.Tensor(np.zeros(BATCH, np.int32))

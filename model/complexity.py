@@ -1,0 +1,71 @@
+"""What each network costs: parameters and multiply-adds of one clip.
+
+    python -m model.complexity
+
+Counted from the cells as they are built, without running them: convolutions and the linear layer, as in the paper
+and in torchvision's `GFLOPS`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from mindspore import nn
+
+from model import r2plus1d
+from model.r2plus1d import Block, Triple, VideoResNet
+
+CLIP: Triple = (16, 112, 112)
+
+
+def num_parameters(network: nn.Cell) -> int:
+    """Weights that training changes; a batch norm's statistics do not count."""
+    return sum(parameter.size for parameter in network.trainable_params())
+
+
+def multiply_adds(network: VideoResNet, clip: Triple = CLIP) -> int:
+    """Multiply-adds of one clip of (T, H, W) through the network."""
+    size, total = clip, network.fc.in_channels * network.fc.out_channels
+    for stage in network.stages[:-1]:
+        size, cost = _walk(stage, size)
+        total += cost
+    return total
+
+
+def _walk(cell: nn.Cell, size: Triple) -> tuple[Triple, int]:
+    """(T, H, W) that come out of a cell, and its multiply-adds."""
+    if isinstance(cell, nn.Conv3d):  # padded by half its kernel, so a stride divides and rounds up
+        t, h, w = (-(-length // step) for length, step in zip(size, cell.stride, strict=True))
+        return (t, h, w), t * h * w * math.prod(cell.weight.shape)
+    if isinstance(cell, Block):
+        out, total = size, _walk(cell.downsample, size)[1]
+        for part in (cell.conv1, cell.conv2, cell.conv3):
+            out, cost = _walk(part, out)
+            total += cost
+        return out, total
+    total = 0
+    if isinstance(cell, nn.SequentialCell):
+        for part in cell:
+            size, cost = _walk(part, size)
+            total += cost
+    return size, total
+
+
+def main() -> None:
+    """Print a line for each network with 400 classes."""
+    networks = {
+        "r2plus1d_18": r2plus1d.r2plus1d_18(),
+        "r2plus1d_18, the paper's mid-planes": r2plus1d.r2plus1d_18(midplanes="paper"),
+        "r2plus1d_34": r2plus1d.r2plus1d_34(),
+        "r2plus1d_50": r2plus1d.r2plus1d_50(),
+        "r3d_18": r2plus1d.r3d_18(),
+        "r3d_34": r2plus1d.r3d_34(),
+        "mc3_18": r2plus1d.mc3_18(),
+    }
+    for name, network in networks.items():
+        macs = multiply_adds(network) / 1e9
+        print(f"{name:36} {num_parameters(network):11,} parameters  {macs:7.2f} GMAC a clip of 3x16x112x112")
+
+
+if __name__ == "__main__":
+    main()
