@@ -3,7 +3,7 @@
 #
 #   CONFIG=file.yaml   the experiment                (default: the sample, minutes on a laptop)
 #   DATA=dir STORE=dir where videos are, where shards go
-#   VIDEO=file CKPT=file for infer, eval and export
+#   VIDEO=file CKPT=file for infer, eval and export; FROM=file TO=file for convert
 #   ARGS="..."         more flags for the verb, such as ARGS="--train.epochs=2"
 
 CONFIG ?= train/configs/sample.yaml
@@ -11,6 +11,8 @@ DATA   ?=
 STORE  ?=
 VIDEO  ?=
 CKPT   ?=
+FROM   ?=
+TO     ?=
 ARGS   ?=
 # The first Python on the path that MindSpore has a wheel for.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -25,7 +27,7 @@ asked    = $(filter $(1),$(MAKECMDGOALS))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install sample manifests estimate preprocess verify train eval infer export bench test lint clean \
+.PHONY: help install sample manifests estimate preprocess verify train eval infer export convert bench test lint clean \
 	.videos .ledgers .shards
 
 help: ## Show this help
@@ -58,8 +60,12 @@ eval: $(if $(call asked,preprocess train),$(call asked,preprocess train),.shards
 infer: install ## Predict a video (VIDEO=FILE): top-5, and a GIF with the label on it
 	$(RUN) train.infer $(SETTINGS) --infer.image_path="$(VIDEO)" $(if $(CKPT),--infer.pretrained_model=$(CKPT)) $(ARGS)
 
-export: install ## Write the network as MINDIR, and check it by running it
+export: install ## Write the network as MINDIR or ONNX, and check it by running it
 	$(RUN) train.export $(SETTINGS) $(if $(CKPT),--export.pretrained_model=$(CKPT)) $(ARGS)
+
+# Without CONFIG=, the weights are those of the full network with 400 classes, not of the sample's narrow one.
+convert: $(if $(filter %.pth,$(FROM)),.venv/.convert,install) ## Convert weights (FROM=FILE TO=FILE): .pth, .safetensors, .ckpt
+	$(RUN) train.convert "$(FROM)" "$(TO)" $(if $(filter file,$(origin CONFIG)),,-c $(CONFIG)) $(ARGS)
 
 bench: .shards ## Measure this machine: decoding, loading, training steps
 	for script in tests/benchmarks/bench_*.py; do .venv/bin/python $$script $(ARGS) || exit; done
@@ -90,4 +96,8 @@ clean: ## Remove the sample, its ledgers and shards; runs and .venv stay
 
 .venv/.lint: .venv/.installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[lint]'
+	touch $@
+
+.venv/.convert: .venv/.installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[convert]'
 	touch $@

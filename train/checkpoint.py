@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,21 @@ from mindspore import nn
 
 from model import weights
 from pipeline.settings import UserError
+from train import weight_files
+
+log = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or of another network."""
+
+
+class MisfitError(CheckpointError):
+    """Weights of another network; `faults` has a line for each name that does not fit."""
+
+    def __init__(self, error: weights.WeightsError) -> None:
+        super().__init__(str(error))
+        self.faults = error.faults
 
 
 def save(folder: Path, stem: str, network: nn.Cell, optimizer: nn.Cell, state: dict[str, Any]) -> Path:
@@ -49,31 +61,51 @@ def save(folder: Path, stem: str, network: nn.Cell, optimizer: nn.Cell, state: d
     return folder / f"{stem}.ckpt"
 
 
-def load(path: Path, network: nn.Cell, optimizer: nn.Cell | None = None) -> dict[str, Any]:
-    """Load weights, and with `optimizer` its state too; returns the state saved beside them.
+def save_weights(path: Path, network: nn.Cell, state: dict[str, Any]) -> None:
+    """Write a checkpoint without an optimizer's state: `path`, which ends in .ckpt, and the JSON beside it."""
+    digest = _write_parameters(path, weights.parameters(network))
+    write_json(path.with_suffix(".json"), {**state, "sha256": {path.name: digest}})
 
-    A file without a JSON beside it is taken as plain weights, and its state is empty.
+
+def load(
+    path: Path, network: nn.Cell, optimizer: nn.Cell | None = None, *, head: weights.Head = "same"
+) -> dict[str, Any]:
+    """Load weights, and with `optimizer` its state too; returns the state saved with them.
+
+    Args:
+        path: a checkpoint of ours, or any file and naming that train/weight_files.py and model/weights.py know.  A
+            .ckpt without a JSON beside it is taken as plain weights, and its state is empty.
+        network: takes the weights, all or none.
+        optimizer: takes its state too, all or none.
+        head: `new` leaves the network's last layer as it is.
 
     Raises:
-        CheckpointError: a file is missing, differs from its SHA-256, or does not fit.
+        CheckpointError: a file is missing, damaged, differs from its SHA-256, or does not fit.
     """
     state = read_state(path)
-    values = _read_parameters(path, state)
+    values, facts = _read_parameters(path, state)
+    state = {**facts, **state}
+    values, naming, left_out = weights.to_own_names(network, values)
+    log.info("%s: %d arrays in %s names", path, len(values), naming)
+    if left_out:
+        log.info("%s: left out, not the network's: %d, such as %s", path, len(left_out), left_out[0])
     mine = _optimizer_state(network, optimizer) if optimizer is not None else {}
-    moments = _read_parameters(path.with_name(f"{path.stem}.optimizer.ckpt"), state) if optimizer is not None else {}
+    moments: dict[str, Any] = {}
+    if optimizer is not None:
+        moments, _ = _read_parameters(path.with_name(f"{path.stem}.optimizer.ckpt"), state)
     if {name: p.shape for name, p in mine.items()} != {name: array.shape for name, array in moments.items()}:
         raise CheckpointError(f"{path}: the state beside it is of another optimizer or another network")
     try:
-        weights.assign(network, values, source=str(path))
+        weights.assign(network, values, source=str(path), head=head)
     except weights.WeightsError as error:
-        raise CheckpointError(str(error)) from None
+        raise MisfitError(error) from None
     for name, parameter in mine.items():
         parameter.set_data(ms.Tensor(moments[name], parameter.dtype))
     return state
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The JSON beside a `.ckpt` file; empty when there is none.
+    """The JSON beside a `.ckpt` file; empty when there is none, or the file is of another kind.
 
     Raises:
         CheckpointError: the weights are missing or the JSON cannot be read.
@@ -81,7 +113,7 @@ def read_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     beside = path.with_suffix(".json")
-    if not beside.is_file():
+    if path.suffix != ".ckpt" or not beside.is_file():
         return {}
     try:
         return json.loads(beside.read_text(encoding="utf-8"))
@@ -138,16 +170,16 @@ def _write_parameters(path: Path, values: dict[str, ms.Parameter]) -> str:
     return digest
 
 
-def _read_parameters(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+def _read_parameters(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     expected = state.get("sha256", {}).get(path.name)
     if expected is not None and _sha256(path) != expected:
         raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {path.stem.split('.')[0]}.json")
     try:
-        return {name: parameter.asnumpy() for name, parameter in ms.load_checkpoint(str(path)).items()}
-    except (ValueError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
+        return weight_files.read(path)
+    except weight_files.WeightFileError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _sha256(path: Path) -> str:

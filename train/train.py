@@ -91,7 +91,7 @@ class Trainer:
             self.progress = Progress(step=int(state["step"]), best=float(state["best"]))
             log.info("resuming %s at step %d", resume, self.progress.step)
         elif self.config.train.pre_trained:
-            checkpoint.load(Path(self.config.train.pretrained_model), self.network)
+            checkpoint.load(Path(self.config.train.pretrained_model), self.network, head=self.config.train.head)
             log.info("weights from %s", self.config.train.pretrained_model)
 
     def fit(self) -> dict[str, float | int]:

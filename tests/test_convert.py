@@ -1,0 +1,268 @@
+"""Weights in every form that exists, into ours and back; and what must be refused."""
+
+import io
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+import reference_weights
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from model import weights
+from model.r2plus1d import r2plus1d_18, r2plus1d_50
+from pipeline.cli import EXIT_OK
+from pipeline.settings import UserError
+from train import checkpoint, convert
+from train.checkpoint import CheckpointError
+from train.config import Model
+from train.network import build_network
+
+RESOURCES = Path(__file__).parent / "resources"
+NARROW = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=5"]
+SETTINGS = Model(stage_channels=(4, 4, 8, 8), num_classes=5)
+
+
+def named(network, name_of) -> dict[str, np.ndarray]:
+    """Reference weights of a network under other names; they depend on torchvision's names alone."""
+    return {name_of(name): reference_weights.weight(weights.torchvision_name(name), tuple(parameter.shape))
+            for name, parameter in weights.parameters(network).items()}  # fmt: skip
+
+
+def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(arrays, path)
+    else:
+        ms.save_checkpoint([{"name": name, "data": ms.Tensor(array)} for name, array in arrays.items()], str(path))
+        path.chmod(0o644)
+    return path
+
+
+def values(network) -> dict[str, np.ndarray]:
+    return {name: parameter.asnumpy().copy() for name, parameter in weights.parameters(network).items()}
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(one[name].tobytes() == other[name].tobytes() for name in one)
+
+
+@pytest.fixture
+def torchvisions(tmp_path) -> Path:
+    return write(tmp_path / "theirs.safetensors", named(build_network(SETTINGS), weights.torchvision_name))
+
+
+@pytest.fixture
+def seeds(tmp_path) -> Path:
+    """As MindSpore's trainer leaves it: the network and the optimizer's state."""
+    arrays = named(build_network(SETTINGS), weights.zjut_name)
+    extras = {f"moments.{name}": array for name, array in arrays.items()} | {"global_step": np.array([7], np.int32)}
+    return write(tmp_path / "seeds.ckpt", arrays | extras)
+
+
+@pytest.mark.parametrize("naming", ["torchvisions", "seeds"])
+def test_there_and_back_bit_for_bit(naming, request, tmp_path):
+    source = request.getfixturevalue(naming)
+    ckpt, back = tmp_path / "ours.ckpt", tmp_path / "back.safetensors"
+    assert convert.main([str(source), str(ckpt), *NARROW]) == EXIT_OK
+    assert convert.main([str(ckpt), str(back), *NARROW]) == EXIT_OK
+    assert same(load_file(back), named(build_network(SETTINGS), weights.torchvision_name))
+    network = build_network(SETTINGS)
+    state = checkpoint.load(ckpt, network)
+    assert state["model"] == "R2Plus1d18" and state["converted_from"] == source.name
+    assert same(values(network), named(network, lambda name: name))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_full_size_logits_after_conversion(tmp_path):
+    network = r2plus1d_18(num_classes=400)
+    source = write(tmp_path / "seeds.ckpt", named(network, weights.zjut_name))
+    middle, last = tmp_path / "torchvisions.safetensors", tmp_path / "ours.ckpt"
+    assert convert.main([str(source), str(middle)]) == EXIT_OK
+    assert same(load_file(middle), named(network, weights.torchvision_name))
+    assert convert.main([str(middle), str(last)]) == EXIT_OK
+    checkpoint.load(last, network)
+    network.set_train(False)
+    logits = network(ms.Tensor(reference_weights.clip((2, 3, 8, 56, 56)))).asnumpy()
+    expected = np.load(RESOURCES / "parity_logits.npz")["logits_2x3x8x56x56_seed0"]
+    assert np.abs(logits - expected).max() / np.abs(expected).max() < 1e-5
+
+
+def test_the_seeds_fifty_layers(tmp_path):
+    network = r2plus1d_50(num_classes=5, stage_channels=(4, 4, 8, 8))
+    arrays = named(network, weights.zjut_name)
+    assert {"layer1.0.conv3.features.0.weight", "layer1.0.down_sample.features.1.bn2d.gamma",
+            "layer3.5.conv12.conv2_1.features.1.bn2d.moving_mean"} <= arrays.keys()  # fmt: skip
+    source = write(tmp_path / "seeds.ckpt", arrays)
+    assert convert.main([str(source), str(tmp_path / "x.ckpt"), "--model.type=R2Plus1d50", *NARROW]) == EXIT_OK
+    checkpoint.load(tmp_path / "x.ckpt", network)
+    assert same(values(network), named(network, lambda name: name))
+
+
+def test_classes_go_along(tmp_path):
+    network = build_network(SETTINGS)
+    checkpoint.save_weights(tmp_path / "a.ckpt", network, {"classes": list("abcde"), "step": 3})
+    assert convert.main([str(tmp_path / "a.ckpt"), str(tmp_path / "b.safetensors"), *NARROW]) == EXIT_OK
+    assert checkpoint.load(tmp_path / "b.safetensors", network)["classes"] == list("abcde")
+    with safe_open(tmp_path / "b.safetensors", framework="np") as file:
+        assert json.loads(file.metadata()["facts"])["model"] == "R2Plus1d18"
+
+
+def test_a_misfit_lists_every_name_and_writes_nothing(torchvisions, tmp_path, capsys):
+    arrays = load_file(torchvisions)
+    del arrays["stem.0.weight"], arrays["layer4.1.conv2.1.running_var"]
+    arrays["layer9.0.weight"] = np.zeros(3, np.float32)
+    arrays["fc.bias"] = np.zeros(7, np.float32)
+    source = write(tmp_path / "other.safetensors", arrays)
+    with pytest.raises(CheckpointError, match=r"does not fit this network \(4 faults\): missing stem\.0\.weight"):
+        convert.main([str(source), str(tmp_path / "out.ckpt"), *NARROW])
+    said = capsys.readouterr().err.splitlines()
+    for fault in (
+        "missing stem.0.weight (2, 3, 1, 7, 7)",
+        "missing layer4.1.conv2.1.bn2d.moving_variance (8,)",
+        "unexpected layer9.0.weight (3,)",
+        "fc.bias: got (7,), expected (5,)",
+    ):
+        assert fault in said
+    assert not (tmp_path / "out.ckpt").exists() and not (tmp_path / "out.json").exists()
+
+
+def test_another_class_count_is_refused_unless_the_head_is_new(torchvisions, tmp_path):
+    three = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=3"]
+    with pytest.raises(CheckpointError, match=r"only the classes differ: set model\.num_classes .* train\.head"):
+        convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *three])
+    assert convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *three, "--train.head=new"]) == EXIT_OK
+    network = build_network(Model(stage_channels=(4, 4, 8, 8), num_classes=3))
+    fresh = values(network)
+    checkpoint.load(torchvisions, network, head="new")
+    expected = named(network, lambda name: name)
+    for name, array in values(network).items():
+        assert (array.tobytes() == expected[name].tobytes()) != name.startswith("fc."), name
+    assert values(network)["fc.weight"].tobytes() == fresh["fc.weight"].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.type=R3d18"], r"does not fit this network \(\d+ faults\): missing stem\.1\.bn2d|missing layer1"),
+        (["--model.type=R2Plus1d34"], r"missing layer1\.2"),
+        (["--model.midplanes=paper"], r"got \(11, 4, 1, 3, 3\), expected|expected"),
+    ],
+)
+def test_another_architecture_is_refused(words, message, torchvisions, tmp_path):
+    with pytest.raises(CheckpointError, match=message):
+        convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *NARROW, *words])
+    assert not (tmp_path / "x.ckpt").exists()
+
+
+@pytest.mark.parametrize("where", ["ours.ckpt", "ours.safetensors", "plain.ckpt", "plain.safetensors"])
+@pytest.mark.parametrize("damage", ["empty", "short", "shorter", "zeros", "flip"])
+def test_damage_is_refused_and_nothing_is_loaded(where, damage, torchvisions, tmp_path):
+    path = tmp_path / where
+    assert convert.main([str(torchvisions), str(path), *NARROW]) == EXIT_OK
+    if where == "plain.ckpt":
+        path.with_suffix(".json").unlink()
+    if where == "plain.safetensors":
+        path.write_bytes(torchvisions.read_bytes())
+    content = path.read_bytes()
+    if damage == "flip":
+        if where.startswith("plain"):  # without a checksum only the structure and impossible values can be seen
+            number = np.float32(reference_weights.weight("stem.1.running_var", (2,))[0]).tobytes()
+            at = content.index(number)
+            content = content[: at + 3] + bytes([content[at + 3] | 0x80]) + content[at + 4 :]  # its sign
+        else:
+            half = len(content) * 3 // 4
+            content = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+    path.write_bytes({"empty": b"", "short": content[:-3], "shorter": content[: len(content) // 3],
+                      "zeros": bytes(len(content)), "flip": content}[damage])  # fmt: skip
+    network = build_network(SETTINGS)
+    before = values(network)
+    with pytest.raises(CheckpointError, match="damaged|cannot be read|does not fit") as caught:
+        checkpoint.load(path, network)
+    assert "\n" not in str(caught.value)
+    assert same(values(network), before)
+
+
+class Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("ending", [".ckpt", ".safetensors", ".pth"])
+def test_a_pickle_with_code_is_not_executed(ending, tmp_path):
+    if ending == ".pth":
+        pytest.importorskip("torch")
+    path, marker = tmp_path / f"bomb{ending}", tmp_path / "executed"
+    path.write_bytes(pickle.dumps({"stem.0.weight": Bomb(marker)}, protocol=2))
+    pickle.load(io.BytesIO(path.read_bytes()))  # noqa: S301  it is a bomb
+    assert marker.exists()
+    marker.unlink()
+    with pytest.raises(CheckpointError, match="refused, nothing in it was executed|cannot be read"):
+        checkpoint.load(path, build_network(SETTINGS))
+    assert not marker.exists()
+
+
+def test_a_pytorch_file_with_code_is_not_executed(tmp_path):
+    torch = pytest.importorskip("torch")
+    marker = tmp_path / "executed"
+    torch.save({"stem.0.weight": Bomb(marker)}, tmp_path / "bomb.pth")
+    with pytest.raises(CheckpointError, match="refused, nothing in it was executed"):
+        checkpoint.load(tmp_path / "bomb.pth", build_network(SETTINGS))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_pytorchs_file(new_format, torchvisions, tmp_path):
+    torch = pytest.importorskip("torch")
+    path, arrays = tmp_path / "theirs.pth", load_file(torchvisions)
+    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    state["stem.1.num_batches_tracked"] = torch.tensor(3)
+    torch.save(state, path, _use_new_zipfile_serialization=new_format)
+    network = build_network(SETTINGS)
+    checkpoint.load(path, network)
+    assert same(values(network), named(network, lambda name: name))
+
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    before, named_path = values(network), tmp_path / "theirs-91a641e6.pth"
+    named_path.write_bytes(content)  # whose name says what its SHA-256 begins with
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="SHA-256 does not begin with 91a641e6"):
+        checkpoint.load(named_path, network)
+    if new_format:
+        with pytest.raises(CheckpointError, match="damaged"):
+            checkpoint.load(path, network)
+    for broken in (b"", bytes(content[: len(content) // 2])):
+        path.write_bytes(broken)
+        with pytest.raises(CheckpointError, match="damaged"):
+            checkpoint.load(path, network)
+    assert same(values(network), before)
+
+
+def test_without_pytorch_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "x.pth").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"needs PyTorch: pip install -e '\.\[convert\]'"):
+        checkpoint.load(tmp_path / "x.pth", build_network(SETTINGS))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("gone.ckpt", "x.ckpt", r"gone\.ckpt: no such checkpoint"),
+        ("theirs.safetensors", "x.pth", r"TO: got .*x\.pth, expected an ending of \.ckpt or \.safetensors"),
+        ("theirs.safetensors", "theirs.safetensors", r"which is FROM itself"),
+        ("theirs.onnx", "x.ckpt", r"got '\.onnx', expected one of \.ckpt, \.safetensors, \.pth"),
+    ],
+)
+def test_mistakes_are_one_clear_line(source, target, message, torchvisions, tmp_path):
+    (tmp_path / "theirs.onnx").write_bytes(b"x")
+    with pytest.raises(UserError, match=message) as caught:
+        convert.main([str(tmp_path / source), str(tmp_path / target), *NARROW])
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2

@@ -1,0 +1,118 @@
+"""Weights as files: MindSpore's .ckpt, .safetensors, and PyTorch's .pth, which is only read.
+
+A file is read whole or refused; nothing in it is ever executed.  Names are the file's own (model/weights.py maps
+them).  A .safetensors file written here carries a SHA-256 of its arrays, since the format has no checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from pipeline.settings import UserError
+
+READABLE = (".ckpt", ".safetensors", ".pth")
+
+
+class WeightFileError(UserError):
+    """A file of weights that is missing, damaged, of another format, or that holds more than weights."""
+
+
+def read(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """Every array of a file by its name there, and the facts saved with a .safetensors file (else none).
+
+    Raises:
+        WeightFileError: with the reason.
+    """
+    readers = {".ckpt": _read_ckpt, ".safetensors": _read_safetensors, ".pth": _read_pth}
+    if path.suffix not in readers:
+        raise WeightFileError(f"{path}: got {path.suffix or 'no ending'!r}, expected one of {', '.join(READABLE)}")
+    if not path.is_file():
+        raise WeightFileError(f"{path}: no such checkpoint")
+    if path.stat().st_size == 0:
+        raise WeightFileError(f"{path}: damaged: the file is empty")
+    return readers[path.suffix](path)
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> None:
+    """Write arrays and what a user of them needs to know; the file appears under its name once it is whole."""
+    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file(plain, temporary, metadata={"sha256": _digest(plain), "facts": json.dumps(facts)})
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_ckpt(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    try:
+        return {name: parameter.asnumpy() for name, parameter in ms.load_checkpoint(str(path)).items()}, {}
+    except Exception as error:  # damaged bytes make MindSpore's reader raise anything
+        raise WeightFileError(f"{path}: cannot be read as a checkpoint: {_first_line(error)}") from None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            metadata = file.metadata() or {}
+        facts = json.loads(metadata.get("facts", "{}"))
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise WeightFileError(f"{path}: damaged: cannot be read as safetensors: {_first_line(error)}") from None
+    if metadata.get("sha256", expected := _digest(arrays)) != expected:
+        raise WeightFileError(f"{path}: damaged: its arrays do not have the SHA-256 in its header")
+    return arrays, facts
+
+
+def _read_pth(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    try:
+        import torch
+    except ImportError:
+        raise WeightFileError(f"{path}: reading .pth needs PyTorch: pip install -e '.[convert]'") from None
+    named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)  # torchvision puts the file's SHA-256 into its name
+    if named and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(named[1]):
+        raise WeightFileError(f"{path}: damaged: its SHA-256 does not begin with {named[1]}, as its name says")
+    try:
+        if zipfile.is_zipfile(path):  # PyTorch itself does not look at the CRCs
+            with zipfile.ZipFile(path) as archive:
+                if broken := archive.testzip():
+                    raise WeightFileError(f"{path}: damaged: the CRC of {broken} in it is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except WeightFileError:
+        raise
+    except Exception as error:  # a pickle with code, and damaged bytes, make PyTorch's reader raise anything
+        raise WeightFileError(
+            f"{path}: refused, nothing in it was executed: it is damaged or holds more than weights: "
+            f"{_first_line(error)}"
+        ) from None
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise WeightFileError(f"{path}: expected a state_dict, names to tensors; got {type(content).__name__}")
+    return {str(name): tensor.contiguous().numpy() for name, tensor in content.items()}, {}
+
+
+def _digest(arrays: Mapping[str, NDArray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
