@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -48,10 +50,22 @@ def make_optimizer(settings: Optimizer, network: nn.Cell, rates: list[float]) ->
     and the seed's published recipe do not.
     """
     return nn.Momentum(
-        params=[{"params": network.trainable_params()}],
+        params=_groups(network, rates, settings.layer_lr_decay),
         learning_rate=Tensor(np.array(rates, np.float32)),
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         loss_scale=settings.loss_scale,
         use_nesterov=False,
     )
+
+
+def _groups(network: nn.Cell, rates: list[float], decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters; with a decay, a group and its rates for each stage of a VideoResNet, the head's first."""
+    if decay == 1.0:
+        return [{"params": network.trainable_params()}]
+    stages = [stage.trainable_params() for stage in reversed(network.stages)]
+    return [
+        {"params": parameters, "lr": Tensor(np.array(rates, np.float32) * decay**depth)}
+        for depth, parameters in enumerate(stages)
+        if parameters  # a frozen stage has none
+    ]
