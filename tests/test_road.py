@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +13,7 @@ from PIL import Image
 from pipeline import ledger, manifests, preprocess, sample
 from pipeline.cli import EXIT_OK
 from pipeline.settings import UserError
-from train import evaluate, export, infer, train
+from train import convert, evaluate, export, infer, train
 from train.checkpoint import CheckpointError
 
 CONFIG = Path(__file__).parents[1] / "train" / "configs" / "sample.yaml"
@@ -177,13 +178,51 @@ def test_inference_prints_five_classes_and_draws_a_gif(run, words, folder, capsy
         assert strip.max() > 200, "no label is drawn"
 
 
-def test_export_writes_a_file_that_agrees(run, words, capsys):
+def test_export_writes_a_file_that_agrees_and_can_be_used(run, words, folder, capsys):
     assert export.main(words) == EXIT_OK
     said = capsys.readouterr().out
     (path,) = (run / "export").glob("*.mindir")
     assert str(path) in said
-    facts = json.loads(path.with_suffix(".json").read_text())
+    facts = json.loads(path.with_name(path.name + ".json").read_text())
     assert len(facts["classes"]) == 8 and facts["input"]["layout"] == "NCTHW"
+    assert facts["input"]["shape"] == [1, 3, 8, 56, 56] and facts["clip"]["num_frames"] == 8
+    assert facts["normalisation"]["mean"] == [0.43216, 0.394666, 0.37645]
+    assert facts["recipe"]["fps"] == 15
+
+    assert evaluate.main(words) == EXIT_OK
+    expected = capsys.readouterr().out.split(" -> ")[0]
+    assert evaluate.main([*words, f"--eval.pretrained_model={path}"]) == EXIT_OK
+    assert capsys.readouterr().out.split(" -> ")[0] == expected
+    video = sorted((folder / "data" / "test").iterdir())[0]
+    answers = []
+    for chosen in ("", str(path)):
+        assert infer.main([*words, f"--infer.image_path={video}", f"--infer.pretrained_model={chosen}"]) == EXIT_OK
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+    with pytest.raises(
+        UserError, match=r"exported for clip \(T, H, W\) \[8, 56, 56\], but the settings give \[4, 56, 56\]"
+    ):
+        evaluate.main([*words, f"--eval.pretrained_model={path}", "--data_loader.eval.dataset.seq=4"])
+
+
+def test_safetensors_are_scored_and_trained_on(run, words, folder, capsys):
+    best = json.loads((run / "ckpt" / "best.json").read_text())["stem"]
+    ckpt, moved = run / "ckpt" / f"{best}.ckpt", folder / "moved.safetensors"
+    narrow = [word for word in words if word.startswith("--model.")]
+    assert convert.main([str(ckpt), str(moved), "-c", str(CONFIG), *narrow]) == EXIT_OK
+    capsys.readouterr()
+    assert evaluate.main([*words, f"--eval.pretrained_model={ckpt}"]) == EXIT_OK
+    expected = capsys.readouterr().out.split(" -> ")[0]
+    assert evaluate.main([*words, f"--eval.pretrained_model={moved}"]) == EXIT_OK
+    assert capsys.readouterr().out.split(" -> ")[0] == expected
+    elsewhere = [f"--train.ckpt_path={folder / 'finetuned'}", "--train.epochs=1", "--train.eval_epochs=0"]
+    start = ["--train.pre_trained=true", f"--train.pretrained_model={moved}", "--train.head=new"]
+    assert train.main([*words, *elsewhere, *start, "--model.freeze_stages=5"]) == EXIT_OK
+    (tuned,) = (folder / "finetuned").glob("*/*/ckpt/epoch_001*[0-9].ckpt")
+    before, after = (ms.load_checkpoint(str(path)) for path in (ckpt, tuned))
+    for name in before:
+        same = before[name].asnumpy().tobytes() == after[name].asnumpy().tobytes()
+        assert same != name.startswith("fc."), name
 
 
 @pytest.mark.parametrize(

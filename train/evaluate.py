@@ -2,8 +2,9 @@
 
     python -m train.evaluate -c train/configs/sample.yaml [--eval.pretrained_model=FILE]
 
-Reads a checkpoint (the newest run's best unless told) and the shards of `data_loader.eval.dataset.split`; writes
-`eval/<checkpoint>-<split>.json` and `.csv` (one row a video) into the checkpoint's run folder.
+Reads a checkpoint (.ckpt, .safetensors, .pth, or an exported .mindir; the newest run's best unless told) and the
+shards of `data_loader.eval.dataset.split`; writes `eval/<checkpoint>-<split>.json` and `.csv` (one row a video) into
+the checkpoint's run folder.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from numpy.typing import NDArray
 
 from pipeline import cli
 from train import checkpoint, runtime
-from train.augment import Normalize
 from train.config import SECTION_CLASSES, Config, load
 from train.dataset import ClipBatches, Videos, iterate, read_videos
 from train.metrics import Scores
-from train.network import Predictor, build_network, check_classes
+from train.network import check_classes, load_predictor
 from train.run_folder import runs_root
 
 log = logging.getLogger(__name__)
@@ -124,11 +124,8 @@ def main(argv: list[str] | None = None) -> int:
     config = load(document)
     runtime.start(config)
     path = Path(config.eval.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
-    network = build_network(config.model)
-    checkpoint.load(path, network)
+    predictor, _facts = load_predictor(config, path)
     source = evaluation_source(config)
-    predictor = Predictor(network, Normalize.of(config.data_loader.eval.map))
-    predictor.set_train(False)
     log.info("evaluating %s on %s, %d batches", path, source.videos.identity, source.num_batches)
     scores = score(predictor, source, _log_step(source))
     run = path.parent.parent if path.parent.name == "ckpt" else path.parent

@@ -1,25 +1,34 @@
-"""Write the network as MINDIR, and check the file by running it.                            (make export)
+"""Write the network as MINDIR or ONNX, and check the file by running it.                    (make export)
 
-    python -m train.export -c train/configs/sample.yaml [--export.pretrained_model=FILE]
+    python -m train.export -c train/configs/sample.yaml [--export.file_formate=ONNX] [--export.batch_size=dynamic]
 
 The exported graph takes normalised clips (N, 3, T, H, W) float32 and gives logits (N, num_classes); a JSON beside it
-says how to make such clips and what the classes are.
+says how to make such clips and what the classes are (an ONNX file holds that as metadata too).  AIR is Ascend's form
+and only its own tools run it, so it is written on such a device only, and not checked.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
+import onnx
+import onnxruntime
 from mindspore import nn
+from numpy.typing import NDArray
 
+from model.r2plus1d import VideoResNet
 from pipeline import cli
 from pipeline.settings import UserError, to_plain
-from train import checkpoint, runtime
+from train import checkpoint, onnx_graph, runtime
 from train.config import SECTION_CLASSES, Config, load
+from train.exported import facts_path
 from train.network import build_network
 from train.run_folder import runs_root
 
@@ -28,6 +37,9 @@ log = logging.getLogger(__name__)
 # Largest difference of a logit, relative to the largest logit, between the network and the file it was exported to.
 TOLERANCE = 1e-4
 
+Shape = tuple[int | None, int, int, int, int]
+"""(N, 3, T, H, W) of what a file takes; N is None where it takes any number of clips."""
+
 
 class ExportError(UserError):
     """The exported file does not compute what the network does."""
@@ -35,46 +47,89 @@ class ExportError(UserError):
     exit_code = cli.EXIT_UNEXPECTED
 
 
-def export(network: nn.Cell, shape: tuple[int, int, int, int, int], path: Path) -> float:
-    """Export for clips of `shape` (N, 3, T, H, W); returns the difference found by running the file.
+def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> float:
+    """Export, run the file on random clips, and write `facts` beside it; returns the difference found.
 
     The file appears under its name only once it has been run and agrees.
+
+    Args:
+        network: evaluated, not trained.
+        shape: of the clips.
+        path: ends in .mindir or .onnx, which says the form.
+        facts: what a user of the file needs to know; its SHA-256 is added.
 
     Raises:
         ExportError: the reloaded graph's logits differ by more than TOLERANCE.
     """
+    write, read = {".mindir": (_write_mindir, _read_mindir), ".onnx": (_write_onnx, _read_onnx)}[path.suffix]
     network.set_train(False)
-    clips = ms.Tensor(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
-    expected = network(clips).asnumpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp.mindir")  # MindSpore insists on the ending
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")  # MindSpore insists on the ending
     try:
-        ms.export(network, clips, file_name=str(temporary), file_format="MINDIR")
+        write(network, shape, temporary, facts)
         temporary.chmod(0o644)
-        found = nn.GraphCell(ms.load(str(temporary)))(clips).asnumpy()
-        difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-12))
+        run = read(temporary)
+        difference = max(_difference(network, run, (size, *shape[1:])) for size in _batch_sizes(shape))
         if not difference <= TOLERANCE:
             raise ExportError(f"{path}: not written: its logits differ by {difference:.2e} (allowed {TOLERANCE:g})")
         with open(temporary, "rb") as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    checkpoint.write_json(facts_path(path), {**facts, "sha256": digest})
     return difference
 
 
-def metadata(config: Config, state: dict, shape: tuple[int, ...], source: Path) -> dict:
+def _batch_sizes(shape: Shape) -> tuple[int, ...]:
+    """Of the clips that check a file: its own, or two sizes where it takes any."""
+    return (1, 3) if shape[0] is None else (shape[0],)
+
+
+def _difference(network: nn.Cell, run: Callable[[NDArray], NDArray], shape: tuple[int, ...]) -> float:
+    """Largest difference of a logit between the network and a file, relative to the largest logit."""
+    clips = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    expected = network(ms.Tensor(clips)).asnumpy()
+    return float(np.abs(run(clips) - expected).max() / max(np.abs(expected).max(), 1e-12))
+
+
+def _input(shape: Shape) -> ms.Tensor:
+    return ms.Tensor(shape=list(shape), dtype=ms.float32) if shape[0] is None else ms.ops.zeros(shape, ms.float32)
+
+
+def _write_mindir(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> None:
+    ms.export(network, _input(shape), file_name=str(path), file_format="MINDIR")
+
+
+def _read_mindir(path: Path) -> Callable[[NDArray], NDArray]:
+    graph = nn.GraphCell(ms.load(str(path)))
+    return lambda clips: graph(ms.Tensor(clips)).asnumpy()
+
+
+def _write_onnx(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> None:
+    onnx.save(onnx_graph.build(network, shape, facts), str(path))
+
+
+def _read_onnx(path: Path) -> Callable[[NDArray], NDArray]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda clips: session.run(None, {name: clips})[0]
+
+
+def metadata(config: Config, state: dict[str, Any], shape: Shape, source: Path) -> dict[str, Any]:
     """What a user of the file needs: input layout, normalisation, clip length, recipe, classes."""
     normalize = config.data_loader.eval.map.find("VideoNormalize")
     return {
         "checkpoint": source.name,
-        "input": {"name": "clips", "layout": "NCTHW", "shape": list(shape), "dtype": "float32"},
+        "input": {"layout": "NCTHW", "shape": list(shape), "dtype": "float32"},
         "normalisation": {
             "scale": 1 / 255,
-            "mean": normalize and normalize.mean,
-            "std": normalize and normalize.std,
+            "mean": to_plain(normalize and normalize.mean),
+            "std": to_plain(normalize and normalize.std),
         },
         "clip": {
+            "num_frames": shape[2],
             "mode": config.data_loader.eval.dataset.seq_mode,
             "interval": config.data_loader.eval.dataset.frame_interval,
         },
@@ -89,21 +144,32 @@ def main(argv: list[str] | None = None) -> int:
     _args, document = cli.parse(cli.parser(__doc__ or "", sections=SECTION_CLASSES), argv)
     cli.set_up_logging()
     config = load(document)
-    runtime.start(config)
-    source = Path(config.export.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
+    options = config.export
+    device = runtime.start(config)
+    if options.file_formate == "AIR" and device != "Ascend":
+        raise UserError(
+            f"export.file_formate: AIR can only be written on an Ascend device, this one is {device}; "
+            "MINDIR and ONNX can be written here"
+        )
+    source = Path(options.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
     network = build_network(config.model)
     state = checkpoint.load(source, network)
-    options = config.export
-    shape = (
-        options.batch_size, options.input_channel, config.data_loader.eval.dataset.seq,
-        options.image_height, options.image_width,
+    shape: Shape = (
+        None if options.batch_size == "dynamic" else options.batch_size, options.input_channel,
+        config.data_loader.eval.dataset.seq, options.image_height, options.image_width,
     )  # fmt: skip
     folder = source.parent.parent / "export" if source.parent.name == "ckpt" else source.parent
-    path = folder / f"{options.file_name}.mindir"
-    difference = export(network, shape, path)
-    checkpoint.write_json(path.with_suffix(".json"), metadata(config, state, shape, source))
+    path = folder / f"{options.file_name}.{options.file_formate.lower()}"
+    facts = metadata(config, state, shape, source)
+    if options.file_formate == "AIR":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ms.export(network.set_train(False), _input(shape), file_name=str(path), file_format="AIR")
+        checkpoint.write_json(facts_path(path), facts)
+        checked = "not run: only Ascend's tools can"
+    else:
+        checked = f"reloaded and run: largest difference {export(network, shape, path, facts):.1e}"
     size_mb = path.stat().st_size / 1e6
-    print(f"{path}: {size_mb:.1f} MB, input {shape}, reloaded and run: largest difference {difference:.1e}")
+    print(f"{path}: {size_mb:.1f} MB, input {list(shape)}, {checked}")
     return cli.EXIT_OK
 
 

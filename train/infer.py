@@ -14,16 +14,16 @@ import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from pipeline.decode import DecodeError, decode_video
 
-from pipeline import cli
+from pipeline import classes, cli
+from pipeline.decode import DecodeError, decode_video
 from pipeline.settings import UserError
 from train import checkpoint, runtime
-from train.augment import HostTransform, Normalize
+from train.augment import HostTransform
 from train.clip_sampling import clip_indices
 from train.config import SECTION_CLASSES, Config, load
 from train.metrics import log_softmax
-from train.network import Predictor, build_network
+from train.network import load_predictor
 from train.run_folder import runs_root
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,12 @@ def write_gif(path: Path, frames: NDArray[np.uint8], caption: str, fps: float) -
     temporary.replace(path)
 
 
+def _frozen_names(config: Config) -> list[str]:
+    """The dataset's class list where it has one of the right length, for weights that came without names."""
+    kept = classes.frozen(config.preprocess)
+    return kept[0] if kept is not None and len(kept[0]) == config.model.num_classes else []
+
+
 def main(argv: list[str] | None = None) -> int:
     """Predict, print the best five classes, and write the GIF."""
     _args, document = cli.parse(cli.parser(__doc__ or "", sections=SECTION_CLASSES), argv)
@@ -91,13 +97,10 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{video_path}: cannot be decoded: {error}") from None
     runtime.start(config)
     path = Path(config.infer.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
-    network = build_network(config.model)
-    state = checkpoint.load(path, network)
-    predictor = Predictor(network, Normalize.of(config.data_loader.eval.map))
-    predictor.set_train(False)
+    predictor, facts = load_predictor(config, path)
     logits = predictor(Tensor(views(video.frames, config))).asnumpy()
     probabilities = np.exp(log_softmax(logits)).mean(axis=0)
-    names = state.get("classes") or []
+    names = facts.get("classes") or _frozen_names(config)
     best = np.argsort(-probabilities, kind="stable")[:5]
     log.info("%s: %d frames at %g fps, checkpoint %s", video_path, len(video.frames), video.fps, path)
     lines = [(names[k] if k < len(names) else f"class {k}", float(probabilities[k])) for k in best]

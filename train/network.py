@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
 from model import r2plus1d
 from pipeline.settings import UserError
-from train.config import Model
+from train import checkpoint
+from train.augment import Normalize
+from train.config import Config, Model
+from train.exported import MindirNetwork
 
 
 class Predictor(nn.Cell):
@@ -54,6 +61,31 @@ def build_network(settings: Model) -> r2plus1d.VideoResNet:
         raise UserError(f"model (type {settings.type}): {error}") from None
     network.freeze(settings.freeze_stages)
     return network
+
+
+def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    """What scores stored clips, out of a .ckpt, .safetensors or .pth of the `model` section, or out of a .mindir.
+
+    Args:
+        config: its `model` and `data_loader.eval` sections count.
+        path: the file.
+
+    Returns:
+        A function from clips (N, T, H, W, 3) uint8 to logits (N, num_classes), and what was saved with the weights.
+
+    Raises:
+        UserError: the file is missing, damaged or does not fit the settings.
+    """
+    normalize = Normalize.of(config.data_loader.eval.map)
+    if path.suffix == ".mindir":
+        exported = MindirNetwork(path)
+        exported.check(config, path)
+        return lambda clips: exported(normalize(clips)), exported.facts
+    network = build_network(config.model)
+    state = checkpoint.load(path, network)
+    predictor = Predictor(network, normalize)
+    predictor.set_train(False)
+    return predictor, state
 
 
 def check_classes(settings: Model, label_ids: NDArray[np.int32], class_names: list[str], where: str) -> None:
