@@ -10,7 +10,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline.recipe import FORMAT_VERSION
@@ -70,7 +69,10 @@ def open_finished(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r", locking=False) as file:
             version = file.attrs.get("format_version")
             if version != FORMAT_VERSION:
-                raise ShardError(f"{path}: shard format {version}, this program reads {FORMAT_VERSION}")
+                raise ShardError(
+                    f"{path}: shard format {version}, this program reads {FORMAT_VERSION}; update the older of the "
+                    "two: the program, or the shards with `make preprocess` into another store"
+                )
             if not file.attrs.get("complete", False):
                 raise ShardError(f"{path}: unfinished; run `make preprocess`")
             recipe = str(file.attrs["recipe"])
@@ -119,17 +121,29 @@ def table(rows: Sequence[tuple], fields: dict[str, str]) -> NDArray:
     return made
 
 
+def read_rows(file: h5py.File, name: str) -> NDArray:
+    """A table written by `table`, as a structured array."""
+    return own(file, name)[:]
+
+
 def read_columns(file: h5py.File, name: str) -> dict[str, NDArray]:
     """The columns of a table written by `table`; texts as an array of str objects."""
-    table = own(file, name)[:]
+    table = read_rows(file, name)
     return {
         field: np.array([text.decode() for text in table[field].tolist()], dtype=object)
         if table[field].dtype.kind == "S"
         else table[field]
-        for field in table.dtype.names
+        for field in table.dtype.names or ()
     }
 
 
-def read_table(file: h5py.File, name: str) -> pd.DataFrame:
-    """As `read_columns`, as a table."""
-    return pd.DataFrame(read_columns(file, name))
+def place(file: h5py.File, name: str, dtype: DTypeLike) -> tuple[int, int]:
+    """Where in the file a dataset of one dimension begins, in bytes, and how many values it has.
+
+    Raises:
+        ShardError: it is not whole in this file, or of another type.
+    """
+    found = own(file, name)
+    if found.dtype != dtype or found.ndim != 1 or not found.nbytes:
+        raise ShardError(f"{file.filename}: {name} is no list of {np.dtype(dtype)}; run `make verify ARGS=--repair`")
+    return found.id.get_offset(), len(found)

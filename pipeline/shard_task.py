@@ -16,7 +16,8 @@ from pipeline.isolate import Decoder
 from pipeline.learned import RETRY
 from pipeline.recipe import SPLITS, Preprocess
 from pipeline.settings import UserError
-from pipeline.shards import Outcome, ShardError, ShardReader, ShardWriter
+from pipeline.shard_reader import ShardReader
+from pipeline.shards import Outcome, ShardError, ShardWriter
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """A shard: stored frames of some tens of videos in one HDF5 file, and what became of every video it was to hold.
 
+What is in it, and how it is written; `pipeline/shard_reader.py` reads the frames.
+
     <store>/<split>-00012-of-00480.h5
       attributes        format_version, recipe (JSON), recipe_sha256, split, complete
       frames/<video_id> one contiguous uint8 dataset: (T, height, width, 3) RGB, or with codec jpeg T JPEGs end to end
@@ -13,23 +15,21 @@ through libhdf5 for them; any HDF5 tool can still open the file.  Same inputs an
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline import hdf5
 from pipeline.encoding import Encoded, encode
-from pipeline.hdf5 import ShardError
+from pipeline.hdf5 import ShardError as ShardError  # what reading a shard raises
 from pipeline.recipe import FORMAT_VERSION, Preprocess
+from pipeline.shard_reader import ShardReader
 
 # What a ledger learns of a video by decoding it; unknown numbers are 0, unknown texts empty.
 OUTCOME_FIELDS: dict[str, str] = {
@@ -161,164 +161,6 @@ class ShardWriter:
         sync(self.path.parent)
 
 
-class ShardReader:
-    """A finished shard; its frames are mapped into memory when the first is read.  Threads may share one.
-
-    Args:
-        path: the shard.
-
-    Attributes:
-        video_ids: the stored videos.
-        label_ids: (V,) int32.
-        num_frames: (V,) int64.
-        recipe_sha256: fingerprint of the recipe it was made by.
-
-    Raises:
-        ShardError: it is missing, truncated, unfinished, of another format, or links to other files.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with hdf5.open_finished(path) as file:
-            recipe = json.loads(str(file.attrs["recipe"]))
-            self.recipe_sha256 = str(file.attrs["recipe_sha256"])
-            index = hdf5.read_table(file, "index")
-            self._jpeg = recipe["codec"] == "jpeg"
-            self._starts = {name: hdf5.own(file, f"jpeg/{name}")[:] for name in index["video_id"] if self._jpeg}
-            self.video_ids: list[str] = index["video_id"].tolist()
-            self.label_ids = index["label_id"].to_numpy(np.int32)
-            self.num_frames = index["num_frames"].to_numpy(np.int64)
-            self._offsets = index["offset"].to_numpy(np.int64)
-            self._nbytes = index["nbytes"].to_numpy(np.int64)
-            self._crc32 = index["crc32"].to_numpy(np.int64)
-            self._rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
-            self._frame_shape = (int(recipe["height"]), int(recipe["width"]), 3)
-        self._map: np.memmap | None = None
-        self._check()
-
-    def _check(self) -> None:
-        """Whether what `index` says can be: reading goes by it alone."""
-        if (self._offsets < 0).any() or (self._offsets + self._nbytes > self.path.stat().st_size).any():
-            raise ShardError(
-                f"{self.path}: truncated: its frames end after the file does; run `make verify ARGS=--repair`"
-            )
-        for row, video_id in enumerate(self.video_ids):
-            if self._jpeg:
-                starts = self._starts[video_id]
-                sound = len(starts) == self.num_frames[row] + 1 and starts[-1] == self._nbytes[row]
-                sound = sound and starts[0] == 0 and bool((np.diff(starts) > 0).all())
-            else:
-                sound = self._nbytes[row] == self.num_frames[row] * int(np.prod(self._frame_shape))
-            if not sound:
-                raise ShardError(
-                    f"{self.path}: {video_id}: {self.num_frames[row]} frames do not fit its {self._nbytes[row]} bytes; "
-                    "run `make verify ARGS=--repair`"
-                )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_map": None}  # a process of its own maps the file itself
-
-    def row_of(self, video_id: str) -> int:
-        """The row of a stored video.
-
-        Raises:
-            ShardError: it is not in this shard.
-        """
-        row = self._rows.get(video_id)
-        if row is None:
-            raise ShardError(f"{self.path}: has no video {video_id}, though its ledger says so; run `make manifests`")
-        return row
-
-    def read_clip(
-        self,
-        row: int,
-        frame_indices: NDArray[np.int64],
-        out: NDArray[np.uint8],
-        top: int = 0,
-        left: int = 0,
-        flip: bool = False,
-    ) -> None:
-        """Copy a crop of chosen frames of a video straight into `out`.
-
-        Args:
-            row: of the video.
-            frame_indices: (T,) each in 0..num_frames-1.
-            out: (T, h, w, 3) uint8, filled.
-            top: first row of pixels.
-            left: first column of pixels.
-            flip: mirror left and right.
-        """
-        height, width = out.shape[1:3]
-        if len(frame_indices) and not 0 <= frame_indices.min() <= frame_indices.max() < self.num_frames[row]:
-            raise IndexError(f"{self.video_ids[row]}: frames {frame_indices} of {self.num_frames[row]}")
-        across = slice(left + width - 1, left - 1 if left else None, -1) if flip else slice(left, left + width)
-        down = slice(top, top + height)
-        if self._jpeg:
-            for slot, frame in enumerate(frame_indices):
-                out[slot] = self._decode_jpeg(row, int(frame))[down, across]
-            return
-        frames = self._frames(row)
-        for first, count, step in _runs(frame_indices):
-            start = int(frame_indices[first])
-            out[first : first + count] = frames[start : start + (count - 1) * step + 1 : step, down, across]
-
-    def frames(self, row: int) -> NDArray[np.uint8]:
-        """All frames of a video, (T, height, width, 3); a view of the mapped file with codec raw."""
-        if not self._jpeg:
-            return self._frames(row)
-        return np.stack([self._decode_jpeg(row, frame) for frame in range(int(self.num_frames[row]))])
-
-    def stored(self, row: int) -> NDArray[np.uint8]:
-        """The bytes of a video as they are in the file."""
-        if self._map is None:
-            self._map = np.memmap(self.path, np.uint8, "r")
-        start = int(self._offsets[row])
-        return self._map[start : start + int(self._nbytes[row])]
-
-    def shape(self, row: int) -> tuple[int, ...]:
-        """Of the dataset that holds a video."""
-        return (int(self._nbytes[row]),) if self._jpeg else (int(self.num_frames[row]), *self._frame_shape)
-
-    def offset(self, row: int) -> int:
-        """Where in the file a video begins."""
-        return int(self._offsets[row])
-
-    def encoded(self, row: int) -> Encoded:
-        """A video as `ShardWriter.add_encoded` takes it."""
-        data = self.stored(row) if self._jpeg else self._frames(row)
-        starts = self._starts[self.video_ids[row]] if self._jpeg else None
-        return Encoded(data, starts, int(self.num_frames[row]), int(self._crc32[row]))
-
-    def verify(self, row: int) -> None:
-        """Compare a video's bytes with its CRC-32.
-
-        Raises:
-            ShardError: they differ.
-        """
-        found = zlib.crc32(self.stored(row).data)
-        if found != self._crc32[row]:
-            raise ShardError(
-                f"{self.path}: {self.video_ids[row]}: damaged: CRC-32 is {found:08x}, was {self._crc32[row]:08x}; "
-                "run `make verify ARGS=--repair`"
-            )
-
-    def close(self) -> None:
-        """Let go of the map; arrays that still view it stay valid."""
-        self._map = None
-
-    def _frames(self, row: int) -> NDArray[np.uint8]:
-        return self.stored(row).reshape(int(self.num_frames[row]), *self._frame_shape)
-
-    def _decode_jpeg(self, row: int, frame: int) -> NDArray[np.uint8]:
-        starts = self._starts[self.video_ids[row]]
-        picture = cv2.imdecode(self.stored(row)[starts[frame] : starts[frame + 1]], cv2.IMREAD_COLOR)
-        if picture is None:
-            raise ShardError(
-                f"{self.path}: {self.video_ids[row]}: frame {frame} is no JPEG; run `make verify ARGS=--repair`"
-            )
-        return picture[..., ::-1].astype(np.uint8, copy=False)
-
-
 class Account(NamedTuple):
     """What a shard says of itself, without its frames.
 
@@ -379,15 +221,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _runs(indices: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    """Frame indices as runs of equal positive stride: (place of the first, how many, stride)."""
-    steps = np.diff(indices)
-    place = 0
-    while place < len(indices):
-        step = int(steps[place]) if place < len(steps) else 1
-        same = steps[place:] == step if step > 0 else np.zeros(0, bool)
-        count = 1 + (len(same) if same.all() else int(same.argmin()))
-        yield place, count, max(step, 1)
-        place += count

@@ -20,8 +20,9 @@ import pandas as pd
 from pipeline import cli, hdf5, ledger, preprocess, recipe, shards
 from pipeline.recipe import Preprocess
 from pipeline.schema import LEARNED
+from pipeline.shard_reader import ShardReader
 from pipeline.shard_task import Task, check_recipe
-from pipeline.shards import ShardError, ShardReader
+from pipeline.shards import ShardError
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from pipeline import hdf5, ledger, preprocess
 from pipeline.encoding import encode
 from pipeline.isolate import Decoded
 from pipeline.recipe import Preprocess
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 
 SIDE_EFFECTS = [
     (hdf5, "create"), (os, "pwrite"), (os, "posix_fallocate"), (os, "ftruncate"), (os, "fsync"), (os, "replace"),

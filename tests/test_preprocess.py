@@ -18,7 +18,8 @@ from pipeline import ledger, preprocess
 from pipeline.preprocess import LockedError
 from pipeline.recipe import Preprocess
 from pipeline.settings import UserError
-from pipeline.shards import ShardReader, read_outcomes
+from pipeline.shard_reader import ShardReader
+from pipeline.shards import read_outcomes
 
 ROOT = Path(__file__).parents[1]
 MISSING = (2,)

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import manifests, preprocess, recipe
 from pipeline.settings import Document
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 
 ROOT = Path(__file__).parents[1]
 VIDEOS = ROOT.parent / "shared" / "videos"

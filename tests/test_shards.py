@@ -11,7 +11,8 @@ from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 from make_store import frames_of, settings_for
 
-from pipeline.shards import Outcome, ShardError, ShardReader, ShardWriter, read_account, read_outcomes, shard_name
+from pipeline.shard_reader import ShardReader
+from pipeline.shards import Outcome, ShardError, ShardWriter, read_account, read_outcomes, shard_name
 
 IDS = ("-abcdefghij_000001_000011", "with space", "é_1", "zzz")
 LENGTHS = (12, 1, 5, 30)

@@ -1,0 +1,234 @@
+"""Reads a shard's frames: clips, whole videos, checksums.
+
+libhdf5 is asked once, for the tables; frames are then read from the mapped file.  `pipeline/shards.py` says what is
+in a shard.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from pipeline import hdf5
+from pipeline.encoding import Encoded
+from pipeline.hdf5 import ShardError
+
+
+class ShardReader:
+    """A finished shard; its frames are mapped into memory when the first is read.  Threads may share one.
+
+    Args:
+        path: the shard.
+
+    Attributes:
+        video_ids: the stored videos.
+        label_ids: (V,) int32.
+        num_frames: (V,) int64.
+        crc32: (V,) int64, of the stored bytes.
+        recipe_sha256: fingerprint of the recipe it was made by.
+
+    Raises:
+        ShardError: it is missing, truncated, unfinished, of another format, or links to other files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with hdf5.open_finished(path) as file:
+            recipe = json.loads(str(file.attrs["recipe"]))
+            self.recipe_sha256 = str(file.attrs["recipe_sha256"])
+            index = hdf5.read_rows(file, "index")
+            self.video_ids: list[str] = [name.decode("utf-8") for name in index["video_id"].tolist()]
+            self.label_ids = index["label_id"].astype(np.int32)
+            self.num_frames = index["num_frames"].astype(np.int64)
+            self.crc32 = index["crc32"].astype(np.int64)
+            self._offsets = index["offset"].astype(np.int64)
+            self._nbytes = index["nbytes"].astype(np.int64)
+            self._jpeg = recipe["codec"] == "jpeg"
+            # Where each video's table of JPEGs is: the tables of thousands of shards would take hundreds of MiB.
+            self._tables = [hdf5.place(file, f"jpeg/{name}", np.int64) for name in self.video_ids if self._jpeg]
+            self._rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
+            self._frame_shape = (int(recipe["height"]), int(recipe["width"]), 3)
+        self._map: NDArray[np.uint8] | None = None
+        self._check()
+        self.close()
+
+    def _check(self) -> None:
+        """Whether what `index` says can be: reading goes by it alone."""
+        if (self._offsets < 0).any() or (self._offsets + self._nbytes > self.path.stat().st_size).any():
+            raise ShardError(
+                f"{self.path}: truncated: its frames end after the file does; run `make verify ARGS=--repair`"
+            )
+        for row, video_id in enumerate(self.video_ids):
+            if self._jpeg:
+                sound = self._tables[row][1] == self.num_frames[row] + 1
+                starts = self._starts(row)
+                sound = sound and starts[0] == 0 and starts[-1] == self._nbytes[row]
+                sound = sound and bool((np.diff(starts) > 0).all())
+            else:
+                sound = self._nbytes[row] == self.num_frames[row] * int(np.prod(self._frame_shape))
+            if not sound:
+                raise ShardError(
+                    f"{self.path}: {video_id}: {self.num_frames[row]} frames do not fit its {self._nbytes[row]} bytes; "
+                    "run `make verify ARGS=--repair`"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_map": None}  # a copy, or a process of its own, maps the file itself
+
+    def row_of(self, video_id: str) -> int:
+        """The row of a stored video.
+
+        Raises:
+            ShardError: it is not in this shard.
+        """
+        row = self._rows.get(video_id)
+        if row is None:
+            raise ShardError(f"{self.path}: has no video {video_id}, though its ledger says so; run `make manifests`")
+        return row
+
+    def read_clip(
+        self,
+        row: int,
+        frame_indices: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        top: int = 0,
+        left: int = 0,
+        flip: bool = False,
+    ) -> None:
+        """Copy a crop of chosen frames of a video straight into `out`.
+
+        Args:
+            row: of the video.
+            frame_indices: (T,) each in 0..num_frames-1.
+            out: (T, h, w, 3) uint8, filled.
+            top: first row of pixels.
+            left: first column of pixels.
+            flip: mirror left and right.
+
+        Raises:
+            IndexError: a frame is not there.
+            ShardError: with codec jpeg, a frame is no whole JPEG.
+        """
+        indices = frame_indices.tolist()
+        if not 0 <= min(indices) <= max(indices) < self.num_frames[row]:
+            raise IndexError(f"{self.video_ids[row]}: frames {frame_indices} of {self.num_frames[row]}")
+        height, width = out.shape[1:3]
+        down, across = slice(top, top + height), slice(left, left + width)
+        if self._jpeg:
+            for slot, frame in enumerate(indices):
+                _copy(self._decode_jpeg(row, frame)[down, across], out[slot], flip)
+            return
+        frames = self._frames(row)
+        if flip:
+            for slot, frame in enumerate(indices):
+                _copy(frames[frame, down, across], out[slot], flip)
+            return
+        for first, count, step in _runs(indices):
+            start = indices[first]
+            out[first : first + count] = frames[start : start + (count - 1) * step + 1 : step, down, across]
+
+    def frames(self, row: int) -> NDArray[np.uint8]:
+        """All frames of a video, (T, height, width, 3); a view of the mapped file with codec raw."""
+        if not self._jpeg:
+            return self._frames(row)
+        return np.stack([self._decode_jpeg(row, frame) for frame in range(int(self.num_frames[row]))])
+
+    def stored(self, row: int) -> NDArray[np.uint8]:
+        """The bytes of a video as they are in the file."""
+        start = int(self._offsets[row])
+        return self._mapped()[start : start + int(self._nbytes[row])]
+
+    def shape(self, row: int) -> tuple[int, ...]:
+        """Of the dataset that holds a video."""
+        return (int(self._nbytes[row]),) if self._jpeg else (int(self.num_frames[row]), *self._frame_shape)
+
+    def offset(self, row: int) -> int:
+        """Where in the file a video begins."""
+        return int(self._offsets[row])
+
+    def encoded(self, row: int) -> Encoded:
+        """A video as `ShardWriter.add_encoded` takes it."""
+        data = self.stored(row) if self._jpeg else self._frames(row)
+        starts = self._starts(row) if self._jpeg else None
+        return Encoded(data, starts, int(self.num_frames[row]), int(self.crc32[row]))
+
+    def verify(self, row: int) -> None:
+        """Compare a video's bytes with its CRC-32.
+
+        Raises:
+            ShardError: they differ.
+        """
+        found = zlib.crc32(self.stored(row).data)
+        if found != self.crc32[row]:
+            raise ShardError(
+                f"{self.path}: {self.video_ids[row]}: damaged: CRC-32 is {found:08x}, was {self.crc32[row]:08x}; "
+                "run `make verify ARGS=--repair`"
+            )
+
+    def close(self) -> None:
+        """Let go of the map and its descriptor; arrays that view it stay valid, and the next read maps it again."""
+        self._map = None
+
+    def _mapped(self) -> NDArray[np.uint8]:
+        mapped = self._map
+        if mapped is None:
+            try:
+                with open(self.path, "rb") as file:
+                    mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            except FileNotFoundError:
+                raise ShardError(f"{self.path}: no such shard any more; run `make preprocess`") from None
+            self._map = mapped
+        return mapped
+
+    def _starts(self, row: int) -> NDArray[np.int64]:
+        offset, count = self._tables[row]
+        return self._mapped()[offset : offset + 8 * count].view(np.int64)
+
+    def _frames(self, row: int) -> NDArray[np.uint8]:
+        return self.stored(row).reshape(int(self.num_frames[row]), *self._frame_shape)
+
+    def _decode_jpeg(self, row: int, frame: int) -> NDArray[np.uint8]:
+        first, last = self._starts(row)[frame : frame + 2]
+        try:
+            picture = simplejpeg.decode_jpeg(self.stored(row)[first:last], "RGB")
+        except ValueError as error:
+            raise ShardError(
+                f"{self.path}: {self.video_ids[row]}: frame {frame} is no whole JPEG ({error}); "
+                "run `make verify ARGS=--repair`"
+            ) from None
+        if picture.shape != self._frame_shape:
+            raise ShardError(
+                f"{self.path}: {self.video_ids[row]}: frame {frame} is {picture.shape[:2]}, not "
+                f"{self._frame_shape[:2]} pixels; run `make verify ARGS=--repair`"
+            )
+        return picture
+
+
+def _copy(picture: NDArray[np.uint8], out: NDArray[np.uint8], flip: bool) -> None:
+    """Copy a crop (h, w, 3), whose rows may lie apart, mirrored or not."""
+    if flip:
+        cv2.flip(picture, 1, dst=out)  # numpy takes ten times as long over pixels of three bytes
+    else:
+        out[...] = picture
+
+
+def _runs(indices: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Frame indices as runs of equal positive stride: (place of the first, how many, stride)."""
+    place = 0
+    while place < len(indices):
+        end, step = place + 1, 1
+        if end < len(indices) and indices[end] > indices[place]:
+            step = indices[end] - indices[place]
+            while end < len(indices) and indices[end] - indices[end - 1] == step:
+                end += 1
+        yield place, end - place, step
+        place = end
