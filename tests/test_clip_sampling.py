@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from train.clip_sampling import clip_indices
 
-MODES = ["part", "interval", "discrete", "average", "uniform"]
+MODES = ["part", "interval", "random", "uniform", "discrete", "average"]
 
 
 @given(
@@ -29,11 +29,11 @@ def test_every_index_is_a_frame_of_the_video(mode, num_frames, clip_len, interva
     assert indices.shape == (clip_len,)
     assert indices.dtype == np.int64
     assert 0 <= indices.min() and indices.max() < num_frames
-    long_enough = num_frames > (clip_len - 1) * (interval if mode in ("interval", "uniform") else 1)
+    long_enough = num_frames > (clip_len - 1) * (interval if mode in ("interval", "random", "uniform") else 1)
     if long_enough:
         steps = np.diff(indices)
         assert (steps > 0).all()
-        if mode in ("part", "interval", "uniform"):
+        if mode in ("part", "interval", "random", "uniform"):
             assert (steps == (1 if mode == "part" else interval)).all()
 
 
@@ -76,3 +76,24 @@ def test_average_takes_one_frame_of_each_part():
     indices = clip_indices("average", num_frames=100, clip_len=10, interval=1, rng=np.random.default_rng(4))
     assert (indices // 10).tolist() == list(range(10))
     assert set(np.diff(indices)) <= {9, 10, 11}
+
+
+@given(st.integers(1, 60), st.integers(1, 16), st.integers(1, 12), st.integers(0, 5))
+def test_random_clips_are_the_first_of_a_permutation_of_all_windows(num_frames, clip_len, num_clips, seed):
+    options = {"num_frames": num_frames, "clip_len": clip_len, "interval": 1, "num_clips": num_clips}
+    starts = [
+        int(clip_indices("random", **options, clip=clip, rng=np.random.default_rng(seed))[0])
+        for clip in range(num_clips)
+    ]
+    windows = max(num_frames - clip_len + 1, 1)
+    assert len(set(starts)) == min(num_clips, windows)
+    assert set(starts) <= set(range(windows))
+
+
+@given(st.sampled_from(["discrete", "average"]), st.integers(1, 20), st.integers(1, 64), st.integers(0, 5))
+def test_a_short_video_runs_forward_where_frames_are_repeated(mode, num_frames, clip_len, seed):
+    options = {"num_frames": num_frames, "clip_len": clip_len, "interval": 1}
+    indices = clip_indices(mode, **options, rng=np.random.default_rng(seed))
+    assert (np.diff(indices) >= 0).all()
+    if mode == "average" and clip_len >= num_frames:
+        assert set(indices.tolist()) == set(range(num_frames))

@@ -47,6 +47,8 @@ def test_our_files_load_without_a_warning(path, caplog):
         ({"context.device_target": "CPU"}, r"device_target GPU and context.device_target CPU differ"),
         ({"device_target": "TPU"}, r"--device_target: got 'TPU', expected auto \| CPU \| GPU \| Ascend"),
         ({"data_loader.train.dataset.seq_mode": "averge"}, r"nearest valid: average"),
+        ({"data_loader.train.dataset.num_crops": "3"}, r"num_crops: 3 is for data_loader\.eval"),
+        ({"data_loader.eval.dataset.num_crops": "2"}, r"num_crops: got 2, expected 1 \| 3"),
         ({"preprocess.height": "64"}, r"VideoResize size \[128, 171\] is not the stored size \[64, 171\]"),
         ({"train.run_distribute": "true"}, r"--train\.run_distribute: only one process is supported yet"),
         ({"data_loader.group_size": "2"}, r"--data_loader\.group_size: only 1 is supported yet"),

@@ -41,13 +41,22 @@ class HostTransform:
             flip_probability=flip.prob if flip and flip.prob is not None else 0.0,
         )
 
-    def draw(self, stored: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, bool]:
-        """(top, left, mirrored) of one clip whose stored frames are `stored`, (H, W) pixels."""
+    def draw(
+        self, stored: tuple[int, int], rng: np.random.Generator, crop: int = 0, num_crops: int = 1
+    ) -> tuple[int, int, bool]:
+        """(top, left, mirrored) of one clip whose stored frames are `stored`, (H, W) pixels.
+
+        Of three crops number 0 is at one end of the side with more room, 1 in the centre and 2 at the other end.
+        """
         spare_h, spare_w = stored[0] - self.crop[0], stored[1] - self.crop[1]
         if self.random:
             top, left = int(rng.integers(spare_h + 1)), int(rng.integers(spare_w + 1))
         else:
             top, left = round(spare_h / 2), round(spare_w / 2)
+            if num_crops == 3 and spare_w >= spare_h:
+                left = (0, left, spare_w)[crop]
+            elif num_crops == 3:
+                top = (0, top, spare_h)[crop]
         return top, left, bool(self.flip_probability and rng.random() < self.flip_probability)
 
 

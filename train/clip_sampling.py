@@ -2,13 +2,15 @@
 
 Every policy gives T indices in 0..num_frames-1.  Drawn for a video of 12 frames and T = 4 (x: taken):
 
-    part       ....xxxx....   T consecutive frames from a random start (the seed's; torchvision's in training)
-    interval   ..x.x.x.x...   every `interval`-th frame from a random start
-    discrete   .x..x...xx..   T different frames at random, in order
-    average    .x..x..x..x.   one frame in each of T equal parts of the video, all at the same random phase
+    part       ....xxxx....   T consecutive frames from a random start (the seed's)
+    interval   ..x.x.x.x...   every `interval`-th frame from a random start (the seed's)
+    random     ..xxxx......   as interval, but the clips of a video all start elsewhere (torchvision's in training)
     uniform    x.x.x.x.....   clip j of `num_clips`, their starts spread evenly (torchvision's in evaluation)
+    discrete   .x..x...xx..   T different frames at random, in order (the seed's)
+    average    .x..x..x..x.   one frame in each of T equal parts of the video, all at the same random phase (the seed's)
 
-A video shorter than a clip is played in a loop: index k becomes k modulo num_frames.
+Of a video too short for its clip the first four play in a loop (index k becomes k modulo num_frames; torchvision
+leaves such videos out); discrete and average repeat frames in place, so that time still runs forward.
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ def clip_indices(
     """The frames of one clip.
 
     Args:
-        mode: part, interval, discrete, average or uniform.
+        mode: part, interval, random, uniform, discrete or average.
         num_frames: frames the video has, at least 1.
         clip_len: T, frames in the clip.
-        interval: stored frames from one frame of the clip to the next, in modes interval and uniform.
-        rng: the sample's own generator; uniform does not draw from it.
-        clip: which of the video's clips this is, in mode uniform.
+        interval: stored frames from one frame of the clip to the next, in modes interval, random and uniform.
+        rng: the sample's own generator; in mode random the video's, fresh for each of its clips.
+        clip: which of the video's clips this is, in modes random and uniform.
         num_clips: clips the video is cut into, in mode uniform.
 
     Returns:
@@ -50,6 +52,8 @@ def clip_indices(
     last_start = max(num_frames - 1 - (clip_len - 1) * stride, 0)
     if mode == "uniform":  # torchvision's UniformClipSampler: floor of an even spread over all windows
         start = int(np.linspace(0, last_start, num_clips)[clip])
+    elif mode == "random":  # torchvision's RandomClipSampler: the first of a permutation of all windows
+        start = int(rng.permutation(last_start + 1)[clip % (last_start + 1)])
     else:
         start = int(rng.integers(last_start + 1))
     return (start + steps * stride) % num_frames

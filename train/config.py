@@ -178,9 +178,14 @@ class Dataset:
         split: the ledger to read.
         seq: frames in a clip (T).
         seq_mode: how a clip's frames are chosen: see train/clip_sampling.py.
-        frame_interval: stored frames from one frame of the clip to the next, in modes interval, part and uniform.
-        num_clips: clips taken from each video in an epoch (in evaluation: views averaged for the video's score).
+        frame_interval: stored frames from one frame of the clip to the next, in modes interval, random and uniform.
+        num_clips: clips taken from each video in an epoch.
+        num_crops: crops taken of each clip, in evaluation: 1, or 3 along the side with more room.  The
+            num_clips * num_crops views of a video are averaged for its score.
         num_parallel_workers: threads copying batches out of the shards.
+        shuffle_shards: with `shuffle`, draw from so many shards at a time, for cold disks; 0: from all.
+        verify_checksums: compare each video with its CRC-32 when it is read for the first time.
+        batch_timeout_s: seconds to wait for one batch before the run ends, with a checkpoint and exit code 75.
     """
 
     type: Literal["Kinetic400", "Kinetics"] = "Kinetics"
@@ -188,11 +193,15 @@ class Dataset:
     split: Literal["train", "val", "test"] = "train"
     batch_size: PositiveInt = 8
     seq: PositiveInt = 16
-    seq_mode: Literal["part", "discrete", "average", "interval", "uniform"] = "part"
+    seq_mode: Literal["part", "discrete", "average", "interval", "random", "uniform"] = "part"
     frame_interval: PositiveInt = 1
     num_clips: PositiveInt = 1
+    num_crops: Literal[1, 3] = 1
     num_parallel_workers: PositiveInt = 1
     shuffle: bool = True
+    shuffle_shards: NonNegativeInt = 0
+    verify_checksums: bool = False
+    batch_timeout_s: PositiveFloat = 300.0
 
 
 # Keys that each operation of a map takes besides `type`, all required; the size of VideoResize is the recipe's.
@@ -297,6 +306,10 @@ class Config:
             self._check_transforms(f"data_loader.{name}.map", loader.map)
         if self.data_loader.train.map.find("VideoCenterCrop") or self.data_loader.train.dataset.seq_mode == "uniform":
             raise ValueError("data_loader.train: VideoCenterCrop and seq_mode uniform are for data_loader.eval")
+        if self.data_loader.train.dataset.num_crops != 1:
+            raise ValueError("data_loader.train.dataset.num_crops: 3 is for data_loader.eval")
+        if self.data_loader.eval.dataset.num_crops != 1 and not self.data_loader.eval.map.find("VideoCenterCrop"):
+            raise ValueError("data_loader.eval.dataset.num_crops: 3 needs a VideoCenterCrop in data_loader.eval.map")
         if self.data_loader.eval.map.find("VideoRandomCrop"):
             raise ValueError("data_loader.eval.map: VideoRandomCrop would make scores random; use VideoCenterCrop")
         if self.data_loader.eval.map.find("VideoRandomHorizontalFlip"):

@@ -19,12 +19,11 @@ from pipeline import classes, cli
 from pipeline.decode import DecodeError, decode_video
 from pipeline.settings import UserError
 from train import checkpoint, runtime
-from train.augment import HostTransform
-from train.clip_sampling import clip_indices
 from train.config import SECTION_CLASSES, Config, load
 from train.metrics import log_softmax
 from train.network import load_predictor
 from train.run_folder import runs_root
+from train.views import Views
 
 log = logging.getLogger(__name__)
 
@@ -32,24 +31,14 @@ _GIF_SCALE = 2  # a stored frame of 128 x 171 is small on a screen
 
 
 def views(frames: NDArray[np.uint8], config: Config) -> NDArray[np.uint8]:
-    """The clips evaluation would take of a video: (num_clips, T, H, W, 3) uint8 out of (frames, height, width, 3)."""
-    options = config.data_loader.eval.dataset
-    stored = (frames.shape[1], frames.shape[2])
-    transform = HostTransform.of(config.data_loader.eval.map, stored)
-    clips = np.empty((options.num_clips, options.seq, *transform.crop, 3), np.uint8)
-    for clip in range(options.num_clips):
-        rng = np.random.default_rng([config.train.seed, 0, clip])
-        indices = clip_indices(
-            options.seq_mode,
-            num_frames=len(frames),
-            clip_len=options.seq,
-            interval=options.frame_interval,
-            rng=rng,
-            clip=clip,
-            num_clips=options.num_clips,
-        )
-        top, left, _flip = transform.draw(stored, rng)
-        clips[clip] = frames[indices, top : top + transform.crop[0], left : left + transform.crop[1]]
+    """The views evaluation would take of a video: (num_views, T, H, W, 3) uint8 out of (frames, height, width, 3)."""
+    loader = config.data_loader.eval
+    chosen = Views(loader, (frames.shape[1], frames.shape[2]), config.train.seed)
+    height, width = chosen.crop
+    clips = np.empty((chosen.num_views, loader.dataset.seq, height, width, 3), np.uint8)
+    for view, clip in enumerate(clips):
+        cut = chosen.cut(view, len(frames))
+        clip[:] = frames[cut.frames, cut.top : cut.top + height, cut.left : cut.left + width]
     return clips
 
 
