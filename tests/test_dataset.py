@@ -1,16 +1,26 @@
 import dataclasses
+import gc
+import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from make_store import frames_of, make_ledger, make_split, settings_for
 
 from pipeline import ledger
+from pipeline.hdf5 import ShardError
 from pipeline.settings import UserError
-from pipeline.shards import ShardError
+from train import dataset
 from train.config import Dataset, Loader, Map, Operation
-from train.dataset import ClipBatches, iterate, read_videos
+from train.dataset import ClipBatches, iterate, waiting_hint
+from train.prefetch import LoaderError
+from train.videos import read_videos
 
 NUM_TRAIN, NUM_VAL = 19, 7
 
@@ -31,9 +41,9 @@ def loader(*, crop="VideoRandomCrop", flip=0.0, **options) -> Loader:
     return Loader(Dataset(**{**defaults, **options}), Map(tuple(operations)))
 
 
-def source(settings, split="train", *, seed=0, drop_remainder=True, **options) -> ClipBatches:
-    made = loader(**options)
-    return ClipBatches(read_videos(settings, split), made, settings, seed=seed, drop_remainder=drop_remainder)
+def source(settings, split="train", *, seed=0, drop_remainder=True, rank=0, world=1, **options) -> ClipBatches:
+    made, videos = loader(**options), read_videos(settings, split)
+    return ClipBatches(videos, made, settings, seed=seed, drop_remainder=drop_remainder, rank=rank, world=world)
 
 
 def numbers(settings, batches: ClipBatches) -> np.ndarray:
@@ -92,15 +102,62 @@ def test_epochs_and_seeds_differ_and_repeat(settings):
     assert len(set(order(0, 0))) == 16  # 19 videos: four batches of 4, none twice
 
 
-@pytest.mark.parametrize("num_clips", [1, 3])
-def test_evaluation_sees_every_clip_once_and_fills_up_the_tail(settings, num_clips):
-    options = {"crop": "VideoCenterCrop", "seq_mode": "uniform", "shuffle": False, "num_clips": num_clips}
-    batches = source(settings, "val", drop_remainder=False, **options)
-    samples = np.concatenate([batch[2] for batch in everything(batches, epoch=0)])
-    labels = np.concatenate([batch[1] for batch in everything(batches, epoch=0)])
-    assert samples[samples >= 0].tolist() == list(range(NUM_VAL * num_clips))
+@pytest.mark.parametrize(("num_clips", "num_crops", "world"), [(1, 1, 1), (3, 1, 1), (2, 3, 1), (3, 1, 2), (1, 1, 3)])
+def test_evaluation_sees_every_view_once_on_some_rank_and_fills_up_the_tail(settings, num_clips, num_crops, world):
+    options = {"crop": "VideoCenterCrop", "seq_mode": "uniform", "shuffle": False}
+    views = {"num_clips": num_clips, "num_crops": num_crops}
+    ranks = [
+        everything(source(settings, "val", drop_remainder=False, rank=rank, world=world, **options, **views), epoch=0)
+        for rank in range(world)
+    ]
+    assert len({len(batches) for batches in ranks}) == 1
+    samples = np.concatenate([batch[2] for batches in ranks for batch in batches])
+    labels = np.concatenate([batch[1] for batches in ranks for batch in batches])
+    assert sorted(samples[samples >= 0].tolist()) == list(range(NUM_VAL * num_clips * num_crops))
     assert (labels[samples < 0] == -1).all()
-    assert len(samples) % 4 == 0 and (samples < 0).sum() < 4
+    assert len(samples) % (4 * world) == 0 and (samples < 0).sum() < 4 * world
+
+
+def test_ranks_train_on_the_batches_that_one_alone_would(settings):
+    alone = everything(source(settings, batch_size=4), epoch=1)
+    shared = [everything(source(settings, batch_size=2, rank=rank, world=2), epoch=1) for rank in range(2)]
+    assert [len(batches) for batches in shared] == [4, 4] == [len(alone)] * 2
+    for whole, first, second in zip(alone, *shared, strict=True):
+        assert_same([whole], [tuple(np.concatenate(pair) for pair in zip(first, second, strict=True))])
+
+
+def test_a_batch_that_is_kept_stays_as_it_is(settings):
+    batches = source(settings, num_clips=8, num_parallel_workers=2, flip=0.5)
+    kept = [(clips, clips.copy()) for clips, _labels, _samples in iterate(batches, epoch=0)]
+    assert len(kept) == 38
+    assert all((clips == copy).all() for clips, copy in kept)
+
+
+def test_neither_maps_nor_files_nor_threads_pile_up(settings, monkeypatch):
+    monkeypatch.setattr(dataset, "MAX_MAPPED_SHARDS", 2)
+    batches = source(settings, num_clips=8, num_parallel_workers=3)
+
+    def state() -> tuple[int, int, int]:
+        gc.collect()
+        maps = Path("/proc/self/maps").read_text().count(f"{settings.store}/train-")
+        threads = [thread for thread in threading.enumerate() if thread.name == "batches"]
+        return maps, len(os.listdir("/proc/self/fd")), len(threads)
+
+    everything(batches, epoch=0)
+    before = state()
+    assert before[0] == 2 and before[2] == 0
+    for epoch in range(1, 4):
+        everything(batches, epoch)
+        next(iterate(batches, epoch))  # and one that is given up
+    assert state() == before
+
+
+def test_shared_memory_is_not_used(settings):
+    before = set(os.listdir("/dev/shm"))
+    for _batch in iterate(source(settings, num_parallel_workers=2), epoch=0):
+        ours = [name for name in set(os.listdir("/dev/shm")) - before if str(os.getpid()) in name]
+        assert not ours
+    assert "/dev/shm" not in Path("/proc/self/maps").read_text()
 
 
 def copy_of(settings, tmp_path: Path):
@@ -116,17 +173,115 @@ def first_shard(settings) -> Path:
 def test_a_shard_that_is_gone_is_named(settings, tmp_path):
     copy = copy_of(settings, tmp_path)
     first_shard(copy).unlink()
-    with pytest.raises(UserError, match=r"train-00000-of-00006\.h5: named by .*train\.csv, but not there"):
+    with pytest.raises(UserError, match=r"train-00000-of-00006\.h5: holds train.* more, says .*train\.csv, but is not"):
         source(copy)
 
 
-@pytest.mark.parametrize("keep", [0, 100, 3000])
-def test_a_truncated_shard_is_named(settings, tmp_path, keep):
+def swap(one: Path) -> None:
+    other = one.with_name(one.name.replace("00000-of", "00001-of"))
+    one.rename(one.with_name("aside"))
+    other.rename(one)
+    one.with_name("aside").rename(other)
+
+
+def damage_frames(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        for frames in file["frames"].values():
+            frames[-1:] = 255 - frames[-1:]
+
+
+def set_version(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 99
+
+
+# What is done to the shard once the ledger is read, and the end of the message, whose beginning is the video.
+DAMAGES = {
+    "gone": (Path.unlink, "no such shard; run `make preprocess`"),
+    "empty": (lambda path: path.write_bytes(b""), "not a whole HDF5 file .*run `make verify ARGS=--repair`"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:3000]), "run `make verify ARGS=--repair`"),
+    "swapped": (swap, "has no video .*, though its ledger says so; run `make manifests`"),
+    "newer format": (set_version, "shard format 99, this program reads 1; update the older"),
+    "bits": (damage_frames, "damaged: CRC-32 is .*, was .*; run `make verify ARGS=--repair`"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_bad_shard_is_named_with_its_video_and_what_to_run(settings, tmp_path, damage):
     copy = copy_of(settings, tmp_path)
-    shard = first_shard(copy)
-    shard.write_bytes(shard.read_bytes()[:keep])
-    with pytest.raises(ShardError, match=r"train-00000-of-00006\.h5: .*--repair"):
+    act, said = DAMAGES[damage]
+    batches = source(copy, verify_checksums=True, num_clips=3)
+    act(first_shard(copy))
+    shards = "train-0000[01]-of" if damage == "swapped" else "train-00000-of"
+    with pytest.raises(ShardError, match=rf"^video train\S+: .*/{shards}-00006\.h5: .*{said}") as caught:
+        everything(batches, epoch=0)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_a_ledger_of_other_shards_is_found_out(settings, tmp_path):
+    copy = copy_of(settings, tmp_path)
+    path = ledger.ledger_path(copy, "train")
+    table = ledger.read(path)
+    table.loc[table["status"] == "ok", "crc32"] += 1
+    ledger.write(path, table)
+    with pytest.raises(ShardError, match=r"frames with CRC-32 .*, but its ledger says .*; run `make manifests`"):
         everything(source(copy), epoch=0)
+
+
+def test_a_worker_that_dies_ends_the_run_to_be_resumed(settings, monkeypatch):
+    batches = source(settings)
+    monkeypatch.setattr(batches.views, "cut", lambda *_: 1 / 0)
+    with pytest.raises(LoaderError, match="died: ZeroDivisionError") as caught:
+        everything(batches, epoch=0)
+    assert caught.value.exit_code == 75
+
+
+HANGING = """
+import sys, threading
+import model
+from pathlib import Path
+from pipeline import cli
+from pipeline.recipe import Preprocess
+from train.config import Dataset, Loader, Map
+from train.dataset import ClipBatches, iterate
+from train.videos import read_videos
+
+settings = Preprocess(**eval(sys.argv[1]))
+loader = Loader(Dataset(batch_size=4, seq=5, batch_timeout_s=0.5, num_parallel_workers=2), Map())
+batches = ClipBatches(read_videos(settings, "train"), loader, settings, seed=0, drop_remainder=True)
+read, calls = batches.batch, iter(range(99))
+
+def batch(number):
+    if number == 2:
+        threading.Event().wait()
+    return read(number)
+
+batches.batch = batch
+
+def main():
+    for number, _ in enumerate(iterate(batches, 0)):
+        print(number, flush=True)
+
+cli.run(main)
+"""
+
+
+def test_a_read_that_hangs_ends_the_process(settings):
+    command = [sys.executable, "-c", HANGING, repr(dataclasses.asdict(settings))]
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 75, done.stderr
+    assert done.stdout.split() == ["0", "1"]
+    assert done.stderr.splitlines()[-1].startswith("error: no batch for 0.5 s")
+    assert time.monotonic() - began < 60
+
+
+def test_waiting_says_what_to_raise():
+    assert waiting_hint(Dataset(), 0.005) == ""
+    if (os.cpu_count() or 1) > 1:
+        assert "raise data_loader.train.dataset.num_parallel_workers (now 1," in waiting_hint(Dataset(), 0.02)
+    assert "shuffle_shards (now 0)" in waiting_hint(Dataset(num_parallel_workers=10_000), 0.02)
 
 
 def test_shards_of_another_recipe_are_refused(settings, tmp_path):

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from pipeline import cli
 from train import checkpoint, runtime
 from train.config import SECTION_CLASSES, Config, load
-from train.dataset import ClipBatches, Videos, iterate, read_videos
+from train.dataset import ClipBatches, iterate
 from train.metrics import Scores
 from train.network import check_classes, load_predictor
 from train.run_folder import runs_root
+from train.videos import Videos, read_videos
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def score(
         real = samples >= 0
         if scores is None:
             scores = Scores(len(source.videos.video_ids), logits.shape[1])
-        scores.add(logits[real], labels[real], samples[real] // source.options.num_clips)
+        scores.add(logits[real], labels[real], samples[real] // source.views.num_views)
         now = time.perf_counter()
         if on_step is not None:
             on_step(number, logits[real], labels[real], scores, now - began)
@@ -137,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         print(
             f"video top-1 {summary['video_top1']:.4f} top-5 {summary['video_top5']:.4f}, clip top-1 "
             f"{summary['clip_top1']:.4f} top-5 {summary['clip_top5']:.4f}, loss {summary['loss']:.4f}: "
-            f"{source.videos.identity}, {summary['num_clips']} clips, {source.options.num_clips} a video -> {written}"
+            f"{source.videos.identity}, {summary['num_clips']} clips, {source.views.num_views} a video -> {written}"
         )
     else:
         print(f"{source.videos.identity} has no labels: predictions only -> {written.with_suffix('.csv')}")

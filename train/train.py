@@ -21,17 +21,20 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline import cli
+from pipeline.hdf5 import ShardError
 from pipeline.settings import UserError
 from train import checkpoint, runtime
 from train.augment import Normalize
 from train.config import SECTION_CLASSES, Config, load
-from train.dataset import ClipBatches, iterate, read_videos
+from train.dataset import ClipBatches, iterate, waiting_hint
 from train.evaluate import evaluation_source, score
 from train.lr_schedule import learning_rates
 from train.metrics import topk_correct
 from train.network import Predictor, build_network, check_classes
+from train.prefetch import LoaderError
 from train.run_folder import RunFolder, runs_root
 from train.step import Loss, TrainStep, make_optimizer
+from train.videos import read_videos
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +116,7 @@ class Trainer:
             improved = summary.get("video_top1", -1.0) > self.progress.best
             if last or improved or (every and (epoch + 1) % every == 0):
                 self.progress.best = max(self.progress.best, summary.get("video_top1", -1.0))
-                self._save(best=improved or self.validation is None)
+                self.save(best=improved or self.validation is None)
         return summary
 
     def _train_epoch(self, epoch: int) -> None:
@@ -146,14 +149,15 @@ class Trainer:
                     interval = Interval(self.source.options.batch_size)
                 every = self.config.train.save_checkpoint_steps
                 if every and self.progress.step % every == 0 and in_epoch < self.steps_per_epoch:
-                    self._save(best=False)
+                    self.save()
 
     def _log(self, epoch: int, in_epoch: int, rate: float, interval: Interval) -> None:
         values = interval.summary()
         log.info(
-            "epoch: %d step: %d, loss is %.6g, lr %.6g, %.1f clips/s, data wait %.1f %%",
+            "epoch: %d step: %d, loss is %.6g, lr %.6g, %.1f clips/s, data wait %.1f %%%s",
             epoch + 1, in_epoch, values["train/loss"], rate,
             values["train/clips_per_s"], 100 * values["train/data_wait"],
+            waiting_hint(self.source.options, values["train/data_wait"]),
         )  # fmt: skip
         self.run.record(self.progress.step, {**values, "train/lr": rate})
 
@@ -195,7 +199,8 @@ class Trainer:
             if state.get(key) != mine:
                 raise UserError(f"{path}: cannot go on: {key} was {state.get(key)} there and is {mine} here")
 
-    def _save(self, *, best: bool) -> None:
+    def save(self, *, best: bool = False) -> None:
+        """Write a checkpoint of where training stands."""
         step = self.progress.step
         stem = f"epoch_{math.ceil(step / self.steps_per_epoch):03d}-step_{step:06d}"
         state = {
@@ -253,7 +258,11 @@ def main(argv: list[str] | None = None) -> int:
         trainer = Trainer(config, run)
         trainer.start_from(resume)
         log.info("run folder: %s", run.path)
-        summary = trainer.fit()
+        try:
+            summary = trainer.fit()
+        except (LoaderError, ShardError):  # what was trained so far is kept
+            trainer.save()
+            raise
         top1 = (
             f"video top-1 {summary['video_top1']:.4f} top-5 {summary['video_top5']:.4f}, "
             if "video_top1" in summary

@@ -1,0 +1,78 @@
+import threading
+import time
+
+import pytest
+
+from train.prefetch import Ahead, Buffers, LoaderError
+
+
+def ahead(make, count=20, *, num_threads=3, depth=5, timeout_s=5.0):
+    return Ahead(make, count, num_threads=num_threads, depth=depth, timeout_s=timeout_s)
+
+
+def test_items_come_in_order_whatever_they_take():
+    def make(number: int) -> int:
+        time.sleep(0.002 * (number % 3))
+        return number
+
+    assert list(ahead(make)) == list(range(20))
+    assert list(ahead(make, count=0)) == []
+
+
+def test_no_more_is_made_ahead_than_allowed():
+    made = []
+    items = iter(ahead(made.append, num_threads=2, depth=4))
+    next(items)
+    time.sleep(0.2)
+    assert len(made) == 5  # one is taken, four are ready
+
+
+def test_an_error_comes_when_its_turn_does():
+    def make(number: int) -> int:
+        if number == 3:
+            raise KeyError("three")
+        return number
+
+    items = iter(ahead(make))
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyError, match="three"):
+        next(items)
+
+
+def test_a_thread_that_hangs_is_not_waited_for():
+    wake = threading.Event()
+
+    def make(number: int) -> int:
+        if number == 2:
+            wake.wait()
+        return number
+
+    items = iter(ahead(make, timeout_s=0.2))
+    assert [next(items), next(items)] == [0, 1]
+    with pytest.raises(LoaderError, match=r"no batch for 0\.2 s \(data_loader\..*batch_timeout_s\)") as caught:
+        next(items)
+    assert caught.value.exit_code == 75
+    wake.set()
+
+
+@pytest.mark.parametrize("taken", [0, 3, 20])
+def test_threads_end_with_their_consumer(taken):
+    items = ahead(lambda number: number)
+    walk = iter(items)
+    for _ in range(taken):
+        next(walk)
+    walk.close()
+    items.close()
+    assert "batches" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_memory_is_used_again_only_when_nothing_refers_to_it():
+    buffers = Buffers((4, 6))
+    first = buffers.take()
+    place = first.ctypes.data
+    part = first[1:, 2:][::2]  # a view of a view
+    del first
+    second = buffers.take()
+    assert second.ctypes.data != place
+    del part
+    assert buffers.take().ctypes.data == place

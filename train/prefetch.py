@@ -1,0 +1,136 @@
+"""Makes numbered items ahead of their consumer, in order, in threads, with a limit on how long it waits for one.
+
+MindSpore's own worker threads are polled every 100 ms and, when one hangs, waited for for ever with a warning.
+"""
+
+from __future__ import annotations
+
+import atexit
+import queue
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cli import EXIT_RETRY
+from pipeline.settings import UserError
+
+T = TypeVar("T")
+_Slot = queue.SimpleQueue  # holds one (item, error), of which one is None
+
+
+class LoaderError(UserError):
+    """Batches stopped coming, through no fault of the data: what was trained is kept, and the run can go on."""
+
+    exit_code = EXIT_RETRY
+
+
+class Ahead(Generic[T]):
+    """Calls `make(number)` for 0, 1, 2, ... in threads, at most `depth` calls ahead of the consumer.
+
+    The threads are daemons: one that hangs in a read does not keep the program from ending.
+
+    Args:
+        make: makes item `number`; called by several threads at once.
+        count: items there are.
+        num_threads: threads.
+        depth: items made or in the making at any time, at least 1.
+        timeout_s: longest wait for the next item.
+    """
+
+    def __init__(self, make: Callable[[int], T], count: int, *, num_threads: int, depth: int, timeout_s: float) -> None:
+        self._make, self._count, self._timeout_s = make, count, timeout_s
+        self._orders: queue.SimpleQueue[tuple[int, _Slot] | None] = queue.SimpleQueue()
+        self._waiting: deque[_Slot] = deque()
+        self._threads = [threading.Thread(target=self._work, name="batches", daemon=True) for _ in range(num_threads)]
+        self._ordered = 0
+        for _ in range(min(depth, count)):
+            self._order()
+        self._patience_s = 5.0
+        for thread in self._threads:
+            thread.start()
+        atexit.register(self.close)  # a library that has shut down under a working thread takes the process with it
+
+    def __iter__(self) -> Iterator[T]:
+        """The items in order.
+
+        Raises:
+            LoaderError: none came within `timeout_s`.
+            Exception: whatever `make` raised, when the turn of its item comes.
+        """
+        try:
+            while self._waiting:
+                try:
+                    item, error = self._waiting[0].get(timeout=self._timeout_s)
+                except queue.Empty:
+                    self._patience_s = 0.0
+                    raise LoaderError(
+                        f"no batch for {self._timeout_s:g} s (data_loader.*.dataset.batch_timeout_s): a read hangs, or "
+                        "the disk is slower than that"
+                    ) from None
+                self._waiting.popleft()
+                if error is not None:
+                    raise error
+                self._order()
+                yield item
+                del item  # or its memory would be in use until the next one is there
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Have the threads end after the item they are at; one that hangs is left behind."""
+        self._ordered = self._count
+        while not self._orders.empty():
+            try:
+                self._orders.get_nowait()
+            except queue.Empty:
+                break
+        for _ in self._threads:
+            self._orders.put(None)
+        atexit.unregister(self.close)
+        for thread in self._threads:
+            thread.join(self._patience_s)
+
+    def _order(self) -> None:
+        if self._ordered < self._count:
+            made: _Slot = _Slot()
+            self._waiting.append(made)
+            self._orders.put((self._ordered, made))
+            self._ordered += 1
+
+    def _work(self) -> None:
+        while (order := self._orders.get()) is not None:
+            number, made = order
+            try:
+                made.put((self._make(number), None))
+            except BaseException as error:  # the consumer raises it, whatever it is
+                made.put((None, error))
+            del order, made
+
+
+class Buffers:
+    """Arrays of one shape whose memory is used again as soon as nothing refers to it.
+
+    Fresh memory would cost a page fault every 4 KiB: as much time as the copying.
+
+    Args:
+        shape: of each array, uint8.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._free: list[bytearray] = []  # its append and pop are atomic
+
+    def take(self) -> NDArray[np.uint8]:
+        """An array with undefined content; views of it keep its memory from being used again, too."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = bytearray(int(np.prod(self._shape)))
+        flat = np.frombuffer(memory, np.uint8)  # the base of every view, however derived
+        weakref.finalize(flat, self._free.append, memory).atexit = False
+        return flat.reshape(self._shape)

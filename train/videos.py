@@ -1,0 +1,81 @@
+"""The stored videos of a split, as its ledger tells them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline import ledger
+from pipeline.recipe import Preprocess
+from pipeline.schema import list_of
+from pipeline.settings import UserError
+
+_NEEDED = ("video_id", "label", "label_id", "split", "status", "num_frames", "shard", "nbytes", "crc32")
+
+
+@dataclass(frozen=True)
+class Videos:
+    """The usable videos of one split, in the ledger's order.
+
+    Attributes:
+        video_ids: key of each video.
+        label_ids: (V,) int32, -1 where unlabelled.
+        num_frames: (V,) int64, stored frames.
+        crc32: (V,) int64, of the stored bytes.
+        shard_of: (V,) int32, index into `shards`.
+        shards: paths of the shards that hold them.
+        nbytes: of all of them together, stored.
+        class_names: label of each label_id.
+        identity: which subset of which split this is, `k400-val@<hash> (19,404 of 19,906)`.
+    """
+
+    video_ids: list[str]
+    label_ids: NDArray[np.int32]
+    num_frames: NDArray[np.int64]
+    crc32: NDArray[np.int64]
+    shard_of: NDArray[np.int32]
+    shards: list[Path]
+    nbytes: int
+    class_names: list[str]
+    identity: str
+
+
+def read_videos(settings: Preprocess, split: str) -> Videos:
+    """The stored videos of a split, from its ledger.
+
+    Raises:
+        UserError: there is no ledger, nothing of it is stored, or a shard it names is missing.
+    """
+    path = ledger.ledger_path(settings, split)
+    if not path.is_file():
+        raise UserError(f"{path}: no such ledger; run `make manifests preprocess` first")
+    table = ledger.read_part(path, _NEEDED)
+    stored = table[(table["status"] == "ok") & (table["shard"] != "")]
+    if stored.empty:
+        raise UserError(f"{path}: none of its {len(table):,} videos is stored; run `make preprocess` first")
+    shard_of, names = pd.factorize(stored["shard"], sort=True)
+    store = Path(settings.store)
+    there = {entry.name for entry in os.scandir(store)} if store.is_dir() else set()
+    missing = [number for number, name in enumerate(names) if name not in there]
+    if missing:
+        held = stored["video_id"].to_numpy(object)[shard_of == missing[0]]
+        raise UserError(
+            f"{store / names[missing[0]]}: holds {ledger.some(held, shown=1)}, says {path}, but is not there "
+            f"({len(missing)} such shards); run `make preprocess`"
+        )
+    return Videos(
+        video_ids=list_of(stored["video_id"]),
+        label_ids=stored["label_id"].to_numpy(np.int32),
+        num_frames=stored["num_frames"].to_numpy(np.int64),
+        crc32=stored["crc32"].to_numpy(np.int64),
+        shard_of=shard_of.astype(np.int32),
+        shards=[store / name for name in names],
+        nbytes=int(stored["nbytes"].sum()),
+        class_names=ledger.class_names(table),
+        identity=ledger.identity(settings.dataset, table),
+    )
