@@ -4,6 +4,7 @@
 #   CONFIG=file.yaml   the experiment                (default: the sample, minutes on a laptop)
 #   DATA=dir STORE=dir where videos are, where shards go
 #   VIDEO=file CKPT=file for infer, eval and export; FROM=file TO=file for convert
+#   DEVICES=N          train on N devices of this machine, one process each, through MindSpore's msrun
 #   ARGS="..."         more flags for the verb, such as ARGS="--train.epochs=2"
 
 CONFIG ?= train/configs/sample.yaml
@@ -13,6 +14,8 @@ VIDEO  ?=
 CKPT   ?=
 FROM   ?=
 TO     ?=
+DEVICES ?= 1
+PORT   ?= 8118
 ARGS   ?=
 # The first Python on the path that MindSpore has a wheel for.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -23,11 +26,14 @@ SETTINGS = -c $(CONFIG) $(if $(DATA),--preprocess.data_root=$(DATA)) $(if $(STOR
 # A stage that runs only because a later one needs it gets the preprocess overrides, and no other flags.
 SHARED   = $(SETTINGS) $(filter --preprocess.%,$(ARGS))
 asked    = $(filter $(1),$(MAKECMDGOALS))
+# msrun starts `python`, which must be this one's; each process logs to runs/msrun, the first one here too.
+MSRUN    = PATH="$(CURDIR)/.venv/bin:$$PATH" GLOG_v=$${GLOG_v:-3} msrun --worker_num=$(DEVICES) \
+	--local_worker_num=$(DEVICES) --master_port=$(PORT) --join=True --log_dir=runs/msrun --tail_worker_log=0 python -m
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install sample manifests estimate preprocess verify train eval infer export convert bench test lint clean \
+.PHONY: help install sample manifests estimate preprocess verify train eval infer export convert report bench test lint clean \
 	.videos .ledgers .shards
 
 help: ## Show this help
@@ -52,7 +58,7 @@ verify: install ## Check every shard and ledger; ARGS=--repair mends what is bro
 	$(RUN) pipeline.verify $(SETTINGS) $(ARGS)
 
 train: $(if $(call asked,preprocess),preprocess,.shards) ## Train on the shards, and evaluate
-	$(RUN) train.train $(SETTINGS) $(ARGS)
+	$(if $(filter 1,$(DEVICES)),$(RUN) train.train,$(MSRUN) train.train --train.run_distribute=true) $(SETTINGS) $(ARGS)
 
 eval: $(if $(call asked,preprocess train),$(call asked,preprocess train),.shards) ## Score a checkpoint (CKPT=FILE, or the newest run's best)
 	$(RUN) train.evaluate $(SETTINGS) $(if $(CKPT),--eval.pretrained_model=$(CKPT)) $(ARGS)
@@ -66,6 +72,9 @@ export: install ## Write the network as MINDIR or ONNX, and check it by running 
 # Without CONFIG=, the weights are those of the full network with 400 classes, not of the sample's narrow one.
 convert: $(if $(filter %.pth,$(FROM)),.venv/.convert,install) ## Convert weights (FROM=FILE TO=FILE): .pth, .safetensors, .ckpt
 	$(RUN) train.convert "$(FROM)" "$(TO)" $(if $(filter file,$(origin CONFIG)),,-c $(CONFIG)) $(ARGS)
+
+report: install ## Draw the learning curves of the newest run (ARGS="--run FOLDER" for another)
+	$(RUN) train.report $(SETTINGS) $(ARGS)
 
 bench: .shards ## Measure this machine: decoding, loading, training steps
 	for script in tests/benchmarks/bench_*.py; do .venv/bin/python $$script $(ARGS) || exit; done

@@ -126,7 +126,7 @@ class Document:
             if not isinstance(node, dict):
                 raise SettingsError(f"--{dotted}: {'.'.join(parents[: depth + 1])} has no keys")
         try:
-            node[leaf] = yaml.safe_load(text)
+            node[leaf] = yaml.safe_load(text) if text else ""  # for YAML nothing is null
         except yaml.YAMLError as error:
             raise SettingsError(f"--{dotted}: value {text!r} cannot be read: {error}") from None
         self._lines[tuple(dotted.split("."))] = f"--{dotted}"

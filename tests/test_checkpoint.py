@@ -7,38 +7,43 @@ from mindspore import nn
 
 from model import weights
 from train import checkpoint
-from train.checkpoint import CheckpointError
+from train.checkpoint import CheckpointError, DamagedError
 from train.config import Optimizer
-from train.step import make_optimizer
+from train.step import Loss, TrainStep, make_optimizer
+
+SETTINGS = Optimizer(weight_decay=0.0, loss_scale="dynamic", ema_decay=0.9)
 
 
-def make(classes: int = 3):
+def make(classes: int = 3, steps: int = 10):
     network = nn.SequentialCell(nn.Dense(4, classes), nn.BatchNorm1d(classes))
-    optimizer = make_optimizer(Optimizer(weight_decay=0.0), network, [0.1] * 10)
-    return network, optimizer
+    optimizer = make_optimizer(SETTINGS, network, [0.1] * steps)
+    return network, TrainStep(Loss(network, nn.Identity()), optimizer, SETTINGS, group_size=2)
 
 
-def values(*cells: nn.Cell) -> list[np.ndarray]:
-    return [parameter.asnumpy().copy() for cell in cells for parameter in cell.get_parameters()]
+def values(network: nn.Cell, step: TrainStep) -> list[np.ndarray]:
+    return [parameter.asnumpy().copy() for parameter in [*network.get_parameters(), *step.state().values()]]
 
 
 @pytest.fixture
 def saved(tmp_path):
-    network, optimizer = make()
+    network, step = make()
     rng = np.random.default_rng(0)
-    for _ in range(2):  # so that moments and the step counter are not at their start
-        optimizer(tuple(ms.Tensor(rng.standard_normal(p.shape).astype(np.float32)) for p in optimizer.parameters))
-    path = checkpoint.save(tmp_path, "epoch_001-step_000002", network, optimizer, {"step": 2, "classes": ["a"]})
-    return path, network, optimizer
+    for parameter in [*network.get_parameters(), *step.state().values()]:
+        value = rng.integers(1, 9, parameter.shape) if parameter.dtype == ms.int32 else rng.random(parameter.shape)
+        parameter.set_data(ms.Tensor(value, parameter.dtype))
+    path = checkpoint.save(tmp_path, checkpoint.stem(1, 2), network, step.state(), {"step": 2, "classes": ["a"]})
+    return path, network, step
 
 
 def test_weights_optimizer_and_state_come_back_bit_for_bit(saved):
-    path, network, optimizer = saved
-    other, other_optimizer = make()
-    state = checkpoint.load(path, other, other_optimizer)
+    path, network, step = saved
+    other, other_step = make(steps=99)  # another schedule: the rates are the configuration's, not the checkpoint's
+    state = checkpoint.load(path, other, other_step.state())
     assert state["step"] == 2 and state["classes"] == ["a"]
-    for ours, theirs in zip(values(network, optimizer), values(other, other_optimizer), strict=True):
+    for ours, theirs in zip(values(network, step), values(other, other_step), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    kinds = {name.split(".")[0] for name in step.state()}
+    assert kinds == {"moments", "average", "global_step", "loss_scale", "steps_without_overflow"}
     assert not list(path.parent.glob(".*"))
 
 
@@ -53,11 +58,11 @@ def test_damage_is_found_and_nothing_is_loaded(saved, damage, ending):
     victim.write_bytes(
         bytes(content) if damage == "flip" else content[: len(content) // 2] if damage == "truncate" else b""
     )
-    network, optimizer = make()
-    before = values(network, optimizer)
-    with pytest.raises(CheckpointError, match="damaged"):
-        checkpoint.load(path, network, optimizer)
-    for old, new in zip(before, values(network, optimizer), strict=True):
+    network, step = make()
+    before = values(network, step)
+    with pytest.raises(DamagedError, match="damaged"):
+        checkpoint.load(path, network, step.state())
+    for old, new in zip(before, values(network, step), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
@@ -77,27 +82,33 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
 
 
 def test_a_save_that_fails_leaves_the_previous_checkpoint(saved, monkeypatch):
-    path, network, optimizer = saved
+    path, network, step = saved
     monkeypatch.setattr(checkpoint.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save(path.parent, path.stem, network, optimizer, {"step": 3})
+        checkpoint.save(path.parent, path.stem, network, step.state(), {"step": 3})
     monkeypatch.undo()
     assert checkpoint.load(path, make()[0])["step"] == 2
 
 
+def test_an_optimizer_of_another_kind_is_refused(saved):
+    path, network, _ = saved
+    plain = Optimizer()
+    step = TrainStep(Loss(network, nn.Identity()), make_optimizer(plain, network, [0.1]), plain)
+    with pytest.raises(CheckpointError, match="another optimizer"):
+        checkpoint.load(path, network, step.state())
+
+
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):
-    network, optimizer = make()
-    for step in range(1, 6):
-        checkpoint.save(tmp_path, f"epoch_{step:03d}-step_{step:06d}", network, optimizer, {"step": step})
-        if step == 2:
-            checkpoint.write_json(tmp_path / "best.json", {"stem": "epoch_002-step_000002"})
+    network, step = make()
+    numbers = [1, 2, 3, 999_999, 1_000_000]  # a digit more is newer, though it sorts before
+    for number in numbers:
+        checkpoint.save(tmp_path, checkpoint.stem(1, number), network, step.state(), {"step": number})
+        if number == 2:
+            checkpoint.write_json(tmp_path / "best.json", {"stem": checkpoint.stem(1, 2)})
         checkpoint.prune(tmp_path, keep=2)
-    assert sorted(p.stem[:9] for p in tmp_path.glob("epoch_*.json")) == [
-        "epoch_002",
-        "epoch_004",
-        "epoch_005",
-    ]
-    assert json.loads((tmp_path / "latest.json").read_text())["stem"].startswith("epoch_005")
+    assert {path.stem for path in tmp_path.glob("epoch_*.json")} == {checkpoint.stem(1, n) for n in (2, *numbers[-2:])}
+    assert len(list(tmp_path.glob("*.ckpt"))) == 6
+    assert json.loads((tmp_path / "latest.json").read_text())["stem"] == checkpoint.stem(1, 1_000_000)
 
 
 def test_newest_run_with_a_checkpoint(tmp_path):

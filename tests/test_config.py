@@ -9,6 +9,8 @@ from train.config import Config, load
 RESOURCES = Path(__file__).parent / "resources"
 CONFIGS = Path(__file__).parents[1] / "train" / "configs"
 OPERATIONS = "data_loader.train.map.operations"
+CROP = "{type: VideoRandomCrop, size: [8, 8]}"
+NORMALIZE = "{type: VideoNormalize, mean: [0, 0, 0], std: [1, 1, 1]}"
 SEED_README = Path(__file__).parents[2] / "shared" / "seed" / "r2plus1d_README.md"
 
 
@@ -50,8 +52,14 @@ def test_our_files_load_without_a_warning(path, caplog):
         ({"data_loader.train.dataset.num_crops": "3"}, r"num_crops: 3 is for data_loader\.eval"),
         ({"data_loader.eval.dataset.num_crops": "2"}, r"num_crops: got 2, expected 1 \| 3"),
         ({"preprocess.height": "64"}, r"VideoResize size \[128, 171\] is not the stored size \[64, 171\]"),
-        ({"train.run_distribute": "true"}, r"--train\.run_distribute: only one process is supported yet"),
-        ({"data_loader.group_size": "2"}, r"--data_loader\.group_size: only 1 is supported yet"),
+        ({"learning_rate.lr_scheduler": "exponential"}, r"got 'exponential', expected cosine_annealing \| step \| m"),
+        ({"learning_rate.lr_scheduler": "multi_step"}, r"lr_scheduler multi_step needs lr_epochs and lr_gamma"),
+        ({"learning_rate.lr_scheduler": "step", "learning_rate.lr_epochs": "[1, 2]"}, r"step takes one number"),
+        ({"learning_rate.lr_scheduler": "multi_step", "learning_rate.lr_epochs": "[2, 1]"}, r"expected rising epochs"),
+        ({"optimizer.loss_scale": "dynamc"}, r"got 'dynamc', expected .* \| dynamic; nearest valid: dynamic"),
+        ({"train.amp_level": "O1"}, r"got 'O1', expected O0 \| O2 \| O3"),
+        ({OPERATIONS: f"[{CROP}, {{type: VideoResize, size: [128, 171]}}]"}, r"VideoResize stands after VideoRandom"),
+        ({OPERATIONS: f"[{NORMALIZE}, {{type: VideoRescale, shift: 0.0}}]"}, r"VideoRescale stands after VideoNorm"),
         ({"data_loader.eval.map.operations": "[{type: VideoRandomCrop, size: [8, 8]}]"}, r"would make scores random"),
         ({OPERATIONS: "[{type: VideoRandomCrop, size: [8, 999]}]"}, r"is larger than the stored"),
         ({OPERATIONS: "[{type: VideoReOrder}]"}, r"VideoReOrder takes \['order'\], got \[\]"),
@@ -68,6 +76,13 @@ def test_faults_are_named(overrides, message):
     ("overrides", "named"),
     [
         ({"learning_rate.t_max": "7"}, "learning_rate.t_max: 7 has no effect"),
+        ({"learning_rate.max_epoch": "7"}, "learning_rate.max_epoch: 7 has no effect"),
+        (
+            {"learning_rate.lr_epochs": "[7]"},
+            "learning_rate.lr_epochs: has no effect with lr_scheduler cosine",
+        ),
+        ({"train.pretrained_model": "x.ckpt"}, "train.pretrained_model: has no effect without train.pre_trained"),
+        ({"preprocess.data_root": "/elsewhere"}, "data_loader.eval.dataset.path: has no effect; preprocess.data_root"),
         ({"dataset_sink_mode": "true"}, "dataset_sink_mode"),
         ({"infer.normalize": "false"}, "infer.normalize"),
         ({"infer.batch_size": "2"}, "infer.batch_size"),

@@ -1,14 +1,19 @@
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from train.config import LearningRate
+from pipeline.settings import Document
+from train.config import LearningRate, load
 from train.lr_schedule import learning_rates
+
+TORCHVISION = Path(__file__).parents[1] / "train" / "configs" / "torchvision.yaml"
 
 
 def test_warm_up_then_cosine_by_hand():
     settings = LearningRate(lr=1.0, eta_min=0.2, warmup_epochs=1)
-    rates = learning_rates(settings, epochs=3, steps_per_epoch=2)
+    rates = learning_rates(settings, clips_per_step=1, epochs=3, steps_per_epoch=2)
     cosine = [0.2 + 0.8 * (1 + math.cos(math.pi * step / 3)) / 2 for step in range(4)]
     assert rates == pytest.approx([0.5, 1.0, *cosine])
     assert rates[2] == 1.0 and rates[-1] == pytest.approx(0.2)
@@ -16,10 +21,26 @@ def test_warm_up_then_cosine_by_hand():
 
 def test_constant():
     settings = LearningRate(lr_scheduler="constant", lr=0.5)
-    assert learning_rates(settings, epochs=2, steps_per_epoch=2) == [0.5] * 4
+    assert learning_rates(settings, clips_per_step=1, epochs=2, steps_per_epoch=2) == [0.5] * 4
 
 
 def test_warm_up_longer_than_the_training():
     settings = LearningRate(lr=1.0, warmup_epochs=9)
-    rates = learning_rates(settings, epochs=1, steps_per_epoch=4)
+    rates = learning_rates(settings, clips_per_step=1, epochs=1, steps_per_epoch=4)
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+def test_step_falls_every_so_many_epochs():
+    settings = LearningRate(lr_scheduler="step", lr=1.0, lr_epochs=(2,), lr_gamma=0.5)
+    rates = learning_rates(settings, clips_per_step=1, epochs=5, steps_per_epoch=2)
+    assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_torchvisions_recipe_by_hand():
+    # 64 GPUs with 24 clips each: 0.64 at the end of the tenth epoch, a tenth of it from epochs 20, 30 and 40 on.
+    settings = load(Document(TORCHVISION)).learning_rate
+    rates = learning_rates(settings, clips_per_step=24 * 64, epochs=45, steps_per_epoch=4)
+    by_epoch = np.reshape(rates, (45, 4))
+    np.testing.assert_allclose(by_epoch[:10].ravel(), 0.64 * np.arange(1, 41) / 40)
+    for first, end, rate in ((10, 20, 0.64), (20, 30, 0.064), (30, 40, 0.0064), (40, 45, 0.00064)):
+        np.testing.assert_allclose(by_epoch[first:end], rate)

@@ -30,7 +30,7 @@ def test_strides_that_do_not_suit_the_type_are_the_users_mistake():
 def test_frozen_stages_keep_weights_and_statistics():
     ms.set_context(mode=ms.GRAPH_MODE)
     network = build_network(Model(type="R3d18", freeze_stages=3, **NARROW))  # stem, layer1, layer2
-    step = TrainStep(Loss(network, nn.Identity(), 1.0), make_optimizer(Optimizer(), network, [0.1] * 4))
+    step = TrainStep(Loss(network, nn.Identity()), make_optimizer(Optimizer(), network, [0.1] * 4), Optimizer())
     step.set_train(True)
     before = {name: parameter.asnumpy().copy() for name, parameter in weights.parameters(network).items()}
     rng = np.random.default_rng(0)

@@ -109,7 +109,7 @@ def test_a_run_leaves_what_it_should(run):
         assert (run / name).is_file(), name
     assert list(run.glob("events.out.tfevents.*"))
     log = (run / "train.log").read_text()
-    line = r"epoch: 1 step: 1, loss is \d+\.\d+, lr [\d.e-]+, [\d.]+ clips/s, data wait [\d.]+ %"
+    line = r"epoch: 1 step: 2, loss is \d+\.\d+, lr [\d.e-]+, [\d.]+ clips/s, data wait [\d.]+ %, eta \d\d:\d\d"
     assert re.search(line, log), log
     records = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "train/loss" in record] == list(range(1, 9))
@@ -190,9 +190,10 @@ def test_export_writes_a_file_that_agrees_and_can_be_used(run, words, folder, ca
     assert facts["recipe"]["fps"] == 15
 
     assert evaluate.main(words) == EXIT_OK
-    expected = capsys.readouterr().out.split(" -> ")[0]
+    accuracies, _, loss = capsys.readouterr().out.split(": ")[0].rpartition(" ")
     assert evaluate.main([*words, f"--eval.pretrained_model={path}"]) == EXIT_OK
-    assert capsys.readouterr().out.split(" -> ")[0] == expected
+    again, _, its_loss = capsys.readouterr().out.split(": ")[0].rpartition(" ")
+    assert again == accuracies and float(its_loss) == pytest.approx(float(loss), rel=1e-4)
     video = sorted((folder / "data" / "test").iterdir())[0]
     answers = []
     for chosen in ("", str(path)):

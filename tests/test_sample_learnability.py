@@ -56,7 +56,8 @@ def pair_accuracy(shuffled: bool) -> float:
     network = build_network(Model(stage_channels=(16, 32, 32, 32), stage_strides=strides, num_classes=8))
     normalize = Normalize((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
     rates = [PEAK_RATE * min((step + 1) / 40, 1 - step / STEPS) for step in range(STEPS)]
-    step = TrainStep(Loss(network, normalize, 1.0), make_optimizer(Optimizer(weight_decay=1e-4), network, rates))
+    settings = Optimizer(weight_decay=1e-4)
+    step = TrainStep(Loss(network, normalize), make_optimizer(settings, network, rates), settings)
     step.set_train(True)
     rng = np.random.default_rng(0)
     order = np.concatenate([rng.permutation(NUM_TRAIN) for _ in range(STEPS * BATCH // NUM_TRAIN)])

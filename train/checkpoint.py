@@ -12,11 +12,12 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
-from mindspore import nn
+from mindspore import Parameter, nn
 
 from model import weights
 from pipeline.settings import UserError
@@ -37,14 +38,23 @@ class MisfitError(CheckpointError):
         self.faults = error.faults
 
 
-def save(folder: Path, stem: str, network: nn.Cell, optimizer: nn.Cell, state: dict[str, Any]) -> Path:
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are not those that were written; an earlier one may be whole."""
+
+
+def stem(epoch: int, step: int) -> str:
+    """The name of a checkpoint: the epoch it was made in (from 1) and finished steps of the whole run."""
+    return f"epoch_{epoch:03d}-step_{step:06d}"
+
+
+def save(folder: Path, stem: str, network: nn.Cell, training: Mapping[str, Parameter], state: dict[str, Any]) -> Path:
     """Write a checkpoint and point `latest.json` at it.
 
     Args:
         folder: the run's `ckpt/`.
         stem: such as `epoch_012-step_000345`.
         network: its parameters go to `<stem>.ckpt`.
-        optimizer: its own state (moments, step) goes to `<stem>.optimizer.ckpt`.
+        training: what going on needs besides (moments, step, loss scale), to `<stem>.optimizer.ckpt`.
         state: what a resumed run or another command needs to know: epoch, step, seed, classes, recipe ...
 
     Returns:
@@ -53,7 +63,7 @@ def save(folder: Path, stem: str, network: nn.Cell, optimizer: nn.Cell, state: d
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         f"{stem}.ckpt": weights.parameters(network),
-        f"{stem}.optimizer.ckpt": _optimizer_state(network, optimizer),
+        f"{stem}.optimizer.ckpt": training,
     }
     digests = {name: _write_parameters(folder / name, values) for name, values in files.items()}
     write_json(folder / f"{stem}.json", {**state, "sha256": digests})
@@ -68,19 +78,23 @@ def save_weights(path: Path, network: nn.Cell, state: dict[str, Any]) -> None:
 
 
 def load(
-    path: Path, network: nn.Cell, optimizer: nn.Cell | None = None, *, head: weights.Head = "same"
+    path: Path, network: nn.Cell, training: Mapping[str, Parameter] | None = None, *, head: weights.Head = "same"
 ) -> dict[str, Any]:
-    """Load weights, and with `optimizer` its state too; returns the state saved with them.
+    """Load weights, and with `training` what going on needs too; all or nothing.
 
     Args:
         path: a checkpoint of ours, or any file and naming that train/weight_files.py and model/weights.py know.  A
             .ckpt without a JSON beside it is taken as plain weights, and its state is empty.
         network: takes the weights, all or none.
-        optimizer: takes its state too, all or none.
+        training: takes what the checkpoint's other file holds (`save`).
         head: `new` leaves the network's last layer as it is.
 
+    Returns:
+        The state saved beside them.
+
     Raises:
-        CheckpointError: a file is missing, damaged, differs from its SHA-256, or does not fit.
+        DamagedError: a file is missing or differs from its SHA-256.
+        CheckpointError: it does not fit this network or this optimizer.
     """
     state = read_state(path)
     values, facts = _read_parameters(path, state)
@@ -89,18 +103,17 @@ def load(
     log.info("%s: %d arrays in %s names", path, len(values), naming)
     if left_out:
         log.info("%s: left out, not the network's: %d, such as %s", path, len(left_out), left_out[0])
-    mine = _optimizer_state(network, optimizer) if optimizer is not None else {}
-    moments: dict[str, Any] = {}
-    if optimizer is not None:
-        moments, _ = _read_parameters(path.with_name(f"{path.stem}.optimizer.ckpt"), state)
-    if {name: p.shape for name, p in mine.items()} != {name: array.shape for name, array in moments.items()}:
-        raise CheckpointError(f"{path}: the state beside it is of another optimizer or another network")
+    saved: dict[str, Any] = {}
+    if training is not None:
+        saved, _ = _read_parameters(path.with_name(f"{path.stem}.optimizer.ckpt"), state)
+        if {name: p.shape for name, p in training.items()} != {name: array.shape for name, array in saved.items()}:
+            raise CheckpointError(f"{path}: the state beside it is of another optimizer or another network")
     try:
         weights.assign(network, values, source=str(path), head=head)
     except weights.WeightsError as error:
         raise MisfitError(error) from None
-    for name, parameter in mine.items():
-        parameter.set_data(ms.Tensor(moments[name], parameter.dtype))
+    for name, parameter in (training or {}).items():
+        parameter.set_data(ms.Tensor(saved[name], parameter.dtype))
     return state
 
 
@@ -118,7 +131,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         return json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{beside}: damaged: {error}") from None
+        raise DamagedError(f"{beside}: damaged: {error}") from None
 
 
 def newest(runs: Path, pointer: str) -> Path:
@@ -133,10 +146,18 @@ def newest(runs: Path, pointer: str) -> Path:
     return found[0].with_name(json.loads(found[0].read_text(encoding="utf-8"))["stem"] + ".ckpt")
 
 
+def resumable(runs: Path) -> list[Path]:
+    """The checkpoints of the newest run under `runs` that has any, newest first."""
+    for folder in sorted(runs.glob("*/ckpt"), reverse=True):
+        if stems := _stems(folder):
+            return [folder / f"{stem}.ckpt" for stem in reversed(stems)]
+    return []
+
+
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints and the best one."""
     kept = {json.loads(path.read_text(encoding="utf-8"))["stem"] for path in folder.glob("best.json")}
-    stems = sorted(path.stem for path in folder.glob("epoch_*.json"))
+    stems = _stems(folder)
     for stem in stems[: max(len(stems) - keep, 0)]:
         if stem not in kept:  # the JSON first: what is left without it is no checkpoint
             for ending in (".json", ".ckpt", ".optimizer.ckpt"):
@@ -153,13 +174,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def _optimizer_state(network: nn.Cell, optimizer: nn.Cell) -> dict[str, ms.Parameter]:
-    """What an optimizer holds besides the network's weights: moments, step, learning rates."""
-    weights_held = {id(parameter) for parameter in network.get_parameters()}
-    return {p.name: p for p in optimizer.get_parameters() if id(p) not in weights_held}
+def _stems(folder: Path) -> list[str]:
+    """The checkpoints in a folder, oldest first; by number, since a million steps have one digit more."""
+    stems = [path.stem for path in folder.glob("epoch_*-step_*.json")]
+    return sorted(stems, key=lambda stem: int(stem.rpartition("_")[2]))
 
 
-def _write_parameters(path: Path, values: dict[str, ms.Parameter]) -> str:
+def _write_parameters(path: Path, values: Mapping[str, Parameter]) -> str:
     temporary = path.with_name(f".{path.stem}.tmp.ckpt")  # MindSpore insists on the ending
     ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(temporary))
     temporary.chmod(0o644)  # it leaves its files read-only
@@ -172,14 +193,14 @@ def _write_parameters(path: Path, values: dict[str, ms.Parameter]) -> str:
 
 def _read_parameters(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
+        raise DamagedError(f"{path}: no such checkpoint")
     expected = state.get("sha256", {}).get(path.name)
     if expected is not None and _sha256(path) != expected:
-        raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {path.stem.split('.')[0]}.json")
+        raise DamagedError(f"{path}: damaged: its SHA-256 is not the one in {path.stem.split('.')[0]}.json")
     try:
         return weight_files.read(path)
     except weight_files.WeightFileError as error:
-        raise CheckpointError(str(error)) from None
+        raise DamagedError(str(error)) from None
 
 
 def _sha256(path: Path) -> str:

@@ -21,7 +21,6 @@ from pipeline.settings import (
     PositiveFloat,
     PositiveInt,
     Range,
-    SettingsError,
     build,
 )
 
@@ -68,10 +67,21 @@ class Model:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The learning rate of each step; `train.epochs` and the dataset decide how many steps there are."""
+    """The learning rate of each step; `train.epochs` and the dataset decide how many steps there are.
 
-    lr_scheduler: Literal["cosine_annealing", "constant"] = "cosine_annealing"
+    Attributes:
+        lr: reached at the end of the warm-up.
+        lr_batch_size: the clips a step that `lr` is meant for; with more or fewer it is scaled in proportion
+            (Goyal et al. 2017).  None: `lr` as it stands.
+        lr_epochs: step: one number, the epochs between two falls; multi_step: the epochs at whose start it falls.
+        lr_gamma: what step and multi_step multiply by at each fall.
+        eta_min: where the cosine ends.
+    """
+
+    lr_scheduler: Literal["cosine_annealing", "step", "multi_step", "constant"] = "cosine_annealing"
     lr: PositiveFloat = 0.012
+    lr_batch_size: PositiveInt | None = None
+    lr_epochs: tuple[PositiveInt, ...] = ()
     steps_per_epoch: PositiveInt | None = None
     lr_gamma: PositiveFloat | None = None
     eta_min: NonNegativeFloat = 0.0
@@ -79,29 +89,48 @@ class LearningRate:
     max_epoch: PositiveInt | None = None
     warmup_epochs: NonNegativeFloat = 0.0
 
+    def __post_init__(self) -> None:
+        falls = list(self.lr_epochs)
+        if self.lr_scheduler in ("step", "multi_step") and (self.lr_gamma is None or not falls):
+            raise ValueError(f"lr_scheduler {self.lr_scheduler} needs lr_epochs and lr_gamma")
+        if self.lr_scheduler == "step" and len(falls) != 1:
+            raise ValueError(f"lr_epochs: got {falls}; step takes one number, the epochs between two falls")
+        if falls != sorted(set(falls)):
+            raise ValueError(f"lr_epochs: got {falls}, expected rising epochs")
+
 
 @dataclass(frozen=True)
 class Optimizer:
     """Momentum SGD; weight decay applies to every trainable parameter, as in the seed and torchvision.
 
     Attributes:
+        loss_scale: a number, or `dynamic`: halved when gradients overflow, doubled after 2,000 steps without.
+        clip_norm: gradients with a larger norm, taken over all of them, are scaled down to it.  None: never.
+        ema_decay: of the exponential moving average of the weights, which is then what is evaluated and saved
+            (0.999: the last thousand steps).  None: no average.
         layer_lr_decay: the learning rate of layer4 is the head's times this, layer3's times its square, and so on.
     """
 
     type: Literal["Momentum"] = "Momentum"
     momentum: Fraction = 0.9
     weight_decay: NonNegativeFloat = 0.0004
-    loss_scale: PositiveFloat = 1.0
+    loss_scale: PositiveFloat | Literal["dynamic"] = 1.0
     layer_lr_decay: Annotated[float, Range(min=0, max=1, above=True)] = 1.0
+    clip_norm: PositiveFloat | None = None
+    ema_decay: Fraction | None = None
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Softmax cross-entropy with integer labels, averaged over the batch."""
+    """Softmax cross-entropy with integer labels, averaged over the batch.
+
+    `label_smoothing` is the share of each target spread evenly over all classes (Szegedy et al. 2016).
+    """
 
     type: Literal["SoftmaxCrossEntropyWithLogits"] = "SoftmaxCrossEntropyWithLogits"
     sparse: Literal[True] = True
     reduction: Literal["mean"] = "mean"
+    label_smoothing: Fraction = 0.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +147,10 @@ class Train:
         eval_epochs: evaluate every so many epochs (0: never); the last epoch is always evaluated then.
         log_steps: steps between two lines of the log.
         seed: of the initial weights, the order of samples and their augmentation.
+        run_distribute: one process a device, data parallel; `make train DEVICES=N` starts them and sets it.
+        amp_level: O0 float32; O2 convolutions and the linear layer in float16; O3 everything between them too.
+            Weights, and the parameters and statistics of batch norms, are float32 in all three.
+        nonfinite_steps: steps in a row whose loss is NaN or infinite before training gives up.
     """
 
     pre_trained: bool = False
@@ -132,6 +165,8 @@ class Train:
     eval_epochs: NonNegativeInt = 1
     log_steps: PositiveInt = 1
     seed: NonNegativeInt = 0
+    amp_level: Literal["O0", "O2", "O3"] = "O0"
+    nonfinite_steps: PositiveInt = 5
 
 
 @dataclass(frozen=True)
@@ -215,6 +250,14 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "VideoNormalize": ("mean", "std"),
 }
 
+# Pairs whose order decides the result: shards hold frames that are resized and not yet cropped, and mean and std are
+# those of pixels in 0..1.
+ORDERED = (
+    ("VideoResize", "VideoRandomCrop"),
+    ("VideoResize", "VideoCenterCrop"),
+    ("VideoRescale", "VideoNormalize"),
+)
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -256,6 +299,9 @@ class Map:
                 raise ValueError(f"operations: {name} is given {types.count(name)} times")
         if "VideoRandomCrop" in types and "VideoCenterCrop" in types:
             raise ValueError("operations: VideoRandomCrop and VideoCenterCrop exclude each other")
+        for first, then in ORDERED:
+            if first in types and then in types and types.index(first) > types.index(then):
+                raise ValueError(f"operations: {first} stands after {then}; the shards can only be used the other way")
 
     def find(self, name: str) -> Operation | None:
         """The operation of that type, if it is there."""
@@ -339,10 +385,6 @@ def load(document: Document) -> Config:
     config = build(Config, document)
     for warning in without_effect(config, document.values):
         log.warning("warning: %s", warning)
-    if config.train.run_distribute:
-        raise SettingsError(f"{document.where(('train', 'run_distribute'))}: only one process is supported yet")
-    if config.data_loader.group_size != 1:
-        raise SettingsError(f"{document.where(('data_loader', 'group_size'))}: only 1 is supported yet")
     return config
 
 
@@ -356,10 +398,17 @@ def without_effect(config: Config, values: dict[str, Any]) -> list[str]:
             said.append(
                 f"learning_rate.{key}: {given} has no effect; train.epochs, {epochs}, sets the schedule's length"
             )
-    if config.learning_rate.lr_gamma is not None:
-        said.append(f"learning_rate.lr_gamma: has no effect with lr_scheduler {config.learning_rate.lr_scheduler}")
+    falls = config.learning_rate.lr_scheduler in ("step", "multi_step")
+    cosine = config.learning_rate.lr_scheduler == "cosine_annealing"
+    for key, acts in (("lr_gamma", falls), ("lr_epochs", falls), ("eta_min", cosine)):
+        if getattr(config.learning_rate, key) and not acts:
+            said.append(f"learning_rate.{key}: has no effect with lr_scheduler {config.learning_rate.lr_scheduler}")
     if config.dataset_sink_mode:
-        said.append("dataset_sink_mode: has no effect yet; batches are fed step by step")
+        said.append(
+            "dataset_sink_mode: has no effect; batches are fed one by one, so that each step is logged and checked"
+        )
+    if config.train.pretrained_model and not config.train.pre_trained:
+        said.append("train.pretrained_model: has no effect without train.pre_trained: true")
     if not config.infer.normalize:
         said.append("infer.normalize: false has no effect; the normalisation is data_loader.eval.map's")
     if config.infer.batch_size != 1:
@@ -370,6 +419,9 @@ def without_effect(config: Config, values: dict[str, Any]) -> list[str]:
         said.append(f"model.midplanes: has no effect with {config.model.type}; only R(2+1)D has mid-planes")
     loaders = values.get("data_loader", {})
     for name in ("train", "eval"):
+        path = getattr(config.data_loader, name).dataset.path
+        if path and path != config.preprocess.data_root:
+            said.append(f"data_loader.{name}.dataset.path: has no effect; preprocess.data_root says where videos are")
         if loaders.get(name, {}).get("map", {}).get("input_columns", ["video"]) != ["video"]:
             said.append(f"data_loader.{name}.map.input_columns: has no effect; operations act on the video")
     return said

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import mindspore.dataset as ms_dataset
 import numpy as np
@@ -203,7 +203,7 @@ class _Source:
         self._ahead.close()
 
 
-def iterate(batches: ClipBatches, epoch: int, start: int = 0) -> Iterator[Batch]:
+def iterate(batches: ClipBatches, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
     """The batches of one epoch from number `start` on, made ahead by `num_parallel_workers` threads.
 
     Raises:

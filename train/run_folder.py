@@ -10,7 +10,7 @@ import logging
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from tensorboardX import SummaryWriter
@@ -40,11 +40,9 @@ class RunFolder:
         self.path = existing or self._new(root)
         self.checkpoints = self.path / "ckpt"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, default_flow_style=None)
-        (self.path / "config.yaml").write_text(text, encoding="utf-8")
-        write_json(self.path / "env.json", environment)
-        self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115  closed in __exit__
-        self._scalars = SummaryWriter(str(self.path))
+        self._config, self._environment = config, environment
+        self._metrics: TextIO | None = None
+        self._scalars: SummaryWriter | None = None
         self._log = logging.FileHandler(self.path / "train.log", encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger().addHandler(self._log)
@@ -61,8 +59,22 @@ class RunFolder:
             return path
         raise FileExistsError(f"{root}/{stamp}: a hundred runs started in one second")
 
+    def begin(self, step: int) -> None:
+        """Write the settings, and open the metrics; those after `step`, which will be trained again, are dropped."""
+        text = yaml.safe_dump(to_plain(self._config), sort_keys=False, allow_unicode=True, default_flow_style=None)
+        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+        write_json(self.path / "env.json", self._environment)
+        path = self.path / "metrics.jsonl"
+        kept = [record for record in read_metrics(path) if record["step"] <= step]
+        temporary = path.with_name(".metrics.jsonl.tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        temporary.replace(path)
+        self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed in __exit__
+        self._scalars = SummaryWriter(str(self.path), purge_step=step + 1 if kept else None)
+
     def record(self, step: int, values: dict[str, float]) -> None:
         """Append scalars (`train/loss`, `val/acc1` ...) of a global step to metrics.jsonl and TensorBoard."""
+        assert self._metrics is not None and self._scalars is not None, "begin comes first"
         self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
         self._metrics.flush()
         for name, value in values.items():
@@ -78,5 +90,14 @@ class RunFolder:
             logging.getLogger(__name__).debug("run ended early", exc_info=error)
         logging.getLogger().removeHandler(self._log)
         self._log.close()
-        self._metrics.close()
-        self._scalars.close()
+        if self._metrics is not None and self._scalars is not None:
+            self._metrics.close()
+            self._scalars.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The records of a metrics.jsonl; none when it is not there, and not the last one if a kill cut it short."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]  # what follows the last line end is empty or cut short

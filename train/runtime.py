@@ -1,15 +1,19 @@
-"""Device choice and what MindSpore needs to know before the first graph is compiled."""
+"""Device choice, the other devices, and what MindSpore needs to know before the first graph is compiled."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import platform
 import shutil
+import signal
+from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
 import numpy as np
+from mindspore import communication
 
 import model
 from pipeline.settings import UserError
@@ -17,9 +21,24 @@ from train.config import Config
 
 log = logging.getLogger(__name__)
 
+_PR_SET_PDEATHSIG = 1
+
 
 class DeviceError(UserError):
     """The device asked for cannot be used on this machine."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, one a device.
+
+    Attributes:
+        rank: which of them this is; number 0 logs and saves.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
 
 
 def start(config: Config) -> str:
@@ -35,7 +54,9 @@ def start(config: Config) -> str:
         if target == "GPU" and (fault := _try(target, config.context.device_id)):
             log.warning("warning: an NVIDIA card is here but MindSpore cannot use it (%s); using the CPU", fault)
             target = "CPU"
-    if fault := _try(target, config.context.device_id):
+    # msrun numbers the devices of its workers; its scheduler has none.
+    device_id = int(os.environ.get("DEVICE_ID", 0)) if under_msrun() else config.context.device_id
+    if fault := _try(target, device_id):
         raise DeviceError(
             f"device_target: got {target}, which MindSpore cannot use here ({fault}); try --device_target=CPU"
         )
@@ -52,6 +73,41 @@ def start(config: Config) -> str:
         ms.__version__,
     )
     return target
+
+
+def under_msrun() -> bool:
+    """Whether MindSpore's msrun started this process as one of several."""
+    return "MS_ROLE" in os.environ
+
+
+def join_world(config: Config) -> World:
+    """Meet the other processes that msrun started; alone without `train.run_distribute`.
+
+    msrun starts its scheduler as one more process of the same command: that one does not come back from here.
+
+    Raises:
+        UserError: `train.run_distribute` and the way this process was started do not go together.
+    """
+    if config.train.run_distribute != under_msrun():
+        raise UserError(
+            f"train.run_distribute: got {str(config.train.run_distribute).lower()}, but this process was "
+            f"{'' if under_msrun() else 'not '}started by msrun; run `make train DEVICES=N`"
+        )
+    if not config.train.run_distribute:
+        return World()
+    # msrun starts workers in sessions of their own: one that is terminated would leave them behind.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # they meet in C++, where Python's handler cannot run
+    communication.init()
+    signal.signal(signal.SIGTERM, before)
+    world = World(communication.get_rank(), communication.get_group_size())
+    ms.set_auto_parallel_context(
+        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world.size
+    )
+    if world.rank:
+        logging.getLogger().setLevel(logging.WARNING)
+    log.info("process %d of %d", world.rank, world.size)
+    return world
 
 
 def environment(device: str) -> dict[str, Any]:

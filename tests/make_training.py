@@ -1,0 +1,96 @@
+"""A training small enough for tests: a store of little clips, a network that compiles in a second, a configuration.
+
+Run as a program, it trains like `python -m train.train` and sends itself a signal in a chosen step:
+
+    python tests/make_training.py SIGKILL 7 -c tiny.yaml ...
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import model  # noqa: F401  before mindspore
+
+# isort: split
+import yaml
+from make_store import make_split, settings_for
+from mindspore import Tensor, nn
+
+from model.r2plus1d import batch_norm, conv
+from pipeline import cli
+from pipeline.settings import to_plain
+from train import train, trainer
+
+NUM_TRAIN, NUM_VAL = 17, 4
+NORMALIZE = {"type": "VideoNormalize", "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2]}
+
+
+class TinyNetwork(nn.Cell):
+    """One convolution, one batch norm, one linear layer; compiles fast, and the trainer cannot tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.SequentialCell(conv(3, 4, (3, 3, 3), (1, 2, 2)), batch_norm(4, 1e-5), nn.ReLU())
+        self.fc = nn.Dense(4, 3)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """(N, 3, T, H, W) -> (N, 3)."""
+        return self.fc(self.features(x).mean((2, 3, 4)))
+
+
+def write_config(folder: Path, **train_options: object) -> Path:
+    """Make the store in `folder`, and a configuration of 8 batches of 2 clips an epoch; returns its path."""
+    settings = settings_for(folder)
+    make_split(settings, "train", NUM_TRAIN)
+    make_split(settings, "val", NUM_VAL)
+
+    def loader(split: str, crop: str, **options: object) -> dict[str, object]:
+        dataset = {"split": split, "batch_size": 2, "seq": 4, "num_parallel_workers": 2, **options}
+        operations = [{"type": "VideoRescale", "shift": 0.0}, {"type": crop, "size": [16, 16]},
+                      {"type": "VideoReOrder", "order": [3, 0, 1, 2]}, NORMALIZE]  # fmt: skip
+        return {"dataset": dataset, "map": {"operations": operations}}
+
+    document = {
+        "device_target": "CPU",
+        "model": {"num_classes": 3},
+        "learning_rate": {"lr": 0.02, "warmup_epochs": 1},
+        "optimizer": {"weight_decay": 1e-4},
+        "train": {
+            "ckpt_path": f"{folder}/runs",
+            "epochs": 2,
+            "eval_epochs": 2,
+            "save_checkpoint_epochs": 0,
+            **train_options,
+        },  # fmt: skip
+        "data_loader": {
+            "train": loader("train", "VideoRandomCrop", seq_mode="part"),
+            "eval": loader("val", "VideoCenterCrop", seq_mode="uniform", shuffle=False),
+        },
+        "preprocess": to_plain(settings),
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def signalling(number: int, step: int) -> Callable[..., float]:
+    """`Trainer._step`, but at the end of one step it sends a signal to its own process."""
+    make_step = trainer.Trainer._step
+
+    def step_and_signal(self: trainer.Trainer, *args: object) -> float:
+        loss = make_step(self, *args)  # type: ignore[arg-type]
+        if self.progress.step == step:
+            os.kill(os.getpid(), number)
+        return loss
+
+    return step_and_signal
+
+
+if __name__ == "__main__":
+    trainer.build_network = lambda _settings: TinyNetwork()
+    trainer.Trainer._step = signalling(signal.Signals[sys.argv[1]], int(sys.argv[2]))
+    cli.run(lambda: train.main(sys.argv[3:]))

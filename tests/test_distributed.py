@@ -1,0 +1,146 @@
+"""Two CPU processes under MindSpore's msrun, with batch norms frozen: one of them dies, one process goes on."""
+
+from __future__ import annotations
+
+import model  # noqa: F401  before mindspore
+
+# isort: split
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from make_training import TinyNetwork, write_config
+from mindspore import nn
+
+from model import weights
+from pipeline import cli
+from train import checkpoint, train, trainer
+from train.batch_norm import RunningStatistics
+
+DIES_AT = 5
+OUT = "KINETICS_TEST_OUT"  # where each process notes its parameters
+
+
+def frozen_network() -> TinyNetwork:
+    """Its batch norm uses its running statistics in training too: those of a batch depend on who has which clip."""
+    network = TinyNetwork()
+    network.features[1].bn2d.use_batch_statistics = False
+    return network
+
+
+def values(network: nn.Cell) -> dict[str, np.ndarray]:
+    return {name: p.asnumpy().copy() for name, p in weights.parameters(network).items()}
+
+
+def worker() -> int:
+    """What msrun starts twice: train, note the parameters of every step; number 1 dies in the middle."""
+    out = Path(os.environ[OUT])
+    make_step = trainer.Trainer._step
+
+    def step(self, *args):
+        if self.progress.step == 0:
+            _note_settled_statistics(out, self.world)
+        loss = make_step(self, *args)
+        np.savez(out / f"rank{self.world.rank}-step{self.progress.step}.npz", **values(self.network))
+        (out / f"rank{self.world.rank}.pid").write_text(str(os.getpid()))
+        if self.progress.step == DIES_AT and self.world.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss
+
+    trainer.Trainer._step = step
+    trainer.build_network = lambda _settings: frozen_network()
+    return train.main(sys.argv[1:])
+
+
+def _note_settled_statistics(out: Path, world) -> None:
+    """Statistics that differ between the processes, and one of the two asked to stop: what both have afterwards."""
+    network = nn.SequentialCell(nn.BatchNorm2d(2))
+    settle = RunningStatistics(network, world.size)
+    settle.statistics[0].set_data(ms.Tensor([1.0 + world.rank, 5.0], ms.float32))
+    asked = settle(ms.Tensor([float(world.rank == 1)], ms.float32))
+    np.savez(out / f"rank{world.rank}-settled.npz", mean=settle.statistics[0].asnumpy(), asked=asked.asnumpy())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    made = tmp_path_factory.mktemp("distributed")
+    write_config(made, save_checkpoint_steps=3)
+    return made
+
+
+@pytest.fixture(scope="module")
+def died(folder) -> subprocess.CompletedProcess:
+    """msrun with two workers, one of which kills itself after step 5."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    python = Path(sys.executable)
+    here = Path(__file__).parents[1]
+    return subprocess.run(
+        [python.with_name("msrun"), "--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True",
+         "--cluster_time_out=60", f"--log_dir={folder}/msrun", "python", __file__, "-c", f"{folder}/tiny.yaml",
+         "--train.run_distribute=true"],
+        cwd=here, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": f"{here}:{here}/tests", OUT: str(folder),
+             "MS_NODE_TIMEOUT": "5", "PATH": f"{python.parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+
+
+def test_the_death_of_one_ends_all(died, folder):
+    assert died.returncode != 0
+    for rank in (0, 1):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((folder / f"rank{rank}.pid").read_text()), 0)
+    assert [path.stem for path in checkpoint.resumable(folder / "runs" / "tiny")] == ["epoch_001-step_000003"]
+    assert len(list((folder / "runs" / "tiny").iterdir())) == 1  # only number 0 makes a run folder
+
+
+def test_all_have_the_same_parameters_in_every_step(died, folder):
+    for step in range(1, DIES_AT):
+        ours, theirs = (np.load(folder / f"rank{rank}-step{step}.npz") for rank in (0, 1))
+        for name in ours.files:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=f"{name} after step {step}")
+
+
+def test_statistics_are_averaged_and_all_learn_that_one_was_asked_to_stop(died, folder):
+    for rank in (0, 1):
+        settled = np.load(folder / f"rank{rank}-settled.npz")
+        assert settled["mean"].tolist() == [1.5, 5.0]
+        assert settled["asked"] > 0
+
+
+def test_one_process_makes_the_same_steps_and_goes_on_where_two_ended(died, folder, monkeypatch):
+    monkeypatch.setattr(trainer, "build_network", lambda _settings: frozen_network())
+    made = {}
+    make_step = trainer.Trainer._step
+
+    def step(self, *args):
+        loss = make_step(self, *args)
+        made[self.progress.step] = values(self.network)
+        return loss
+
+    monkeypatch.setattr(trainer.Trainer, "_step", step)
+    words = ["-c", f"{folder}/tiny.yaml", "--data_loader.train.dataset.batch_size=4"]  # the two had 2 each
+    assert train.main([*words, f"--train.ckpt_path={folder}/alone"]) == cli.EXIT_OK
+    alone = dict(made)
+    for number in range(1, DIES_AT):
+        together = np.load(folder / f"rank0-step{number}.npz")
+        for name in together.files:
+            np.testing.assert_allclose(together[name], alone[number][name], atol=1e-5, rtol=1e-5, err_msg=name)
+    made.clear()
+    assert train.main([*words, "--resume", "auto"]) == cli.EXIT_OK
+    assert sorted(made) == [4, 5, 6, 7, 8]
+    moved = max(np.abs(alone[8][name] - alone[3][name]).max() for name in alone[8])
+    assert moved > 1e-3  # or the comparison would say nothing
+    for name in alone[8]:
+        np.testing.assert_allclose(made[8][name], alone[8][name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+if __name__ == "__main__":
+    cli.run(worker)

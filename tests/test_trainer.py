@@ -1,0 +1,174 @@
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from make_training import TinyNetwork, signalling, write_config
+
+from pipeline.cli import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT
+from pipeline.settings import UserError
+from train import checkpoint, report, train, trainer
+from train.health import NotFiniteError, OutOfMemoryError
+
+# Everything that has a state: groups of batches, a loss scale that moves, an average of the weights.
+STATEFUL = ["--data_loader.group_size=2", "--optimizer.loss_scale=dynamic", "--optimizer.ema_decay=0.9"]
+LAST = "epoch_002-step_000008"
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    monkeypatch.setattr(trainer, "build_network", lambda _settings: TinyNetwork())
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Sample numbers of every step trained in this process."""
+    steps = []
+    iterate = trainer.iterate
+
+    def noting(*args, **options):
+        for batch in iterate(*args, **options):
+            steps.append(batch[2].tolist())
+            yield batch
+
+    monkeypatch.setattr(trainer, "iterate", noting)
+    return steps
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    return write_config(tmp_path_factory.mktemp("trainer"), save_checkpoint_steps=3)
+
+
+def words(config: Path, runs: Path, *more: str) -> list[str]:
+    return ["-c", str(config), f"--train.ckpt_path={runs}", *STATEFUL, *more]
+
+
+def files_of(runs: Path, stem: str) -> dict[str, bytes]:
+    (folder,) = (runs / "tiny").glob("*/ckpt")
+    return {ending: (folder / f"{stem}{ending}").read_bytes() for ending in (".ckpt", ".optimizer.ckpt")}
+
+
+def test_killed_stopped_and_damaged_training_ends_in_the_same_bits_having_seen_the_same_clips(
+    config, tmp_path, seen, monkeypatch
+):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert train.main(words(config, whole)) == EXIT_OK
+    whole_clips = list(seen)
+    assert len(whole_clips) == 16  # 2 epochs of 4 steps of 2 batches
+
+    killed = [sys.executable, "tests/make_training.py", "SIGKILL", "5", *words(config, broken)]
+    here = Path(__file__).parents[1]
+    done = subprocess.run(killed, cwd=here, env={**os.environ, "PYTHONPATH": str(here)}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+    seen.clear()
+    resume = words(config, broken, "--resume", "auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_step", signalling(signal.SIGTERM, 4))
+        assert train.main(resume) == EXIT_RETRY
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_step", signalling(signal.SIGINT, 7))
+        assert train.main(resume) == EXIT_SIGINT
+    assert seen == whole_clips[6:14]
+
+    (folder,) = (broken / "tiny").glob("*/ckpt")
+    latest = folder / "epoch_002-step_000007.ckpt"
+    latest.write_bytes(latest.read_bytes()[:-100])
+    seen.clear()
+    assert train.main(resume) == EXIT_OK
+    said = (folder.parent / "train.log").read_text()
+    assert re.search(r"step_000007\.ckpt: damaged: .*; going back to epoch_002-step_000006", said)
+    assert seen == whole_clips[12:]
+
+    assert files_of(broken, LAST) == files_of(whole, LAST)
+    steps = [json.loads(line)["step"] for line in (folder.parent / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8, 8]  # each once, and the evaluation
+    state = json.loads((folder / f"{LAST}.json").read_text())
+    assert state["epoch"] == 2 and state["best"] >= 0
+
+
+def test_a_stop_in_the_evaluation_is_taken_up_with_the_evaluation(config, tmp_path, monkeypatch):
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.epochs=1"]
+    with monkeypatch.context() as patch:
+        score = trainer.score
+
+        def stopped(predict, source):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return score(predict, source)
+
+        patch.setattr(trainer, "score", stopped)
+        assert train.main(words) == EXIT_RETRY
+    (run,) = (tmp_path / "tiny").iterdir()
+    assert "val/acc1" not in (run / "metrics.jsonl").read_text()
+    assert train.main([*words, "--resume", "auto"]) == EXIT_OK
+    assert (run / "metrics.jsonl").read_text().count("val/acc1") == 1
+    assert (run / "ckpt" / "best.json").is_file()
+
+    # The same run folder, drawn.
+    assert report.main([*words, "--run", str(run)]) == EXIT_OK
+    assert (run / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_loss_that_stays_nan_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
+    make_step = trainer.Trainer._step
+
+    def poisoned(self, *args):
+        if self.progress.step == 4:
+            self.network.fc.bias.set_data(ms.Tensor(np.full(3, np.nan, np.float32)))
+        return make_step(self, *args)
+
+    monkeypatch.setattr(trainer.Trainer, "_step", poisoned)
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.nonfinite_steps=3"]
+    with pytest.raises(NotFiniteError, match=r"loss is nan at step 7, not finite in 3 steps in a row") as caught:
+        train.main([*words, "--train.save_checkpoint_steps=1"])
+    assert caught.value.exit_code == EXIT_NOT_FINITE == 70
+    newest = checkpoint.resumable(tmp_path / "tiny")
+    assert newest[0].stem == "epoch_001-step_000004"
+    values, _facts = checkpoint._read_parameters(newest[0], checkpoint.read_state(newest[0]))
+    assert all(np.isfinite(value).all() for value in values.values())
+
+
+def test_resuming_where_there_is_nothing_says_so_and_starts(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert train.checkpoints_to_resume(tmp_path / "tiny", "auto") == []
+    assert "nothing to resume" in caplog.text and "starting at step 0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data_loader.group_size=9", r"group_size: got 9, but an epoch of .* has only 8 batches"),
+        ("data_loader.train.dataset.batch_size=18", r"batch_size: got 18, but .* has only 17 clips an epoch"),
+        ("model.num_classes=2", r"model\.num_classes: got 2, but .* has label_id 2; set it to 3"),
+        (
+            "train.run_distribute=true",
+            r"train\.run_distribute: got true, but .* not started by msrun; run `make",
+        ),
+    ],
+)
+def test_a_mistake_is_one_clear_line(config, tmp_path, override, message):
+    with pytest.raises(UserError, match=message) as caught:
+        train.main(["-c", str(config), f"--train.ckpt_path={tmp_path}", f"--{override}"])
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Memory not enough: failed"), MemoryError()])
+def test_no_memory_left_is_one_clear_line(config, tmp_path, monkeypatch, error):
+    class TooLarge:
+        def __init__(self, *args, **options):
+            self.set_train = self.swap_average = lambda *args: None
+
+        def __call__(self, *args):
+            raise error
+
+    monkeypatch.setattr(trainer, "TrainStep", TooLarge)
+    with pytest.raises(OutOfMemoryError, match=r"batch_size: got 2, which does not fit in memory .* halve it"):
+        train.main(["-c", str(config), f"--train.ckpt_path={tmp_path}"])
