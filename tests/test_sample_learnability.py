@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ ms = pytest.importorskip("mindspore")
 LABELS = list(CLASSES)
 PAIRS = list(zip(LABELS[::2], LABELS[1::2], strict=True))
 NUM_TRAIN, NUM_VAL, VIDEO_FRAMES, CLIP_FRAMES, CROP = 320, 96, 38, 8, 56
-BATCH, STEPS, PEAK_RATE = 8, 480, 0.1
+BATCH, EPOCHS, PEAK_RATE = 8, 32, 0.05  # sample.yaml's, as its network is
 Videos = NDArray[np.uint8]  # (V, T, 64, 86, 3); video i shows class i % 8
 
 
@@ -53,15 +55,16 @@ def pair_accuracy(shuffled: bool) -> float:
     ms.set_seed(0)
     train, val = draw_videos(0, NUM_TRAIN), draw_videos(1, NUM_VAL)
     strides = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2))
-    network = build_network(Model(stage_channels=(16, 32, 32, 32), stage_strides=strides, num_classes=8))
+    network = build_network(Model(stage_channels=(24, 32, 48, 64), stage_strides=strides, num_classes=8))
     normalize = Normalize((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
-    rates = [PEAK_RATE * min((step + 1) / 40, 1 - step / STEPS) for step in range(STEPS)]
+    steps = EPOCHS * NUM_TRAIN // BATCH
+    rates = [PEAK_RATE * min((step + 1) / 40, (1 + math.cos(math.pi * step / steps)) / 2) for step in range(steps)]
     settings = Optimizer(weight_decay=1e-4)
     step = TrainStep(Loss(network, normalize), make_optimizer(settings, network, rates), settings)
     step.set_train(True)
     rng = np.random.default_rng(0)
-    order = np.concatenate([rng.permutation(NUM_TRAIN) for _ in range(STEPS * BATCH // NUM_TRAIN)])
-    for ids in order.reshape(STEPS, BATCH):
+    order = np.concatenate([rng.permutation(NUM_TRAIN) for _ in range(EPOCHS)])
+    for ids in order.reshape(steps, BATCH):
         clips = np.stack([cut(train[index], rng, shuffled) for index in ids])
         step(ms.Tensor(clips), ms.Tensor((ids % 8).astype(np.int32)))
     predict = Predictor(network, normalize)
@@ -75,11 +78,13 @@ def pair_accuracy(shuffled: bool) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_order_of_frames_tells_the_two_classes_of_a_pair_apart() -> None:
     assert pair_accuracy(shuffled=False) >= 0.9
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_net_that_never_saw_the_order_of_frames_cannot_tell_a_pair_apart() -> None:
     # 96 fair coins fall outside these bounds once in 20,000 times.
     assert 0.3 <= pair_accuracy(shuffled=True) <= 0.7
