@@ -70,9 +70,9 @@ def zjut_name(name: str) -> str:
 
 
 NAMINGS: dict[str, Callable[[str], str]] = {
-    "ours": lambda name: name,
-    "torchvision": torchvision_name,
-    "zjut_mindvideo": zjut_name,
+    "this project's": lambda name: name,
+    "torchvision's": torchvision_name,
+    "zjut_mindvideo's": zjut_name,
 }
 
 

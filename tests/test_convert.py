@@ -186,6 +186,34 @@ def test_damage_is_refused_and_nothing_is_loaded(where, damage, torchvisions, tm
     assert same(values(network), before)
 
 
+@pytest.mark.parametrize("ending", [".ckpt", ".safetensors"])
+def test_any_flipped_bit_gives_all_or_nothing(ending, torchvisions, tmp_path):
+    # Files without a checksum: a flip in a weight may pass, but never half a file and never another kind of error.
+    content = torchvisions.read_bytes()
+    if ending == ".ckpt":
+        content = write(tmp_path / "whole.ckpt", load_file(torchvisions)).read_bytes()
+    network, path = build_network(SETTINGS), tmp_path / f"flipped{ending}"
+    rng, refused = np.random.default_rng(0), 0
+    for at in rng.integers(len(content), size=80):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        before = values(network)
+        try:
+            checkpoint.load(path, network)
+        except CheckpointError:
+            refused += 1
+            assert same(values(network), before)
+        else:
+            expected = named(network, lambda name: name)
+            different = sum(
+                int((array.view(np.uint32) != expected[name].view(np.uint32)).sum())
+                for name, array in values(network).items()
+            )
+            assert different <= 1
+    assert 0 < refused < 80
+
+
 class Bomb:
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -256,7 +284,7 @@ def test_without_pytorch_the_message_says_what_to_install(tmp_path, monkeypatch)
     ("source", "target", "message"),
     [
         ("gone.ckpt", "x.ckpt", r"gone\.ckpt: no such checkpoint"),
-        ("theirs.safetensors", "x.pth", r"TO: got .*x\.pth, expected an ending of \.ckpt or \.safetensors"),
+        ("theirs.safetensors", "x.pth", r"TO: got .*x\.pth, expected an ending of .* \(make convert FROM=in TO=out\)"),
         ("theirs.safetensors", "theirs.safetensors", r"which is FROM itself"),
         ("theirs.onnx", "x.ckpt", r"got '\.onnx', expected one of \.ckpt, \.safetensors, \.pth"),
     ],

@@ -33,7 +33,7 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
         UserError: the file cannot be read, or its weights do not fit; nothing is written.
     """
     if target.suffix not in (".ckpt", ".safetensors"):
-        raise UserError(f"TO: got {target}, expected an ending of .ckpt or .safetensors")
+        raise UserError(f"TO: got {target}, expected an ending of .ckpt or .safetensors (make convert FROM=in TO=out)")
     if source.resolve() == target.resolve():
         raise UserError(f"TO: got {target}, which is FROM itself")
     ms.set_seed(train.seed)  # of a new head
