@@ -20,6 +20,7 @@ from pipeline.settings import UserError
 from train import checkpoint
 from train.augment import Normalize
 from train.batch_norm import RunningStatistics
+from train.compile_cache import cached_compilation
 from train.config import Config
 from train.dataset import Batch, ClipBatches, iterate, waiting_hint
 from train.evaluate import evaluation_source, score
@@ -92,6 +93,8 @@ class Trainer:
             config.optimizer, group_size=self.group_size, world=world.size,
         )  # fmt: skip
         self.predictor = Predictor(self.network, normalize)
+        sections = (config.context, config.learning_rate, config.optimizer, config.loss, config.train.amp_level)
+        self.graph_shape = f"{self.train_step} {sections} {config.data_loader} {len(self.rates)} {world}"
         self.stop = StopRequests()
         self.finite = FiniteLosses(config.train.nonfinite_steps)
         self.remaining = Remaining(len(self.rates))
@@ -180,7 +183,8 @@ class Trainer:
         made = iterate(self.source, epoch, start=done * self.group_size)
         with bar, logging_redirect_tqdm(), contextlib.closing(made) as batches:
             for in_epoch in range(done + 1, self.steps_per_epoch + 1):
-                loss = self._step(batches, interval)
+                with cached_compilation(self.graph_shape):
+                    loss = self._step(batches, interval)
                 bar.update()
                 self.finite.check(loss, self.progress.step)
                 if in_epoch % self.config.train.log_steps == 0 or in_epoch == self.steps_per_epoch:
