@@ -56,7 +56,7 @@ class ShardReader:
             self._tables = [hdf5.place(file, f"jpeg/{name}", np.int64) for name in self.video_ids if self._jpeg]
             self._rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
             self._frame_shape = (int(recipe["height"]), int(recipe["width"]), 3)
-        self._map: NDArray[np.uint8] | None = None
+        self._map: tuple[mmap.mmap, NDArray[np.uint8]] | None = None
         self._check()
         self.close()
 
@@ -137,6 +137,18 @@ class ShardReader:
             rows = out.reshape(-1, width, 3)
             cv2.flip(rows, 1, dst=rows)
 
+    def read_ahead(self, row: int, frame_indices: NDArray[np.int64]) -> None:
+        """Have the kernel read the frames of a clip from the disk, without waiting for them."""
+        first, last = int(frame_indices.min()), int(frame_indices.max())
+        begin, frame_nbytes = int(self._offsets[row]), int(np.prod(self._frame_shape))
+        if self._jpeg:
+            starts = self._starts(row)
+            begin, end = begin + int(starts[first]), begin + int(starts[last + 1])
+        else:
+            begin, end = begin + first * frame_nbytes, begin + (last + 1) * frame_nbytes
+        page = begin - begin % mmap.PAGESIZE
+        self._mapped()[0].madvise(mmap.MADV_WILLNEED, page, end - page)
+
     def frames(self, row: int) -> NDArray[np.uint8]:
         """All frames of a video, (T, height, width, 3); a view of the mapped file with codec raw."""
         if not self._jpeg:
@@ -146,7 +158,7 @@ class ShardReader:
     def stored(self, row: int) -> NDArray[np.uint8]:
         """The bytes of a video as they are in the file."""
         start = int(self._offsets[row])
-        return self._mapped()[start : start + int(self._nbytes[row])]
+        return self._mapped()[1][start : start + int(self._nbytes[row])]
 
     def shape(self, row: int) -> tuple[int, ...]:
         """Of the dataset that holds a video."""
@@ -179,20 +191,20 @@ class ShardReader:
         """Let go of the map and its descriptor; arrays that view it stay valid, and the next read maps it again."""
         self._map = None
 
-    def _mapped(self) -> NDArray[np.uint8]:
+    def _mapped(self) -> tuple[mmap.mmap, NDArray[np.uint8]]:
         mapped = self._map
         if mapped is None:
             try:
                 with open(self.path, "rb") as file:
-                    mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+                    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except FileNotFoundError:
                 raise ShardError(f"{self.path}: no such shard any more; run `make preprocess`") from None
-            self._map = mapped
+            mapped = self._map = memory, np.frombuffer(memory, np.uint8)
         return mapped
 
     def _starts(self, row: int) -> NDArray[np.int64]:
         offset, count = self._tables[row]
-        return self._mapped()[offset : offset + 8 * count].view(np.int64)
+        return self._mapped()[1][offset : offset + 8 * count].view(np.int64)
 
     def _frames(self, row: int) -> NDArray[np.uint8]:
         return self.stored(row).reshape(int(self.num_frames[row]), *self._frame_shape)

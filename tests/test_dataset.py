@@ -16,6 +16,7 @@ from make_store import frames_of, make_ledger, make_split, settings_for
 from pipeline import ledger
 from pipeline.hdf5 import ShardError
 from pipeline.settings import UserError
+from pipeline.shard_reader import ShardReader
 from train import dataset
 from train.config import Dataset, Loader, Map, Operation
 from train.dataset import ClipBatches, iterate, waiting_hint
@@ -131,6 +132,26 @@ def test_a_batch_that_is_kept_stays_as_it_is(settings):
     kept = [(clips, clips.copy()) for clips, _labels, _samples in iterate(batches, epoch=0)]
     assert len(kept) == 38
     assert all((clips == copy).all() for clips, copy in kept)
+
+
+def test_shards_are_read_ahead_until_they_are_in_memory(settings, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    large = source(settings)
+    assert "read ahead in the first epoch" in caplog.text
+    monkeypatch.setattr(dataset, "free_memory_bytes", lambda: 1000)
+    small = source(settings)
+    assert "read ahead in every epoch, since the page cache cannot hold them" in caplog.text
+    ahead = []
+    read_ahead = ShardReader.read_ahead
+    monkeypatch.setattr(ShardReader, "read_ahead", lambda self, *a: (ahead.append(a), read_ahead(self, *a)))
+    counts = []
+    for epoch in range(2):
+        for batches in (large, small):
+            ahead.clear()
+            everything(batches, epoch)
+            counts.append(len(ahead))
+    assert counts == [16, 16, 0, 16]
+    assert_same(everything(large, epoch=3), everything(small, epoch=3))
 
 
 def test_neither_maps_nor_files_nor_threads_pile_up(settings, monkeypatch):

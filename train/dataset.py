@@ -9,12 +9,14 @@ is trained on.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import mindspore.dataset as ms_dataset
 import numpy as np
@@ -59,6 +61,8 @@ class ClipBatches:
 
     Attributes:
         num_batches: in an epoch, on each rank.
+        read_ahead: have the kernel read all clips of a batch at once before they are copied: chosen by `set_epoch`
+            when the shards do not fit into memory, and in the first epoch, when they may not be in there yet.
     """
 
     def __init__(
@@ -78,6 +82,14 @@ class ClipBatches:
         self._recipe_sha256 = settings.fingerprint()
         self._seed, self._rank, self._world = seed, rank, world
         self._epoch = 0
+        memory = free_memory_bytes()
+        self._fits = videos.nbytes < memory
+        self._begun, self.read_ahead = False, True
+        log.info(
+            "%s: %.1f GiB of frames, %.1f GiB of memory free: mapped, and read ahead %s",
+            videos.identity, videos.nbytes / 2**30, memory / 2**30,
+            "in the first epoch" if self._fits else "in every epoch, since the page cache cannot hold them",
+        )  # fmt: skip
         num_samples = len(videos.video_ids) * self.views.num_views
         size = self.options.batch_size
         self.num_batches = order.num_batches(num_samples, size, world=world, drop_remainder=drop_remainder)
@@ -96,7 +108,8 @@ class ClipBatches:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (0-based): which clips, in which order."""
-        self._epoch = epoch
+        self.read_ahead = not (self._fits and self._begun)
+        self._epoch, self._begun = epoch, True
         if self.options.shuffle:
             shard_of = np.repeat(self.videos.shard_of, self.views.num_views)
             self._order = order.shuffled(
@@ -112,31 +125,31 @@ class ClipBatches:
         samples = order.samples_of(self._order, number, self.options.batch_size, rank=self._rank, world=self._world)
         labels = np.full(len(samples), -1, np.int32)
         clips = self._buffers.take()
-        for slot, sample in enumerate(samples.tolist()):
-            if sample < 0:
-                clips[slot] = 0
-            else:
-                labels[slot] = self._copy(sample, clips[slot])
+        found = []
+        video = -1
+        try:
+            for sample in samples[samples >= 0].tolist():
+                video = sample // self.views.num_views
+                reader = self._reader(int(self.videos.shard_of[video]))
+                row, num_frames = int(self._rows[video]), int(self.videos.num_frames[video])
+                found.append((video, reader, row, self.views.cut(sample, num_frames, self._epoch)))
+            if self.read_ahead:
+                for _video, reader, row, cut in found:
+                    reader.read_ahead(row, cut.frames)
+            for slot, (video, reader, row, cut) in enumerate(found):
+                labels[slot] = self.videos.label_ids[video]
+                if self.options.verify_checksums and not self._verified[video]:
+                    reader.verify(row)
+                    self._verified[video] = True
+                reader.read_clip(row, cut.frames, clips[slot], top=cut.top, left=cut.left, flip=cut.flip)
+        except ShardError as error:
+            raise ShardError(f"video {self.videos.video_ids[video]}: {error}") from None
+        clips[len(found) :] = 0
         return clips, labels, samples
 
     def batch_nbytes(self) -> int:
         """Bytes of one batch's clips."""
         return int(np.prod((self.options.batch_size, self.options.seq, *self.views.crop, 3)))
-
-    def _copy(self, sample: int, out: NDArray[np.uint8]) -> int:
-        """Copy the view that a sample is into `out`, (T, H, W, 3); returns its label_id."""
-        video = sample // self.views.num_views
-        cut = self.views.cut(sample, int(self.videos.num_frames[video]), self._epoch)
-        try:
-            reader = self._reader(int(self.videos.shard_of[video]))
-            row = int(self._rows[video])
-            if self.options.verify_checksums and not self._verified[video]:
-                reader.verify(row)
-                self._verified[video] = True
-            reader.read_clip(row, cut.frames, out, top=cut.top, left=cut.left, flip=cut.flip)
-        except ShardError as error:
-            raise ShardError(f"video {self.videos.video_ids[video]}: {error}") from None
-        return int(self.videos.label_ids[video])
 
     def _reader(self, shard: int) -> ShardReader:
         with self._lock:
@@ -241,3 +254,13 @@ def waiting_hint(options: Dataset, data_wait: float) -> str:
         f": {threads} threads on {cores} cores do not keep up; with a slow disk set data_loader.train.dataset."
         f"shuffle_shards (now {options.shuffle_shards}), with codec jpeg add cores or store raw"
     )
+
+
+def free_memory_bytes() -> int:
+    """Memory that this process could still use, the page cache's included: of the machine, or of its cgroup."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        facts = dict(line.split(":") for line in file)
+    free = int(facts["MemAvailable"].split()[0]) * 1024
+    with contextlib.suppress(OSError, ValueError):  # no cgroup, or `max`
+        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return free

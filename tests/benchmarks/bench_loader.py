@@ -302,6 +302,29 @@ def bench_loader(raw: Preprocess, rounds: int, torch_python: str) -> None:
     say("time spent waiting, %", 100 * statistics.median(training.waits), "below 1")
 
 
+def bench_cold(raw: Preprocess, rounds: int) -> None:
+    """Out of the disk: with and without having the kernel read all clips of a batch at once."""
+    print("Not in the page cache:")
+
+    def cold(read_ahead: bool) -> Callable[[], float]:
+        def run() -> float:
+            batches = source(raw, num_clips=1)
+            for path in batches.videos.shards:
+                with open(path, "rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            batches.set_epoch(0)
+            batches.read_ahead = read_ahead
+            began = time.perf_counter()
+            for number in range(batches.num_batches):
+                batches.batch(number)
+            return (time.perf_counter() - began) / (batches.num_batches * BATCH)
+
+        return run
+
+    found = interleaved({"read ahead": cold(True), "mapped only": cold(False)}, rounds)
+    say("read ahead / mapped only, one thread", found["mapped only"] / found["read ahead"], "none")
+
+
 def bench_reader(raw: Preprocess, folder: Path, rounds: int) -> None:
     """Clip by clip in one thread: np.memmap, h5py, a video file."""
     reader = ShardReader(read_videos(raw, "train").shards[0])
@@ -387,6 +410,7 @@ def main() -> None:
         raw, jpeg = write_store(Path(folder), 128, 32), write_store(Path(folder), 16, 8, codec="jpeg")
         bench_loader(raw, args.rounds, args.torch_python)
         bench_reader(raw, Path(folder), args.rounds)
+        bench_cold(raw, args.rounds)
         bench_jpeg(jpeg, args.rounds)
 
 
