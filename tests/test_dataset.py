@@ -174,6 +174,18 @@ def test_neither_maps_nor_files_nor_threads_pile_up(settings, monkeypatch):
     assert state() == before
 
 
+def test_what_is_made_ahead_is_bounded_in_bytes(settings, monkeypatch):
+    batches = source(settings, num_clips=8)
+    monkeypatch.setattr(dataset, "PREFETCH_BYTES", 3 * batches.batch_nbytes())
+    made, make = [], batches.batch
+    monkeypatch.setattr(batches, "batch", lambda number: (made.append(number), make(number))[1])
+    rest = iterate(batches, epoch=0)
+    next(rest)
+    time.sleep(0.3)
+    assert 3 < len(made) <= 1 + 3 + 2  # one is taken, three are ready, MindSpore holds two
+    rest.close()
+
+
 def test_shared_memory_is_not_used(settings):
     def mapped() -> int:
         return Path("/proc/self/maps").read_text().count("/dev/shm")

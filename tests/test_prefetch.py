@@ -55,6 +55,27 @@ def test_a_thread_that_hangs_is_not_waited_for():
     wake.set()
 
 
+def test_a_consumer_that_waits_is_let_go_when_it_is_closed():
+    begun, wake = threading.Event(), threading.Event()
+
+    def make(number: int) -> int:
+        begun.set()
+        wake.wait()
+        return number
+
+    items = ahead(make, num_threads=1, timeout_s=60)
+    taken: list[int] = []
+    consumer = threading.Thread(target=lambda: taken.extend(items))
+    consumer.start()
+    begun.wait()
+    closing = threading.Thread(target=items.close)
+    closing.start()
+    wake.set()
+    consumer.join(10)
+    closing.join(10)
+    assert not consumer.is_alive() and taken == [0]
+
+
 @pytest.mark.parametrize("taken", [0, 3, 20])
 def test_threads_end_with_their_consumer(taken):
     items = ahead(lambda number: number)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import threading
 from pathlib import Path
 
 import mindspore as ms
@@ -15,6 +16,8 @@ from pipeline.cli import EXIT_OK
 from pipeline.settings import UserError
 from train import convert, evaluate, export, infer, train
 from train.checkpoint import CheckpointError
+from train.dataset import ClipBatches
+from train.prefetch import LoaderError
 
 CONFIG = Path(__file__).parents[1] / "train" / "configs" / "sample.yaml"
 COUNTS = {"train": 16, "val": 6, "test": 3}
@@ -131,6 +134,28 @@ def test_training_resumed_in_the_middle_of_an_epoch_ends_in_the_same_bits(run, w
         assert (run / "ckpt" / name).read_bytes() == content, name
 
 
+def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(words, store, folder, monkeypatch):
+    make, wake = ClipBatches.batch, threading.Event()
+
+    def batch(self: ClipBatches, number: int):
+        if number == 2 and self.options.split == "train":
+            wake.wait()
+        return make(self, number)
+
+    elsewhere = [*words, f"--train.ckpt_path={folder / 'hung'}", "--train.eval_epochs=0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipBatches, "batch", batch)
+        with pytest.raises(LoaderError, match=r"no batch for 2 s") as caught:
+            train.main([*elsewhere, "--data_loader.train.dataset.batch_timeout_s=2"])
+    wake.set()
+    assert caught.value.exit_code == 75
+    (run,) = (folder / "hung" / "sample").iterdir()
+    stem = json.loads((run / "ckpt" / "latest.json").read_text())["stem"]
+    assert stem in ("epoch_001-step_000001", "epoch_001-step_000002")  # a batch that was ready may be dropped
+    assert train.main([*elsewhere, "--resume", "auto"]) == EXIT_OK
+    assert (run / "ckpt" / "epoch_002-step_000008.ckpt").is_file()
+
+
 def test_resuming_under_other_settings_is_refused(run, words):
     middle = run / "ckpt" / "epoch_001-step_000003.ckpt"
     with pytest.raises(UserError, match="cannot go on: seed was 0 there and is 1 here"):
@@ -154,6 +179,11 @@ def test_evaluation_scores_every_video_and_repeats_exactly(run, words, folder, c
     before = table.read_bytes()
     assert evaluate.main(words) == EXIT_OK
     assert table.read_bytes() == before
+
+
+def test_three_crops_of_every_clip_make_a_videos_score(run, words, capsys):
+    assert evaluate.main([*words, "--data_loader.eval.dataset.num_crops=3"]) == EXIT_OK
+    assert "(6 of 6), 36 clips, 6 a video" in capsys.readouterr().out
 
 
 def test_an_unlabelled_split_gives_predictions_and_no_score(run, words, capsys):

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 # Shards a process keeps mapped: far below the usual limits, enough for every shard in use.
 MAX_MAPPED_SHARDS = 256
-# Batches made ahead, in bytes and in number; at least one for each thread, and one more.
+# Batches made ahead, in bytes and in number; at least one for each thread, and one more.  MindSpore holds two besides.
 PREFETCH_BYTES = 64 << 20
 MAX_PREFETCHED_BATCHES = 8
 
@@ -236,7 +236,7 @@ def iterate(batches: ClipBatches, epoch: int, start: int = 0) -> Generator[Batch
             yield tuple(batch)
     except RuntimeError as error:
         failure = source.failure or error
-        if isinstance(failure, UserError | OSError):
+        if isinstance(failure, UserError):
             raise failure from None
         raise LoaderError(f"a worker that makes batches died: {failure!r}") from failure
     finally:

@@ -20,7 +20,7 @@ from pipeline.cli import EXIT_RETRY
 from pipeline.settings import UserError
 
 T = TypeVar("T")
-_Slot = queue.SimpleQueue  # holds one (item, error), of which one is None
+_Slot = queue.SimpleQueue  # holds one (item, error), of which one is None; or None, if it will not be made any more
 
 
 class LoaderError(UserError):
@@ -65,19 +65,22 @@ class Ahead(Generic[T]):
         try:
             while self._waiting:
                 try:
-                    item, error = self._waiting[0].get(timeout=self._timeout_s)
+                    made = self._waiting[0].get(timeout=self._timeout_s)
                 except queue.Empty:
                     self._patience_s = 0.0
                     raise LoaderError(
                         f"no batch for {self._timeout_s:g} s (data_loader.*.dataset.batch_timeout_s): a read hangs, or "
                         "the disk is slower than that"
                     ) from None
+                if made is None:  # closed meanwhile
+                    return
                 self._waiting.popleft()
+                item, error = made
                 if error is not None:
                     raise error
                 self._order()
                 yield item
-                del item  # or its memory would be in use until the next one is there
+                del item, made  # or its memory would be in use until the next one is there
         finally:
             self.close()
 
@@ -86,9 +89,11 @@ class Ahead(Generic[T]):
         self._ordered = self._count
         while not self._orders.empty():
             try:
-                self._orders.get_nowait()
+                order = self._orders.get_nowait()
             except queue.Empty:
                 break
+            if order is not None:
+                order[1].put(None)
         for _ in self._threads:
             self._orders.put(None)
         atexit.unregister(self.close)
@@ -97,19 +102,19 @@ class Ahead(Generic[T]):
 
     def _order(self) -> None:
         if self._ordered < self._count:
-            made: _Slot = _Slot()
-            self._waiting.append(made)
-            self._orders.put((self._ordered, made))
+            slot: _Slot = _Slot()
+            self._waiting.append(slot)
+            self._orders.put((self._ordered, slot))
             self._ordered += 1
 
     def _work(self) -> None:
         while (order := self._orders.get()) is not None:
-            number, made = order
+            number, slot = order
             try:
-                made.put((self._make(number), None))
+                slot.put((self._make(number), None))
             except BaseException as error:  # the consumer raises it, whatever it is
-                made.put((None, error))
-            del order, made
+                slot.put((None, error))
+            del order, slot
 
 
 class Buffers:

@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             log.warning("stopped after step %d; go on with --resume auto", trainer.progress.step)
             return stopped.exit_code
         except (LoaderError, ShardError):
-            trainer.save()  # what was trained so far
+            if trainer.progress.step:  # what was trained so far is kept
+                trainer.save()
             raise
         if run is not None:
             top1 = (
