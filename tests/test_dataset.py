@@ -175,7 +175,7 @@ def test_neither_maps_nor_files_nor_threads_pile_up(settings, monkeypatch):
 
 
 def test_what_is_made_ahead_is_bounded_in_bytes(settings, monkeypatch):
-    batches = source(settings, num_clips=8)
+    batches = source(settings, num_clips=8, num_parallel_workers=9)
     monkeypatch.setattr(dataset, "PREFETCH_BYTES", 3 * batches.batch_nbytes())
     made, make = [], batches.batch
     monkeypatch.setattr(batches, "batch", lambda number: (made.append(number), make(number))[1])

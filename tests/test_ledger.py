@@ -90,6 +90,20 @@ def test_what_is_written_is_read_and_written_again_the_same(tmp_path, learned):
         assert back[name].tolist() == expected[name].tolist(), name
 
 
+def test_a_part_is_that_part_of_the_whole_and_no_less_strict_about_numbers(root):
+    touch(root, *(f"val/{name}.mp4" for name in IDS[:4]))
+    command(root)
+    path = ledger.ledger_path(recipe_of(root), "val")
+    names = ["video_id", "label_id", "status", "num_frames"]
+    pd.testing.assert_frame_equal(ledger.read_part(path, names), ledger.read(path)[names])
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2].replace(",0,", ",many,")
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(manifests.ManifestError) as caught:
+        ledger.read_part(path, names)
+    assert any(fault.row == 3 and fault.value == "many" for fault in caught.value.faults)
+
+
 def test_an_invalid_table_is_not_written(root):
     touch(root, f"val/{IDS[0]}.mp4")
     command(root)

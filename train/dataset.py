@@ -36,9 +36,8 @@ log = logging.getLogger(__name__)
 
 # Shards a process keeps mapped: far below the usual limits, enough for every shard in use.
 MAX_MAPPED_SHARDS = 256
-# Batches made ahead, in bytes and in number; at least one for each thread, and one more.  MindSpore holds two besides.
-PREFETCH_BYTES = 64 << 20
-MAX_PREFETCHED_BATCHES = 8
+# Batches made ahead: two more than there are threads, if that many bytes hold them.  MindSpore holds two besides.
+PREFETCH_BYTES = 256 << 20
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int64]]
 
@@ -196,7 +195,7 @@ class _Source:
     def __init__(self, batches: ClipBatches, start: int) -> None:
         self.failure: Exception | None = None
         threads = batches.options.num_parallel_workers
-        depth = max(threads + 1, min(MAX_PREFETCHED_BATCHES, PREFETCH_BYTES // batches.batch_nbytes()))
+        depth = max(2, min(threads + 2, PREFETCH_BYTES // batches.batch_nbytes()))
         self._ahead = Ahead(
             lambda number: batches.batch(start + number),
             batches.num_batches - start,
