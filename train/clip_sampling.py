@@ -43,10 +43,10 @@ def clip_indices(
     Returns:
         (T,) int64, each in 0..num_frames-1.
     """
-    steps = np.arange(clip_len, dtype=np.int64)
     if mode == "discrete":
         return np.sort(rng.choice(num_frames, size=clip_len, replace=num_frames < clip_len)).astype(np.int64)
     if mode == "average":
+        steps = np.arange(clip_len)
         return np.minimum((steps + rng.random()) * num_frames / clip_len, num_frames - 1).astype(np.int64)
     stride = 1 if mode == "part" else interval
     last_start = max(num_frames - 1 - (clip_len - 1) * stride, 0)
@@ -56,4 +56,5 @@ def clip_indices(
         start = int(rng.permutation(last_start + 1)[clip % (last_start + 1)])
     else:
         start = int(rng.integers(last_start + 1))
-    return (start + steps * stride) % num_frames
+    frames = np.arange(start, start + clip_len * stride, stride, dtype=np.int64)
+    return frames if frames[-1] < num_frames else frames % num_frames
