@@ -17,8 +17,7 @@ from model import weights
 from model.r2plus1d import r2plus1d_18, r2plus1d_50
 from pipeline.cli import EXIT_OK
 from pipeline.settings import UserError
-from train import checkpoint, convert
-from train.checkpoint import CheckpointError
+from train import checkpoint, convert, pretrained
 from train.config import Model
 from train.network import build_network
 
@@ -71,7 +70,7 @@ def test_there_and_back_bit_for_bit(naming, request, tmp_path):
     assert convert.main([str(ckpt), str(back), *NARROW]) == EXIT_OK
     assert same(load_file(back), named(build_network(SETTINGS), weights.torchvision_name))
     network = build_network(SETTINGS)
-    state = checkpoint.load(ckpt, network)
+    state = pretrained.load(ckpt, network)
     assert state["model"] == "R2Plus1d18" and state["converted_from"] == source.name
     assert same(values(network), named(network, lambda name: name))
     assert not list(tmp_path.glob(".*"))
@@ -84,7 +83,7 @@ def test_full_size_logits_after_conversion(tmp_path):
     assert convert.main([str(source), str(middle)]) == EXIT_OK
     assert same(load_file(middle), named(network, weights.torchvision_name))
     assert convert.main([str(middle), str(last)]) == EXIT_OK
-    checkpoint.load(last, network)
+    pretrained.load(last, network)
     network.set_train(False)
     logits = network(ms.Tensor(reference_weights.clip((2, 3, 8, 56, 56)))).asnumpy()
     expected = np.load(RESOURCES / "parity_logits.npz")["logits_2x3x8x56x56_seed0"]
@@ -98,7 +97,7 @@ def test_the_seeds_fifty_layers(tmp_path):
             "layer3.5.conv12.conv2_1.features.1.bn2d.moving_mean"} <= arrays.keys()  # fmt: skip
     source = write(tmp_path / "seeds.ckpt", arrays)
     assert convert.main([str(source), str(tmp_path / "x.ckpt"), "--model.type=R2Plus1d50", *NARROW]) == EXIT_OK
-    checkpoint.load(tmp_path / "x.ckpt", network)
+    pretrained.load(tmp_path / "x.ckpt", network)
     assert same(values(network), named(network, lambda name: name))
 
 
@@ -106,7 +105,7 @@ def test_classes_go_along(tmp_path):
     network = build_network(SETTINGS)
     checkpoint.save_weights(tmp_path / "a.ckpt", network, {"classes": list("abcde"), "step": 3})
     assert convert.main([str(tmp_path / "a.ckpt"), str(tmp_path / "b.safetensors"), *NARROW]) == EXIT_OK
-    assert checkpoint.load(tmp_path / "b.safetensors", network)["classes"] == list("abcde")
+    assert pretrained.load(tmp_path / "b.safetensors", network)["classes"] == list("abcde")
     with safe_open(tmp_path / "b.safetensors", framework="np") as file:
         assert json.loads(file.metadata()["facts"])["model"] == "R2Plus1d18"
 
@@ -117,7 +116,7 @@ def test_a_misfit_lists_every_name_and_writes_nothing(torchvisions, tmp_path, ca
     arrays["layer9.0.weight"] = np.zeros(3, np.float32)
     arrays["fc.bias"] = np.zeros(7, np.float32)
     source = write(tmp_path / "other.safetensors", arrays)
-    with pytest.raises(CheckpointError, match=r"does not fit this network \(4 faults\): missing stem\.0\.weight"):
+    with pytest.raises(UserError, match=r"does not fit this network \(4 faults\): missing stem\.0\.weight"):
         convert.main([str(source), str(tmp_path / "out.ckpt"), *NARROW])
     said = capsys.readouterr().err.splitlines()
     for fault in (
@@ -132,12 +131,12 @@ def test_a_misfit_lists_every_name_and_writes_nothing(torchvisions, tmp_path, ca
 
 def test_another_class_count_is_refused_unless_the_head_is_new(torchvisions, tmp_path):
     three = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=3"]
-    with pytest.raises(CheckpointError, match=r"only the classes differ: set model\.num_classes .* train\.head"):
+    with pytest.raises(UserError, match=r"only the classes differ: set model\.num_classes .* train\.head"):
         convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *three])
     assert convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *three, "--train.head=new"]) == EXIT_OK
     network = build_network(Model(stage_channels=(4, 4, 8, 8), num_classes=3))
     fresh = values(network)
-    checkpoint.load(torchvisions, network, head="new")
+    pretrained.load(torchvisions, network, head="new")
     expected = named(network, lambda name: name)
     for name, array in values(network).items():
         assert (array.tobytes() == expected[name].tobytes()) != name.startswith("fc."), name
@@ -153,7 +152,7 @@ def test_another_class_count_is_refused_unless_the_head_is_new(torchvisions, tmp
     ],
 )
 def test_another_architecture_is_refused(words, message, torchvisions, tmp_path):
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(UserError, match=message):
         convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *NARROW, *words])
     assert not (tmp_path / "x.ckpt").exists()
 
@@ -180,8 +179,8 @@ def test_damage_is_refused_and_nothing_is_loaded(where, damage, torchvisions, tm
                       "zeros": bytes(len(content)), "flip": content}[damage])  # fmt: skip
     network = build_network(SETTINGS)
     before = values(network)
-    with pytest.raises(CheckpointError, match="damaged|cannot be read|does not fit") as caught:
-        checkpoint.load(path, network)
+    with pytest.raises(UserError, match="damaged|cannot be read|does not fit") as caught:
+        pretrained.load(path, network)
     assert "\n" not in str(caught.value)
     assert same(values(network), before)
 
@@ -200,8 +199,8 @@ def test_any_flipped_bit_gives_all_or_nothing(ending, torchvisions, tmp_path):
         path.write_bytes(flipped)
         before = values(network)
         try:
-            checkpoint.load(path, network)
-        except CheckpointError:
+            pretrained.load(path, network)
+        except UserError:
             refused += 1
             assert same(values(network), before)
         else:
@@ -231,8 +230,8 @@ def test_a_pickle_with_code_is_not_executed(ending, tmp_path):
     pickle.load(io.BytesIO(path.read_bytes()))  # noqa: S301  it is a bomb
     assert marker.exists()
     marker.unlink()
-    with pytest.raises(CheckpointError, match="refused, nothing in it was executed|cannot be read"):
-        checkpoint.load(path, build_network(SETTINGS))
+    with pytest.raises(UserError, match="refused, nothing in it was executed|cannot be read"):
+        pretrained.load(path, build_network(SETTINGS))
     assert not marker.exists()
 
 
@@ -240,8 +239,8 @@ def test_a_pytorch_file_with_code_is_not_executed(tmp_path):
     torch = pytest.importorskip("torch")
     marker = tmp_path / "executed"
     torch.save({"stem.0.weight": Bomb(marker)}, tmp_path / "bomb.pth")
-    with pytest.raises(CheckpointError, match="refused, nothing in it was executed"):
-        checkpoint.load(tmp_path / "bomb.pth", build_network(SETTINGS))
+    with pytest.raises(UserError, match="refused, nothing in it was executed"):
+        pretrained.load(tmp_path / "bomb.pth", build_network(SETTINGS))
     assert not marker.exists()
 
 
@@ -253,7 +252,7 @@ def test_pytorchs_file(new_format, torchvisions, tmp_path):
     state["stem.1.num_batches_tracked"] = torch.tensor(3)
     torch.save(state, path, _use_new_zipfile_serialization=new_format)
     network = build_network(SETTINGS)
-    checkpoint.load(path, network)
+    pretrained.load(path, network)
     assert same(values(network), named(network, lambda name: name))
 
     content = bytearray(path.read_bytes())
@@ -261,23 +260,23 @@ def test_pytorchs_file(new_format, torchvisions, tmp_path):
     before, named_path = values(network), tmp_path / "theirs-91a641e6.pth"
     named_path.write_bytes(content)  # whose name says what its SHA-256 begins with
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="SHA-256 does not begin with 91a641e6"):
-        checkpoint.load(named_path, network)
+    with pytest.raises(UserError, match="SHA-256 does not begin with 91a641e6"):
+        pretrained.load(named_path, network)
     if new_format:
-        with pytest.raises(CheckpointError, match="damaged"):
-            checkpoint.load(path, network)
+        with pytest.raises(UserError, match="damaged"):
+            pretrained.load(path, network)
     for broken in (b"", bytes(content[: len(content) // 2])):
         path.write_bytes(broken)
-        with pytest.raises(CheckpointError, match="damaged"):
-            checkpoint.load(path, network)
+        with pytest.raises(UserError, match="damaged"):
+            pretrained.load(path, network)
     assert same(values(network), before)
 
 
 def test_without_pytorch_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "x.pth").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=r"needs PyTorch: pip install -e '\.\[convert\]'"):
-        checkpoint.load(tmp_path / "x.pth", build_network(SETTINGS))
+    with pytest.raises(UserError, match=r"needs PyTorch: pip install -e '\.\[convert\]'"):
+        pretrained.load(tmp_path / "x.pth", build_network(SETTINGS))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from pipeline import ledger, manifests, preprocess, sample
 from pipeline.cli import EXIT_OK
 from pipeline.settings import UserError
 from train import convert, evaluate, export, infer, train
-from train.checkpoint import CheckpointError
 from train.dataset import ClipBatches
 from train.prefetch import LoaderError
 
@@ -288,5 +287,5 @@ def test_a_users_mistake_is_one_clear_line_and_changes_nothing(command, override
 
 
 def test_a_checkpoint_of_another_network_is_refused(words, run):
-    with pytest.raises(CheckpointError, match="does not fit this network"):
+    with pytest.raises(UserError, match="does not fit this network"):
         evaluate.main([*words, "--model.stage_channels=[8, 4, 4, 4]"])

@@ -132,7 +132,7 @@ def test_a_loss_that_stays_nan_keeps_the_last_good_checkpoint(config, tmp_path, 
     assert caught.value.exit_code == EXIT_NOT_FINITE == 70
     newest = checkpoint.resumable(tmp_path / "tiny")
     assert newest[0].stem == "epoch_001-step_000004"
-    values, _facts = checkpoint._read_parameters(newest[0], checkpoint.read_state(newest[0]))
+    values = checkpoint.read_parameters(newest[0], checkpoint.read_state(newest[0]))
     assert all(np.isfinite(value).all() for value in values.values())
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,19 +22,9 @@ from model import weights
 from pipeline.settings import UserError
 from train import weight_files
 
-log = logging.getLogger(__name__)
-
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or of another network."""
-
-
-class MisfitError(CheckpointError):
-    """Weights of another network; `faults` has a line for each name that does not fit."""
-
-    def __init__(self, error: weights.WeightsError) -> None:
-        super().__init__(str(error))
-        self.faults = error.faults
 
 
 class DamagedError(CheckpointError):
@@ -72,22 +61,15 @@ def save(folder: Path, stem: str, network: nn.Cell, training: Mapping[str, Param
 
 
 def save_weights(path: Path, network: nn.Cell, state: dict[str, Any]) -> None:
-    """Write a checkpoint without an optimizer's state: `path`, which ends in .ckpt, and the JSON beside it."""
+    """Write weights alone: `path`, which ends in .ckpt, and the JSON beside it."""
     digest = _write_parameters(path, weights.parameters(network))
     write_json(path.with_suffix(".json"), {**state, "sha256": {path.name: digest}})
 
 
-def load(
-    path: Path, network: nn.Cell, training: Mapping[str, Parameter] | None = None, *, head: weights.Head = "same"
-) -> dict[str, Any]:
+def load(path: Path, network: nn.Cell, training: Mapping[str, Parameter] | None = None) -> dict[str, Any]:
     """Load weights, and with `training` what going on needs too; all or nothing.
 
-    Args:
-        path: a checkpoint of ours, or any file and naming that train/weight_files.py and model/weights.py know.  A
-            .ckpt without a JSON beside it is taken as plain weights, and its state is empty.
-        network: takes the weights, all or none.
-        training: takes what the checkpoint's other file holds (`save`).
-        head: `new` leaves the network's last layer as it is.
+    A file without a JSON beside it is taken as plain weights, and its state is empty.
 
     Returns:
         The state saved beside them.
@@ -97,28 +79,23 @@ def load(
         CheckpointError: it does not fit this network or this optimizer.
     """
     state = read_state(path)
-    values, facts = _read_parameters(path, state)
-    state = {**facts, **state}
-    values, naming, left_out = weights.to_own_names(network, values)
-    log.info("%s: %d arrays in %s names", path, len(values), naming)
-    if left_out:
-        log.info("%s: left out, not the network's: %d, such as %s", path, len(left_out), left_out[0])
+    values = read_parameters(path, state)
     saved: dict[str, Any] = {}
     if training is not None:
-        saved, _ = _read_parameters(path.with_name(f"{path.stem}.optimizer.ckpt"), state)
+        saved = read_parameters(path.with_name(f"{path.stem}.optimizer.ckpt"), state)
         if {name: p.shape for name, p in training.items()} != {name: array.shape for name, array in saved.items()}:
             raise CheckpointError(f"{path}: the state beside it is of another optimizer or another network")
     try:
-        weights.assign(network, values, source=str(path), head=head)
+        weights.assign(network, values, source=str(path))
     except weights.WeightsError as error:
-        raise MisfitError(error) from None
+        raise CheckpointError(str(error)) from None
     for name, parameter in (training or {}).items():
         parameter.set_data(ms.Tensor(saved[name], parameter.dtype))
     return state
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The JSON beside a `.ckpt` file; empty when there is none, or the file is of another kind.
+    """The JSON beside a `.ckpt` file; empty when there is none.
 
     Raises:
         CheckpointError: the weights are missing or the JSON cannot be read.
@@ -126,7 +103,7 @@ def read_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     beside = path.with_suffix(".json")
-    if path.suffix != ".ckpt" or not beside.is_file():
+    if not beside.is_file():
         return {}
     try:
         return json.loads(beside.read_text(encoding="utf-8"))
@@ -191,14 +168,19 @@ def _write_parameters(path: Path, values: Mapping[str, Parameter]) -> str:
     return digest
 
 
-def _read_parameters(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_parameters(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of a .ckpt file by name.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or differs from the SHA-256 in `state`, the JSON beside it.
+    """
     if not path.is_file():
         raise DamagedError(f"{path}: no such checkpoint")
     expected = state.get("sha256", {}).get(path.name)
     if expected is not None and _sha256(path) != expected:
         raise DamagedError(f"{path}: damaged: its SHA-256 is not the one in {path.stem.split('.')[0]}.json")
     try:
-        return weight_files.read(path)
+        return weight_files.read_ckpt(path)
     except weight_files.WeightFileError as error:
         raise DamagedError(str(error)) from None
 

@@ -19,7 +19,7 @@ import numpy as np
 from model import weights
 from pipeline import cli
 from pipeline.settings import UserError, build
-from train import checkpoint, weight_files
+from train import checkpoint, pretrained, weight_files
 from train.config import Model, Train
 from train.network import build_network
 
@@ -40,8 +40,8 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
     np.random.seed(train.seed)
     network = build_network(model)
     try:
-        facts = checkpoint.load(source, network, head=train.head)
-    except checkpoint.MisfitError as error:
+        facts = pretrained.load(source, network, head=train.head)
+    except pretrained.MisfitError as error:
         for fault in error.faults:
             log.error("%s", fault)
         raise

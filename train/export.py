@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from model.r2plus1d import VideoResNet
 from pipeline import cli
 from pipeline.settings import UserError, to_plain
-from train import checkpoint, onnx_graph, runtime
+from train import checkpoint, onnx_graph, pretrained, runtime
 from train.config import SECTION_CLASSES, Config, load
 from train.exported import facts_path
 from train.network import build_network
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     source = Path(options.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
     network = build_network(config.model)
-    state = checkpoint.load(source, network)
+    state = pretrained.load(source, network)
     shape: Shape = (
         None if options.batch_size == "dynamic" else options.batch_size, options.input_channel,
         config.data_loader.eval.dataset.seq, options.image_height, options.image_width,

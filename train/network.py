@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model import r2plus1d
 from pipeline.settings import UserError
-from train import checkpoint
+from train import pretrained
 from train.augment import Normalize
 from train.config import Config, Model
 from train.exported import MindirNetwork
@@ -82,7 +82,7 @@ def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tenso
         exported.check(config, path)
         return lambda clips: exported(normalize(clips)), exported.facts
     network = build_network(config.model)
-    state = checkpoint.load(path, network)
+    state = pretrained.load(path, network)
     predictor = Predictor(network, normalize)
     predictor.set_train(False)
     return predictor, state

@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.cli import EXIT_RETRY
 from pipeline.settings import UserError
-from train import checkpoint
+from train import checkpoint, pretrained
 from train.augment import Normalize
 from train.batch_norm import RunningStatistics
 from train.compile_cache import cached_compilation
@@ -84,7 +84,7 @@ class Trainer:
         self.network = build_network(config.model)
         set_amp_level(self.network, config.train.amp_level)
         if config.train.pre_trained:
-            checkpoint.load(Path(config.train.pretrained_model), self.network, head=config.train.head)
+            pretrained.load(Path(config.train.pretrained_model), self.network, head=config.train.head)
             log.info("initial weights: %s", config.train.pretrained_model)
         normalize = Normalize.of(loader.map)
         self.train_step = TrainStep(

@@ -33,27 +33,9 @@ _CKPT_TYPES = {
     "Int64": np.int64,
 }
 
-READABLE = (".ckpt", ".safetensors", ".pth")
-
 
 class WeightFileError(UserError):
     """A file of weights that is missing, damaged, of another format, or that holds more than weights."""
-
-
-def read(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
-    """Every array of a file by its name there, and the facts saved with a .safetensors file (else none).
-
-    Raises:
-        WeightFileError: with the reason.
-    """
-    readers = {".ckpt": _read_ckpt, ".safetensors": _read_safetensors, ".pth": _read_pth}
-    if path.suffix not in readers:
-        raise WeightFileError(f"{path}: got {path.suffix or 'no ending'!r}, expected one of {', '.join(READABLE)}")
-    if not path.is_file():
-        raise WeightFileError(f"{path}: no such checkpoint")
-    if path.stat().st_size == 0:
-        raise WeightFileError(f"{path}: damaged: the file is empty")
-    return readers[path.suffix](path)
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> None:
@@ -69,8 +51,14 @@ def write_safetensors(path: Path, arrays: Mapping[str, NDArray], facts: dict[str
         temporary.unlink(missing_ok=True)
 
 
-def _read_ckpt(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
-    # Not ms.load_checkpoint: it fills an array whose bytes have gone missing with zeros, and says nothing (2.10).
+def read_ckpt(path: Path) -> dict[str, NDArray]:
+    """Every array of a MindSpore checkpoint by its name there.
+
+    Not ms.load_checkpoint: it fills an array whose bytes have gone missing with zeros, and says nothing (2.10).
+
+    Raises:
+        WeightFileError: with the reason.
+    """
     content = path.read_bytes()
     if content[-17:-10] == b"crc_num":  # what save_checkpoint(crc_check=True) appends
         content, crc = content[:-17], int.from_bytes(content[-10:], "big")
@@ -85,7 +73,7 @@ def _read_ckpt(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
         raise WeightFileError(f"{path}: damaged: cannot be read as a MindSpore checkpoint: {error!r}") from None
     if not arrays:
         raise WeightFileError(f"{path}: damaged: it holds nothing")
-    return arrays, {}
+    return arrays
 
 
 def _join(tensors: list[Any]) -> NDArray:
@@ -96,7 +84,12 @@ def _join(tensors: list[Any]) -> NDArray:
     return array.reshape(shape)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+def read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """Every array by its name, and the facts that `write_safetensors` was given (else none).
+
+    Raises:
+        WeightFileError: with the reason.
+    """
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
@@ -109,7 +102,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
     return arrays, facts
 
 
-def _read_pth(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+def read_pth(path: Path) -> dict[str, NDArray]:
+    """Every array of a state_dict by its name.
+
+    Raises:
+        WeightFileError: with the reason; PyTorch not being there is one.
+    """
     try:
         import torch
     except ImportError:
@@ -132,7 +130,7 @@ def _read_pth(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
         ) from None
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise WeightFileError(f"{path}: expected a state_dict, names to tensors; got {type(content).__name__}")
-    return {str(name): tensor.contiguous().numpy() for name, tensor in content.items()}, {}
+    return {str(name): tensor.contiguous().numpy() for name, tensor in content.items()}
 
 
 def _digest(arrays: Mapping[str, NDArray]) -> str:

@@ -1,0 +1,57 @@
+"""Weights of any origin into a network: ours, torchvision's or the seed's, from .ckpt, .safetensors or .pth."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mindspore import nn
+
+from model import weights
+from pipeline.settings import UserError
+from train import checkpoint, weight_files
+
+log = logging.getLogger(__name__)
+
+
+class MisfitError(UserError):
+    """Weights of another network; `faults` has a line for each name that does not fit."""
+
+    def __init__(self, error: weights.WeightsError) -> None:
+        super().__init__(str(error))
+        self.faults = error.faults
+
+
+def load(path: Path, network: nn.Cell, *, head: weights.Head = "same") -> dict[str, Any]:
+    """Load a file's weights, all or none; returns what was saved with them, such as the classes (else nothing).
+
+    Args:
+        path: its ending says the form; its names may be any that model/weights.py knows.
+        network: takes the weights.
+        head: `new` leaves the network's last layer as it is.
+
+    Raises:
+        UserError: the file is missing, damaged, of another form, or (MisfitError) does not fit.
+    """
+    if path.suffix not in (".ckpt", ".safetensors", ".pth"):
+        raise UserError(f"{path}: got {path.suffix or 'no ending'!r}, expected one of .ckpt, .safetensors, .pth")
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    facts: dict[str, Any] = {}
+    if path.suffix == ".ckpt":
+        facts = checkpoint.read_state(path)
+        arrays = checkpoint.read_parameters(path, facts)
+    elif path.suffix == ".safetensors":
+        arrays, facts = weight_files.read_safetensors(path)
+    else:
+        arrays = weight_files.read_pth(path)
+    arrays, naming, left_out = weights.to_own_names(network, arrays)
+    log.info("%s: %d arrays in %s names", path, len(arrays), naming)
+    if left_out:
+        log.info("%s: left out, not the network's: %d, such as %s", path, len(left_out), left_out[0])
+    try:
+        weights.assign(network, arrays, source=str(path), head=head)
+    except weights.WeightsError as error:
+        raise MisfitError(error) from None
+    return facts
