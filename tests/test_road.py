@@ -207,7 +207,17 @@ def test_inference_prints_five_classes_and_draws_a_gif(run, words, folder, capsy
         assert strip.max() > 200, "no label is drawn"
 
 
-def test_export_writes_a_file_that_agrees_and_can_be_used(run, words, folder, capsys):
+def best_of(run: Path) -> Path:
+    return run / "ckpt" / (json.loads((run / "ckpt" / "best.json").read_text())["stem"] + ".ckpt")
+
+
+def as_safetensors(run: Path, words: list[str], target: Path) -> Path:
+    narrow = [word for word in words if word.startswith("--model.")]
+    assert convert.main([str(best_of(run)), str(target), "-c", str(CONFIG), *narrow]) == EXIT_OK
+    return target
+
+
+def test_a_checkpoint_its_export_and_its_safetensors_score_alike(run, words, folder, capsys):
     assert export.main(words) == EXIT_OK
     said = capsys.readouterr().out
     (path,) = (run / "export").glob("*.mindir")
@@ -218,38 +228,29 @@ def test_export_writes_a_file_that_agrees_and_can_be_used(run, words, folder, ca
     assert facts["normalisation"]["mean"] == [0.43216, 0.394666, 0.37645]
     assert facts["recipe"]["fps"] == 15
 
-    assert evaluate.main(words) == EXIT_OK
-    expected = capsys.readouterr().out.split(", loss ")[0]
-    assert evaluate.main([*words, f"--eval.pretrained_model={path}"]) == EXIT_OK
-    assert capsys.readouterr().out.split(", loss ")[0] == expected
-    video = sorted((folder / "data" / "test").iterdir())[0]
     answers = []
-    for chosen in ([], [f"--infer.pretrained_model={path}"]):
-        assert infer.main([*words, f"--infer.image_path={video}", *chosen]) == EXIT_OK
-        answers.append([line.split("  ") for line in capsys.readouterr().out.splitlines()[:5]])
-    for (name, probability), (other_name, other) in zip(*answers, strict=True):
-        assert name == other_name and float(probability) == pytest.approx(float(other), abs=2e-4)
-    with pytest.raises(
-        UserError, match=r"exported for clip \(T, H, W\) \[8, 56, 56\], but the settings give \[4, 56, 56\]"
-    ):
+    for chosen in (best_of(run), path, as_safetensors(run, words, folder / "best.safetensors")):
+        capsys.readouterr()
+        assert evaluate.main([*words, f"--eval.pretrained_model={chosen}"]) == EXIT_OK
+        answers.append(capsys.readouterr().out.split(", loss ")[0])
+    assert answers[0] == answers[1] == answers[2] and "video top-1" in answers[0]
+
+    video = sorted((folder / "data" / "test").iterdir())[0]
+    assert infer.main([*words, f"--infer.image_path={video}", f"--infer.pretrained_model={path}"]) == EXIT_OK
+    lines = capsys.readouterr().out.splitlines()[:5]
+    assert len(lines) == 5 and all(line.split("  ")[0][3:] in facts["classes"] for line in lines)
+    message = r"exported for clip \(T, H, W\) \[8, 56, 56\], but the settings give \[4, 56, 56\]"
+    with pytest.raises(UserError, match=message):
         evaluate.main([*words, f"--eval.pretrained_model={path}", "--data_loader.eval.dataset.seq=4"])
 
 
-def test_safetensors_are_scored_and_trained_on(run, words, folder, capsys):
-    best = json.loads((run / "ckpt" / "best.json").read_text())["stem"]
-    ckpt, moved = run / "ckpt" / f"{best}.ckpt", folder / "moved.safetensors"
-    narrow = [word for word in words if word.startswith("--model.")]
-    assert convert.main([str(ckpt), str(moved), "-c", str(CONFIG), *narrow]) == EXIT_OK
-    capsys.readouterr()
-    assert evaluate.main([*words, f"--eval.pretrained_model={ckpt}"]) == EXIT_OK
-    expected = capsys.readouterr().out.split(" -> ")[0]
-    assert evaluate.main([*words, f"--eval.pretrained_model={moved}"]) == EXIT_OK
-    assert capsys.readouterr().out.split(" -> ")[0] == expected
+def test_fine_tuning_from_safetensors_learns_the_head_alone(run, words, folder):
+    moved = as_safetensors(run, words, folder / "start.safetensors")
     elsewhere = [f"--train.ckpt_path={folder / 'finetuned'}", "--train.epochs=1", "--train.eval_epochs=0"]
     start = ["--train.pre_trained=true", f"--train.pretrained_model={moved}", "--train.head=new"]
     assert train.main([*words, *elsewhere, *start, "--model.freeze_stages=5"]) == EXIT_OK
     (tuned,) = (folder / "finetuned").glob("*/*/ckpt/epoch_001-step_000004.ckpt")
-    before, after = (ms.load_checkpoint(str(path)) for path in (ckpt, tuned))
+    before, after = (ms.load_checkpoint(str(path)) for path in (best_of(run), tuned))
     for name in before:
         same = before[name].asnumpy().tobytes() == after[name].asnumpy().tobytes()
         assert same != name.startswith("fc."), name
