@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def save(folder: Path, stem: str, network: nn.Cell, training: Mapping[str, Param
         f"{stem}.ckpt": weights.parameters(network),
         f"{stem}.optimizer.ckpt": training,
     }
-    digests = {name: _write_parameters(folder / name, values) for name, values in files.items()}
+    with ThreadPoolExecutor() as pool:  # one file is hashed and synced while the other is written
+        paths = [folder / name for name in files]
+        digests = dict(zip(files, pool.map(_write_parameters, paths, files.values()), strict=True))
     write_json(folder / f"{stem}.json", {**state, "sha256": digests})
     write_json(folder / "latest.json", {"stem": stem})
     return folder / f"{stem}.ckpt"
