@@ -126,3 +126,14 @@ def test_names_do_not_depend_on_who_holds_the_network():
     before = list(weights.parameters(network))
     nn.SequentialCell(network)  # MindSpore renames the parameters of a cell that is put into another
     assert list(weights.parameters(network)) == before
+
+
+def test_checkpoints_to_go_on_with_are_those_of_the_newest_run_that_has_any(tmp_path):
+    network, step = make()
+    assert checkpoint.resumable(tmp_path) == []
+    for run, numbers in (("20260101-000000", (1,)), ("20260102-000000", (9, 10)), ("20260103-000000", ())):
+        folder = tmp_path / run / "ckpt"
+        folder.mkdir(parents=True)
+        for number in numbers:
+            checkpoint.save(folder, checkpoint.stem(1, number), network, step.state(), {})
+    assert [path.stem[-2:] for path in checkpoint.resumable(tmp_path)] == ["10", "09"]

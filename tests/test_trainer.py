@@ -136,6 +136,24 @@ def test_a_loss_that_stays_nan_keeps_the_last_good_checkpoint(config, tmp_path, 
     assert all(np.isfinite(value).all() for value in values.values())
 
 
+def test_when_no_more_data_comes_what_was_trained_is_saved(config, tmp_path, monkeypatch):
+    class StalledError(UserError):
+        exit_code = EXIT_RETRY
+
+    batches = trainer.iterate
+
+    def stalling(*args, **options):
+        for number, batch in enumerate(batches(*args, **options)):
+            if number == 5:
+                raise StalledError("no batch in 300 s")
+            yield batch
+
+    monkeypatch.setattr(trainer, "iterate", stalling)
+    with pytest.raises(StalledError):
+        train.main(["-c", str(config), f"--train.ckpt_path={tmp_path}"])
+    assert checkpoint.resumable(tmp_path / "tiny")[0].stem == "epoch_001-step_000005"
+
+
 def test_resuming_where_there_is_nothing_says_so_and_starts(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert train.checkpoints_to_resume(tmp_path / "tiny", "auto") == []

@@ -132,9 +132,7 @@ def start(folder: Path, rounds: int = 1) -> None:
             seconds[arm].append((stepped - began, stepped - entered))
     for part, what in enumerate(("process start to", "loop entered to")):
         cold, warm = (statistics.median(times[part] for times in taken) for taken in seconds.values())
-        print(
-            f"{what} the end of the first step, full network: cold {cold:.1f} s, warm {warm:.1f} s: {warm / cold:.2f}"
-        )
+        print(f"{what} the end of the first full-width step: cold {cold:.1f} s, warm {warm:.1f} s: {warm / cold:.2f}")
 
 
 def main() -> None:
