@@ -13,7 +13,7 @@ from pipeline.settings import UserError
 log = logging.getLogger(__name__)
 
 # What MindSpore's allocators, the C++ library and numpy say when there is no more memory.
-_OUT_OF_MEMORY = ("out of memory", "memory not enough", "bad_alloc", "allocate memory", "unable to allocate")
+_OUT_OF_MEMORY = ("out of memory", "memory not enough", "memory isn't enough", "bad_alloc", "unable to allocate")
 
 
 class NotFiniteError(UserError):
@@ -68,10 +68,11 @@ def memory_errors_in_one_line(batch_size: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "MemoryError")
-        if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in _OUT_OF_MEMORY):
+        telling = [line for line in str(error).splitlines() if any(text in line.lower() for text in _OUT_OF_MEMORY)]
+        if not telling and not isinstance(error, MemoryError):
             raise
+        said = telling[0].strip() if telling else "MemoryError"
         raise OutOfMemoryError(
             f"data_loader.train.dataset.batch_size: got {batch_size}, which does not fit in memory ({said}); halve it "
-            "and double data_loader.group_size, which trains the same, or try --train.amp_level=O2 on a GPU"
+            "and double data_loader.group_size, which but for batch norms is the same, or try --train.amp_level=O2"
         ) from None
