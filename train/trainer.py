@@ -200,7 +200,7 @@ class Trainer:
         losses = []
         for number in range(self.group_size):
             waited = time.perf_counter()
-            clips, labels, _samples = self._next(batches)
+            clips, labels, _samples = next(batches)
             self.stop.listen()
             waited = time.perf_counter() - waited
             with memory_errors_in_one_line(self.source.options.batch_size):
@@ -211,15 +211,6 @@ class Trainer:
         self.progress.step += 1
         interval.add_step(sum(losses) / len(losses))
         return sum(losses) / len(losses)
-
-    def _next(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; when there is none to be had, what was trained so far is saved before the error goes on."""
-        try:
-            return next(batches)
-        except Exception:
-            if self.progress.step:
-                self._save(best=False)
-            raise
 
     def _log(self, epoch: int, in_epoch: int, interval: Interval) -> None:
         values, rate = interval.summary(), self.rates[self.progress.step - 1]
