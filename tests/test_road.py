@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import threading
 from pathlib import Path
 
 import mindspore as ms
@@ -15,8 +14,6 @@ from pipeline import ledger, manifests, preprocess, sample
 from pipeline.cli import EXIT_OK
 from pipeline.settings import UserError
 from train import convert, evaluate, export, infer, train
-from train.dataset import ClipBatches
-from train.prefetch import LoaderError
 
 CONFIG = Path(__file__).parents[1] / "train" / "configs" / "sample.yaml"
 COUNTS = {"train": 16, "val": 6, "test": 3}
@@ -131,28 +128,6 @@ def test_training_resumed_in_the_middle_of_an_epoch_ends_in_the_same_bits(run, w
     assert train.main([*words, "--resume", str(middle)]) == EXIT_OK
     for name, content in expected.items():
         assert (run / "ckpt" / name).read_bytes() == content, name
-
-
-def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(words, store, folder, monkeypatch):
-    make, wake = ClipBatches.batch, threading.Event()
-
-    def batch(self: ClipBatches, number: int):
-        if number == 2 and self.options.split == "train":
-            wake.wait()
-        return make(self, number)
-
-    elsewhere = [*words, f"--train.ckpt_path={folder / 'hung'}", "--train.eval_epochs=0"]
-    with monkeypatch.context() as patch:
-        patch.setattr(ClipBatches, "batch", batch)
-        with pytest.raises(LoaderError, match=r"no batch for 2 s") as caught:
-            train.main([*elsewhere, "--data_loader.train.dataset.batch_timeout_s=2"])
-    wake.set()
-    assert caught.value.exit_code == 75
-    (run,) = (folder / "hung" / "sample").iterdir()
-    stem = json.loads((run / "ckpt" / "latest.json").read_text())["stem"]
-    assert stem in ("epoch_001-step_000001", "epoch_001-step_000002")  # a batch that was ready may be dropped
-    assert train.main([*elsewhere, "--resume", "auto"]) == EXIT_OK
-    assert (run / "ckpt" / "epoch_002-step_000008.ckpt").is_file()
 
 
 def test_resuming_under_other_settings_is_refused(run, words):

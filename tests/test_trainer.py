@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import mindspore as ms
@@ -15,7 +16,9 @@ from make_training import TinyNetwork, signalling, write_config
 from pipeline.cli import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT
 from pipeline.settings import UserError
 from train import checkpoint, report, train, trainer
+from train.dataset import ClipBatches
 from train.health import NotFiniteError, OutOfMemoryError
+from train.prefetch import LoaderError
 
 # Everything that has a state: groups of batches, a loss scale that moves, an average of the weights.
 STATEFUL = ["--data_loader.group_size=2", "--optimizer.loss_scale=dynamic", "--optimizer.ema_decay=0.9"]
@@ -136,22 +139,24 @@ def test_a_loss_that_stays_nan_keeps_the_last_good_checkpoint(config, tmp_path, 
     assert all(np.isfinite(value).all() for value in values.values())
 
 
-def test_when_no_more_data_comes_what_was_trained_is_saved(config, tmp_path, monkeypatch):
-    class StalledError(UserError):
-        exit_code = EXIT_RETRY
+def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(config, tmp_path, monkeypatch):
+    make, wake = ClipBatches.batch, threading.Event()
 
-    batches = trainer.iterate
+    def batch(self, number):
+        if number == 5 and self.options.split == "train":
+            wake.wait()
+        return make(self, number)
 
-    def stalling(*args, **options):
-        for number, batch in enumerate(batches(*args, **options)):
-            if number == 5:
-                raise StalledError("no batch in 300 s")
-            yield batch
-
-    monkeypatch.setattr(trainer, "iterate", stalling)
-    with pytest.raises(StalledError):
-        train.main(["-c", str(config), f"--train.ckpt_path={tmp_path}"])
-    assert checkpoint.resumable(tmp_path / "tiny")[0].stem == "epoch_001-step_000005"
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipBatches, "batch", batch)
+        with pytest.raises(LoaderError, match="no batch for 1 s") as caught:
+            train.main([*words, "--data_loader.train.dataset.batch_timeout_s=1"])
+    wake.set()
+    assert caught.value.exit_code == EXIT_RETRY
+    newest = checkpoint.resumable(tmp_path / "tiny")[0].stem
+    assert "epoch_001-step_000003" <= newest <= "epoch_001-step_000005"  # batches that were ready may be dropped
+    assert train.main([*words, "--resume", "auto"]) == EXIT_OK
 
 
 def test_resuming_where_there_is_nothing_says_so_and_starts(tmp_path, caplog):
