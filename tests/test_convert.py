@@ -74,6 +74,9 @@ def test_there_and_back_bit_for_bit(naming, request, tmp_path):
     assert state["model"] == "R2Plus1d18" and state["converted_from"] == source.name
     assert same(values(network), named(network, lambda name: name))
     assert not list(tmp_path.glob(".*"))
+    again = tmp_path / "again.safetensors"
+    assert convert.main([str(ckpt), str(again), *NARROW]) == EXIT_OK
+    assert again.read_bytes() == back.read_bytes()
 
 
 def test_full_size_logits_after_conversion(tmp_path):

@@ -43,7 +43,8 @@ def write_safetensors(path: Path, arrays: Mapping[str, NDArray], facts: dict[str
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        save_file(plain, temporary, metadata={"sha256": _digest(plain), "facts": json.dumps(facts)})
+        # One key, since safetensors writes several in any order: same weights, same bytes.
+        save_file(plain, temporary, metadata={"facts": json.dumps({**facts, "sha256": _digest(plain)})})
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -94,10 +95,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
             metadata = file.metadata() or {}
-        facts = json.loads(metadata.get("facts", "{}"))
+        facts = dict(json.loads(metadata.get("facts", "{}")))
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise WeightFileError(f"{path}: damaged: cannot be read as safetensors: {_first_line(error)}") from None
-    if metadata.get("sha256", expected := _digest(arrays)) != expected:
+    if facts.pop("sha256", expected := _digest(arrays)) != expected:
         raise WeightFileError(f"{path}: damaged: its arrays do not have the SHA-256 in its header")
     return arrays, facts
 
