@@ -128,6 +128,15 @@ def test_names_do_not_depend_on_who_holds_the_network():
     assert list(weights.parameters(network)) == before
 
 
+def test_checkpoints_left_behind_by_going_back_are_older_than_the_new_ones(tmp_path):
+    network, step = make()
+    folder = tmp_path / "20260101-000000" / "ckpt"
+    for number in (3, 6, 9, 4):  # training went on from step 3 again
+        checkpoint.save(folder, checkpoint.stem(1, number), network, step.state(), {})
+        checkpoint.prune(folder, keep=3)
+    assert [int(path.stem[-1]) for path in checkpoint.resumable(tmp_path)] == [4, 3, 9]
+
+
 def test_checkpoints_to_go_on_with_are_those_of_the_newest_run_that_has_any(tmp_path):
     network, step = make()
     assert checkpoint.resumable(tmp_path) == []

@@ -155,9 +155,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _stems(folder: Path) -> list[str]:
-    """The checkpoints in a folder, oldest first; by number, since a million steps have one digit more."""
+    """The checkpoints in a folder, oldest first.
+
+    By number, since a million steps have one digit more.  Those after the latest were left behind when training went
+    on from an earlier one; they count as the oldest.
+    """
     stems = [path.stem for path in folder.glob("epoch_*-step_*.json")]
-    return sorted(stems, key=lambda stem: int(stem.rpartition("_")[2]))
+    stems.sort(key=lambda stem: int(stem.rpartition("_")[2]))
+    for pointer in folder.glob("latest.json"):
+        latest = json.loads(pointer.read_text(encoding="utf-8"))["stem"]
+        end = stems.index(latest) + 1 if latest in stems else len(stems)
+        stems = stems[end:] + stems[:end]
+    return stems
 
 
 def _write_parameters(path: Path, values: Mapping[str, Parameter]) -> str:
