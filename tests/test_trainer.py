@@ -114,6 +114,9 @@ def test_a_stop_in_the_evaluation_is_taken_up_with_the_evaluation(config, tmp_pa
     assert train.main([*words, "--resume", "auto"]) == EXIT_OK
     assert (run / "metrics.jsonl").read_text().count("val/acc1") == 1
     assert (run / "ckpt" / "best.json").is_file()
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scalars = {f"train/{name}" for name in ("loss", "acc1", "lr", "clips_per_s", "data_wait")}
+    assert all(scalars <= set(record) for record in records[:-1]) and "val/acc5" in records[-1]
 
     # The same run folder, drawn.
     assert report.main([*words, "--run", str(run)]) == EXIT_OK
