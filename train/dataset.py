@@ -1,10 +1,9 @@
 """Batches of clips out of shards, through MindSpore's GeneratorDataset.
 
 One item of the GeneratorDataset is one whole batch, copied by a thread straight from the mapped shards into the
-batch's memory: numpy releases the GIL there, and one item a batch moves several times more clips than one item a
-sample (measured).  Threads share the memory, so `/dev/shm` is not used at all.  Which frames, crop and flip a sample
-gets is a function of (seed, epoch, sample number) alone, so neither the number of workers nor a restart changes what
-is trained on.
+batch's memory, in one call that does not hold the GIL.  Threads share that memory, so `/dev/shm` is not used at all.
+Which frames, crop and flip a sample gets is a function of (seed, epoch, sample number) alone, so neither the number of
+workers nor a restart changes what is trained on.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from pipeline.hdf5 import ShardError
 from pipeline.recipe import Preprocess
 from pipeline.settings import UserError
-from pipeline.shard_reader import ShardReader
+from pipeline.shard_reader import ShardReader, copy_clips
 from train import order
 from train.config import Dataset, Loader
 from train.prefetch import Ahead, Buffers, LoaderError
@@ -135,14 +134,19 @@ class ClipBatches:
             if self.read_ahead:
                 for _video, reader, row, cut in found:
                     reader.read_ahead(row, cut.frames)
+            pictures, flipped = [], []
             for slot, (video, reader, row, cut) in enumerate(found):
                 labels[slot] = self.videos.label_ids[video]
                 if self.options.verify_checksums and not self._verified[video]:
                     reader.verify(row)
                     self._verified[video] = True
-                reader.read_clip(row, cut.frames, clips[slot], top=cut.top, left=cut.left, flip=cut.flip)
+                pictures += reader.clip(row, cut.frames, cut.top, cut.left, self.views.crop)
+                if cut.flip:
+                    flipped.append(slot)
         except ShardError as error:
             raise ShardError(f"video {self.videos.video_ids[video]}: {error}") from None
+        if found:
+            copy_clips(pictures, clips[: len(found)], flipped)
         clips[len(found) :] = 0
         return clips, labels, samples
 

@@ -46,7 +46,7 @@ from pipeline import ledger  # noqa: E402
 from pipeline.encoding import encode  # noqa: E402
 from pipeline.preprocess import plan  # noqa: E402
 from pipeline.recipe import Preprocess  # noqa: E402
-from pipeline.shard_reader import ShardReader  # noqa: E402
+from pipeline.shard_reader import ShardReader, copy_clips  # noqa: E402
 from pipeline.shards import Outcome, ShardWriter, read_outcomes  # noqa: E402
 from train.config import Dataset, Loader, Map, Operation  # noqa: E402
 from train.dataset import ClipBatches, iterate  # noqa: E402
@@ -339,7 +339,10 @@ def bench_reader(raw: Preprocess, folder: Path, rounds: int) -> None:
     steps = np.arange(CLIP_LEN)
 
     def ours(stride: int) -> Callable[[int, int, int, int, NDArray[np.uint8]], None]:
-        return lambda video, start, top, left, out: reader.read_clip(video, start + stride * steps, out, top, left)
+        def copy(video: int, start: int, top: int, left: int, out: NDArray[np.uint8]) -> None:
+            copy_clips(reader.clip(video, start + stride * steps, top, left, CROP), out[None])
+
+        return copy
 
     def memmap(video: int, start: int, top: int, left: int, out: NDArray[np.uint8]) -> None:
         begin = reader.offset(video)

@@ -35,7 +35,7 @@ from pipeline.shards import Outcome, ShardWriter, read_outcomes  # noqa: E402
 
 NUM_FRAMES = 20
 
-# Each program is given the time it was started at, the folder, the videos in a shard, and the batches to make.
+# Each program is given the time it was started at, the folder, videos in a shard, clips a video, and batches to make.
 START = """
 import resource, sys, time
 import model
@@ -48,11 +48,12 @@ from train.videos import read_videos
 def mib(kind):
     return int(Path("/proc/self/status").read_text().split(kind + ":")[1].split()[0]) // 1024
 
-started, folder, videos_per_shard, last = float(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+started, folder = float(sys.argv[1]), sys.argv[2]
+videos_per_shard, num_clips, last = map(int, sys.argv[3:])
 imported, imported_mib = time.time(), mib("VmRSS")
 settings = Preprocess(dataset="bench", manifests=f"{folder}/manifests", store=f"{folder}/store",
                       videos_per_shard=videos_per_shard)
-loader = Loader(Dataset(batch_size=16, seq=16, num_parallel_workers=2, num_clips=70),
+loader = Loader(Dataset(batch_size=16, seq=16, num_parallel_workers=2, num_clips=num_clips),
                 Map((Operation("VideoRandomCrop", size=(112, 112)),)))
 batches = ClipBatches(read_videos(settings, "train"), loader, settings, seed=0, drop_remainder=True)
 """
@@ -122,10 +123,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_store(folder, args.shards, 60)
         for _ in range(3):
-            run(FIRST, folder, 60, 1)
+            run(FIRST, folder, 60, 5, 1)
     with tempfile.TemporaryDirectory() as folder:
         write_store(folder, 300, 8)
-        run(MANY, folder, 8, args.batches)
+        run(MANY, folder, 8, 70, args.batches)
 
 
 if __name__ == "__main__":
