@@ -4,6 +4,7 @@
 #   CONFIG=file.yaml   the experiment                (default: the sample, minutes on a laptop)
 #   DATA=dir STORE=dir where videos are, where shards go
 #   VIDEO=file CKPT=file for infer, eval and export; FROM=file TO=file for convert
+#   GPU=1              install NVIDIA's libraries too; they stay installed
 #   DEVICES=N          train on N devices of this machine, one process each, through MindSpore's msrun
 #   ARGS="..."         more flags for the verb, such as ARGS="--train.epochs=2"
 
@@ -14,6 +15,7 @@ VIDEO  ?=
 CKPT   ?=
 FROM   ?=
 TO     ?=
+GPU    ?=
 DEVICES ?= 1
 PORT   ?= 8118
 ARGS   ?=
@@ -40,7 +42,7 @@ help: ## Show this help
 	@sed -n 's/^#   /  /p' Makefile; echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-install: .venv/.installed ## Make .venv and install everything into it (skipped when up to date)
+install: .venv/.installed $(if $(filter-out 0,$(GPU)),.venv/.gpu) ## Make .venv and install everything into it (skipped when up to date)
 
 sample: install ## Generate the embedded sample dataset: 8 classes of motion in Kinetics' form
 	$(RUN) pipeline.sample $(ARGS)
@@ -109,4 +111,8 @@ clean: ## Remove the sample, its ledgers and shards; runs and .venv stay
 
 .venv/.convert: .venv/.installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[convert]'
+	touch $@
+
+.venv/.gpu: .venv/.installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[gpu]'
 	touch $@
