@@ -1,3 +1,7 @@
 """The online stage: clips out of shards to checkpoints, metrics, predictions and exports."""
 
 import model  # noqa: F401  sets the oneDNN ISA before any module here imports mindspore
+from train import gpu
+
+GPU_FAULT = gpu.prepare()
+"""Why MindSpore cannot use a GPU; empty when it can."""

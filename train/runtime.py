@@ -16,6 +16,7 @@ import numpy as np
 from mindspore import communication
 
 import model
+import train
 from pipeline.settings import UserError
 from train.config import Config
 
@@ -50,10 +51,11 @@ def start(config: Config) -> str:
     log.info(model.ONEDNN_NOTE)
     target = config.device_target
     if target == "auto":
-        target = "GPU" if shutil.which("nvidia-smi") or os.path.exists("/dev/nvidiactl") else "CPU"
-        if target == "GPU" and (fault := _try(target, config.context.device_id)):
-            log.warning("warning: an NVIDIA card is here but MindSpore cannot use it (%s); using the CPU", fault)
-            target = "CPU"
+        target = "CPU" if train.GPU_FAULT else "GPU"
+        if train.GPU_FAULT and (shutil.which("nvidia-smi") or os.path.exists("/dev/nvidiactl")):
+            log.warning("warning: an NVIDIA card is here but cannot be used: %s; using the CPU", train.GPU_FAULT)
+    if target == "GPU" and train.GPU_FAULT:
+        raise DeviceError(f"device_target: got GPU, but {train.GPU_FAULT}; or use --device_target=CPU")
     # msrun numbers the devices of its workers; its scheduler has none.
     device_id = int(os.environ.get("DEVICE_ID", 0)) if under_msrun() else config.context.device_id
     if fault := _try(target, device_id):

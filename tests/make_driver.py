@@ -1,0 +1,56 @@
+"""A stand-in for NVIDIA's driver, and for its libraries, so that finding them can be tested without a card.
+
+The driver has as many cards as STUB_CARDS says (0: cuInit fails as the real one does) and runs the CUDA that
+STUB_CUDA says (12040 for 12.4).  It has every function of the driver that MindSpore's plug-in asks for.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from train.gpu import LIBRARIES
+
+_DRIVER = r"""
+#include <stdlib.h>
+#include <string.h>
+static int number(const char *name, int otherwise) { const char *v = getenv(name); return v ? atoi(v) : otherwise; }
+int cuInit(unsigned flags) { return number("STUB_CARDS", 0) ? 0 : 100; }
+int cuDriverGetVersion(int *version) { *version = number("STUB_CUDA", 12040); return 0; }
+int cuDeviceGetCount(int *count) { *count = number("STUB_CARDS", 0); return 0; }
+int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
+int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Stub 9000", length); return 0; }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 8ull << 30; return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 0; return 0; }
+int cuGetErrorName(int code, const char **name) {
+    *name = code == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR_UNKNOWN";
+    return 0;
+}
+int cuLaunchKernel(void) { return 999; }
+int cuModuleGetFunction(void) { return 999; }
+int cuModuleLoadDataEx(void) { return 999; }
+int cuModuleUnload(void) { return 999; }
+int cuStreamSynchronize(void) { return 999; }
+"""
+
+
+def _compile(source: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = ["cc", "-shared", "-fPIC", "-w", f"-Wl,-soname,{path.name}", "-xc", "-", "-o", str(path)]
+    subprocess.run(command, input=source, text=True, check=True)
+
+
+def make_driver(folder: Path) -> None:
+    """Write `libcuda.so.1` into a folder, for LD_LIBRARY_PATH."""
+    _compile(_DRIVER, folder / "libcuda.so.1")
+
+
+def make_libraries(site: Path) -> None:
+    """Write empty libraries where the wheels would put them; each says its name by `int loaded_<folder>()`.
+
+    The wheels have no `__init__.py`; with one, what is installed elsewhere does not count.
+    """
+    for _, folder, names in LIBRARIES:
+        for name in names:
+            _compile(f"int loaded_{folder}(void) {{ return 1; }}", site / "nvidia" / folder / "lib" / name)
+    (site / "nvidia" / "__init__.py").touch()
