@@ -35,7 +35,7 @@ MSRUN    = PATH="$(CURDIR)/.venv/bin:$$PATH" GLOG_v=$${GLOG_v:-3} msrun --worker
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install sample manifests estimate preprocess verify train eval infer export convert report bench test lint clean \
+.PHONY: help install sample manifests estimate preprocess verify train eval infer export convert report doctor bench test lint clean \
 	.videos .ledgers .shards
 
 help: ## Show this help
@@ -77,6 +77,9 @@ convert: $(if $(filter %.pth,$(FROM)),.venv/.convert,install) ## Convert weights
 
 report: install ## Draw the learning curves of the newest run (ARGS="--run FOLDER" for another)
 	$(RUN) train.report $(SETTINGS) $(ARGS)
+
+doctor: install ## Say what this machine has, what is missing, and what to do about it
+	$(RUN) train.doctor $(SETTINGS) $(ARGS)
 
 bench: .shards ## Measure this machine: decoding, loading, training steps
 	for script in tests/benchmarks/bench_*.py; do .venv/bin/python $$script $(ARGS) || exit; done
