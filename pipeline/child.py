@@ -32,6 +32,8 @@ def main() -> None:
     words = json.loads(sys.argv[1])
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that a library prints may pass for an answer
+    if words["core"] is not None:
+        os.sched_setaffinity(0, {words["core"]})
     settings = Preprocess(**words["settings"])
     slots = [_Slot(fd) for fd in words["slots"]]
     _send(replies, READY)

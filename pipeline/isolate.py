@@ -72,10 +72,11 @@ class Decoder:
 
     Args:
         settings: the recipe, and the deadline of a video.
+        core: the processor core that the child keeps to, with all its threads; None: any.
     """
 
-    def __init__(self, settings: Preprocess) -> None:
-        self._settings = settings
+    def __init__(self, settings: Preprocess, core: int | None = None) -> None:
+        self._settings, self._core = settings, core
         self._deadline_s = settings.video_timeout_s
         self._child: subprocess.Popen[bytes] | None = None
         self._replies: _Lines | None = None
@@ -165,7 +166,9 @@ class Decoder:
         return Decoded(reply["status"], reply["reason"], reply["facts"], encoded)
 
     def _start(self) -> None:
-        words = {"slots": [slot.fd for slot in self._slots], "settings": asdict(self._settings)}
+        words = {
+            "slots": [slot.fd for slot in self._slots], "settings": asdict(self._settings), "core": self._core
+        }  # fmt: skip
         root = str(Path(__file__).resolve().parents[1])
         confine = f"from pipeline.confine import confine; confine({os.getpid()})"
         code = f"import sys; sys.path.insert(0, {root!r}); {confine}; {ENTRY}"
