@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 # Shards a process keeps mapped: far below the usual limits, enough for every shard in use.
 MAX_MAPPED_SHARDS = 256
-# Batches made ahead: two more than there are threads, if that many bytes hold them.  MindSpore holds two besides.
+# Batches made ahead: two more than there are threads, if that many bytes hold them.  MindSpore holds three more.
 PREFETCH_BYTES = 256 << 20
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int64]]
@@ -230,7 +230,7 @@ def iterate(batches: ClipBatches, epoch: int, start: int = 0) -> Generator[Batch
     if start >= batches.num_batches:
         return
     source = _Source(batches, start)
-    ms_dataset.config.set_prefetch_size(1)
+    ms_dataset.config.set_prefetch_size(2)
     dataset = ms_dataset.GeneratorDataset(
         source, column_names=["clips", "labels", "samples"], shuffle=False, python_multiprocessing=False
     )
