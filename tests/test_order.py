@@ -1,5 +1,6 @@
 import numpy as np
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from train import order
@@ -7,6 +8,7 @@ from train import order
 shards = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(lambda each: np.array(each, np.int32))
 
 
+@examples(deadline=None)  # other work on the machine is no fault
 @given(shards, st.integers(0, 3), st.integers(0, 3), st.integers(0, 8))
 def test_an_epoch_is_every_sample_once_and_a_function_of_seed_and_epoch(shard_of, seed, epoch, open_shards):
     first = order.shuffled(shard_of, seed=seed, epoch=epoch, open_shards=open_shards)
@@ -15,6 +17,7 @@ def test_an_epoch_is_every_sample_once_and_a_function_of_seed_and_epoch(shard_of
     assert (first == again).all()
 
 
+@examples(deadline=None)  # other work on the machine is no fault
 @given(shards, st.integers(1, 8))
 def test_no_more_shards_are_open_than_asked(shard_of, open_shards):
     in_order = shard_of[order.shuffled(shard_of, seed=0, epoch=0, open_shards=open_shards)].tolist()
@@ -35,6 +38,7 @@ def test_shuffling_by_shards_mixes_those_that_are_open():
     assert not np.array_equal(in_order, shard_of[order.shuffled(shard_of, seed=0, epoch=1, open_shards=8)])
 
 
+@examples(deadline=None)  # other work on the machine is no fault
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 5), st.booleans())
 def test_every_rank_has_as_many_steps_and_together_they_have_the_samples(num_samples, size, world, drop):
     steps = order.num_batches(num_samples, size, world=world, drop_remainder=drop)
@@ -53,6 +57,7 @@ def test_every_rank_has_as_many_steps_and_together_they_have_the_samples(num_sam
         assert sorted(real.tolist()) == list(range(num_samples))
 
 
+@examples(deadline=None)  # other work on the machine is no fault
 @given(st.integers(1, 4), st.integers(1, 4))
 def test_a_step_takes_the_same_samples_however_many_ranks_share_it(size, world):
     mixed = np.random.default_rng(1).permutation(100)
