@@ -85,7 +85,7 @@ bench: .shards ## Measure this machine: decoding, loading, training steps
 	for script in tests/benchmarks/bench_*.py; do .venv/bin/python $$script $(ARGS) || exit; done
 
 test: install ## Run the tests (ARGS="-m slow" for the long ones)
-	$(RUN) pytest $(ARGS)
+	$(RUN) pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 lint: .venv/.lint ## Check style and types
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
