@@ -165,6 +165,16 @@ def test_a_bad_video_comes_with_what_its_container_says(tmp_path):
     }  # fmt: skip
 
 
+def test_a_decoder_keeps_to_its_core(tmp_path):
+    path = write_mp4(tmp_path / "a.mp4", 5, 15)
+    core = max(os.sched_getaffinity(0))
+    with Decoder(SETTINGS, core) as decoder:
+        (result,) = decoder.decode([path])
+        threads = [int(task.name) for task in Path(f"/proc/{decoder._child.pid}/task").iterdir()]
+        assert [os.sched_getaffinity(thread) for thread in threads] == [{core}] * len(threads)
+    assert result.status == "ok"
+
+
 def test_jpeg_comes_with_its_offsets(tmp_path):
     path = write_mp4(tmp_path / "a.mp4", 10, 10)
     with Decoder(Preprocess(codec="jpeg", height=16, width=20)) as decoder:
