@@ -214,6 +214,7 @@ class VideoResNet(nn.Cell):
                 in_channels = channels * expansion
             stages.append(nn.SequentialCell(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.channels_last = False  # model/nthwc.py
         self.dropout = nn.Dropout(p=dropout)
         self.fc = nn.Dense(
             in_channels=in_channels,
@@ -225,12 +226,14 @@ class VideoResNet(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """Clips (N, 3, T, H, W) float, normalised -> logits (N, num_classes)."""
+        if self.channels_last:
+            x = x.transpose(0, 2, 3, 4, 1)
         x = self.stem(x)  # (N, 64, T, H/2, W/2)
         x = self.layer1(x)  # (N, 64, T, H/2, W/2)
         x = self.layer2(x)  # (N, 128, T/2, H/4, W/4); T stays where stages are spatial, channels x4 in bottlenecks
         x = self.layer3(x)  # (N, 256, T/4, H/8, W/8)
         x = self.layer4(x)  # (N, 512, T/8, H/16, W/16)
-        return self.fc(self.dropout(x.mean((2, 3, 4))))
+        return self.fc(self.dropout(x.mean((1, 2, 3) if self.channels_last else (2, 3, 4))))
 
     @property
     def stages(self) -> tuple[nn.Cell, ...]:

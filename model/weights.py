@@ -80,8 +80,9 @@ def parameters(network: nn.Cell) -> dict[str, Parameter]:
     """Every weight and buffer of a network by its place in it, in order.
 
     `Parameter.name` is not that place: MindSpore puts a prefix before it when another cell takes the network in.
+    What model/nthwc.py needs within a step, `wide_...`, is none of them.
     """
-    return dict(network.parameters_and_names())
+    return {name: parameter for name, parameter in network.parameters_and_names() if ".wide_" not in name}
 
 
 def to_own_names(network: nn.Cell, weights: Mapping[str, NDArray]) -> tuple[dict[str, NDArray], str, list[str]]:

@@ -53,6 +53,8 @@ class Model:
         bn_eps: of batch norms; the paper's code has 1e-3.
         dropout: fraction of the features dropped before the last layer.
         freeze_stages: how many of stem, layer1 to layer4 keep their weights and statistics in training.
+        layout: what is computed in, never what is saved: NCTHW with 3-D convolutions, or NTHWC with 2-D ones
+            (model/nthwc.py).  auto: NTHWC for R(2+1)D on a GPU, else NCTHW.
     """
 
     type: Literal["R2Plus1d18", "R2Plus1d34", "R2Plus1d50", "R3d18", "R3d34", "MC3d18"] = "R2Plus1d18"
@@ -63,6 +65,7 @@ class Model:
     bn_eps: PositiveFloat = 1e-5
     dropout: Annotated[float, Range(min=0, max=0.99)] = 0.0
     freeze_stages: Annotated[int, Range(min=0, max=5)] = 0
+    layout: Literal["auto", "NCTHW", "NTHWC"] = "auto"
 
 
 @dataclass(frozen=True)

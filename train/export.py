@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
             "MINDIR and ONNX can be written here"
         )
     source = Path(options.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
-    network = build_network(config.model)
+    network = build_network(replace(config.model, layout="NCTHW"))  # its operators are known everywhere
     state = pretrained.load(source, network)
     shape: Shape = (
         None if options.batch_size == "dynamic" else options.batch_size, options.input_channel,

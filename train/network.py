@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
-from model import r2plus1d
+from model import nthwc, r2plus1d
 from pipeline.settings import UserError
 from train import pretrained
 from train.augment import Normalize
@@ -46,8 +47,12 @@ def build_network(settings: Model) -> r2plus1d.VideoResNet:
     """The network of the `model` section, with fresh weights.
 
     Raises:
-        UserError: its strides do not suit its type.
+        UserError: its strides or its layout do not suit its type.
     """
+    layout = settings.layout
+    if layout == "auto":
+        on_gpu = ms.get_context("device_target") == "GPU"
+        layout = "NTHWC" if on_gpu and settings.type.startswith("R2Plus1d") else "NCTHW"
     try:
         network = NETWORKS[settings.type](
             num_classes=settings.num_classes,
@@ -57,6 +62,8 @@ def build_network(settings: Model) -> r2plus1d.VideoResNet:
             bn_eps=settings.bn_eps,
             dropout=settings.dropout,
         )
+        if layout == "NTHWC":
+            nthwc.to_nthwc(network)
     except ValueError as error:
         raise UserError(f"model (type {settings.type}): {error}") from None
     network.freeze(settings.freeze_stages)

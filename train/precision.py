@@ -5,6 +5,8 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import nn
 
+from model import nthwc
+
 
 def set_amp_level(network: nn.Cell, level: str) -> None:
     """Let a network compute in float16, in place; its parameters stay float32, and so do batch norms' statistics.
@@ -19,7 +21,7 @@ def set_amp_level(network: nn.Cell, level: str) -> None:
     if level == "O0":
         return
     for _name, cell in network.cells_and_names():
-        if isinstance(cell, (nn.Conv3d, nn.Dense)):
+        if isinstance(cell, (nn.Conv3d, nthwc.Conv, nn.Dense)):
             cell.to_float(ms.float16)
-        elif isinstance(cell, nn.BatchNorm3d) and level == "O2":
+        elif isinstance(cell, (nn.BatchNorm3d, nthwc.BatchNorm)) and level == "O2":
             cell.to_float(ms.float32)

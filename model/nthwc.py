@@ -1,0 +1,173 @@
+"""The layout for GPUs: channels last, and every (1, k, k) and (k, 1, 1) convolution as a two-dimensional one.
+
+cuDNN's tensor cores read channels last.  A clip of (N, T, H, W, C) is, without moving a byte, N x T pictures
+(H, W, C) for the convolutions in space, and N pictures (T, H x W, C) for those in time.  `to_nthwc` exchanges the
+cells of a network that is built; the parameters stay the same objects, of the same names and shapes, so that
+checkpoints know nothing of it.
+
+Mid-planes (45, 230, 460, 921) become multiples of 8 on the way through: planes of zeros, whose gamma is 0, stay exactly
+zero, and so do their gradients.
+
+MindSpore 2.10 has channels-last operators on the GPU only.  On other devices the same cells move the channels and back:
+slow, and there to be compared with.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import initializer
+
+from model.r2plus1d import Block, VideoResNet
+
+PLANES = 8
+"""Channels a tensor core takes at a time in float16; mid-planes are padded to a multiple of it."""
+
+
+class Conv(nn.Cell):
+    """An nn.Conv3d over (N, T, H, W, C) whose kernel has one frame or one pixel.
+
+    Args:
+        conv: has the weight, (C_out, C_in, k_t, k_h, k_w).
+        planes_in: planes of zeros that follow the channels of the input.
+        planes_out: planes of zeros to be put after those of the output.
+    """
+
+    def __init__(self, conv: nn.Conv3d, planes_in: int, planes_out: int) -> None:
+        super().__init__(auto_prefix=False)
+        size_t, size_h, size_w = conv.kernel_size
+        step_t, step_h, step_w = conv.stride
+        self.weight = conv.weight
+        self.stride, self.planes = conv.stride, (planes_in, planes_out)
+        self.in_time = size_t > 1
+        if self.in_time and (size_h, size_w, step_h, step_w) != (1, 1, 1, 1):
+            raise ValueError(f"a kernel of {conv.kernel_size} and a stride of {conv.stride} is not two-dimensional")
+        self.frame_step = 1 if self.in_time else step_t
+        kernel, stride = ((size_t, 1), (step_t, 1)) if self.in_time else ((size_h, size_w), (step_h, step_w))
+        pad_t, pad_h, pad_w = (size // 2 for size in conv.kernel_size)
+        self.kernel_shape = (conv.out_channels, conv.in_channels, *kernel)
+        self.zeros = ops.Pad(((0, planes_out), (0, planes_in), (0, 0), (0, 0)))
+        self.pads = planes_in + planes_out > 0
+        self.channels_last = ms.get_context("device_target") == "GPU"
+        self.conv2d = ops.Conv2D(
+            out_channel=conv.out_channels + planes_out,
+            kernel_size=kernel,
+            pad_mode="pad",
+            pad=(pad_t, pad_t, 0, 0) if self.in_time else (pad_h, pad_h, pad_w, pad_w),
+            stride=stride,
+            data_format="NHWC" if self.channels_last else "NCHW",
+        )
+
+    def construct(self, x: Tensor) -> Tensor:
+        """(N, T, H, W, C_in) -> (N, T', H', W', C_out)."""
+        n, t, h, w, c = x.shape
+        if self.frame_step > 1:
+            x, t = self._every_frame_step(x), -(-t // self.frame_step)
+        weight = self.weight.reshape(self.kernel_shape)
+        if self.pads:
+            weight = self.zeros(weight)
+        pictures = x.reshape(n, t, h * w, c) if self.in_time else x.reshape(n * t, h, w, c)
+        if self.channels_last:
+            out = self.conv2d(pictures, weight.transpose(0, 2, 3, 1))
+        else:
+            out = self.conv2d(pictures.transpose(0, 3, 1, 2), weight).transpose(0, 2, 3, 1)
+        if self.in_time:
+            return out.reshape(n, -1, h, w, out.shape[3])
+        return out.reshape(n, t, out.shape[1], out.shape[2], out.shape[3])
+
+    def extend_repr(self) -> str:
+        """What tells this cell from another: the compile cache goes by it."""
+        return f"{tuple(self.weight.shape)}, stride={self.stride}, planes={self.planes}"
+
+    def _every_frame_step(self, x: Tensor) -> Tensor:
+        """Every so many frames, as the first part of longer rows.
+
+        MindSpore 2.10's gradient of `x[:, ::2]` fails on the CPU (StridedSliceGrad: memory out of bounds).
+        """
+        n, t, h, w, c = x.shape
+        kept = -(-t // self.frame_step)
+        if t % self.frame_step:
+            x = ops.concat((x, ops.zeros((n, kept * self.frame_step - t, h, w, c), x.dtype)), 1)
+        return ops.slice(x.reshape(n, kept, self.frame_step * h * w * c), (0, 0, 0), (n, kept, h * w * c))
+
+
+class BatchNorm(nn.Cell):
+    """An nn.BatchNorm3d over (N, T, H, W, C).
+
+    Args:
+        norm: has parameters and statistics, in its `bn2d`.
+        planes: planes of zeros that follow its channels.
+    """
+
+    def __init__(self, norm: nn.BatchNorm3d, planes: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.bn2d = norm.bn2d
+        self.channels_last = ms.get_context("device_target") == "GPU"
+        options = {"epsilon": norm.bn2d.eps, "data_format": "NHWC" if self.channels_last else "NCHW"}
+        self.in_training = ops.BatchNorm(is_training=True, momentum=norm.bn2d.momentum, **options)
+        self.in_evaluation = ops.BatchNorm(is_training=False, **options)
+        self.zeros, self.pads, self.channels = ops.Pad(((0, planes),)), planes > 0, norm.bn2d.num_features
+        if self.pads:  # the operator writes into parameters of the width it sees; checkpoints have the others
+            wide = self.channels + planes
+            mean, variance = f"{norm.bn2d.moving_mean.name}.wide", f"{norm.bn2d.moving_variance.name}.wide"
+            self.wide_mean = Parameter(initializer("zeros", wide), name=mean, requires_grad=False)
+            self.wide_variance = Parameter(initializer("ones", wide), name=variance, requires_grad=False)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        n, t, h, w, c = x.shape
+        x = x.reshape(n * t, h, w, c) if self.channels_last else x.reshape(-1, c, 1, 1)
+        x = self._padded(x) if self.pads else self._plain(x)
+        return x.reshape(n, t, h, w, c)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        norm = self.bn2d
+        if self.training and norm.use_batch_statistics is None:
+            return self.in_training(x, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)[0]
+        return self.in_evaluation(x, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)[0]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        norm = self.bn2d
+        gamma, beta = self.zeros(norm.gamma), self.zeros(norm.beta)
+        ops.assign(self.wide_mean, self.zeros(norm.moving_mean))
+        ops.assign(self.wide_variance, self.zeros(norm.moving_variance))
+        if self.training and norm.use_batch_statistics is None:
+            x = self.in_training(x, gamma, beta, self.wide_mean, self.wide_variance)[0]
+            ops.assign(norm.moving_mean, self.wide_mean[: self.channels])
+            ops.assign(norm.moving_variance, self.wide_variance[: self.channels])
+            return x
+        return self.in_evaluation(x, gamma, beta, self.wide_mean, self.wide_variance)[0]
+
+
+def to_nthwc(network: VideoResNet) -> None:
+    """Exchange the cells of a network for those of this layout, in place; it still takes (N, C, T, H, W).
+
+    Raises:
+        ValueError: it has a convolution over time and space at once (R3D, MC3).
+    """
+    stages = network.stages[:-1]
+    for stage in stages:
+        for _, cell in stage.cells_and_names():
+            if isinstance(cell, nn.Conv3d) and cell.kernel_size[0] > 1 and cell.kernel_size[1] > 1:
+                raise ValueError("layout NTHWC needs (1, k, k) and (k, 1, 1) convolutions: R(2+1)D has no others")
+    for stage in stages:
+        _exchange(stage)
+    network.channels_last = True
+
+
+def _exchange(cell: nn.Cell) -> None:
+    if isinstance(cell, Block):
+        for part in (cell.conv1, cell.conv2, cell.conv3, cell.downsample):
+            _exchange(part)
+    if not isinstance(cell, nn.SequentialCell):
+        return
+    planes = 0  # of zeros, on the way from one convolution of this cell to the next
+    last = max((index for index, part in enumerate(cell) if isinstance(part, nn.Conv3d)), default=0)
+    for index, part in enumerate(cell):
+        if isinstance(part, nn.Conv3d):
+            before, planes = planes, -part.out_channels % PLANES if index < last else 0
+            cell[index] = Conv(part, before, planes)
+        elif isinstance(part, nn.BatchNorm3d):
+            cell[index] = BatchNorm(part, planes)
+        else:
+            _exchange(part)

@@ -1,0 +1,173 @@
+"""Both layouts of a network against each other on the CPU, where model/nthwc.py moves the channels and back."""
+
+import re
+
+import mindspore as ms
+import numpy as np
+import pytest
+import reference_weights
+from mindspore import nn
+
+from model import nthwc, weights
+from model.r2plus1d import mc3_18, r2plus1d_18, r2plus1d_50, r3d_18
+from pipeline.settings import UserError
+from train import network as network_module
+from train.config import Model, Optimizer
+from train.network import build_network
+from train.precision import set_amp_level
+from train.step import Loss, TrainStep, make_optimizer
+
+NARROW = {"num_classes": 5, "stage_channels": (8, 8, 16, 16)}  # mid-planes 5, 18, 28, 36: all are padded
+
+
+def network_of(layout: str, make=r2plus1d_18, **options):
+    """With weights that are functions of their names; no layout knows what another has drawn."""
+    made = make(**{**NARROW, **options})
+    values = {name: reference_weights.weight(name, tuple(p.shape)) for name, p in weights.parameters(made).items()}
+    values |= {name: abs(value) + 0.5 for name, value in values.items() if name.endswith("variance")}
+    weights.assign(made, values, source="test")
+    if layout == "NTHWC":
+        nthwc.to_nthwc(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def clips() -> ms.Tensor:
+    return ms.Tensor(reference_weights.clip((2, 3, 4, 24, 24)))
+
+
+def close(ours, theirs, tolerance=2e-5) -> bool:
+    ours, theirs = ours.asnumpy(), theirs.asnumpy()
+    return np.abs(ours - theirs).max() <= tolerance * max(np.abs(theirs).max(), 1e-3)
+
+
+@pytest.mark.parametrize("make", [r2plus1d_18, r2plus1d_50])
+def test_logits_are_the_same_in_both_layouts(clips, make):
+    outputs = []
+    for layout in ("NCTHW", "NTHWC"):
+        network = network_of(layout, make)
+        network.set_train(False)
+        outputs.append(network(clips))
+    assert close(outputs[1], outputs[0])
+
+
+def test_parameters_are_the_same_objects_under_the_same_names():
+    network = r2plus1d_18(**NARROW)
+    before = weights.parameters(network)
+    nthwc.to_nthwc(network)
+    after = weights.parameters(network)
+    assert list(after) == list(before) and all(after[name] is before[name] for name in before)
+    assert [p.name for p in network.trainable_params()] == [p.name for p in r2plus1d_18(**NARROW).trainable_params()]
+    padded = {name: p.shape[0] for name, p in network.parameters_and_names() if name.endswith("wide_mean")}
+    assert padded["stem.1.wide_mean"] == 8 and len(padded) == 17  # of 5 planes; and of two convolutions of 8 blocks
+    assert all(size % nthwc.PLANES == 0 for size in padded.values())
+
+
+def test_the_published_midplanes_become_multiples_of_eight():
+    network = r2plus1d_18()
+    nthwc.to_nthwc(network)
+    sizes = {p.shape[0] for name, p in network.parameters_and_names() if name.endswith("wide_mean")}
+    assert sizes == {48, 232, 464, 928}
+
+
+@pytest.fixture(scope="module")
+def steps(clips):
+    """Two training steps in each layout: gradients of the first, and what the network holds after the second."""
+    found = {}
+    for layout in ("NCTHW", "NTHWC"):
+        network = network_of(layout)
+        network.freeze(1)
+        loss = Loss(network, nn.Identity())
+        step = TrainStep(loss, make_optimizer(Optimizer(), network, [0.01] * 2), Optimizer())
+        step.set_train(True)
+        labels = ms.Tensor(np.array([1, 3], np.int32))
+        parameters = network.trainable_params()
+        _, gradients = ms.value_and_grad(loss, None, parameters, has_aux=True)(clips, labels, ms.Tensor(1.0))
+        named = dict(zip((p.name for p in parameters), gradients, strict=True))
+        statistics = {name: p.asnumpy().copy() for name, p in weights.parameters(network).items() if "moving" in name}
+        losses = [float(step(clips, labels)[0]) for _ in range(2)]
+        found[layout] = named, statistics, losses, weights.parameters(network), network
+    return found
+
+
+def test_gradients_are_the_same_in_both_layouts(steps):
+    ours, theirs = steps["NTHWC"][0], steps["NCTHW"][0]
+    assert ours.keys() == theirs.keys() and not any(name.startswith("stem") for name in ours)
+    for name in theirs:
+        assert ours[name].shape == theirs[name].shape
+        assert close(ours[name], theirs[name], 1e-3), name
+
+
+def test_training_leaves_the_same_weights_and_statistics(steps):
+    ours, theirs = steps["NTHWC"], steps["NCTHW"]
+    assert ours[2] == pytest.approx(theirs[2], rel=1e-4)
+    for name in theirs[3]:
+        assert close(ours[3][name], theirs[3][name], 1e-3), name
+    before = {name: reference_weights.weight(name, p.shape) for name, p in ours[3].items() if "moving_mean" in name}
+    for name, value in before.items():  # frozen ones stay, the others have moved
+        assert np.array_equal(ours[3][name].asnumpy(), value) == name.startswith("stem"), name
+
+
+def test_planes_of_zeros_stay_zero(steps):
+    network = steps["NTHWC"][4]
+    wide = {name: p.asnumpy() for name, p in network.parameters_and_names() if name.endswith("wide_mean")}
+    for name, values in wide.items():
+        norm = name.replace("wide_mean", "bn2d.moving_mean")
+        assert not values[weights.parameters(network)[norm].size :].any(), name
+    assert any(values.any() for values in wide.values())
+
+
+@pytest.mark.parametrize("make", [r3d_18, mc3_18])
+def test_convolutions_over_time_and_space_are_refused_and_nothing_is_changed(make):
+    network = make(**NARROW)
+    with pytest.raises(ValueError, match="layout NTHWC needs"):
+        nthwc.to_nthwc(network)
+    assert not any(isinstance(cell, (nthwc.Conv, nthwc.BatchNorm)) for _, cell in network.cells_and_names())
+
+
+def test_half_precision_reaches_this_layouts_cells(clips):
+    found = []
+    for level in ("O0", "O2", "O3"):
+        network = network_of("NTHWC")
+        set_amp_level(network, level)
+        network.set_train(False)
+        logits = network(clips).asnumpy()
+        found.append(logits)
+        assert not np.array_equal(logits, found[0]) or level == "O0"
+        assert np.abs(logits - found[0]).max() < 0.03 * np.abs(found[0]).max()
+    assert not np.array_equal(*found[1:])
+
+
+def test_the_layout_is_a_setting_and_auto_is_todays_on_the_cpu():
+    def cells(**options) -> set[type]:
+        made = build_network(Model(**{"stage_channels": (4, 4, 4, 4), "num_classes": 5, **options}))
+        return {type(cell) for _, cell in made.cells_and_names()}
+
+    assert nn.Conv3d in cells() and nthwc.Conv not in cells()
+    assert nthwc.Conv in cells(layout="NTHWC") and nn.Conv3d not in cells(layout="NTHWC")
+    with pytest.raises(UserError, match=r"model \(type R3d18\): layout NTHWC needs"):
+        build_network(Model(type="R3d18", layout="NTHWC"))
+
+
+def test_auto_on_a_gpu_is_channels_last_where_the_type_allows_it(monkeypatch):
+    made = []
+    monkeypatch.setattr(network_module.ms, "get_context", lambda _key: "GPU")
+    monkeypatch.setattr(network_module.nthwc, "to_nthwc", made.append)
+    for name, count in (("R3d18", 0), ("R2Plus1d18", 1)):
+        build_network(Model(type=name, stage_channels=(4, 4, 4, 4)))
+        assert len(made) == count
+
+
+def test_other_settings_are_other_graphs_for_the_compile_cache():
+    texts = {str(build_network(Model(layout="NTHWC", stage_channels=(4, 4, 4, 4), stage_strides=strides)))
+             for strides in (None, ((1, 1, 1), (2, 2, 2), (2, 2, 2), (1, 2, 2)))}  # fmt: skip
+    assert len({re.sub(r"0x[0-9a-f]+", "", text) for text in texts}) == 2
+
+
+def test_an_odd_number_of_frames():
+    outputs = []
+    for layout in ("NCTHW", "NTHWC"):
+        network = network_of(layout)
+        network.set_train(False)
+        outputs.append(network(ms.Tensor(reference_weights.clip((1, 3, 5, 16, 24)))))
+    assert close(outputs[1], outputs[0])
