@@ -35,7 +35,7 @@ MSRUN    = PATH="$(CURDIR)/.venv/bin:$$PATH" GLOG_v=$${GLOG_v:-3} msrun --worker
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install sample manifests estimate preprocess verify train eval infer export convert report doctor bench test lint clean \
+.PHONY: help install sample manifests estimate preprocess verify train eval infer export convert report doctor bench bench-gpu test lint clean \
 	.videos .ledgers .shards
 
 help: ## Show this help
@@ -82,7 +82,11 @@ doctor: install ## Say what this machine has, what is missing, and what to do ab
 	$(RUN) train.doctor $(SETTINGS) $(ARGS)
 
 bench: .shards ## Measure this machine: decoding, loading, training steps
-	for script in tests/benchmarks/bench_*.py; do .venv/bin/python $$script $(ARGS) || exit; done
+	for script in $(filter-out %/bench_gpu.py,$(wildcard tests/benchmarks/bench_*.py)); do \
+		.venv/bin/python $$script $(ARGS) || exit; done
+
+bench-gpu: .venv/.gpu .shards ## Check and time every layout and precision on the GPU, beside PyTorch where it is
+	.venv/bin/python tests/benchmarks/bench_gpu.py $(SETTINGS) --json bench_gpu.json $(ARGS)
 
 test: install ## Run the tests (ARGS="-m slow" for the long ones)
 	$(RUN) pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
