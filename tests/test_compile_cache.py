@@ -15,6 +15,7 @@ def unused(monkeypatch, tmp_path) -> Path:
     monkeypatch.setattr(compile_cache, "_used", False)
     monkeypatch.setattr(compile_cache.ms, "set_context", lambda **options: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [__file__])
     return tmp_path / "kinetics-r2plus1d" / "graphs"
 
 

@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ NUM_VIDEOS, MISSING, BAD = 5, 2, 3
 class InstantDecoder:
     """Stands in for the decoder process: known frames at once, so that every point can be tried."""
 
-    def __init__(self, settings: Preprocess) -> None:
+    def __init__(self, settings: Preprocess, _core: int | None = None) -> None:
         self.settings = settings
 
     def decode(self, paths: Iterable[Path]) -> Iterator[Decoded]:
@@ -93,6 +94,8 @@ def in_child(settings: Preprocess, act: Callable[[int, str], None]) -> int:
         code = preprocess.run(settings)
     except OSError as error:
         code = 74 if error.errno == errno.ENOSPC else 1
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,11 +31,13 @@ _used = False
 def cached_compilation(shape: str) -> Iterator[None]:
     """Compile what runs in the block through the cache; the second time in a process, do nothing.
 
+    Nor does it in a program that is no file (`python -c`, a notebook): MindSpore reads the program's source.
+
     Args:
         shape: everything besides the code and the versions that decides the graph.
     """
     global _used
-    if _used:
+    if _used or not Path(sys.argv[0]).is_file():
         yield
         return
     _used = True
