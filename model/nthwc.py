@@ -133,8 +133,9 @@ class BatchNorm(nn.Cell):
         ops.assign(self.wide_variance, self.zeros(norm.moving_variance))
         if self.training and norm.use_batch_statistics is None:
             x = self.in_training(x, gamma, beta, self.wide_mean, self.wide_variance)[0]
-            ops.assign(norm.moving_mean, self.wide_mean[: self.channels])
-            ops.assign(norm.moving_variance, self.wide_variance[: self.channels])
+            # MindSpore 2.10's graphs do not know that a batch norm writes: without `depend` they read what was before.
+            ops.assign(norm.moving_mean, ops.depend(self.wide_mean, x)[: self.channels])
+            ops.assign(norm.moving_variance, ops.depend(self.wide_variance, x)[: self.channels])
             return x
         return self.in_evaluation(x, gamma, beta, self.wide_mean, self.wide_variance)[0]
 

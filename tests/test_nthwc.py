@@ -41,7 +41,7 @@ def close(ours, theirs, tolerance=2e-5) -> bool:
     return np.abs(ours - theirs).max() <= tolerance * max(np.abs(theirs).max(), 1e-3)
 
 
-@pytest.mark.parametrize("make", [r2plus1d_18, r2plus1d_50])
+@pytest.mark.parametrize("make", [r2plus1d_18, pytest.param(r2plus1d_50, marks=pytest.mark.slow)])
 def test_logits_are_the_same_in_both_layouts(clips, make):
     outputs = []
     for layout in ("NCTHW", "NTHWC"):
@@ -70,46 +70,47 @@ def test_the_published_midplanes_become_multiples_of_eight():
     assert sizes == {48, 232, 464, 928}
 
 
-@pytest.fixture(scope="module")
-def steps(clips):
+@pytest.fixture(scope="module", params=["graph", pytest.param("pynative", marks=pytest.mark.slow)])
+def steps(clips, request):
     """Two training steps in each layout: gradients of the first, and what the network holds after the second."""
-    found = {}
+    found, before = {}, ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE if request.param == "graph" else ms.PYNATIVE_MODE)
     for layout in ("NCTHW", "NTHWC"):
         network = network_of(layout)
         network.freeze(1)
-        loss = Loss(network, nn.Identity())
-        step = TrainStep(loss, make_optimizer(Optimizer(), network, [0.01] * 2), Optimizer())
+        settings = Optimizer(weight_decay=0.0)
+        step = TrainStep(Loss(network, nn.Identity()), make_optimizer(settings, network, [0.01] * 2), settings)
         step.set_train(True)
         labels = ms.Tensor(np.array([1, 3], np.int32))
-        parameters = network.trainable_params()
-        _, gradients = ms.value_and_grad(loss, None, parameters, has_aux=True)(clips, labels, ms.Tensor(1.0))
-        named = dict(zip((p.name for p in parameters), gradients, strict=True))
-        statistics = {name: p.asnumpy().copy() for name, p in weights.parameters(network).items() if "moving" in name}
-        losses = [float(step(clips, labels)[0]) for _ in range(2)]
-        found[layout] = named, statistics, losses, weights.parameters(network), network
+        losses = [float(step(clips, labels)[0])]
+        moments = {name: p for name, p in step.state().items() if "moments" in name}
+        named = {name: ms.Tensor(p.asnumpy().copy()) for name, p in moments.items()}  # after one step: the gradients
+        losses.append(float(step(clips, labels)[0]))
+        found[layout] = named, losses, weights.parameters(network), network
+    ms.set_context(mode=before)
     return found
 
 
 def test_gradients_are_the_same_in_both_layouts(steps):
     ours, theirs = steps["NTHWC"][0], steps["NCTHW"][0]
-    assert ours.keys() == theirs.keys() and not any(name.startswith("stem") for name in ours)
+    assert ours.keys() == theirs.keys() and len(ours) == 16 * 6 + 3 * 3 + 2
     for name in theirs:
         assert ours[name].shape == theirs[name].shape
-        assert close(ours[name], theirs[name], 1e-3), name
+        assert close(ours[name], theirs[name], 3e-4), name
 
 
 def test_training_leaves_the_same_weights_and_statistics(steps):
     ours, theirs = steps["NTHWC"], steps["NCTHW"]
-    assert ours[2] == pytest.approx(theirs[2], rel=1e-4)
-    for name in theirs[3]:
-        assert close(ours[3][name], theirs[3][name], 1e-2), name
-    before = {name: reference_weights.weight(name, p.shape) for name, p in ours[3].items() if "moving_mean" in name}
+    assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
+    for name in theirs[2]:
+        assert close(ours[2][name], theirs[2][name], 3e-5), name
+    before = {name: reference_weights.weight(name, p.shape) for name, p in ours[2].items() if "moving_mean" in name}
     for name, value in before.items():  # frozen ones stay, the others have moved
-        assert np.array_equal(ours[3][name].asnumpy(), value) == name.startswith("stem"), name
+        assert np.array_equal(ours[2][name].asnumpy(), value) == name.startswith("stem"), name
 
 
 def test_planes_of_zeros_stay_zero(steps):
-    network = steps["NTHWC"][4]
+    network = steps["NTHWC"][3]
     wide = {name: p.asnumpy() for name, p in network.parameters_and_names() if name.endswith("wide_mean")}
     for name, values in wide.items():
         norm = name.replace("wide_mean", "bn2d.moving_mean")

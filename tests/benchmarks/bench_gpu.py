@@ -73,7 +73,8 @@ class Result:
         facts: versions and the card.
         difference: of its logits to torchvision's, relative to the largest; None where there are none.
         clips_per_s: by `train` or `forward`, and batch.
-        values: anything else: gb_per_s of copy, ratio of streamed, by batch.
+        values: anything else: gb_per_s of copy, streamed_over_resident; how far batch norms' statistics are from
+            those of the plain layout.
         fault: why it has not been measured, in one line.
     """
 
@@ -137,11 +138,6 @@ class MindSpore:
             raise RuntimeError(train.GPU_FAULT)
         import mindspore as ms
 
-        from model import weights
-        from train.config import Model
-        from train.network import build_network
-        from train.precision import set_amp_level
-
         if ms.get_context("device_target") != device:
             ms.set_device(device)
         ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": arm.jit})
@@ -150,16 +146,37 @@ class MindSpore:
         if device == "GPU":
             driver = gpu.Driver()
             self.facts |= {"device": driver.cards[0].name, "driver": f"CUDA {driver.cuda}"}
-        self.network = build_network(Model(num_classes=NUM_CLASSES, layout=arm.layout))
-        names = {name: weights.torchvision_name(name) for name in weights.parameters(self.network)}
-        shapes = [(names[name], tuple(p.shape)) for name, p in weights.parameters(self.network).items()]
+        self.network = self._build(arm.layout, arm.precision)
+
+    def _build(self, layout: str, precision: str) -> Any:
+        from model import weights
+        from train.config import Model
+        from train.network import build_network
+        from train.precision import set_amp_level
+
+        network = build_network(Model(num_classes=NUM_CLASSES, layout=layout))
+        names = {name: weights.torchvision_name(name) for name in weights.parameters(network)}
+        shapes = [(names[name], tuple(p.shape)) for name, p in weights.parameters(network).items()]
         values = reference_weights(shapes)
-        weights.assign(self.network, {name: values[theirs] for name, theirs in names.items()}, source="reference")
-        set_amp_level(self.network, arm.precision)
+        weights.assign(network, {name: values[theirs] for name, theirs in names.items()}, source="reference")
+        set_amp_level(network, precision)
+        return network
 
     def logits(self) -> np.ndarray:
         self.network.set_train(False)
         return self.network(self.ms.Tensor(checked_clips())).asnumpy().astype(np.float32)
+
+    def statistics(self) -> float:
+        """How far a forward pass in training leaves the batch norms' statistics from the plain layout's in float32."""
+        from model import weights
+
+        found = []
+        for layout, precision in ((self.arm.layout, self.arm.precision), ("NCTHW", "O0")):
+            network = self._build(layout, precision).set_train(True)
+            network(self.ms.Tensor(checked_clips())).asnumpy()
+            found.append({n: p.asnumpy() for n, p in weights.parameters(network).items() if "bn2d.moving" in n})
+        ours, plain = found
+        return max(float(np.abs(ours[name] - plain[name]).max() / np.abs(plain[name]).max()) for name in plain)
 
     def prepare(self, batch: int, shape: tuple[int, int, int]) -> Run:
         from mindspore import nn
@@ -345,6 +362,11 @@ def measure(arm: Arm, args: argparse.Namespace) -> Result:
         if not result.difference <= TOLERANCE[arm.precision]:
             result.fault = f"wrong: logits differ by {result.difference:.1e}, {TOLERANCE[arm.precision]:g} is allowed"
             return result
+        if arm.library == "mindspore" and arm.layout == "NTHWC":
+            result.values["statistics"] = library.statistics()
+            if not result.values["statistics"] <= TOLERANCE[arm.precision]:
+                result.fault = f"wrong: batch norms' statistics differ by {result.values['statistics']:.1e}"
+                return result
         for batch in args.batches:
             run = library.prepare(batch, shape)
             for what in ("train", "forward"):
