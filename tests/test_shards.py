@@ -212,7 +212,10 @@ def test_no_video_of_that_name(raw):
         ShardReader(raw).row_of("nobody")
 
 
-@example_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# The same bytes each time: one flip in some ten thousand sends libhdf5 into an endless loop (README, Limits).
+@example_settings(
+    derandomize=True, max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_a_flipped_byte_is_an_error_or_changes_nothing_that_is_read(raw, tmp_path, data):
     content = bytearray(raw.read_bytes())
