@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,31 +44,53 @@ def _read_each(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
     return ledgers
 
 
-def check(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:
+def check(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Hold ledgers against the label files, the disk and the store.
 
     Returns:
-        What disk and store have that the ledgers do not know, or lacks that they count on; `make manifests` settles it.
+        The ledgers; and what disk and store have that they do not know, or lack that they count on, which
+        `make manifests` settles.
 
     Raises:
-        ManifestError: a ledger lacks a label row, has one too many or says otherwise; all such rows are listed.
+        ManifestError: there are no ledgers, or some are faulty; or one lacks a label row, has one too many or says
+            otherwise: all such rows are listed.
     """
-    table = labels.load(settings).table
+    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("fork")) as beside:
+        outside = beside.submit(_outside, settings)  # takes as long as the ledgers, and threads would share a lock
+        ledgers = read_all(settings)
+        labelled, there = outside.result()
     faults = []
-    for split, rows in table.groupby("split"):
-        path = ledger_path(settings, str(split))
-        if str(split) not in ledgers:
+    for split, rows in labelled.items():
+        path = ledger_path(settings, split)
+        if split not in ledgers:
             raise ManifestError(f"{path}: no such ledger, but label files have {len(rows):,} rows of it")
-        faults += _against_labels(ledgers[str(split)], rows, str(path))
+        faults += _against_labels(ledgers[split], rows, str(path))
     if faults:
         raise ManifestError(f"ledgers and label files differ ({len(faults):,} faults); run `make manifests`", faults)
-    return _against_disk(settings, ledgers)
+    said = _against_store(settings, ledgers)
+    return ledgers, said if there is None else said + _against_disk(settings, ledgers, there)
+
+
+def _outside(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], set[str] | None]:
+    """Rows of the label files by split, and the files on disk; None without a data_root.
+
+    Raises:
+        ManifestError: label files or data_root are not there, or label files are faulty.
+    """
+    table = labels.load(settings).table[["split", "video_id", "label", "label_id"]]
+    rows = {str(split): part.drop(columns="split") for split, part in table.groupby("split")}
+    if not settings.data_root:
+        return rows, None
+    root = Path(settings.data_root)
+    if not root.is_dir():
+        raise ManifestError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
+    return rows, set(layout.scan(root).paths)
 
 
 def _against_labels(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list[Fault]:
-    names = ("video_id", "label", "label_id")
-    if len(rows) == len(ledger) and set(_values(rows, names)) == set(_values(ledger, names)):  # nearly always, and fast
-        return []
+    names = ("label", "label_id")
+    if len(rows) == len(ledger) and all(_by_id(rows, name) == _by_id(ledger, name) for name in names):
+        return []  # nearly always, and fast
     both = ledger.reset_index().merge(rows, on="video_id", how="outer", suffixes=("", "_there"), indicator=True)
     line = both["index"].fillna(-1).astype(int) + 2
     faults = []
@@ -84,11 +107,11 @@ def _against_labels(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list
     return faults
 
 
-def _values(table: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple]:
-    return zip(*(list_of(table[name]) for name in names), strict=True)
+def _by_id(table: pd.DataFrame, name: str) -> dict[str, Any]:
+    return dict(zip(list_of(table["video_id"]), list_of(table[name]), strict=True))
 
 
-def _against_disk(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:
+def _against_store(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:
     said = []
     shards = set(os.listdir(settings.store)) if os.path.isdir(settings.store) else set()
     for split, ledger in ledgers.items():
@@ -97,12 +120,11 @@ def _against_disk(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> lis
             said.append(
                 f"{split}: {len(lost):,} videos are ok, and their shards are not in {settings.store}: {some(lost)}"
             )
-    if not settings.data_root:
-        return said
-    root = Path(settings.data_root)
-    if not root.is_dir():
-        raise ManifestError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
-    there = set(layout.scan(root).paths)
+    return said
+
+
+def _against_disk(settings: Preprocess, ledgers: dict[str, pd.DataFrame], there: set[str]) -> list[str]:
+    said = []
     known: set[str] = set()
     for split, ledger in ledgers.items():
         paths = set(ledger["path"].tolist()) - {""}

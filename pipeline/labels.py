@@ -172,7 +172,8 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
             # Blank lines are read, and dropped below, so that row numbers are line numbers.
-            table = pd.read_csv(path, header=0, dtype=str, na_filter=False, skip_blank_lines=False, **options)
+            # `object`, since pandas looks for missing values whenever it touches a column of its own text type.
+            table = pd.read_csv(path, header=0, dtype=object, na_filter=False, skip_blank_lines=False, **options)
     except pd.errors.ParserWarning:
         said = f"{path}:2: more values than the {len(names)} columns of the header"
         raise ManifestError(f"{said}; put a label with a comma in quotes") from None
@@ -190,13 +191,20 @@ def each_unique(column: pd.Series, change: Callable[[str], str]) -> pd.Series:
     """`column` with `change` applied once to each distinct value."""
     codes, values = pd.factorize(column)
     changed = np.array([change(value) for value in values], dtype=object)
-    return pd.Series(changed[codes], index=column.index, dtype="str")
+    return pd.Series(changed[codes], index=column.index, dtype=object)
+
+
+def _seconds(column: pd.Series) -> pd.Series:
+    """A column of times as float64, each distinct text read once; nan for what is no number."""
+    codes, values = pd.factorize(column)
+    seconds = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").to_numpy("float64")
+    return pd.Series(seconds[codes], index=column.index)
 
 
 def _kinetics(raw: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
     """Check rows that name a YouTube segment; times may be floats, and are cut as the crawler cuts them."""
-    times = {name: pd.to_numeric(raw[name], errors="coerce") for name in ("time_start", "time_end")}
-    start, end = (values.where(np.isfinite(values) & values.abs().lt(1e9), -1) for values in times.values())
+    times = (_seconds(raw[name]) for name in ("time_start", "time_end"))
+    start, end = (values.where(np.isfinite(values) & values.abs().lt(1e9), -1) for values in times)
     unlabelled = raw["split"].eq("test")
     rules = {
         "youtube_id": check(f"^{ID_PATTERN}$", lambda ids: matching(ID_PATTERN, ids)),

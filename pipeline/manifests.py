@@ -76,8 +76,7 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
         result = compare.leaks(compare.read_all(settings), args.leaks)
         return result, compare.leaks_text(result, args.leaks)
     if args.check:
-        ledgers = compare.read_all(settings)
-        stale = compare.check(settings, ledgers)
+        ledgers, stale = compare.check(settings)
         if stale:
             raise ManifestError("ledgers are behind the disk; run `make manifests`:\n  " + "\n  ".join(stale))
         return _report(settings, ledgers, args.min_per_class, [])
