@@ -12,17 +12,16 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from pipeline.recipe import FORMAT_VERSION
-from pipeline.settings import UserError
+from pipeline import seal
+from pipeline.seal import ShardError as ShardError
 
-
-class ShardError(UserError):
-    """A shard that is missing, damaged, unfinished, or not ours to read."""
+_METADATA_BLOCK_BYTES = 1 << 14
 
 
 def create(path: Path) -> h5py.File:
     """A new file; nothing of the clock, the host or the version of the library goes into it."""
-    return h5py.File(path, "w", libver="earliest", locking=False)
+    # Metadata in few places: all of it is read when a shard is opened.
+    return h5py.File(path, "w", libver="earliest", locking=False, meta_block_size=_METADATA_BLOCK_BYTES)
 
 
 def reserve(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> int:
@@ -61,18 +60,13 @@ def open_finished(path: Path) -> Iterator[h5py.File]:
     """A finished shard of this format, open for reading; what does not make sense inside is a ShardError, too.
 
     Raises:
-        ShardError: it is missing, damaged, unfinished or of another format.
+        ShardError: it is missing, damaged, unfinished or of another format (FormatError).
     """
     if not path.is_file():
         raise ShardError(f"{path}: no such shard; run `make preprocess`")
     try:
+        seal.check(path)
         with h5py.File(path, "r", locking=False) as file:
-            version = file.attrs.get("format_version")
-            if version != FORMAT_VERSION:
-                raise ShardError(
-                    f"{path}: shard format {version}, this program reads {FORMAT_VERSION}; update the older of the "
-                    "two: the program, or the shards with `make preprocess` into another store"
-                )
             if not file.attrs.get("complete", False):
                 raise ShardError(f"{path}: unfinished; run `make preprocess`")
             recipe = str(file.attrs["recipe"])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline import hdf5
 from pipeline.encoding import Encoded
-from pipeline.hdf5 import ShardError
+from pipeline.seal import ShardError
 
 
 class ShardReader:

@@ -15,6 +15,7 @@ from pipeline.encoding import Encoded
 from pipeline.isolate import Decoder
 from pipeline.learned import RETRY
 from pipeline.recipe import SPLITS, Preprocess
+from pipeline.seal import FormatError
 from pipeline.settings import UserError
 from pipeline.shard_reader import ShardReader
 from pipeline.shards import Outcome, ShardError, ShardWriter
@@ -68,11 +69,13 @@ def check_recipe(store: Path, settings: Preprocess) -> None:
     """Look at one shard of a store, whatever it is called.
 
     Raises:
-        UserError: it is of another recipe; nothing may be overwritten.
+        UserError: it is of another recipe or format; nothing may be overwritten.
     """
     for path in sorted(store.glob("*.h5")):
         try:
             theirs = shards.read_account(path).recipe
+        except FormatError:
+            raise
         except ShardError:
             continue  # damaged; the next one tells
         if theirs != settings.to_json():
@@ -87,12 +90,14 @@ def is_finished(task: Task, settings: Preprocess) -> bool:
     """Whether a shard is there, whole, of this recipe and plan, and has no video left to be decoded (again).
 
     Raises:
-        UserError: it is of another recipe; nothing is overwritten.
+        UserError: it is of another recipe or format; nothing is overwritten.
     """
     if not task.path.is_file():
         return False
     try:
         account = shards.read_account(task.path)
+    except FormatError:
+        raise
     except ShardError:
         return False
     if account.recipe_sha256 != settings.fingerprint():

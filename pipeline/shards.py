@@ -8,6 +8,7 @@ What is in it, and how it is written; `pipeline/shard_reader.py` reads the frame
       jpeg/<video_id>   (T + 1,) int64: where each JPEG begins in that blob
       index             table of the stored videos: video_id, label_id, num_frames, offset in the file, nbytes, crc32
       outcomes          table of every planned video: video_id, status, reason and what is known of the source
+      (after HDF5's)    the seal, a CRC-32 of everything but the frames: seal.py
 
 Frames are contiguous and unfiltered, so a reader takes their byte offsets from `index`, maps the file and never goes
 through libhdf5 for them; any HDF5 tool can still open the file.  Same inputs and recipe, same bytes.
@@ -25,10 +26,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import hdf5
+from pipeline import hdf5, seal
 from pipeline.encoding import Encoded, encode
-from pipeline.hdf5 import ShardError as ShardError  # what reading a shard raises
 from pipeline.recipe import FORMAT_VERSION, Preprocess
+from pipeline.seal import ShardError as ShardError  # what reading a shard raises
 from pipeline.shard_reader import ShardReader
 
 # What a ledger learns of a video by decoding it; unknown numbers are 0, unknown texts empty.
@@ -153,6 +154,7 @@ class ShardWriter:
         self._file.attrs["complete"] = True
         self._file.close()
         os.ftruncate(self._fd, hdf5.end(self._fd))
+        seal.write(self._fd, [(offset, nbytes) for *_, offset, nbytes, _ in self._index])
         os.fsync(self._fd)
         os.close(self._fd)
         self._fd = -1

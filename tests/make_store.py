@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
+import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import ledger
+from pipeline import hdf5, ledger, seal
 from pipeline.preprocess import plan
 from pipeline.recipe import Preprocess
 from pipeline.schema import COLUMNS
@@ -75,3 +80,26 @@ def make_split(
     filled = ledger.fill(table, read_outcomes(*written))
     ledger.write(ledger.ledger_path(settings, split), filled)
     return filled
+
+
+@contextlib.contextmanager
+def edited(path: Path) -> Iterator[h5py.File]:
+    """A shard's HDF5 file to be changed; it is sealed again afterwards, so that the change alone is found."""
+    with h5py.File(path, "r+") as file:
+        yield file
+    with open(path, "r+b") as raw:
+        os.ftruncate(raw.fileno(), hdf5.end(raw.fileno()))
+        seal.write(raw.fileno(), [])
+
+
+def renumber(path: Path, version: int) -> None:
+    """Seal a shard as one of another format version."""
+    with mock.patch.object(seal, "FORMAT_VERSION", version), edited(path):
+        pass
+
+
+def make_format_1(path: Path) -> None:
+    """What a shard looked like before there were seals."""
+    with open(path, "r+b") as raw:
+        os.ftruncate(raw.fileno(), hdf5.end(raw.fileno()))
+    path.write_bytes(path.read_bytes().replace(b'"format_version":2', b'"format_version":1'))

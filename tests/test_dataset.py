@@ -8,10 +8,9 @@ import threading
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-from make_store import frames_of, make_ledger, make_split, settings_for
+from make_store import edited, frames_of, make_ledger, make_split, renumber, settings_for
 
 from pipeline import ledger
 from pipeline.hdf5 import ShardError
@@ -222,23 +221,18 @@ def swap(one: Path) -> None:
 
 
 def damage_frames(path: Path) -> None:
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         for frames in file["frames"].values():
             frames[-1:] = 255 - frames[-1:]
-
-
-def set_version(path: Path) -> None:
-    with h5py.File(path, "r+") as file:
-        file.attrs["format_version"] = 99
 
 
 # What is done to the shard once the ledger is read, and the end of the message, whose beginning is the video.
 DAMAGES = {
     "gone": (Path.unlink, "no such shard; run `make preprocess`"),
-    "empty": (lambda path: path.write_bytes(b""), "not a whole HDF5 file .*run `make verify ARGS=--repair`"),
+    "empty": (lambda path: path.write_bytes(b""), "not a whole shard: .*run `make verify ARGS=--repair`"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:3000]), "run `make verify ARGS=--repair`"),
     "swapped": (swap, "has no video .*, though its ledger says so; run `make manifests`"),
-    "newer format": (set_version, "shard format 99, this program reads 1; update the older"),
+    "newer format": (lambda path: renumber(path, 99), "shard format 99, this program reads 2; update the older"),
     "bits": (damage_frames, "damaged: CRC-32 is .*, was .*; run `make verify ARGS=--repair`"),
 }
 

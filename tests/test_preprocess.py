@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import powers
 import pytest
-from make_store import make_ledger, settings_for
+from make_store import make_format_1, make_ledger, settings_for
 from make_videos import read_number, write_mp4
 
 from pipeline import ledger, preprocess
@@ -129,7 +129,7 @@ def test_shards_say_what_they_are(undisturbed):
         attributes = file.attrs
         assert attributes["recipe"] == undisturbed.to_json()
         assert attributes["recipe_sha256"] == undisturbed.fingerprint()
-        assert (attributes["format_version"], attributes["split"], attributes["complete"]) == (1, "train", True)
+        assert (attributes["format_version"], attributes["split"], attributes["complete"]) == (2, "train", True)
         video_id = sorted(file["frames"])[0]
         assert file[f"frames/{video_id}"][0].shape == (32, 48, 3)
 
@@ -182,6 +182,18 @@ def test_another_way_of_cutting_a_split_is_another_recipe_too(undisturbed, tmp_p
     shutil.copytree(undisturbed.store, settings.store)
     with pytest.raises(UserError, match="videos_per_shard: 9 here, 4 there"):
         preprocess.run(settings)
+
+
+def test_a_store_of_an_earlier_format_is_refused_and_untouched(undisturbed, tmp_path):
+    settings = moved(undisturbed, tmp_path)
+    shutil.copytree(undisturbed.store, settings.store)
+    for path in Path(settings.store).glob("*.h5"):
+        make_format_1(path)
+    before = files(settings)
+    with pytest.raises(UserError, match=r"shard format 1, this program reads 2; .*another STORE=DIR") as error:
+        preprocess.run(settings)
+    assert error.value.exit_code == 2
+    assert files(settings) == before
 
 
 def test_a_second_run_is_told_who_holds_the_store(undisturbed):

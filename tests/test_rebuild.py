@@ -100,7 +100,7 @@ def test_shards_that_are_not_ours_are_left_out_and_told(preprocessed):
         writer.add(shards.Outcome(IDS[4], "crash"))
     built = manifests.join(recipe_of(preprocessed))
     said = "\n".join(built.verdict)
-    assert "val-00000-of-00002.h5: not a whole HDF5 file" in said
+    assert "val-00000-of-00002.h5: not a whole shard" in said
     assert "val-00007-of-00009.h5: another recipe (fps: 15.0 here, 30.0 there)" in said
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS[4], "status"] == "missing" and table.loc[IDS[0], "status"] == "pending"

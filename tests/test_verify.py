@@ -4,7 +4,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from make_store import make_ledger, settings_for
+from make_store import edited, make_ledger, settings_for
 from make_videos import write_mp4
 
 from pipeline import ledger, preprocess, verify
@@ -113,21 +113,21 @@ def swap(settings):
 
 
 def unfinished(settings):
-    with h5py.File(shard(settings), "r+") as file:
+    with edited(shard(settings)) as file:
         file.attrs["complete"] = False
     return [shard(settings).name, "unfinished"]
 
 
 def external_link(settings):
     video_id, _, _ = stored_video(shard(settings))
-    with h5py.File(shard(settings), "r+") as file:
+    with edited(shard(settings)) as file:
         del file[f"frames/{video_id}"]
         file[f"frames/{video_id}"] = h5py.ExternalLink(shard(settings, 1).name, f"frames/{video_id}")
     return [f"frames/{video_id}", "not in this file"]
 
 
 def soft_link(settings):
-    with h5py.File(shard(settings), "r+") as file:
+    with edited(shard(settings)) as file:
         file.move("outcomes", "frames/elsewhere")
         file["outcomes"] = h5py.SoftLink("/frames/elsewhere")
     return ["outcomes", "not in this file"]
@@ -135,7 +135,7 @@ def soft_link(settings):
 
 def virtual(settings):
     video_id, _, _ = stored_video(shard(settings))
-    with h5py.File(shard(settings), "r+") as file:
+    with edited(shard(settings)) as file:
         old = file[f"frames/{video_id}"]
         layout = h5py.VirtualLayout(old.shape, old.dtype)
         layout[...] = h5py.VirtualSource(str(shard(settings, 1)), f"frames/{video_id}", old.shape)
@@ -145,7 +145,7 @@ def virtual(settings):
 
 
 def external_storage(settings):
-    with h5py.File(shard(settings), "r+") as file:
+    with edited(shard(settings)) as file:
         table = file["index"][:]
         del file["index"]
         file.create_dataset(
@@ -155,14 +155,14 @@ def external_storage(settings):
 
 
 def smuggled(settings):
-    with h5py.File(shard(settings), "r+") as file:
+    with edited(shard(settings)) as file:
         file["frames/uninvited"] = np.zeros((1, 16, 20, 3), np.uint8)
         file["also"] = 1
     return ["uninvited", "stored, against the index", "unexpected also"]
 
 
 def short_index(settings):
-    with h5py.File(shard(settings), "r+") as file:
+    with edited(shard(settings)) as file:
         table = file["index"][:-1]
         del file["index"]
         file["index"] = table
@@ -186,7 +186,7 @@ DAMAGES = [
 
 def jpeg_offsets(settings):
     video_id, _, _ = stored_video(shard(settings))
-    with h5py.File(shard(settings), "r+") as file:
+    with edited(shard(settings)) as file:
         file[f"jpeg/{video_id}"][2] = file[f"jpeg/{video_id}"][1]
     return [video_id, "do not fit"]
 

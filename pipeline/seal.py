@@ -1,0 +1,121 @@
+"""A checksum over everything in a shard but the bytes of its videos, compared before libhdf5 may see the file.
+
+libhdf5 believes what it reads: one flipped bit of a file's metadata can make it loop for ever.  So a finished shard
+ends in a seal, behind what is HDF5's (whose tools do not mind):
+
+    runs    (n, 2) <i8: where each run of videos' bytes begins and ends, ascending
+    tail    8 bytes of magic, then <u4 each: format version, n, CRC-32
+
+The CRC-32 is that of all bytes outside the runs, the seal's own included except for itself.  Each video has a CRC-32
+of its own in the index (shards.py), which is sealed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.recipe import FORMAT_VERSION
+from pipeline.settings import UserError
+
+_TAIL = struct.Struct("<8sIII")
+_MAGIC = b"K-SEALED"
+_RUN_BYTES = 16
+_PART_BYTES = 1 << 20
+_HEAD_BYTES = 1 << 16
+
+
+class ShardError(UserError):
+    """A shard that is missing, damaged, unfinished, or not ours to read."""
+
+
+class FormatError(ShardError):
+    """A whole shard in a format of another version of this program."""
+
+
+def write(fd: int, extents: Iterable[tuple[int, int]]) -> None:
+    """Seal a file.
+
+    Args:
+        fd: the file, open for reading and writing, whole but for the seal.
+        extents: (byte offset, number of bytes) of each video's data.
+    """
+    runs = _merge(extents)
+    end = os.fstat(fd).st_size
+    crc = _crc(fd, runs, end, FORMAT_VERSION)
+    data = runs.tobytes() + _TAIL.pack(_MAGIC, FORMAT_VERSION, len(runs), crc)
+    while data:
+        written = os.pwrite(fd, data, end)
+        data, end = data[written:], end + written
+
+
+def check(path: Path) -> None:
+    """Compare a file with its seal.
+
+    Raises:
+        FormatError: it is of another format.
+        ShardError: it is damaged outside its videos, cut short, or no shard.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        fd = file.fileno()
+        size = os.fstat(fd).st_size
+        tail = os.pread(fd, _TAIL.size, max(0, size - _TAIL.size))
+        magic, version, count, crc = _TAIL.unpack(tail.rjust(_TAIL.size, b"\0"))
+        end = size - _TAIL.size - count * _RUN_BYTES
+        if magic != _MAGIC or end < 0:
+            raise _unsealed(path, os.pread(fd, _HEAD_BYTES, 0))
+        runs = np.frombuffer(os.pread(fd, count * _RUN_BYTES, end), "<i8").reshape(-1, 2)
+        places = [0, *runs.ravel().tolist(), end]
+        found = _crc(fd, runs, end, version) if places == sorted(places) else None
+    if found != crc:
+        was = "no CRC-32 can be made" if found is None else f"CRC-32 is {found:08x}, was {crc:08x}"
+        raise ShardError(f"{path}: damaged outside its frames: {was}; run `make verify ARGS=--repair`")
+    if version != FORMAT_VERSION:
+        raise _other_format(path, version)
+
+
+def _unsealed(path: Path, head: bytes) -> ShardError:
+    """What to say of a file without a seal; format 1 had none, and is told by the recipe near its beginning."""
+    if b'"format_version":1,' in head:
+        return _other_format(path, 1)
+    return ShardError(f"{path}: not a whole shard: its seal is not at the end; run `make verify ARGS=--repair`")
+
+
+def _other_format(path: Path, version: int) -> FormatError:
+    return FormatError(
+        f"{path}: shard format {version}, this program reads {FORMAT_VERSION}; update the older of the two: "
+        "the program, or the shards with `make preprocess` into another STORE=DIR"
+    )
+
+
+def _merge(extents: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
+    """(n, 2) begins and ends, ascending, of extents that touch each other taken together."""
+    runs: list[list[int]] = []
+    for offset, nbytes in sorted(extents):
+        if runs and runs[-1][1] == offset:
+            runs[-1][1] += nbytes
+        else:
+            runs.append([offset, offset + nbytes])
+    return np.array(runs, "<i8").reshape(-1, 2)
+
+
+def _crc(fd: int, runs: NDArray[np.int64], end: int, version: int) -> int:
+    """CRC-32 of what lies outside the runs, up to `end`, and of the seal."""
+    crc = 0
+    for begin, stop in zip([0, *runs[:, 1].tolist()], [*runs[:, 0].tolist(), end], strict=True):
+        for part in _parts(fd, begin, stop):
+            crc = zlib.crc32(part, crc)
+    return zlib.crc32(runs.tobytes() + _TAIL.pack(_MAGIC, version, len(runs), 0), crc)
+
+
+def _parts(fd: int, begin: int, stop: int) -> Iterator[bytes]:
+    while begin < stop and (part := os.pread(fd, min(_PART_BYTES, stop - begin), begin)):
+        yield part
+        begin += len(part)
