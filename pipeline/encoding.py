@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from pipeline.recipe import Preprocess
@@ -31,9 +31,9 @@ class Encoded(NamedTuple):
 def encode(frames: NDArray[np.uint8], settings: Preprocess) -> Encoded:
     """Frames (T, height, width, 3) uint8 RGB, C-contiguous, as the recipe stores them."""
     if settings.codec == "raw":
-        return Encoded(frames, None, len(frames), zlib.crc32(frames.reshape(-1).data))
+        return Encoded(frames, None, len(frames), isal_zlib.crc32(frames.reshape(-1).data))
     data, starts = encode_jpeg(frames, settings.jpeg_quality)
-    return Encoded(data, starts, len(frames), zlib.crc32(data.data))
+    return Encoded(data, starts, len(frames), isal_zlib.crc32(data.data))
 
 
 def encode_jpeg(frames: NDArray[np.uint8], quality: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

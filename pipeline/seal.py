@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from pipeline.recipe import FORMAT_VERSION
@@ -111,8 +111,8 @@ def _crc(fd: int, runs: NDArray[np.int64], end: int, version: int) -> int:
     crc = 0
     for begin, stop in zip([0, *runs[:, 1].tolist()], [*runs[:, 0].tolist(), end], strict=True):
         for part in _parts(fd, begin, stop):
-            crc = zlib.crc32(part, crc)
-    return zlib.crc32(runs.tobytes() + _TAIL.pack(_MAGIC, version, len(runs), 0), crc)
+            crc = isal_zlib.crc32(part, crc)
+    return isal_zlib.crc32(runs.tobytes() + _TAIL.pack(_MAGIC, version, len(runs), 0), crc)
 
 
 def _parts(fd: int, begin: int, stop: int) -> Iterator[bytes]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import simplejpeg
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from pipeline import hdf5
@@ -166,7 +166,7 @@ class ShardReader:
         Raises:
             ShardError: they differ.
         """
-        found = zlib.crc32(self.stored(row).data)
+        found = isal_zlib.crc32(self.stored(row).data)
         if found != self.crc32[row]:
             raise ShardError(
                 f"{self.path}: {self.video_ids[row]}: damaged: CRC-32 is {found:08x}, was {self.crc32[row]:08x}; "
