@@ -61,6 +61,7 @@ def write_mp4(
     container_options: dict[str, str] | None = None,
     options: dict[str, str] | None = None,
     first: int = 0,
+    pixel_aspect: Fraction | None = None,
 ) -> Path:
     """Write a video; by default frame k is `numbered_frame(first + k)`.
 
@@ -78,6 +79,7 @@ def write_mp4(
         container_options: options of the muxer, such as {"movflags": "faststart"}.
         options: options of the encoder, such as {"g": "12", "bf": "3"}.
         first: number drawn on the first frame.
+        pixel_aspect: width over height of a pixel; None: not said.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +93,8 @@ def write_mp4(
         stream.height, stream.width, stream.pix_fmt = size[0], size[1], pix_fmt
         stream.codec_context.time_base = 1 / rate
         stream.codec_context.thread_count = 1  # the same bytes each time
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         stream.options = {**_QUIET.get(encoder, {}), **(options or {})}
         pictures = frames if frames is not None else (numbered_frame(first + k, size) for k in range(num_frames))
         for k, picture in enumerate(pictures):

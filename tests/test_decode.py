@@ -37,11 +37,11 @@ def numbers(path: Path, settings: Preprocess = SOURCE) -> list[int]:
     return [read_number(frame) for frame in decode_video(path, settings).frames]
 
 
-def status(path: Path, settings: Preprocess = SOURCE) -> str:
+def status(path: Path, settings: Preprocess = SOURCE, said: str = "") -> str:
     with pytest.raises(DecodeError) as caught:
         decode_video(path, settings)
     assert str(path) not in caught.value.reason  # shards hold the reason, and the same bytes everywhere
-    assert "\n" not in caught.value.reason
+    assert "\n" not in caught.value.reason and said in caught.value.reason
     return caught.value.status
 
 
@@ -69,12 +69,12 @@ def test_kept_frames_of_the_usual_rates() -> None:
     assert kept_frames(3, 10.0, 15.0)[1] == 10.0
 
 
-@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "mpeg4"])
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4"])
 @pytest.mark.parametrize(("source_fps", "fps"), [(30, 15.0), (25, 15.0), (30, "source"), (10, 15.0)])
 def test_the_frames_stored_are_the_frames_promised(
     tmp_path: Path, codec: str, source_fps: int, fps: float | str
 ) -> None:
-    path = write_mp4(tmp_path / "a.mp4", num_frames=40, fps=source_fps, codec=codec)
+    path = write_mp4(tmp_path / ("a.webm" if codec == "vp8" else "a.mp4"), 40, source_fps, codec=codec)
     settings = Preprocess(fps=fps, height=64, width=96)
     video = decode_video(path, settings)
     assert [read_number(frame) for frame in video.frames] == kept_frames(40, source_fps, fps)[0].tolist()
@@ -90,7 +90,7 @@ def test_every_container_gives_every_frame(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["-starts with a dash.mp4", "ünï cödé.mp4", "a:b.mp4", "per%cent.mp4", "new\nline.mp4"]
+    "name", ["-starts with a dash.mp4", "ünï cödé.mp4", "a:b.mp4", "per%cent.mp4", "new\nline.mp4", f"{251 * 'x'}.mp4"]
 )
 def test_a_name_is_only_a_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mp4(tmp_path / "plain.mp4", num_frames=5).rename(tmp_path / name)
@@ -116,6 +116,16 @@ def test_unusual_pixels_become_rgb(tmp_path: Path, pix_fmt: str) -> None:
 def test_transparency_is_left_out(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.webm", num_frames=5, codec="vp9", pix_fmt="yuva420p")
     assert numbers(path) == list(range(5))
+
+
+@pytest.mark.usefixtures("either_decoder")
+def test_pixels_that_are_not_square_are_stored_as_they_are(tmp_path: Path) -> None:
+    path = write_mp4(tmp_path / "a.mp4", num_frames=5, pixel_aspect=Fraction(2, 1))
+    with av.open(str(path)) as file:
+        assert file.streams.video[0].sample_aspect_ratio == 2
+    video = decode_video(path, SOURCE)
+    assert [read_number(frame) for frame in video.frames] == list(range(5))
+    assert (video.source_height, video.source_width) == (96, 128)
 
 
 @pytest.mark.usefixtures("either_decoder")
@@ -240,10 +250,10 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def test_what_is_no_video_is_unreadable(tmp_path: Path) -> None:
-    assert status(write(tmp_path / "empty.mp4", b"")) == "unreadable"
+    assert status(write(tmp_path / "empty.mp4", b""), said="empty file") == "unreadable"
     assert status(write(tmp_path / "page.mp4", b"<!DOCTYPE html><html>404</html>" * 50)) == "unreadable"
     assert status(write(tmp_path / "noise.mp4", np.random.default_rng(0).bytes(50_000))) == "unreadable"
-    assert status(truncate(write_mp4(tmp_path / "no_moov.mp4"))) == "unreadable"
+    assert status(truncate(write_mp4(tmp_path / "no_moov.mp4")), said="moov") == "unreadable"
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
@@ -256,6 +266,15 @@ def test_a_download_that_was_cut_short_is_truncated(tmp_path: Path, suffix: str,
     assert status(truncate(path, fraction)) == "truncated"
 
 
+def test_a_container_that_promises_more_frames_than_it_has_is_truncated(tmp_path: Path) -> None:
+    path = write_mp4(tmp_path / "a.avi", num_frames=20, codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    length = content.index(b"strh") + 8 + 32
+    assert int.from_bytes(content[length : length + 4], "little") == 20
+    content[length : length + 4] = (400).to_bytes(4, "little")
+    assert status(write(path, content), said="20 of 400 packets") == "truncated"
+
+
 def test_sound_alone_is_no_video_stream(tmp_path: Path) -> None:
     assert status(write_mp4(tmp_path / "a.mp4", audio_only=True)) == "no_video_stream"
 
@@ -265,8 +284,13 @@ def test_a_codec_that_is_not_on_the_list_reaches_no_decoder(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "head", ["#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"]
-)  # noqa: E501
+    "head",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile {}\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns={}\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    ],
+)
 def test_a_playlist_opens_no_other_file(tmp_path: Path, head: str) -> None:
     other = write_mp4(tmp_path / "other.mp4")
     assert status(write(tmp_path / "list.mp4", head.format(other).encode())) == "unreadable"
@@ -322,6 +346,21 @@ def test_a_file_that_grows_while_it_is_decoded_is_not_stored(tmp_path: Path, mon
         return honest(*arguments)
 
     monkeypatch.setattr(decode, "_decode_with_decord", slow)
+    assert status(path) == "io"
+
+
+def test_a_file_that_vanishes_while_it_is_decoded_is_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_mp4(tmp_path / "a.mp4")
+    honest = decode._decode_with_decord
+
+    def last(*arguments: object) -> object:
+        video = honest(*arguments)
+        path.unlink()
+        return video
+
+    monkeypatch.setattr(decode, "_decode_with_decord", last)
     assert status(path) == "io"
 
 

@@ -16,6 +16,7 @@ from make_videos import truncate, write_mp4
 from pipeline import isolate
 from pipeline.isolate import Decoder, Stopped
 from pipeline.recipe import Preprocess
+from pipeline.schema import STATUSES
 
 TESTS = Path(__file__).parent
 SETTINGS = Preprocess(height=16, width=20, video_timeout_s=1.0)
@@ -126,6 +127,7 @@ import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]
 from pathlib import Path
 from pipeline import isolate
 from pipeline.recipe import Preprocess
+from pipeline.schema import STATUSES
 isolate.ENTRY = "sys.path.insert(0, {str(TESTS)!r}); from hostile import main; main()"
 decoder = isolate.Decoder(Preprocess(height=16, width=20))
 results = decoder.decode([Path("good-1"), Path("spin-2")])
@@ -173,6 +175,23 @@ def test_a_decoder_keeps_to_its_core(tmp_path):
         threads = [int(task.name) for task in Path(f"/proc/{decoder._child.pid}/task").iterdir()]
         assert [os.sched_getaffinity(thread) for thread in threads] == [{core}] * len(threads)
     assert result.status == "ok"
+
+
+def test_flipped_bits_cost_a_video_at_most_and_never_the_next(tmp_path):
+    sound = write_mp4(tmp_path / "sound.mp4", 12, 15, options={"g": "4"})
+    content, rng, paths = sound.read_bytes(), np.random.default_rng(0), []
+    for number in range(30):
+        flipped = bytearray(content)
+        flipped[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        paths += [tmp_path / f"{number}.mp4", sound]
+        paths[-2].write_bytes(flipped)
+    with Decoder(SETTINGS) as decoder:
+        found = [(one.status, one.encoded and one.encoded.num_frames, one.reason) for one in decoder.decode(paths)]
+    assert found[1::2] == [("ok", 12, "")] * 30
+    # Concealed, it is stored whole; anything else has a status and says why.
+    assert [one for one in found if (one[0] == "ok") != (one[1] == 12) or bool(one[2]) == (one[0] == "ok")] == []
+    assert {status for status, _, _ in found} <= set(STATUSES)
+    assert 0 < sum(status == "ok" for status, _, _ in found[::2]) < 30
 
 
 def test_jpeg_comes_with_its_offsets(tmp_path):

@@ -62,6 +62,12 @@ def test_every_flavour_is_the_same_table(tmp_path, name, text, said):
     assert said in found.verdict[0]
 
 
+def test_ids_that_look_like_numbers_or_like_nothing_stay_text(tmp_path):
+    ids = ["00000000001", "1e100000000", "0x123456789", "1_000_000_0", "NaN________", "-Infinity--", "TRUE_______"]
+    write(tmp_path, "val.csv", VAL + "".join(f"zumba,{one},1,11,val\n" for one in ids))
+    assert load(tmp_path).table["youtube_id"].tolist() == ids
+
+
 def test_utf_16_from_a_spreadsheet(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}arm wrestling,{A},1,11,val\n", "utf-16")
     assert load(tmp_path).table["youtube_id"].tolist() == [A]
