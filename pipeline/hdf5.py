@@ -13,15 +13,20 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline import seal
+from pipeline.direct import BLOCK_BYTES
 from pipeline.seal import ShardError as ShardError
 
 _METADATA_BLOCK_BYTES = 1 << 14
+_ALIGNED_FROM_BYTES = 1 << 16
 
 
 def create(path: Path) -> h5py.File:
     """A new file; nothing of the clock, the host or the version of the library goes into it."""
     # Metadata in few places: all of it is read when a shard is opened.
-    return h5py.File(path, "w", libver="earliest", locking=False, meta_block_size=_METADATA_BLOCK_BYTES)
+    return h5py.File(
+        path, "w", libver="earliest", locking=False, meta_block_size=_METADATA_BLOCK_BYTES,
+        alignment_threshold=_ALIGNED_FROM_BYTES, alignment_interval=BLOCK_BYTES,
+    )  # fmt: skip
 
 
 def reserve(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> int:

@@ -27,6 +27,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline import hdf5, seal
+from pipeline.direct import DirectFile
 from pipeline.encoding import Encoded, encode
 from pipeline.recipe import FORMAT_VERSION, Preprocess
 from pipeline.seal import ShardError as ShardError  # what reading a shard raises
@@ -83,7 +84,7 @@ class ShardWriter:
         self._outcomes: list[Outcome] = []
         self._file = hdf5.create(self._temporary)
         # Frames go past libhdf5: its writes hold the interpreter's lock, and one that fails crashes the process later.
-        self._fd = os.open(self._temporary, os.O_RDWR)
+        self._raw = DirectFile(self._temporary)
         self._file.create_group("frames", track_order=False)
         if settings.codec == "jpeg":
             self._file.create_group("jpeg", track_order=False)
@@ -111,11 +112,7 @@ class ShardWriter:
     def _store(self, group: str, name: str, data: NDArray) -> int:
         """Write a contiguous dataset; returns its byte offset in the file."""
         offset = hdf5.reserve(self._file[group], name, data.shape, data.dtype)
-        rest = memoryview(data.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-        place = offset
-        while rest:
-            written = os.pwrite(self._fd, rest, place)
-            rest, place = rest[written:], place + written
+        self._raw.write(data, offset)
         return offset
 
     def __enter__(self) -> ShardWriter:
@@ -135,9 +132,7 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Drop what was written."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._raw.close()
         self._temporary.unlink(missing_ok=True)
         if self._file.id.valid:
             hdf5.abandon(self._file)
@@ -148,16 +143,16 @@ class ShardWriter:
             "outcomes": hdf5.table(self._outcomes, OUTCOME_FIELDS),
         }
         room = sum(table.nbytes for table in tables.values()) + 4096 * len(self._outcomes) + (1 << 20)
-        os.posix_fallocate(self._fd, 0, os.fstat(self._fd).st_size + room)  # so that libhdf5 finds the disk not full
+        fd = self._raw.fd
+        os.posix_fallocate(fd, 0, os.fstat(fd).st_size + room)  # so that libhdf5 finds the disk not full
         for name, table in tables.items():
             self._file.create_dataset(name, data=table, track_times=False)
         self._file.attrs["complete"] = True
         self._file.close()
-        os.ftruncate(self._fd, hdf5.end(self._fd))
-        seal.write(self._fd, [(offset, nbytes) for *_, offset, nbytes, _ in self._index])
-        os.fsync(self._fd)
-        os.close(self._fd)
-        self._fd = -1
+        os.ftruncate(fd, hdf5.end(fd))
+        seal.write(fd, [(offset, nbytes) for *_, offset, nbytes, _ in self._index])
+        os.fsync(fd)
+        self._raw.close()
         ShardReader(self._temporary).close()  # what cannot be opened again is not published
         os.replace(self._temporary, self.path)
         sync(self.path.parent)

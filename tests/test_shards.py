@@ -1,4 +1,7 @@
+import errno
+import fcntl
 import hashlib
+import mmap
 import os
 import pickle
 import shutil
@@ -140,6 +143,52 @@ def test_same_inputs_same_bytes(raw, jpeg, tmp_path):
     (tmp_path / "j").mkdir()
     assert write(tmp_path / "r").read_bytes() == raw.read_bytes()
     assert write(tmp_path / "j", codec="jpeg").read_bytes() == jpeg.read_bytes()
+
+
+def test_what_goes_past_the_page_cache_is_the_same_bytes(tmp_path, monkeypatch):
+    settings = settings_for(tmp_path, height=128, width=171)
+    try:
+        os.close(os.open(tmp_path, os.O_TMPFILE | os.O_RDWR | os.O_DIRECT))
+    except OSError:
+        pytest.skip("this file system has no direct writes")
+    past_cache = []
+    write_through = os.pwrite
+
+    def note(fd, data, offset):
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            past_cache.append(len(data))
+        return write_through(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", note)
+    written = {}
+    for begin in (0, 1):  # where the frames begin in a page of memory; only at 0 can the disk fetch them itself
+        memory = mmap.mmap(-1, 1 << 20)
+        past_cache.clear()
+        path = tmp_path / shard_name("val", begin, 2)
+        with ShardWriter(path, settings, "val") as writer:
+            for number, length in enumerate((3, 1, 2)):
+                frames = frames_of(number, length, settings)
+                room = np.frombuffer(memory, np.uint8)[begin : begin + frames.nbytes].reshape(frames.shape)
+                room[:] = frames
+                writer.add(Outcome(str(number), "ok", num_frames=length), number, room)
+        reader = ShardReader(path)
+        assert all((reader.frames(n) == frames_of(n, t, settings)).all() for n, t in enumerate((3, 1, 2)))
+        # Of frames of 65,664 bytes; what is left of the last block goes the ordinary way.
+        assert past_cache == ([] if begin else [48 * 4096, 16 * 4096, 32 * 4096])
+        written[begin] = path.read_bytes()
+    assert written[0] == written[1]
+
+
+def test_a_disk_that_has_no_direct_writes_will_do(raw, tmp_path, monkeypatch):
+    honest = os.open
+
+    def without(path, flags, *more):
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no direct writes here")
+        return honest(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", without)
+    assert write(tmp_path).read_bytes() == raw.read_bytes()
 
 
 def test_an_error_publishes_nothing(tmp_path):
