@@ -3,85 +3,34 @@
     python -m pipeline.preprocess -c FILE [--dry-run]
 
 Reads `<manifests>/<dataset>/<split>.csv`, writes `<store>/<split>-*.h5` and then fills the ledgers in from the shards.
-One joblib task writes one shard under a temporary name and publishes it whole, so a run can be stopped at any instant
-and gone on with: finished shards are skipped, and the bytes do not depend on the number of jobs.
+One task writes one shard under a temporary name and publishes it whole, so a run can be stopped at any instant and
+gone on with: finished shards are skipped, and the bytes depend neither on the number of jobs nor on the machines.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
-import os
-import queue
-import shutil
-import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
-import filelock
-import joblib
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline import cli, ledger, recipe, shards
-from pipeline.isolate import Decoder, Stopped
+from pipeline import cli, cluster, ledger, local, recipe, shards
+from pipeline.lock import locked, remove_temporary
 from pipeline.recipe import SPLITS, Preprocess
 from pipeline.schema import BAD_STATUSES
 from pipeline.settings import UserError
-from pipeline.shard_task import Task, check_recipe, is_finished, plan, write_shard
+from pipeline.shard_task import Task, check_recipe, is_finished, plan
 from pipeline.shards import Outcome
 
 __all__ = ["main", "plan", "run"]
 
 _SHOWN_REASONS = 20
-_SPARE_BYTES = 64 << 20  # for each shard being written
-_STOP_S = 10  # that tasks have to drop their temporary files
 
 log = logging.getLogger(__name__)
-
-
-class LockedError(UserError):
-    """Another run is writing to the same store."""
-
-    exit_code = cli.EXIT_LOCKED
-
-
-@contextlib.contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """Hold the store for one run.
-
-    Raises:
-        LockedError: another run holds it.
-        UserError: no folder can be there.
-    """
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"preprocess.store: {store}: {error.strerror}; give a folder with STORE=DIR") from None
-    lock = filelock.FileLock(str(store / ".lock"))
-    owner = store / ".lock.owner"
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        who = owner.read_text(encoding="utf-8") if owner.exists() else "another run"
-        raise LockedError(f"{store}: {who} is writing here; wait for it or use another STORE=DIR") from None
-    try:
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        remove_temporary(store)  # of a run that was killed: the lock is ours, so nobody writes it
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
-
-
-def remove_temporary(store: Path) -> None:
-    """Delete unfinished shards."""
-    for leftover in store.glob(".*.h5.tmp"):
-        leftover.unlink(missing_ok=True)
 
 
 def remove_unfinished_ledgers(settings: Preprocess) -> None:
@@ -91,108 +40,31 @@ def remove_unfinished_ledgers(settings: Preprocess) -> None:
             leftover.unlink(missing_ok=True)
 
 
-class Run:
-    """The shards of one run being written: its decoders, its progress and its end.
-
-    Tasks run in threads, for all heavy work is done in the decoders, which are processes of their own; so nothing but
-    a decoder can die.  Leaving the context with an exception stops the decoders and waits for the tasks to drop what
-    they were writing.
-
-    Args:
-        settings: the recipe.
-        num_videos: in the shards to write.
-        jobs: tasks at a time.
+class Progress:
+    """How far a run is, on a bar.
 
     Attributes:
         frames: stored so far.
-        videos: through so far.
     """
 
-    def __init__(self, settings: Preprocess, num_videos: int, jobs: int) -> None:
-        self.frames = self.videos = 0
-        self._settings = settings
-        self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
-        self._decoders: list[Decoder] = []
-        # With a decoder for every core each keeps to its own: pictures stay in one core's cache on their way from
-        # FFmpeg's thread to ours (a tenth less CPU, a quarter more videos/s).  With fewer, cores would crowd unasked.
-        cores = sorted(os.sched_getaffinity(0))
-        self._cores = cores if jobs >= len(cores) else [None]
-        self._changed = threading.Condition()
-        self._running = self._bad = self._finished_bytes = self._finished_videos = 0
-        self._stopped = False
+    def __init__(self, num_videos: int) -> None:
+        self.frames = self._bad = 0
+        self._lock = threading.Lock()
         self._bar = tqdm(total=num_videos, unit="video", smoothing=0.05, disable=None)
 
-    def write(self, task: Task) -> None:
-        """One joblib task."""
-        with self._changed:
-            if self._stopped:
-                return
-            self._running += 1
-        try:
-            self._check_space(task)
-            decoder = self._decoder()
-            write_shard(task, self._settings, decoder, self._done)
-            self._idle.put(decoder)
-            with self._changed:
-                self._finished_bytes += task.path.stat().st_size
-                self._finished_videos += len(task.videos)
-        except Stopped:
-            pass
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
-
-    def __enter__(self) -> Run:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._changed:
-            self._stopped = True
-            if kind is not None:
-                for decoder in self._decoders:
-                    decoder.stop()
-            self._changed.wait_for(lambda: not self._running, timeout=_STOP_S)
-        for decoder in self._decoders:
-            decoder.close()
-        self._bar.close()
-
-    def _decoder(self) -> Decoder:
-        """An idle decoder, or a new one."""
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            pass
-        with self._changed:
-            decoder = Decoder(self._settings, self._cores[len(self._decoders) % len(self._cores)])
-            self._decoders.append(decoder)
-            if self._stopped:
-                decoder.stop()
-        return decoder
-
-    def _check_space(self, task: Task) -> None:
-        """Stop while every shard that is being written can still be finished.
-
-        Raises:
-            OSError: the disk would be full.
-        """
-        with self._changed:
-            mean = self._finished_bytes / max(1, self._finished_videos)
-            needed = int((1.5 * mean * len(task.videos) + _SPARE_BYTES) * self._running)
-        free = shutil.disk_usage(self._settings.store).free
-        if free < needed:
-            reason = f"{os.strerror(errno.ENOSPC)}: {free:,} bytes free, {needed:,} needed for the next shards"
-            raise OSError(errno.ENOSPC, reason, self._settings.store)
-
-    def _done(self, outcome: Outcome) -> None:
-        with self._changed:
-            self.videos += 1
+    def done(self, outcome: Outcome) -> None:
+        """Count a video that is through; from any thread."""
+        with self._lock:
             self.frames += outcome.num_frames
             self._bad += outcome.status in BAD_STATUSES
             self._bar.set_postfix(bad=self._bad, refresh=False)
             self._bar.update()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
 
 
 def read_ledgers(settings: Preprocess) -> dict[str, pd.DataFrame]:
@@ -250,16 +122,16 @@ def strays(store: Path, tasks: list[Task]) -> list[str]:
 
 def write_shards(tasks: list[Task], settings: Preprocess) -> int:
     """Write shards, those that take longest first; returns the number of frames stored.  The store must be locked."""
-    jobs = min(joblib.effective_n_jobs(settings.jobs), max(1, len(tasks)))
     tasks = sorted(tasks, key=lambda task: _expected_bytes(task, settings), reverse=True)
     try:
-        with Run(settings, sum(len(task.videos) for task in tasks), jobs) as active:
-            joblib.Parallel(n_jobs=jobs, backend="threading", batch_size=1, pre_dispatch=jobs)(
-                joblib.delayed(active.write)(task) for task in tasks
-            )
+        with Progress(sum(len(task.videos) for task in tasks)) as progress:
+            if settings.engine == "dask":
+                cluster.write_shards(tasks, settings, progress.done)
+            else:
+                local.write_shards(tasks, settings, progress.done)
     finally:
         remove_temporary(Path(settings.store))
-    return active.frames
+    return progress.frames
 
 
 def fill_ledgers(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preprocess) -> pd.DataFrame:

@@ -41,8 +41,9 @@ class Preprocess:
         jpeg_quality: 1..100, with codec jpeg.
         videos_per_shard: rows of a ledger per shard.
         seed: of the global permutation of videos over shards, so that every shard mixes classes.
-        jobs: shards written at once; -1: one for each core.
-        engine: what runs the shard tasks; only this machine yet.
+        jobs: shards written at once on this machine; -1: one for each core.
+        engine: what writes the shards: local (this machine) or dask (the workers of a cluster).
+        scheduler: address of the cluster's scheduler, such as tcp://head:8786, with engine dask.
         video_timeout_s: seconds a video may take to decode before it is given up as `timeout`.
         max_bad_fraction: fraction of undecodable videos above which a run ends with exit code 3.
     """
@@ -61,13 +62,16 @@ class Preprocess:
     videos_per_shard: PositiveInt = 64
     seed: NonNegativeInt = 0
     jobs: Annotated[int, Range(min=-1)] = -1
-    engine: Literal["local"] = "local"
+    engine: Literal["local", "dask"] = "local"
+    scheduler: str = ""
     video_timeout_s: PositiveFloat = 60.0
     max_bad_fraction: Fraction = 0.05
 
     def __post_init__(self) -> None:
         if self.jobs == 0:
             raise ValueError("jobs: got 0, expected -1 (one for each core) or at least 1")
+        if self.engine == "dask" and not self.scheduler:
+            raise ValueError("scheduler: got '', expected the address of one (tcp://host:8786) with engine dask")
 
     def stored(self) -> dict[str, Any]:
         """The settings that decide the bytes of a shard, as JSON-able values."""

@@ -17,6 +17,7 @@ through libhdf5 for them; any HDF5 tool can still open the file.  Same inputs an
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -78,7 +79,10 @@ class ShardWriter:
 
     def __init__(self, path: Path, settings: Preprocess, split: str) -> None:
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.tmp")
+        # A cluster's worker may still be at a shard of a run that has ended, and that the next one writes anew.
+        self._temporary = path.with_name(
+            f".{path.name.removesuffix('.h5')}.{socket.gethostname()}-{os.getpid()}.h5.tmp"
+        )
         self._settings = settings
         self._index: list[tuple] = []
         self._outcomes: list[Outcome] = []

@@ -18,6 +18,7 @@ import joblib
 import pandas as pd
 
 from pipeline import cli, hdf5, ledger, preprocess, recipe, shards
+from pipeline.lock import locked
 from pipeline.recipe import Preprocess
 from pipeline.schema import LEARNED
 from pipeline.shard_reader import ShardReader
@@ -148,7 +149,7 @@ def run(settings: Preprocess, *, mend: bool) -> int:
     if mend and any(fault.kind != "stray" for fault in faults):
         for fault in faults:
             log.info("mending: %s", fault)
-        with preprocess.locked(Path(settings.store)):
+        with locked(Path(settings.store)):
             repair(ledgers, tasks, faults, settings)
         ledgers = preprocess.read_ledgers(settings)
         faults = check(ledgers, tasks, settings)

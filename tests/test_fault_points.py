@@ -17,7 +17,7 @@ import pytest
 from make_store import frames_of, make_ledger, settings_for
 from make_videos import write_mp4
 
-from pipeline import hdf5, ledger, preprocess
+from pipeline import hdf5, ledger, local, preprocess
 from pipeline.encoding import encode
 from pipeline.isolate import Decoded
 from pipeline.recipe import Preprocess
@@ -106,7 +106,7 @@ def undisturbed(
 ) -> tuple[str, dict[str, bytes], int]:  # noqa: E501
     """The codec, the files that a run ends in, and how many side effects it has."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preprocess, "Decoder", InstantDecoder)
+        patch.setattr(local, "Decoder", InstantDecoder)
         folder = tmp_path_factory.mktemp("undisturbed")
         settings = prepared(folder, codec=request.param)
         log = folder / "log"
@@ -125,7 +125,7 @@ def test_whatever_stops_a_run_the_next_ends_in_the_same_bytes(
     undisturbed: tuple[str, dict[str, bytes], int], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec, expected, num_points = undisturbed
-    monkeypatch.setattr(preprocess, "Decoder", InstantDecoder)
+    monkeypatch.setattr(local, "Decoder", InstantDecoder)
     assert num_points >= 2 * 6 + 3  # each shard is created, written, fsynced and renamed, and so is the ledger
     for point in range(1, num_points + 1):
         settings = prepared(tmp_path / str(point), codec=codec)
@@ -154,7 +154,7 @@ def test_whatever_stops_a_run_the_next_ends_in_the_same_bytes(
 def test_the_ledger_left_unfinished_by_a_killed_run_is_swept_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preprocess, "Decoder", InstantDecoder)
+    monkeypatch.setattr(local, "Decoder", InstantDecoder)
     settings = prepared(tmp_path)
     folder = ledger.ledger_path(settings, "train").parent
 

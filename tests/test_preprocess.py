@@ -14,8 +14,8 @@ import pytest
 from make_store import make_format_1, make_ledger, settings_for
 from make_videos import read_number, write_mp4
 
-from pipeline import ledger, preprocess
-from pipeline.preprocess import LockedError
+from pipeline import ledger, local, preprocess
+from pipeline.lock import LockedError, locked
 from pipeline.recipe import Preprocess
 from pipeline.settings import UserError
 from pipeline.shard_reader import ShardReader
@@ -117,7 +117,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_jobs(inputs, tmp_path, codec):
 
 def test_a_rerun_decodes_nothing(undisturbed, monkeypatch, capsys):
     before = files(undisturbed)
-    monkeypatch.setattr(preprocess, "Decoder", None)
+    monkeypatch.setattr(local, "Decoder", None)
     assert preprocess.run(undisturbed) == 0
     assert files(undisturbed) == before
     assert "0 of 3 shards written" in capsys.readouterr().out
@@ -146,14 +146,14 @@ def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturb
     ledger.write(ledger.ledger_path(settings, "train"), table)
     write_mp4(root / table.loc[2, "path"], 8, 30, (32, 64), first=20)
     asked = []
-    decode = preprocess.Decoder.decode
+    decode = local.Decoder.decode
 
     def note(paths):
         for path in paths:
             asked.append(path.stem)
             yield path
 
-    monkeypatch.setattr(preprocess.Decoder, "decode", lambda self, paths: decode(self, note(paths)))
+    monkeypatch.setattr(local.Decoder, "decode", lambda self, paths: decode(self, note(paths)))
     assert preprocess.run(settings) == 0
     after = read_ledger(settings)
     assert after["status"].iloc[2] == "ok" and after["num_frames"].iloc[2] == 4
@@ -197,7 +197,7 @@ def test_a_store_of_an_earlier_format_is_refused_and_untouched(undisturbed, tmp_
 
 
 def test_a_second_run_is_told_who_holds_the_store(undisturbed):
-    held = preprocess.locked(Path(undisturbed.store))
+    held = locked(Path(undisturbed.store))
     with held, pytest.raises(LockedError, match=f"process {os.getpid()} on .* is writing here") as error:
         preprocess.run(undisturbed)
     assert error.value.exit_code == 73

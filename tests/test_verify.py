@@ -7,7 +7,7 @@ import pytest
 from make_store import edited, make_ledger, settings_for
 from make_videos import write_mp4
 
-from pipeline import ledger, preprocess, verify
+from pipeline import ledger, local, preprocess, verify
 from pipeline.recipe import Preprocess
 from pipeline.shards import ShardError, read_outcomes
 
@@ -225,8 +225,8 @@ def check_damage(settings, capsys, damage):
 def test_repair_decodes_only_what_is_broken(store, monkeypatch):
     video_id = flip(store)[0]
     asked = []
-    decode = preprocess.Decoder.decode
-    monkeypatch.setattr(preprocess.Decoder, "decode", lambda self, paths: decode(self, note(paths)))
+    decode = local.Decoder.decode
+    monkeypatch.setattr(local.Decoder, "decode", lambda self, paths: decode(self, note(paths)))
 
     def note(paths):
         for path in paths:
