@@ -39,7 +39,7 @@ def test_an_error_comes_when_its_turn_does():
         next(items)
 
 
-def test_a_thread_that_hangs_is_not_waited_for():
+def test_a_thread_that_hangs_is_not_waited_for_and_its_stack_is_logged(caplog):
     wake = threading.Event()
 
     def make(number: int) -> int:
@@ -53,6 +53,7 @@ def test_a_thread_that_hangs_is_not_waited_for():
         next(items)
     assert caught.value.exit_code == 75
     wake.set()
+    assert "thread batches" in caplog.text and "wake.wait()" in caplog.text
 
 
 def test_a_consumer_that_waits_is_let_go_when_it_is_closed():

@@ -157,6 +157,10 @@ def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(config
             train.main([*words, "--data_loader.train.dataset.batch_timeout_s=1"])
     wake.set()
     assert caught.value.exit_code == EXIT_RETRY
+    (run,) = (tmp_path / "tiny").iterdir()
+    stacks = (run / "train.log").read_text().split("\nthread ")[1:]
+    assert any(stack.startswith("batches ") and "wake.wait()" in stack for stack in stacks)  # the line that hangs
+    assert any(stack.startswith("MainThread ") and "trainer.fit()" in stack for stack in stacks)
     newest = checkpoint.resumable(tmp_path / "tiny")[0].stem
     assert "epoch_001-step_000003" <= newest <= "epoch_001-step_000005"  # batches that were ready may be dropped
     assert train.main([*words, "--resume", "auto"]) == EXIT_OK

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
+import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -76,3 +79,12 @@ def memory_errors_in_one_line(batch_size: int) -> Iterator[None]:
             f"data_loader.train.dataset.batch_size: got {batch_size}, which does not fit in memory ({said}); halve it "
             "and double data_loader.group_size, which but for batch norms is the same, or try --train.amp_level=O2"
         ) from None
+
+
+def stacks() -> str:
+    """What every thread of this process is doing: its name and number, then its calls, outermost first."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "".join(
+        f"thread {names.get(ident, 'without a name')} ({ident}):\n{''.join(traceback.format_stack(frame))}"
+        for ident, frame in sys._current_frames().items()
+    )

@@ -6,6 +6,7 @@ MindSpore's own worker threads are polled every 100 ms and, when one hangs, wait
 from __future__ import annotations
 
 import atexit
+import logging
 import queue
 import threading
 import weakref
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 
 from pipeline.cli import EXIT_RETRY
 from pipeline.settings import UserError
+from train.health import stacks
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _Slot = queue.SimpleQueue  # holds one (item, error), of which one is None; or None, if it will not be made any more
@@ -59,7 +63,7 @@ class Ahead(Generic[T]):
         """The items in order.
 
         Raises:
-            LoaderError: none came within `timeout_s`.
+            LoaderError: none came within `timeout_s`; where the threads are stuck is in the log.
             Exception: whatever `make` raised, when the turn of its item comes.
         """
         try:
@@ -68,9 +72,10 @@ class Ahead(Generic[T]):
                     made = self._waiting[0].get(timeout=self._timeout_s)
                 except queue.Empty:
                     self._patience_s = 0.0
+                    log.error("no batch for %g s; what every thread is doing:\n%s", self._timeout_s, stacks())
                     raise LoaderError(
                         f"no batch for {self._timeout_s:g} s (data_loader.*.dataset.batch_timeout_s): a read hangs, or "
-                        "the disk is slower than that"
+                        "the disk is slower than that; the log has what every thread was doing"
                     ) from None
                 if made is None:  # closed meanwhile
                     return
