@@ -151,7 +151,6 @@ class VideoResNet(nn.Cell):
             (2, 2, 2), or (1, 2, 2) where a stage is spatial.
         midplanes: see Block.
         bn_eps: of every batch norm: 1e-5 in torchvision and the seed, 1e-3 in the paper's Caffe2 code.
-        dropout: fraction of the features dropped before the linear layer while training.
 
     Raises:
         ValueError: a spatial stage is given a temporal stride.
@@ -168,7 +167,6 @@ class VideoResNet(nn.Cell):
         stage_strides: Sequence[Triple] | None = None,
         midplanes: Midplanes = "shared",
         bn_eps: float = 1e-5,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if stage_strides is None:
@@ -215,7 +213,6 @@ class VideoResNet(nn.Cell):
             stages.append(nn.SequentialCell(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels_last = False  # model/nthwc.py
-        self.dropout = nn.Dropout(p=dropout)
         self.fc = nn.Dense(
             in_channels=in_channels,
             out_channels=num_classes,
@@ -224,8 +221,11 @@ class VideoResNet(nn.Cell):
             has_bias=True,
         )
 
-    def construct(self, x: Tensor) -> Tensor:
-        """Clips (N, 3, T, H, W) float, normalised -> logits (N, num_classes)."""
+    def construct(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Clips (N, 3, T, H, W) float, normalised -> logits (N, num_classes).
+
+        `kept`, (N, fc.in_channels), is dropout in training: the features are multiplied by it before the linear layer.
+        """
         if self.channels_last:
             x = x.transpose(0, 2, 3, 4, 1)
         x = self.stem(x)  # (N, 64, T, H/2, W/2)
@@ -233,7 +233,8 @@ class VideoResNet(nn.Cell):
         x = self.layer2(x)  # (N, 128, T/2, H/4, W/4); T stays where stages are spatial, channels x4 in bottlenecks
         x = self.layer3(x)  # (N, 256, T/4, H/8, W/8)
         x = self.layer4(x)  # (N, 512, T/8, H/16, W/16)
-        return self.fc(self.dropout(x.mean((1, 2, 3) if self.channels_last else (2, 3, 4))))
+        x = x.mean((1, 2, 3) if self.channels_last else (2, 3, 4))
+        return self.fc(x if kept is None else x * kept)
 
     @property
     def stages(self) -> tuple[nn.Cell, ...]:

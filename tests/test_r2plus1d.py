@@ -168,14 +168,16 @@ def test_initial_weights_are_the_papers():
     assert not network.fc.bias.asnumpy().any()
 
 
-def test_dropout_acts_in_training_only():
-    network = r3d_18(**NARROW, dropout=0.5)
-    clips = ms.Tensor(reference_weights.clip((2, 3, 2, 8, 8)))
+def test_dropout_multiplies_the_features_before_the_linear_layer():
+    network = r3d_18(**NARROW)
     network.set_train(False)
-    np.testing.assert_array_equal(network(clips).asnumpy(), network(clips).asnumpy())
-    network.freeze(5)  # so that the batch norms do not change between the two runs
-    network.set_train(True)
-    assert np.abs(network(clips).asnumpy() - network(clips).asnumpy()).max() > 0
+    clips = ms.Tensor(reference_weights.clip((2, 3, 2, 8, 8)))
+    logits, bias = network(clips).asnumpy(), network.fc.bias.asnumpy()
+    kept = np.zeros((2, network.fc.in_channels), np.float32)
+    kept[1] = 2  # of the first clip nothing is left, of the second twice as much
+    np.testing.assert_allclose(
+        network(clips, ms.Tensor(kept)).asnumpy(), [bias, 2 * logits[1] - bias], rtol=1e-4, atol=1e-6
+    )
 
 
 def test_weights_are_all_or_none(networks):

@@ -119,6 +119,18 @@ def test_a_group_of_batches_is_one_step_on_their_mean_gradient():
     assert step.optimizer.global_step.asnumpy().tolist() == [2]
 
 
+def test_dropped_features_give_no_logits_and_no_gradient():
+    network = TinyNetwork()
+    settings = Optimizer(weight_decay=0.0)
+    step = TrainStep(Loss(network, nn.Identity()), make_optimizer(settings, network, [0.1] * 2), settings)
+    step.set_train(True)
+    before = network.fc.weight.asnumpy().copy()
+    clips, kept = RNG.standard_normal((2, 3, 4, 16, 16)).astype(np.float32), np.array([[2, 0, 0, 0]] * 2, np.float32)
+    step(ms.Tensor(clips), ms.Tensor(np.array([0, 1], np.int32)), True, ms.Tensor(kept))
+    moved = (network.fc.weight.asnumpy() != before).any(axis=0)
+    assert moved.tolist() == [True, False, False, False]
+
+
 def test_clipping_shortens_the_gradient_to_the_norm_and_leaves_a_short_one():
     gradient = loss_and_gradient(START, *BATCHES[0])[1]
     length = np.linalg.norm(gradient)

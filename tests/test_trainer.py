@@ -15,13 +15,14 @@ from make_training import TinyNetwork, signalling, write_config
 
 from pipeline.cli import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT
 from pipeline.settings import UserError
-from train import checkpoint, report, train, trainer
+from train import checkpoint, dropout, report, train, trainer
 from train.dataset import ClipBatches
 from train.health import NotFiniteError, OutOfMemoryError
 from train.prefetch import LoaderError
 
-# Everything that has a state: groups of batches, a loss scale that moves, an average of the weights.
-STATEFUL = ["--data_loader.group_size=2", "--optimizer.loss_scale=dynamic", "--optimizer.ema_decay=0.9"]
+# Everything that has a state or is random: groups of batches, a loss scale that moves, an average of the weights.
+STATEFUL = ["--data_loader.group_size=2", "--optimizer.loss_scale=dynamic", "--optimizer.ema_decay=0.9",
+            "--model.dropout=0.5"]  # fmt: skip
 LAST = "epoch_002-step_000008"
 
 
@@ -63,8 +64,17 @@ def test_killed_stopped_and_damaged_training_ends_in_the_same_bits_having_seen_t
     config, tmp_path, seen, monkeypatch
 ):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert train.main(words(config, whole)) == EXIT_OK
+    dropped, kept = [], dropout.kept
+
+    def noting(samples, *args, **options):
+        dropped.append(samples.tolist())
+        return kept(samples, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dropout, "kept", noting)
+        assert train.main(words(config, whole)) == EXIT_OK
     whole_clips = list(seen)
+    assert dropped == whole_clips
     assert len(whole_clips) == 16  # 2 epochs of 4 steps of 2 batches
 
     killed = [sys.executable, "tests/make_training.py", "SIGKILL", "5", *words(config, broken)]

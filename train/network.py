@@ -60,7 +60,6 @@ def build_network(settings: Model) -> r2plus1d.VideoResNet:
             stage_strides=settings.stage_strides,
             midplanes=settings.midplanes,
             bn_eps=settings.bn_eps,
-            dropout=settings.dropout,
         )
         if layout == "NTHWC":
             nthwc.to_nthwc(network)

@@ -68,9 +68,12 @@ class Loss(nn.Cell):
         self.normalize = normalize
         self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 
-    def construct(self, clips: Tensor, labels: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def construct(
+        self, clips: Tensor, labels: Tensor, scale: Tensor, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(N, T, H, W, 3) uint8 and (N,) int32 -> loss times `scale`, loss, logits (N, K) float32."""
-        logits = self.network(self.normalize(clips)).astype(ms.float32)
+        clips = self.normalize(clips)
+        logits = (self.network(clips) if kept is None else self.network(clips, kept)).astype(ms.float32)
         loss = self.cross_entropy(logits, labels)
         return loss * scale, loss, logits
 
@@ -134,9 +137,14 @@ class TrainStep(nn.Cell):
         self.exchange = Exchange(optimizer.parameters, self.average)
         self.all = ops.HyperMap()
 
-    def construct(self, clips: Tensor, labels: Tensor, last: bool = True) -> tuple[Tensor, Tensor]:
-        """One batch; `last`: the group is complete, so update.  Returns its loss, and logits (N, K) float32."""
-        (_scaled, loss, logits), gradients = self.gradients(clips, labels, self.scale)
+    def construct(
+        self, clips: Tensor, labels: Tensor, last: bool = True, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One batch; `last`: the group is complete, so update.  Returns its loss, and logits (N, K) float32.
+
+        `kept` is dropout (train/dropout.py), None without.
+        """
+        (_scaled, loss, logits), gradients = self.gradients(clips, labels, self.scale, kept)
         if self.group_size > 1:
             if not last:
                 self.all(accumulate, self.totals, gradients)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor
+from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.cli import EXIT_RETRY
 from pipeline.settings import UserError
-from train import checkpoint, pretrained
+from train import checkpoint, dropout, pretrained
 from train.augment import Normalize
 from train.batch_norm import RunningStatistics
 from train.compile_cache import cached_compilation
@@ -93,8 +94,9 @@ class Trainer:
             config.optimizer, group_size=self.group_size, world=world.size,
         )  # fmt: skip
         self.predictor = Predictor(self.network, normalize)
-        sections = (config.context, config.learning_rate, config.optimizer, config.loss, config.train.amp_level)
-        self.graph_shape = f"{self.train_step} {sections} {config.data_loader} {len(self.rates)} {world}"
+        sections = (config.context, config.model, config.learning_rate, config.optimizer, config.loss)
+        sizes = (config.data_loader, config.train.amp_level, len(self.rates), world)
+        self.graph_shape = f"{self.train_step} {sections} {sizes}"
         self.stop = StopRequests()
         self.finite = FiniteLosses(config.train.nonfinite_steps)
         self.remaining = Remaining(len(self.rates))
@@ -184,7 +186,7 @@ class Trainer:
         with bar, logging_redirect_tqdm(), contextlib.closing(made) as batches:
             for in_epoch in range(done + 1, self.steps_per_epoch + 1):
                 with cached_compilation(self.graph_shape):
-                    loss = self._step(batches, interval)
+                    loss = self._step(batches, interval, epoch)
                 bar.update()
                 self.finite.check(loss, self.progress.step)
                 if in_epoch % self.config.train.log_steps == 0 or in_epoch == self.steps_per_epoch:
@@ -195,22 +197,32 @@ class Trainer:
                 if every and self.progress.step % every == 0 and in_epoch < self.steps_per_epoch:
                     self.save()
 
-    def _step(self, batches: Iterator[Batch], interval: Interval) -> float:
+    def _step(self, batches: Iterator[Batch], interval: Interval, epoch: int) -> float:
         """One optimizer step over a group of batches; returns their mean loss."""
         losses = []
         for number in range(self.group_size):
             waited = time.perf_counter()
-            clips, labels, _samples = next(batches)
+            clips, labels, samples = next(batches)
             self.stop.listen()
             waited = time.perf_counter() - waited
             with memory_errors_in_one_line(self.source.options.batch_size):
-                loss, logits = self.train_step(Tensor(clips), Tensor(labels), number + 1 == self.group_size)
+                loss, logits = self.train_step(
+                    Tensor(clips), Tensor(labels), number + 1 == self.group_size, self._kept(samples, epoch)
+                )
                 losses.append(float(loss.asnumpy()))
             self.stop.listen()
             interval.add_batch(logits.asnumpy(), labels, waited)
         self.progress.step += 1
         interval.add_step(sum(losses) / len(losses))
         return sum(losses) / len(losses)
+
+    def _kept(self, samples: NDArray[np.int64], epoch: int) -> Tensor | None:
+        """Dropout of a batch; None without."""
+        fraction = self.config.model.dropout
+        if not fraction:
+            return None
+        channels = self.network.fc.in_channels
+        return Tensor(dropout.kept(samples, channels, fraction, seed=self.config.train.seed, epoch=epoch))
 
     def _log(self, epoch: int, in_epoch: int, interval: Interval) -> None:
         values, rate = interval.summary(), self.rates[self.progress.step - 1]

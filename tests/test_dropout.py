@@ -1,0 +1,19 @@
+import numpy as np
+import pytest
+
+from train.dropout import kept
+
+
+def test_a_fraction_is_dropped_and_the_mean_stays():
+    factors = kept(np.arange(50), 400, 0.2, seed=0, epoch=0)
+    assert factors.dtype == np.float32 and factors.shape == (50, 400)
+    assert set(np.unique(factors).tolist()) == {0.0, 1.25}
+    assert (factors == 0).mean() == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_samples_features_depend_on_seed_epoch_and_sample_alone():
+    together = kept(np.array([3, 9]), 100, 0.5, seed=1, epoch=2)
+    np.testing.assert_array_equal(kept(np.array([9]), 100, 0.5, seed=1, epoch=2)[0], together[1])
+    others = [kept(np.array([9]), 100, 0.5, seed=seed, epoch=epoch)[0] for seed, epoch in ((0, 2), (1, 3))]
+    for other in (together[0], *others):
+        assert (other != together[1]).any()
