@@ -81,6 +81,7 @@ def test_faults_are_named(overrides, message):
             {"learning_rate.lr_epochs": "[7]"},
             "learning_rate.lr_epochs: has no effect with lr_scheduler cosine",
         ),
+        ({"learning_rate.warmup_start": "0.1", "learning_rate.warmup_epochs": "0"}, "learning_rate.warmup_start"),
         ({"train.pretrained_model": "x.ckpt"}, "train.pretrained_model: has no effect without train.pre_trained"),
         ({"preprocess.data_root": "/elsewhere"}, "data_loader.eval.dataset.path: has no effect; preprocess.data_root"),
         ({"dataset_sink_mode": "true"}, "dataset_sink_mode"),

@@ -36,11 +36,14 @@ def test_step_falls_every_so_many_epochs():
     assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
 
 
-def test_torchvisions_recipe_by_hand():
-    # 64 GPUs with 24 clips each: 0.64 at the end of the tenth epoch, a tenth of it from epochs 20, 30 and 40 on.
+def test_torchvisions_recipe_at_every_step():
+    # references/video_classification/train.py: LinearLR(start_factor=0.001, total_iters=10 epochs), in sequence with
+    # MultiStepLR(milestones of 20, 30 and 40 epochs, counted from the warm-up's end, gamma=0.1); 64 GPUs of 24 clips.
+    per_epoch = 2430
     settings = load(Document(TORCHVISION)).learning_rate
-    rates = learning_rates(settings, clips_per_step=24 * 64, epochs=45, steps_per_epoch=4)
-    by_epoch = np.reshape(rates, (45, 4))
-    np.testing.assert_allclose(by_epoch[:10].ravel(), 0.64 * np.arange(1, 41) / 40)
-    for first, end, rate in ((10, 20, 0.64), (20, 30, 0.064), (30, 40, 0.0064), (40, 45, 0.00064)):
-        np.testing.assert_allclose(by_epoch[first:end], rate)
+    rates = learning_rates(settings, clips_per_step=24 * 64, epochs=45, steps_per_epoch=per_epoch)
+    steps = np.arange(45 * per_epoch)
+    warming = 0.64 * (0.001 + 0.999 * steps / (10 * per_epoch))
+    falls = sum((steps - 10 * per_epoch >= (epoch - 10) * per_epoch).astype(int) for epoch in (20, 30, 40))
+    np.testing.assert_allclose(rates, np.where(steps < 10 * per_epoch, warming, 0.64 * 0.1**falls), rtol=1e-12)
+    assert rates[0] == pytest.approx(0.00064) and rates[10 * per_epoch] == 0.64

@@ -73,12 +73,15 @@ class LearningRate:
     """The learning rate of each step; `train.epochs` and the dataset decide how many steps there are.
 
     Attributes:
-        lr: reached at the end of the warm-up.
+        lr: the highest, after the warm-up.
         lr_batch_size: the clips a step that `lr` is meant for; with more or fewer it is scaled in proportion
             (Goyal et al. 2017).  None: `lr` as it stands.
         lr_epochs: step: one number, the epochs between two falls; multi_step: the epochs at whose start it falls.
         lr_gamma: what step and multi_step multiply by at each fall.
         eta_min: where the cosine ends.
+        warmup_start: the fraction of `lr` that the warm-up's first step has; `lr` is then reached in the step after
+            the warm-up, as in torchvision.  None: the warm-up rises by equal parts from 0 and reaches `lr` in its last
+            step, as in the seed.
     """
 
     lr_scheduler: Literal["cosine_annealing", "step", "multi_step", "constant"] = "cosine_annealing"
@@ -91,6 +94,7 @@ class LearningRate:
     t_max: PositiveInt | None = None
     max_epoch: PositiveInt | None = None
     warmup_epochs: NonNegativeFloat = 0.0
+    warmup_start: Fraction | None = None
 
     def __post_init__(self) -> None:
         falls = list(self.lr_epochs)
@@ -406,6 +410,8 @@ def without_effect(config: Config, values: dict[str, Any]) -> list[str]:
     for key, acts in (("lr_gamma", falls), ("lr_epochs", falls), ("eta_min", cosine)):
         if getattr(config.learning_rate, key) and not acts:
             said.append(f"learning_rate.{key}: has no effect with lr_scheduler {config.learning_rate.lr_scheduler}")
+    if config.learning_rate.warmup_start is not None and not config.learning_rate.warmup_epochs:
+        said.append("learning_rate.warmup_start: has no effect without warmup_epochs")
     if config.dataset_sink_mode:
         said.append(
             "dataset_sink_mode: has no effect; batches are fed one by one, so that each step is logged and checked"

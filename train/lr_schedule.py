@@ -10,8 +10,9 @@ from train.config import LearningRate
 def learning_rates(settings: LearningRate, *, epochs: int, steps_per_epoch: int, clips_per_step: int) -> list[float]:
     """The learning rate of every step.
 
-    A linear warm-up over `warmup_epochs` reaches the peak, `lr` scaled to the clips of a step, at its last step.
-    Then, counted from the start of the training as torchvision counts them:
+    A linear warm-up over `warmup_epochs` rises to the peak, `lr` scaled to the clips of a step: from nothing, reaching
+    it in the last of its steps, or from `warmup_start` of it, reaching it in the step after them.  Then, counted from
+    the start of the training as torchvision counts them:
 
         cosine_annealing  falls from the peak to `eta_min` at the last step (Loshchilov & Hutter 2017, no restarts)
         step              is multiplied by `lr_gamma` every `lr_epochs` epochs
@@ -30,7 +31,11 @@ def learning_rates(settings: LearningRate, *, epochs: int, steps_per_epoch: int,
     total = epochs * steps_per_epoch
     warmup = min(round(settings.warmup_epochs * steps_per_epoch), total)
     peak = settings.lr * (clips_per_step / settings.lr_batch_size if settings.lr_batch_size else 1)
-    rates = [peak * (step + 1) / warmup for step in range(warmup)]
+    start = settings.warmup_start
+    if start is None:
+        rates = [peak * (step + 1) / warmup for step in range(warmup)]
+    else:
+        rates = [peak * (start + (1 - start) * step / warmup) for step in range(warmup)]
     if settings.lr_scheduler == "cosine_annealing":
         last = max(total - warmup - 1, 1)
         return rates + [
