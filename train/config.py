@@ -395,9 +395,18 @@ def load(document: Document) -> Config:
     return config
 
 
+# What `model_name` should be for each `model.type`; the seed's way of writing it.
+MODEL_NAMES = {
+    "R2Plus1d18": "r(2+1)d_18", "R2Plus1d34": "r(2+1)d_34", "R2Plus1d50": "r(2+1)d_50",
+    "R3d18": "r3d_18", "R3d34": "r3d_34", "MC3d18": "mc3_18",
+}  # fmt: skip
+
+
 def without_effect(config: Config, values: dict[str, Any]) -> list[str]:
     """One line for each key that is given and does not act, with the reason."""
     said = []
+    if config.model_name != MODEL_NAMES[config.model.type]:
+        said.append(f"model_name: {config.model_name!r} has no effect; model.type, {config.model.type}, is the network")
     epochs = config.train.epochs
     for key in ("t_max", "max_epoch"):
         given = getattr(config.learning_rate, key)

@@ -62,6 +62,11 @@ def start(config: Config) -> str:
         raise DeviceError(
             f"device_target: got {target}, which MindSpore cannot use here ({fault}); try --device_target=CPU"
         )
+    if config.context.device_id not in (0, device_id) or (config.context.device_id and target == "CPU"):
+        log.warning(
+            "warning: context.device_id: %d has no effect %s", config.context.device_id,
+            "on a CPU" if target == "CPU" else f"under msrun, which gave this process device {device_id}",
+        )  # fmt: skip
     mode = ms.GRAPH_MODE if config.context.mode == 0 else ms.PYNATIVE_MODE
     ms.set_context(mode=mode)
     if config.context.save_graphs:
