@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-import model  # noqa: F401  before mindspore
+import train as _train  # noqa: F401  before numpy and mindspore
 
 # isort: split
 import yaml
@@ -78,20 +79,39 @@ def write_config(folder: Path, **train_options: object) -> Path:
     return path
 
 
-def signalling(number: int, step: int) -> Callable[..., float]:
-    """`Trainer._step`, but at the end of one step it sends a signal to its own process."""
+def signalling(number: int, step: int, send: Callable[[trainer.Trainer, int], None]) -> Callable[..., float]:
+    """`Trainer._step`, but at the end of one step a signal is sent."""
     make_step = trainer.Trainer._step
 
     def step_and_signal(self: trainer.Trainer, *args: object) -> float:
         loss = make_step(self, *args)  # type: ignore[arg-type]
         if self.progress.step == step:
-            os.kill(os.getpid(), number)
+            send(self, number)
         return loss
 
     return step_and_signal
 
 
+def to_the_waiting_thread(training: trainer.Trainer, number: int) -> None:
+    """For the process of the tests, whose older threads block no signals; returns when the signal is noted."""
+    signal.pthread_kill(training.stop.thread.ident or 0, number)
+    while training.stop.exit_code is None:
+        time.sleep(0.001)
+
+
+def to_the_process(training: trainer.Trainer, number: int) -> None:
+    """As anyone else would, after a look whether every thread but the one that waits blocks SIGTERM and SIGINT."""
+    both = 1 << signal.SIGTERM - 1 | 1 << signal.SIGINT - 1
+    for task in Path("/proc/self/task").iterdir():
+        facts = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+        waits = int(task.name) == training.stop.thread.native_id
+        assert waits or int(facts["SigBlk"], 16) & both == both, f"thread {facts['Name']} takes signals"
+    os.kill(os.getpid(), number)
+    while training.stop.exit_code is None:
+        time.sleep(0.001)
+
+
 if __name__ == "__main__":
     trainer.build_network = lambda _settings: TinyNetwork()
-    trainer.Trainer._step = signalling(signal.Signals[sys.argv[1]], int(sys.argv[2]))
+    trainer.Trainer._step = signalling(signal.Signals[sys.argv[1]], int(sys.argv[2]), to_the_process)
     cli.run(lambda: train.main(sys.argv[3:]))

@@ -11,7 +11,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from make_training import TinyNetwork, signalling, write_config
+from make_training import TinyNetwork, signalling, to_the_waiting_thread, write_config
 
 from pipeline.cli import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT
 from pipeline.settings import UserError
@@ -55,6 +55,17 @@ def words(config: Path, runs: Path, *more: str) -> list[str]:
     return ["-c", str(config), f"--train.ckpt_path={runs}", *STATEFUL, *more]
 
 
+def signalled(name: str, step: int, words: list[str]) -> int:
+    """The exit code of a training of its own process that gets a signal in a step."""
+    here = Path(__file__).parents[1]
+    command = [sys.executable, "tests/make_training.py", name, str(step), *words]
+    done = subprocess.run(
+        command, cwd=here, env={**os.environ, "PYTHONPATH": str(here)}, capture_output=True, text=True
+    )
+    print(done.stderr)
+    return done.returncode
+
+
 def files_of(runs: Path, stem: str) -> dict[str, bytes]:
     (folder,) = (runs / "tiny").glob("*/ckpt")
     return {ending: (folder / f"{stem}{ending}").read_bytes() for ending in (".ckpt", ".optimizer.ckpt")}
@@ -77,20 +88,15 @@ def test_killed_stopped_and_damaged_training_ends_in_the_same_bits_having_seen_t
     assert dropped == whole_clips
     assert len(whole_clips) == 16  # 2 epochs of 4 steps of 2 batches
 
-    killed = [sys.executable, "tests/make_training.py", "SIGKILL", "5", *words(config, broken)]
-    here = Path(__file__).parents[1]
-    done = subprocess.run(killed, cwd=here, env={**os.environ, "PYTHONPATH": str(here)}, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert signalled("SIGKILL", 5, words(config, broken)) == -signal.SIGKILL
 
     seen.clear()
     resume = words(config, broken, "--resume", "auto")
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_step", signalling(signal.SIGTERM, 4))
+        patch.setattr(trainer.Trainer, "_step", signalling(signal.SIGTERM, 4, to_the_waiting_thread))
         assert train.main(resume) == EXIT_RETRY
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_step", signalling(signal.SIGINT, 7))
-        assert train.main(resume) == EXIT_SIGINT
-    assert seen == whole_clips[6:14]
+    assert seen == whole_clips[6:8]
+    assert signalled("SIGINT", 7, resume) == EXIT_SIGINT
 
     (folder,) = (broken / "tiny").glob("*/ckpt")
     latest = folder / "epoch_002-step_000007.ckpt"
@@ -111,13 +117,13 @@ def test_killed_stopped_and_damaged_training_ends_in_the_same_bits_having_seen_t
 def test_a_stop_in_the_evaluation_is_taken_up_with_the_evaluation(config, tmp_path, monkeypatch):
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.epochs=1"]
     with monkeypatch.context() as patch:
-        score = trainer.score
+        evaluate = trainer.Trainer._evaluate
 
-        def stopped(predict, source):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return score(predict, source)
+        def stopped(self, epoch):
+            to_the_waiting_thread(self, signal.SIGTERM)
+            return evaluate(self, epoch)
 
-        patch.setattr(trainer, "score", stopped)
+        patch.setattr(trainer.Trainer, "_evaluate", stopped)
         assert train.main(words) == EXIT_RETRY
     (run,) = (tmp_path / "tiny").iterdir()
     assert "val/acc1" not in (run / "metrics.jsonl").read_text()

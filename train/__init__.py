@@ -1,7 +1,10 @@
 """The online stage: clips out of shards to checkpoints, metrics, predictions and exports."""
 
 import model  # noqa: F401  sets the oneDNN ISA before any module here imports mindspore
-from train import gpu
+from train import gpu, stop
+
+with stop.blocked():  # the threads that it starts shall take no signals
+    import numpy  # noqa: F401
 
 GPU_FAULT = gpu.prepare()
 """Why MindSpore cannot use a GPU; empty when it can."""

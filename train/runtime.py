@@ -104,9 +104,7 @@ def join_world(config: Config) -> World:
         return World()
     # msrun starts workers in sessions of their own: one that is terminated would leave them behind.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # they meet in C++, where Python's handler cannot run
     communication.init()
-    signal.signal(signal.SIGTERM, before)
     world = World(communication.get_rank(), communication.get_group_size())
     ms.set_auto_parallel_context(
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world.size

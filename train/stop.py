@@ -1,14 +1,25 @@
-"""Being asked to stop: note the signal, let the step end."""
+"""Being asked to stop: SIGTERM and SIGINT are noted, and the step ends first.
+
+MindSpore 2.10 puts C handlers in the place of Python's: for SIGTERM when a dataset gives its first batch, for SIGINT in
+every run of a graph, where it answers SIGINT with SIGTERM to its own process.  And while a graph runs, Python's
+handlers wait.  So every thread blocks the two signals, no handler ever runs, and one thread waits for them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import signal
-from types import FrameType, TracebackType
+import threading
+from collections.abc import Iterator
+from types import TracebackType
 
-from pipeline.cli import EXIT_RETRY, EXIT_SIGINT
+from pipeline.cli import EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM
 
 log = logging.getLogger(__name__)
+
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class Stopped(Exception):  # noqa: N818  not an error: training ended early because it was asked to
@@ -23,38 +34,57 @@ class Stopped(Exception):  # noqa: N818  not an error: training ended early beca
         self.exit_code = exit_code
 
 
-class StopRequests:
-    """While this context manager is open, SIGTERM and SIGINT are noted; a second SIGINT stops at once.
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """In the block this thread blocks the two signals, and each that is started in it does so for ever."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    MindSpore 2.10 puts C handlers in the place of ours: for SIGTERM when a dataset gives its first batch, and for
-    SIGINT in every run of a graph, where it then answers SIGINT with SIGTERM to its own process (measured).  So
-    `listen` must be called after each of the two, and a Ctrl-C in the middle of a graph counts as SIGTERM.
+
+class StopRequests:
+    """While this context manager is open, a thread waits for SIGTERM and SIGINT.
+
+    Where there is no step to finish, and at a SIGINT after another signal, the process ends at once.  To be opened
+    before MindSpore starts its threads; those that numpy has are seen to in `train/__init__.py`.
 
     Attributes:
         exit_code: what to leave with; None while nobody has asked.
+        training: whether there is a step to finish.
+        thread: the one that waits.
     """
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
+        self.training = False
+        self.thread = threading.Thread(target=self._wait, name="signals", daemon=True)
+        self._blocked = blocked()
+        self._closed = False
 
     def __enter__(self) -> StopRequests:
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        self.listen()
+        self._blocked.__enter__()
+        self.thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._closed = True
+        signal.pthread_kill(self.thread.ident or 0, signal.SIGTERM)
+        self.thread.join()
+        self._blocked.__exit__(None, None, None)
 
-    def listen(self) -> None:
-        """Take the signals back from MindSpore."""
-        for number in self._before:
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.exit_code is not None:
-            raise KeyboardInterrupt
-        self.exit_code = EXIT_SIGINT if number == signal.SIGINT else EXIT_RETRY
-        log.warning("%s: finishing the step, then saving", signal.Signals(number).name)
+    def _wait(self) -> None:
+        while True:
+            number = signal.sigwait(SIGNALS)
+            if self._closed:
+                return
+            again = self.exit_code is not None and number == signal.SIGINT
+            if again or not self.training:
+                log.warning("%s: leaving at once", signal.Signals(number).name)
+                logging.shutdown()
+                os._exit(EXIT_SIGINT if number == signal.SIGINT else EXIT_SIGTERM)
+            self.exit_code = EXIT_SIGINT if number == signal.SIGINT else EXIT_RETRY
+            log.warning("%s: finishing the step, then saving", signal.Signals(number).name)

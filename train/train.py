@@ -4,8 +4,8 @@
 
 Reads the ledgers and shards that `make manifests preprocess` wrote; writes a run folder (train/run_folder.py) with
 the log, metrics and checkpoints, evaluates on the validation split, and prints one line of results.  SIGTERM and
-Ctrl-C let the step end and save: leave with 75 and 130; `--resume auto` goes on there.  `make train DEVICES=N` starts
-N of these through MindSpore's msrun.
+Ctrl-C let the step end and save, and leave with 75 and 130; a second Ctrl-C leaves at once.  `--resume auto` goes on.
+`make train DEVICES=N` starts N of these through MindSpore's msrun.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from train import checkpoint, runtime
 from train.config import SECTION_CLASSES, load
 from train.prefetch import LoaderError
 from train.run_folder import RunFolder, runs_root
-from train.stop import Stopped
+from train.stop import Stopped, StopRequests
 from train.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -37,11 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     config = load(document)
     if config.train.pre_trained and not Path(config.train.pretrained_model).is_file():
         raise UserError(f"train.pretrained_model: got {config.train.pretrained_model!r}, which is not there")
-    device = runtime.start(config)
-    world = runtime.join_world(config)
     root = runs_root(config, document)
-    checkpoints = checkpoints_to_resume(root, args.resume)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequests())
+        device = runtime.start(config)
+        world = runtime.join_world(config)
+        checkpoints = checkpoints_to_resume(root, args.resume)
         run = None
         if world.rank == 0:
             facts = {**runtime.environment(device), "devices": world.size, "command": sys.argv}
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
                 RunFolder(root, config, facts, checkpoints[0].parent.parent if checkpoints else None)
             )
             log.info("run folder: %s", run.path)
-        trainer = Trainer(config, world, run)
+        trainer = Trainer(config, world, run, stop)
         trainer.resume(checkpoints)
         try:
             summary = trainer.fit()

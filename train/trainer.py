@@ -61,10 +61,12 @@ class Trainer:
         config: the whole experiment.
         world: which of the processes that train together this one is.
         run: where results go; None in all but the first process.
+        stop: says when to stop early.
     """
 
-    def __init__(self, config: Config, world: World, run: RunFolder | None) -> None:
+    def __init__(self, config: Config, world: World, run: RunFolder | None, stop: StopRequests | None = None) -> None:
         self.config, self.world, self.run, self.progress = config, world, run, Progress()
+        self.stop = stop or StopRequests()
         loader = config.data_loader.train
         videos = read_videos(config.preprocess, loader.dataset.split)
         if (videos.label_ids < 0).any():
@@ -97,7 +99,6 @@ class Trainer:
         sections = (config.context, config.model, config.learning_rate, config.optimizer, config.loss)
         sizes = (config.data_loader, config.train.amp_level, len(self.rates), world)
         self.graph_shape = f"{self.train_step} {sections} {sizes}"
-        self.stop = StopRequests()
         self.finite = FiniteLosses(config.train.nonfinite_steps)
         self.remaining = Remaining(len(self.rates))
 
@@ -154,20 +155,21 @@ class Trainer:
             self.run.begin(self.progress.step)
         self.settle = RunningStatistics(self.network, self.world.size)
         summary: dict[str, float | int] = {}
-        with self.stop:
-            for epoch in range(self.progress.epoch, self.config.train.epochs):
-                self._train_epoch(epoch)
-                last = epoch + 1 == self.config.train.epochs
-                every = self.config.train.eval_epochs
-                if self.validation is not None and (last or (epoch + 1) % every == 0):
-                    summary = self._evaluate(epoch)
-                    self._stop_if_asked()
-                self.progress.epoch = epoch + 1
-                every = self.config.train.save_checkpoint_epochs
-                improved = summary.get("video_top1", -1.0) > self.progress.best
-                if last or improved or (every and (epoch + 1) % every == 0):
-                    self.progress.best = max(self.progress.best, summary.get("video_top1", -1.0))
-                    self.save(best=improved or self.validation is None)
+        self.stop.training = True
+        for epoch in range(self.progress.epoch, self.config.train.epochs):
+            self._train_epoch(epoch)
+            last = epoch + 1 == self.config.train.epochs
+            every = self.config.train.eval_epochs
+            if self.validation is not None and (last or (epoch + 1) % every == 0):
+                summary = self._evaluate(epoch)
+                self._stop_if_asked()
+            self.progress.epoch = epoch + 1
+            every = self.config.train.save_checkpoint_epochs
+            improved = summary.get("video_top1", -1.0) > self.progress.best
+            if last or improved or (every and (epoch + 1) % every == 0):
+                self.progress.best = max(self.progress.best, summary.get("video_top1", -1.0))
+                self.save(best=improved or self.validation is None)
+        self.stop.training = False
         return summary
 
     def _train_epoch(self, epoch: int) -> None:
@@ -203,14 +205,12 @@ class Trainer:
         for number in range(self.group_size):
             waited = time.perf_counter()
             clips, labels, samples = next(batches)
-            self.stop.listen()
             waited = time.perf_counter() - waited
             with memory_errors_in_one_line(self.source.options.batch_size):
                 loss, logits = self.train_step(
                     Tensor(clips), Tensor(labels), number + 1 == self.group_size, self._kept(samples, epoch)
                 )
                 losses.append(float(loss.asnumpy()))
-            self.stop.listen()
             interval.add_batch(logits.asnumpy(), labels, waited)
         self.progress.step += 1
         interval.add_step(sum(losses) / len(losses))
@@ -243,7 +243,6 @@ class Trainer:
         assert self.validation is not None
 
         def predict(clips: Tensor) -> Tensor:
-            self.stop.listen()
             if self.stop.exit_code is not None:
                 raise Stopped(self.stop.exit_code)
             return self.predictor(clips)
