@@ -29,23 +29,29 @@ def test_a_map_that_does_not_normalise_is_refused(left_out):
         Normalize.of(Map(rest))
 
 
+def places(transform: HostTransform, stored: tuple[int, int], count: int = 200):
+    """What `count` clips draw; each is the only view of its clip."""
+    return transform.places(stored, np.random.default_rng(0).random((count, 3)), np.zeros(count, np.int64))
+
+
 def test_random_crops_reach_every_place_and_only_those():
     transform = HostTransform.of(Map((Operation("VideoRandomCrop", size=(6, 8)),)), stored=(8, 9))
-    drawn = [transform.draw((8, 9), np.random.default_rng(seed)) for seed in range(200)]
-    assert {top for top, _, _ in drawn} == {0, 1, 2}
-    assert {left for _, left, _ in drawn} == {0, 1}
-    assert not any(flip for _, _, flip in drawn)
+    top, left, flip = places(transform, (8, 9))
+    assert set(top.tolist()) == {0, 1, 2}
+    assert set(left.tolist()) == {0, 1}
+    assert not flip.any()
 
 
 @pytest.mark.parametrize(("stored", "expected"), [((128, 171), (8, 30)), ((113, 112), (0, 0)), ((112, 115), (0, 2))])
 def test_centre_crops_are_torchvisions(stored, expected):
     # torchvision: int(round((size - crop) / 2)), which rounds halves to even
     transform = HostTransform.of(Map((Operation("VideoCenterCrop", size=(112, 112)),)), stored)
-    assert transform.draw(stored, np.random.default_rng(0)) == (*expected, False)
+    top, left, flip = places(transform, stored, 1)
+    assert (top[0], left[0], flip[0]) == (*expected, False)
 
 
 def test_flips_come_at_their_probability_and_whole_frames_without_a_crop():
     transform = HostTransform.of(Map((Operation("VideoRandomHorizontalFlip", prob=0.25),)), stored=(4, 6))
     assert transform.crop == (4, 6)
-    flips = [transform.draw((4, 6), np.random.default_rng(seed))[2] for seed in range(2000)]
+    flips = places(transform, (4, 6), 2000)[2]
     assert 0.2 < np.mean(flips) < 0.3

@@ -4,9 +4,23 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from train.clip_sampling import clip_indices
+from train.clip_sampling import clip_indices, num_draws
 
 MODES = ["part", "interval", "random", "uniform", "discrete", "average"]
+
+
+def indices_of(mode, num_frames, *, seed=0, clip=(0,), clip_len=16, interval=1, num_clips=1) -> np.ndarray:
+    """(N, T) frames of the clips numbered `clip` of one video, whose draws are all the same."""
+    drawn = np.random.default_rng(seed).random(num_draws(mode, clip_len=clip_len, num_clips=num_clips))
+    return clip_indices(
+        mode,
+        num_frames=np.full(len(clip), num_frames),
+        clip_len=clip_len,
+        interval=interval,
+        draws=np.tile(drawn, (len(clip), 1)),
+        clip=np.array(clip),
+        num_clips=num_clips,
+    )
 
 
 @examples(deadline=None)  # other work on the machine is no fault
@@ -20,14 +34,8 @@ MODES = ["part", "interval", "random", "uniform", "discrete", "average"]
 )
 def test_every_index_is_a_frame_of_the_video(mode, num_frames, clip_len, interval, num_clips, data):
     clip = data.draw(st.integers(0, num_clips - 1))
-    options = {
-        "num_frames": num_frames,
-        "clip_len": clip_len,
-        "interval": interval,
-        "clip": clip,
-        "num_clips": num_clips,
-    }
-    indices = clip_indices(mode, **options, rng=np.random.default_rng(data.draw(st.integers(0, 9))))
+    options = {"clip_len": clip_len, "interval": interval, "num_clips": num_clips}
+    (indices,) = indices_of(mode, num_frames, seed=data.draw(st.integers(0, 9)), clip=(clip,), **options)
     assert indices.shape == (clip_len,)
     assert indices.dtype == np.int64
     assert 0 <= indices.min() and indices.max() < num_frames
@@ -40,19 +48,20 @@ def test_every_index_is_a_frame_of_the_video(mode, num_frames, clip_len, interva
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_clip_is_a_function_of_its_generator(mode):
-    def draw(seed: int):
-        options = {"num_frames": 300, "clip_len": 16, "interval": 2}
-        return clip_indices(mode, **options, rng=np.random.default_rng([seed, 3])).tolist()
+def test_a_clip_is_a_function_of_its_draws_and_not_of_its_neighbours(mode):
+    def draw(seed: int) -> list[int]:
+        return indices_of(mode, 300, seed=seed, interval=2)[0].tolist()
 
     assert draw(1) == draw(1)
     assert (draw(1) != draw(2)) == (mode != "uniform")
-
-
-def uniform(num_frames: int, clip_len: int, num_clips: int) -> list[int]:
-    options = {"num_frames": num_frames, "clip_len": clip_len, "interval": 1, "num_clips": num_clips}
-    rng = np.random.default_rng(0)
-    return [int(clip_indices("uniform", **options, clip=clip, rng=rng)[0]) for clip in range(num_clips)]
+    drawn = np.random.default_rng(0).random((3, num_draws(mode, clip_len=16, num_clips=4)))
+    num_frames, clip = np.array([300, 7, 40]), np.array([3, 0, 2])
+    options = {"clip_len": 16, "interval": 2, "num_clips": 4}
+    together = clip_indices(mode, num_frames=num_frames, draws=drawn, clip=clip, **options)
+    for row, part in enumerate(together):
+        one = slice(row, row + 1)
+        alone = clip_indices(mode, num_frames=num_frames[one], draws=drawn[one], clip=clip[one], **options)
+        assert alone[0].tolist() == part.tolist()
 
 
 @pytest.mark.parametrize(
@@ -66,28 +75,44 @@ def uniform(num_frames: int, clip_len: int, num_clips: int) -> list[int]:
     ],
 )
 def test_uniform_starts_are_torchvisions(num_frames, clip_len, num_clips, starts):
-    assert uniform(num_frames, clip_len, num_clips) == starts
+    indices = indices_of("uniform", num_frames, clip=range(num_clips), clip_len=clip_len, num_clips=num_clips)
+    assert indices[:, 0].tolist() == starts
+
+
+@examples(deadline=None)  # other work on the machine is no fault
+@given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 12))
+def test_uniform_starts_are_an_even_spread_rounded_down(num_frames, clip_len, num_clips):
+    indices = indices_of("uniform", num_frames, clip=range(num_clips), clip_len=clip_len, num_clips=num_clips)
+    assert indices[:, 0].tolist() == np.linspace(0, max(num_frames - clip_len, 0), num_clips).astype(int).tolist()
 
 
 def test_short_videos_play_in_a_loop():
-    options = {"num_frames": 3, "clip_len": 7, "interval": 1, "rng": np.random.default_rng(0)}
-    assert clip_indices("part", **options).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert indices_of("part", 3, clip_len=7)[0].tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_average_takes_one_frame_of_each_part():
-    indices = clip_indices("average", num_frames=100, clip_len=10, interval=1, rng=np.random.default_rng(4))
+    (indices,) = indices_of("average", 100, clip_len=10, seed=4)
     assert (indices // 10).tolist() == list(range(10))
     assert set(np.diff(indices)) <= {9, 10, 11}
+
+
+@pytest.mark.parametrize("mode", ["part", "interval", "random"])
+def test_every_start_is_as_likely_as_any_other(mode):
+    starts = np.concatenate([indices_of(mode, 20, seed=seed, clip=(2,), num_clips=3)[:, 0] for seed in range(1000)])
+    counts = np.bincount(starts)
+    assert len(counts) == 5 and 140 < counts.min() and counts.max() < 260
+
+
+def test_discrete_takes_every_frame_as_often():
+    counts = np.bincount(np.concatenate([indices_of("discrete", 8, clip_len=2, seed=seed)[0] for seed in range(2000)]))
+    assert len(counts) == 8 and 400 < counts.min() and counts.max() < 600
 
 
 @examples(deadline=None)  # other work on the machine is no fault
 @given(st.integers(1, 60), st.integers(1, 16), st.integers(1, 12), st.integers(0, 5))
 def test_random_clips_are_the_first_of_a_permutation_of_all_windows(num_frames, clip_len, num_clips, seed):
-    options = {"num_frames": num_frames, "clip_len": clip_len, "interval": 1, "num_clips": num_clips}
-    starts = [
-        int(clip_indices("random", **options, clip=clip, rng=np.random.default_rng(seed))[0])
-        for clip in range(num_clips)
-    ]
+    options = {"clip": range(num_clips), "clip_len": clip_len, "num_clips": num_clips, "seed": seed}
+    starts = indices_of("random", num_frames, **options)[:, 0].tolist()
     windows = max(num_frames - clip_len + 1, 1)
     assert len(set(starts)) == min(num_clips, windows)
     assert set(starts) <= set(range(windows))
@@ -96,8 +121,7 @@ def test_random_clips_are_the_first_of_a_permutation_of_all_windows(num_frames, 
 @examples(deadline=None)  # other work on the machine is no fault
 @given(st.sampled_from(["discrete", "average"]), st.integers(1, 20), st.integers(1, 64), st.integers(0, 5))
 def test_a_short_video_runs_forward_where_frames_are_repeated(mode, num_frames, clip_len, seed):
-    options = {"num_frames": num_frames, "clip_len": clip_len, "interval": 1}
-    indices = clip_indices(mode, **options, rng=np.random.default_rng(seed))
+    (indices,) = indices_of(mode, num_frames, clip_len=clip_len, seed=seed)
     assert (np.diff(indices) >= 0).all()
     if mode == "average" and clip_len >= num_frames:
         assert set(indices.tolist()) == set(range(num_frames))

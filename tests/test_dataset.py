@@ -66,6 +66,7 @@ def test_clips_hold_the_pixels_they_should(settings):
             flipped += mirrored
             top, left = round(rows[0] / 8), round(min(columns[0], columns[-1]) / 8)
             start = round(clip[0, :, :, 2].mean()) - 7 * number % 256
+            start = min(max(start, 0), len(frames) - 9)  # a JPEG's colour may be one off, and with it the guess
             expected = frames[start : start + 9 : 2, top : top + 8, left : left + 12]
             expected = expected[:, :, ::-1] if mirrored else expected
             assert np.abs(clip - expected).max() <= tolerance
@@ -262,7 +263,7 @@ def test_a_ledger_of_other_shards_is_found_out(settings, tmp_path):
 
 def test_a_worker_that_dies_ends_the_run_to_be_resumed(settings, monkeypatch):
     batches = source(settings)
-    monkeypatch.setattr(batches.views, "cut", lambda *_: 1 / 0)
+    monkeypatch.setattr(batches.views, "cuts", lambda *_: 1 / 0)
     with pytest.raises(LoaderError, match="died: ZeroDivisionError") as caught:
         everything(batches, epoch=0)
     assert caught.value.exit_code == 75

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from numpy.typing import NDArray
 
 from pipeline.settings import UserError
 from train.config import Map
@@ -41,23 +42,30 @@ class HostTransform:
             flip_probability=flip.prob if flip and flip.prob is not None else 0.0,
         )
 
-    def draw(
-        self, stored: tuple[int, int], rng: np.random.Generator, crop: int = 0, num_crops: int = 1
-    ) -> tuple[int, int, bool]:
-        """(top, left, mirrored) of one clip whose stored frames are `stored`, (H, W) pixels.
+    def places(
+        self, stored: tuple[int, int], draws: NDArray[np.float64], crop: NDArray[np.int64], num_crops: int = 1
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """(top, left, mirrored), each (N,), of N clips whose stored frames are `stored`, (H, W) pixels.
 
         Of three crops number 0 is at one end of the side with more room, 1 in the centre and 2 at the other end.
+
+        Args:
+            stored: size of the stored frames.
+            draws: (N, 3) in [0, 1), each clip's own.
+            crop: (N,) which of its clip's crops each one is.
+            num_crops: crops of a clip, 1 or 3.
         """
         spare_h, spare_w = stored[0] - self.crop[0], stored[1] - self.crop[1]
         if self.random:
-            top, left = int(rng.integers(spare_h + 1)), int(rng.integers(spare_w + 1))
+            top = (draws[:, 0] * (spare_h + 1)).astype(np.int64)
+            left = (draws[:, 1] * (spare_w + 1)).astype(np.int64)
         else:
-            top, left = round(spare_h / 2), round(spare_w / 2)
+            top, left = np.full(len(draws), round(spare_h / 2)), np.full(len(draws), round(spare_w / 2))
             if num_crops == 3 and spare_w >= spare_h:
-                left = (0, left, spare_w)[crop]
+                left = np.array([0, round(spare_w / 2), spare_w])[crop]
             elif num_crops == 3:
-                top = (0, top, spare_h)[crop]
-        return top, left, bool(self.flip_probability and rng.random() < self.flip_probability)
+                top = np.array([0, round(spare_h / 2), spare_h])[crop]
+        return top, left, draws[:, 2] < self.flip_probability
 
 
 class Normalize(nn.Cell):

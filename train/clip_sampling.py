@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip: pure functions of (num_frames, policy, rng).
+"""Which frames of a video make a clip: pure functions of (num_frames, policy, draws), for many clips at once.
 
 Every policy gives T indices in 0..num_frames-1.  Drawn for a video of 12 frames and T = 4 (x: taken):
 
@@ -19,42 +19,66 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def num_draws(mode: str, *, clip_len: int, num_clips: int) -> int:
+    """Random numbers that `clip_indices` takes for one clip."""
+    return {"uniform": 0, "random": num_clips, "discrete": clip_len}.get(mode, 1)
+
+
 def clip_indices(
     mode: str,
     *,
-    num_frames: int,
+    num_frames: NDArray[np.int64],
     clip_len: int,
     interval: int,
-    rng: np.random.Generator,
-    clip: int = 0,
+    draws: NDArray[np.float64],
+    clip: NDArray[np.int64],
     num_clips: int = 1,
 ) -> NDArray[np.int64]:
-    """The frames of one clip.
+    """The frames of N clips.
 
     Args:
         mode: part, interval, random, uniform, discrete or average.
-        num_frames: frames the video has, at least 1.
-        clip_len: T, frames in the clip.
+        num_frames: (N,) frames that each clip's video has, at least 1.
+        clip_len: T, frames in a clip.
         interval: stored frames from one frame of the clip to the next, in modes interval, random and uniform.
-        rng: the sample's own generator; in mode random the video's, fresh for each of its clips.
-        clip: which of the video's clips this is, in modes random and uniform.
-        num_clips: clips the video is cut into, in mode uniform.
+        draws: (N, `num_draws`) in [0, 1), each clip's own; in mode random its video's, the same for all its clips.
+        clip: (N,) which of its video's clips each one is, in modes random and uniform.
+        num_clips: clips a video is cut into, in modes random and uniform.
 
     Returns:
-        (T,) int64, each in 0..num_frames-1.
+        (N, T) int64, each in 0..num_frames-1.
     """
     if mode == "discrete":
-        return np.sort(rng.choice(num_frames, size=clip_len, replace=num_frames < clip_len)).astype(np.int64)
+        pairs = zip(num_frames.tolist(), draws.tolist(), strict=True)
+        return np.sort([_different(draw, count) if count >= clip_len else _any(draw, count) for count, draw in pairs])
+    count = num_frames[:, None]
     if mode == "average":
-        steps = np.arange(clip_len)
-        return np.minimum((steps + rng.random()) * num_frames / clip_len, num_frames - 1).astype(np.int64)
+        return np.minimum((np.arange(clip_len) + draws) * count / clip_len, count - 1).astype(np.int64)
     stride = 1 if mode == "part" else interval
-    last_start = max(num_frames - 1 - (clip_len - 1) * stride, 0)
+    last_start = np.maximum(num_frames - 1 - (clip_len - 1) * stride, 0)
     if mode == "uniform":  # torchvision's UniformClipSampler: floor of an even spread over all windows
-        start = int(np.linspace(0, last_start, num_clips)[clip])
+        spread = last_start / max(num_clips - 1, 1) * clip
+        start = np.where((clip > 0) & (clip == num_clips - 1), last_start, spread).astype(np.int64)
     elif mode == "random":  # torchvision's RandomClipSampler: the first of a permutation of all windows
-        start = int(rng.permutation(last_start + 1)[clip % (last_start + 1)])
+        which = clip % (last_start + 1)
+        each = zip(draws.tolist(), which.tolist(), (last_start + 1).tolist(), strict=True)
+        start = np.array([_different(draw[: place + 1], windows)[place] for draw, place, windows in each], np.int64)
     else:
-        start = int(rng.integers(last_start + 1))
-    frames = np.arange(start, start + clip_len * stride, stride, dtype=np.int64)
-    return frames if frames[-1] < num_frames else frames % num_frames
+        start = (draws[:, 0] * (last_start + 1)).astype(np.int64)
+    frames = start[:, None] + stride * np.arange(clip_len)
+    return np.where(frames < count, frames, frames % count)
+
+
+def _different(draws: list[float], count: int) -> list[int]:
+    """The first places of a random permutation of 0..count-1, one for each draw; Fisher and Yates', of what moved."""
+    moved: dict[int, int] = {}
+    taken = []
+    for place, draw in enumerate(draws):
+        other = place + int(draw * (count - place))
+        taken.append(moved.get(other, other))
+        moved[other] = moved.get(place, place)
+    return taken
+
+
+def _any(draws: list[float], count: int) -> list[int]:
+    return [int(draw * count) for draw in draws]

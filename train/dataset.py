@@ -121,32 +121,34 @@ class ClipBatches:
             UserError: a shard is missing, damaged, or of another recipe.
         """
         samples = order.samples_of(self._order, number, self.options.batch_size, rank=self._rank, world=self._world)
+        real = samples[samples >= 0]
+        videos = real // self.views.num_views
+        cuts = self.views.cuts(real, self.videos.num_frames[videos], self._epoch)
         labels = np.full(len(samples), -1, np.int32)
+        labels[: len(real)] = self.videos.label_ids[videos]
         clips = self._buffers.take()
         found = []
         video = -1
         try:
-            for sample in samples[samples >= 0].tolist():
-                video = sample // self.views.num_views
-                reader = self._reader(int(self.videos.shard_of[video]))
-                row, num_frames = int(self._rows[video]), int(self.videos.num_frames[video])
-                found.append((video, reader, row, self.views.cut(sample, num_frames, self._epoch)))
-            if self.read_ahead:
-                for _video, reader, row, cut in found:
-                    reader.read_ahead(row, cut.frames)
-            pictures, flipped = [], []
-            for slot, (video, reader, row, cut) in enumerate(found):
-                labels[slot] = self.videos.label_ids[video]
+            for video, shard, frames in zip(
+                videos.tolist(), self.videos.shard_of[videos].tolist(), cuts.frames, strict=True
+            ):
+                reader = self._reader(shard)
+                row = int(self._rows[video])
+                found.append((video, reader, row))
+                if self.read_ahead:
+                    reader.read_ahead(row, frames)
+            places = zip(found, cuts.frames, cuts.top.tolist(), cuts.left.tolist(), strict=True)
+            pictures = []
+            for (video, reader, row), frames, top, left in places:
                 if self.options.verify_checksums and not self._verified[video]:
                     reader.verify(row)
                     self._verified[video] = True
-                pictures += reader.clip(row, cut.frames, cut.top, cut.left, self.views.crop)
-                if cut.flip:
-                    flipped.append(slot)
+                pictures += reader.clip(row, frames, top, left, self.views.crop)
         except ShardError as error:
             raise ShardError(f"video {self.videos.video_ids[video]}: {error}") from None
         if found:
-            copy_clips(pictures, clips[: len(found)], flipped)
+            copy_clips(pictures, clips[: len(found)], np.flatnonzero(cuts.flip).tolist())
         clips[len(found) :] = 0
         return clips, labels, samples
 

@@ -36,9 +36,9 @@ def views(frames: NDArray[np.uint8], config: Config) -> NDArray[np.uint8]:
     chosen = Views(loader, (frames.shape[1], frames.shape[2]), config.train.seed)
     height, width = chosen.crop
     clips = np.empty((chosen.num_views, loader.dataset.seq, height, width, 3), np.uint8)
-    for view, clip in enumerate(clips):
-        cut = chosen.cut(view, len(frames))
-        clip[:] = frames[cut.frames, cut.top : cut.top + height, cut.left : cut.left + width]
+    cuts = chosen.cuts(np.arange(chosen.num_views), np.full(chosen.num_views, len(frames)))
+    for clip, indices, top, left in zip(clips, cuts.frames, cuts.top, cuts.left, strict=True):
+        clip[:] = frames[indices, top : top + height, left : left + width]
     return clips
 
 

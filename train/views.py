@@ -6,30 +6,32 @@ random in it is a function of (seed, epoch, sample) alone.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from train.augment import HostTransform
-from train.clip_sampling import clip_indices
+from train.clip_sampling import clip_indices, num_draws
 from train.config import Loader
+from train.draws import Draws
 
 
-class Cut(NamedTuple):
-    """Where a view is in its video's stored frames.
+class Cuts(NamedTuple):
+    """Where N views are in their videos' stored frames.
 
     Attributes:
-        frames: (T,) int64, indices of frames.
-        top: first row of pixels.
-        left: first column of pixels.
-        flip: mirrored left and right.
+        frames: (N, T) int64, indices of frames.
+        top: (N,) int64, first row of pixels.
+        left: (N,) int64, first column of pixels.
+        flip: (N,) bool, mirrored left and right.
     """
 
     frames: NDArray[np.int64]
-    top: int
-    left: int
-    flip: bool
+    top: NDArray[np.int64]
+    left: NDArray[np.int64]
+    flip: NDArray[np.bool_]
 
 
 class Views:
@@ -52,21 +54,30 @@ class Views:
         self._transform = HostTransform.of(loader.map, stored)
         self.crop = self._transform.crop
         self.num_views = self._options.num_clips * self._options.num_crops
+        # Of one epoch, or of two while one ends and the next begins.
+        self._draws = functools.lru_cache(maxsize=2)(self._draws_of_epoch)
 
-    def cut(self, sample: int, num_frames: int, epoch: int = 0) -> Cut:
-        """The view that is sample number `sample`, of a video of `num_frames` frames."""
+    def cuts(self, samples: NDArray[np.int64], num_frames: NDArray[np.int64], epoch: int = 0) -> Cuts:
+        """The views that are `samples`, (N,), of videos that have `num_frames`, (N,), frames."""
         options = self._options
-        view = sample % self.num_views
-        clip, crop = divmod(view, options.num_crops)
-        rng = np.random.default_rng([self._seed, epoch, sample - crop])  # the crops of a clip are of the same frames
+        view = samples % self.num_views
+        clip, crop = np.divmod(view, options.num_crops)
+        of_frames, of_places = self._draws(epoch)
+        owners = samples - crop  # the crops of a clip are of the same frames
         together = options.seq_mode == "random"  # a video's clips are drawn at once, so that they differ
         frames = clip_indices(
             options.seq_mode,
             num_frames=num_frames,
             clip_len=options.seq,
             interval=options.frame_interval,
-            rng=np.random.default_rng([self._seed, epoch, sample - view, 1]) if together else rng,
+            draws=of_frames.of(samples - view if together else owners),
             clip=clip,
             num_clips=options.num_clips,
         )
-        return Cut(frames, *self._transform.draw(self._stored, rng, crop, options.num_crops))
+        return Cuts(frames, *self._transform.places(self._stored, of_places.of(owners), crop, options.num_crops))
+
+    def _draws_of_epoch(self, epoch: int) -> tuple[Draws, Draws]:
+        """Of frames, and of crops and flips."""
+        options = self._options
+        each = num_draws(options.seq_mode, clip_len=options.seq, num_clips=options.num_clips)
+        return Draws(self._seed, epoch, 0, each=each), Draws(self._seed, epoch, 1, each=3)
