@@ -45,7 +45,13 @@ class DirectFile:
         aligned = self._past_cache >= 0 and not data.ctypes.data % BLOCK_BYTES and not offset % BLOCK_BYTES
         while rest:
             whole = len(rest) - len(rest) % BLOCK_BYTES if aligned else 0
-            written = os.pwrite(self._past_cache, rest[:whole], offset) if whole else os.pwrite(self.fd, rest, offset)
+            try:
+                written = os.pwrite(self._past_cache if whole else self.fd, rest[:whole] if whole else rest, offset)
+            except OSError as error:
+                if not whole or error.errno != errno.EINVAL:
+                    raise
+                aligned = False  # a file system that grants direct writes, and then wants larger blocks or none
+                continue
             aligned = aligned and not written % BLOCK_BYTES
             rest, offset = rest[written:], offset + written
 

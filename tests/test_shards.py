@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from make_store import edited, frames_of, make_format_1, renumber, settings_for
 
 from pipeline import seal
+from pipeline.direct import DirectFile
 from pipeline.shard_reader import ShardReader, copy_clips
 from pipeline.shards import Outcome, ShardError, ShardWriter, read_account, read_outcomes, shard_name
 
@@ -189,6 +190,30 @@ def test_a_disk_that_has_no_direct_writes_will_do(raw, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "open", without)
     assert write(tmp_path).read_bytes() == raw.read_bytes()
+
+
+def test_a_disk_that_takes_back_direct_writes_will_do(tmp_path, monkeypatch):
+    honest = os.pwrite
+    refused = []
+
+    def without(fd, data, offset):
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append(len(data))
+            raise OSError(errno.EINVAL, "blocks of 64 KiB only")
+        return honest(fd, data, offset)
+
+    path = tmp_path / "file"
+    path.touch()
+    memory = np.frombuffer(mmap.mmap(-1, 3 * 4096), np.uint8)
+    memory[:] = np.random.default_rng(0).integers(0, 256, memory.shape)
+    monkeypatch.setattr(os, "pwrite", without)
+    file = DirectFile(path)
+    try:
+        file.write(memory, 0)
+    finally:
+        file.close()
+    assert path.read_bytes() == memory.tobytes()
+    assert refused in ([3 * 4096], [])  # none, where no direct writes were granted in the first place
 
 
 def test_an_error_publishes_nothing(tmp_path):
