@@ -28,9 +28,6 @@ SETTINGS = -c $(CONFIG) $(if $(DATA),--preprocess.data_root=$(DATA)) $(if $(STOR
 # A stage that runs only because a later one needs it gets the preprocess overrides, and no other flags.
 SHARED   = $(SETTINGS) $(filter --preprocess.%,$(ARGS))
 asked    = $(filter $(1),$(MAKECMDGOALS))
-# msrun starts `python`, which must be this one's; each process logs to runs/msrun, the first one here too.
-MSRUN    = PATH="$(CURDIR)/.venv/bin:$$PATH" GLOG_v=$${GLOG_v:-3} msrun --worker_num=$(DEVICES) \
-	--local_worker_num=$(DEVICES) --master_port=$(PORT) --join=True --log_dir=runs/msrun --tail_worker_log=0 python -m
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -60,7 +57,7 @@ verify: install ## Check every shard and ledger; ARGS=--repair mends what is bro
 	$(RUN) pipeline.verify $(SETTINGS) $(ARGS)
 
 train: $(if $(call asked,preprocess),preprocess,.shards) ## Train on the shards, and evaluate
-	$(if $(filter 1,$(DEVICES)),$(RUN) train.train,$(MSRUN) train.train --train.run_distribute=true) $(SETTINGS) $(ARGS)
+	$(RUN) $(if $(filter 1,$(DEVICES)),train.train,train.msrun --devices $(DEVICES) --port $(PORT)) $(SETTINGS) $(ARGS)
 
 eval: $(if $(call asked,preprocess train),$(call asked,preprocess train),.shards) ## Score a checkpoint (CKPT=FILE, or the newest run's best)
 	$(RUN) train.evaluate $(SETTINGS) $(if $(CKPT),--eval.pretrained_model=$(CKPT)) $(ARGS)

@@ -21,7 +21,7 @@ from mindspore import nn
 
 from model import weights
 from pipeline import cli
-from train import checkpoint, train, trainer
+from train import checkpoint, msrun, train, trainer
 from train.batch_norm import RunningStatistics
 
 DIES_AT = 5
@@ -76,20 +76,18 @@ def folder(tmp_path_factory) -> Path:
     return made
 
 
-def msrun(folder: Path, *words: str) -> subprocess.Popen:
+def together(folder: Path, *words: str) -> subprocess.Popen:
     """Start two workers; `make train DEVICES=2` does the same."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    python = Path(sys.executable)
     here = Path(__file__).parents[1]
     return subprocess.Popen(
-        [python.with_name("msrun"), "--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True",
-         "--cluster_time_out=60", f"--log_dir={folder}/msrun", "python", __file__, "-c", f"{folder}/tiny.yaml",
+        [sys.executable, __file__, f"{port}", f"{folder}/msrun", "-c", f"{folder}/tiny.yaml",
          "--train.run_distribute=true", *words],
-        cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=here, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": f"{here}:{here}/tests", OUT: str(folder),
-             "MS_NODE_TIMEOUT": "5", "PATH": f"{python.parent}:{os.environ['PATH']}"},
+             "MS_NODE_TIMEOUT": "5"},
     )  # fmt: skip
 
 
@@ -102,13 +100,18 @@ def has_ended(pid: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def died(folder) -> int:
-    """The exit code of msrun when one of its two workers has killed itself after step 5."""
-    return msrun(folder).wait(timeout=150)
+def died(folder) -> tuple[int, str]:
+    """How training ends when one of its two workers has killed itself after step 5: exit code, and what is said."""
+    process = together(folder)
+    _, said = process.communicate(timeout=150)
+    return process.returncode, said
 
 
 def test_the_death_of_one_ends_all(died, folder):
-    assert died != 0
+    code, said = died
+    assert code == cli.EXIT_RETRY
+    assert said.splitlines()[-1].startswith("error: a process was killed or crashed, and so all were ended; see")
+    assert "go on with --resume auto" in said
     for rank in (0, 1):
         assert has_ended(int((folder / f"rank{rank}.pid").read_text()))
     assert [path.stem for path in checkpoint.resumable(folder / "runs" / "tiny")] == ["epoch_001-step_000003"]
@@ -157,23 +160,36 @@ def test_one_process_makes_the_same_steps_and_goes_on_where_two_ended(died, fold
 
 
 @pytest.mark.slow
-def test_sigterm_to_msrun_ends_all_with_a_checkpoint(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, cli.EXIT_RETRY), (signal.SIGINT, cli.EXIT_SIGINT)])
+def test_a_signal_ends_all_with_a_checkpoint_and_an_exit_code(tmp_path, number, code):
     write_config(tmp_path, epochs=100_000, eval_epochs=0)
-    started = msrun(tmp_path, "--data_loader.train.dataset.batch_size=4", f"--train.seed={NOBODY_DIES}")
+    started = together(tmp_path, "--data_loader.train.dataset.batch_size=4", f"--train.seed={NOBODY_DIES}")
     noted = tmp_path / "rank1.pid"
     deadline = time.monotonic() + 100
     while not noted.is_file() and time.monotonic() < deadline:
         time.sleep(0.2)
     pids = [int((tmp_path / f"rank{rank}.pid").read_text()) for rank in (0, 1)]
-    started.terminate()
-    started.wait()
-    while not all(map(has_ended, pids)) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    started.send_signal(number)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == code, said
+    assert f"ended with exit code {code}" in said and said.rstrip().endswith("go on with --resume auto")
     assert all(map(has_ended, pids))
     (newest,) = checkpoint.resumable(tmp_path / "runs" / "tiny")
     steps = [int(path.stem.rpartition("step")[2]) for path in tmp_path.glob("rank0-step*.npz")]
     assert checkpoint.read_state(newest)["step"] == max(steps)
 
 
+@pytest.mark.slow
+def test_a_mistake_keeps_its_exit_code(tmp_path):
+    write_config(tmp_path)
+    process = together(tmp_path, "--model.num_classes=2")
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == cli.EXIT_USAGE and said.rstrip().endswith("mend that first"), said
+
+
 if __name__ == "__main__":
-    cli.run(worker)
+    if sys.argv[1].isdigit():
+        port, log_dir, *rest = sys.argv[1:]
+        sys.exit(msrun.start([__file__, *rest], devices=2, port=int(port), log_dir=Path(log_dir)))
+    with msrun.noted():
+        cli.run(worker)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import platform
 import shutil
-import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +17,9 @@ import model
 import train
 from pipeline.settings import UserError
 from train.config import Config
+from train.stop import end_with_parent
 
 log = logging.getLogger(__name__)
-
-_PR_SET_PDEATHSIG = 1
 
 
 class DeviceError(UserError):
@@ -102,8 +99,7 @@ def join_world(config: Config) -> World:
         )
     if not config.train.run_distribute:
         return World()
-    # msrun starts workers in sessions of their own: one that is terminated would leave them behind.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent()  # msrun starts them in sessions of their own, and would leave them behind if it were killed
     communication.init()
     world = World(communication.get_rank(), communication.get_group_size())
     ms.set_auto_parallel_context(

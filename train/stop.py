@@ -8,6 +8,7 @@ handlers wait.  So every thread blocks the two signals, no handler ever runs, an
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ from pipeline.cli import EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM
 
 log = logging.getLogger(__name__)
 
+_PR_SET_PDEATHSIG = 1
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
@@ -32,6 +34,11 @@ class Stopped(Exception):  # noqa: N818  not an error: training ended early beca
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
         self.exit_code = exit_code
+
+
+def end_with_parent() -> None:
+    """From now on this process gets a SIGTERM when the one that started it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextlib.contextmanager

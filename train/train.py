@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline import cli
 from pipeline.hdf5 import ShardError
 from pipeline.settings import UserError
-from train import checkpoint, runtime
+from train import checkpoint, msrun, runtime
 from train.config import SECTION_CLASSES, load
 from train.prefetch import LoaderError
 from train.run_folder import RunFolder, runs_root
@@ -90,4 +90,5 @@ def checkpoints_to_resume(root: Path, asked: str | None) -> list[Path]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    with msrun.noted():
+        cli.run(main)

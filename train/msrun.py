@@ -1,0 +1,126 @@
+"""Train on several devices: MindSpore's msrun, and what it lacks.                            (make train DEVICES=N)
+
+    python -m train.msrun --devices 2 [--port 8118] -c train/configs/sample.yaml [...]
+
+msrun starts and watches the processes.  It ends with 1 whatever they end with, and on Ctrl-C it kills them before they
+can save.  So each of them notes its exit code, which becomes this command's, and SIGTERM and Ctrl-C go to them instead
+of to msrun.  Logs are in runs/msrun; all other arguments are those of train.train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline import cli
+from train.stop import SIGNALS, end_with_parent
+
+_NOTES = "KINETICS_R2PLUS1D_NOTES"  # the folder where the processes note what they are and how they end
+_SAVED = (cli.EXIT_RETRY, cli.EXIT_SIGINT)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[None]:
+    """In a process that `start` started: note its number at once, and the exit code of the block.
+
+    A process that was started otherwise notes nothing.
+    """
+    if _NOTES not in os.environ or os.environ["MS_ROLE"] != "MS_WORKER":
+        yield
+        return
+    note = Path(os.environ[_NOTES], os.environ["RANK_ID"])
+    note.with_suffix(".pid").write_text(str(os.getpid()))
+    code: object = cli.EXIT_UNEXPECTED
+    try:
+        yield
+        code = cli.EXIT_OK
+    except SystemExit as ended:
+        code = ended.code
+        raise
+    finally:
+        note.with_suffix(".code").write_text(str(code))
+
+
+def start(program: list[str], *, devices: int, port: int, log_dir: Path) -> int:
+    """Have msrun start a program once for each device, and wait.
+
+    Args:
+        program: the arguments of `python`; it runs in `noted()`.
+        devices: how many.
+        port: where the processes meet.
+        log_dir: for worker_<rank>.log and scheduler.log; what the first process writes there is shown here too.
+
+    Returns:
+        0; or the exit code of the first process that ended with another; or 75 when one was killed or crashed.
+    """
+    command = [
+        str(Path(sys.executable).with_name("msrun")), f"--worker_num={devices}", f"--local_worker_num={devices}",
+        f"--master_port={port}", "--join=True", f"--log_dir={log_dir}", "--tail_worker_log=0", "python", *program,
+    ]  # fmt: skip
+    asked: list[int] = []
+    before = {number: signal.signal(number, lambda got, _frame: asked.append(got)) for number in SIGNALS}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {
+            "GLOG_v": "3", **os.environ, _NOTES: folder,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # msrun starts `python`
+        }  # fmt: skip
+        with subprocess.Popen(
+            command, env=environment, start_new_session=True, preexec_fn=end_with_parent
+        ) as process:  # its own session: a Ctrl-C in the terminal does not reach it
+            sent = 0
+            while process.poll() is None:
+                pids = [int(path.read_text() or 0) for path in Path(folder).glob("*.pid")]
+                if len(asked) > sent and len(pids) == devices and all(pids):
+                    for pid in pids:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, asked[sent])
+                    sent += 1
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.2)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        return _exit_code(process.returncode, Path(folder), asked, log_dir)
+
+
+def _exit_code(of_msrun: int, notes: Path, asked: list[int], log_dir: Path) -> int:
+    """What to end with, and a line that says why and what next."""
+    if of_msrun == 0:
+        return cli.EXIT_OK
+    files = sorted(notes.glob("*.code"), key=lambda path: path.stat().st_mtime_ns)
+    codes = [(path.stem, int(path.read_text())) for path in files]
+    rank, code = next(((rank, code) for rank, code in codes if code), ("*", 0))
+    if not code and asked:
+        return cli.EXIT_SIGINT if asked[-1] == signal.SIGINT else cli.EXIT_SIGTERM
+    if not code:
+        print(
+            f"error: a process was killed or crashed, and so all were ended; see {log_dir}/worker_*.log, and go on "
+            "with --resume auto",
+            file=sys.stderr,
+        )
+        return cli.EXIT_RETRY
+    what_next = "go on with --resume auto" if code in _SAVED else "mend that first"
+    print(f"process {rank} ended with exit code {code}; see {log_dir}/worker_{rank}.log; {what_next}", file=sys.stderr)
+    return code
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train on several devices."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--devices", type=int, required=True, help="processes to start, one a device")
+    parser.add_argument("--port", type=int, default=8118, help="where they meet (default %(default)s)")
+    args, words = parser.parse_known_args(argv)
+    program = ["-m", "train.train", "--train.run_distribute=true", *words]
+    return start(program, devices=args.devices, port=args.port, log_dir=Path("runs/msrun"))
+
+
+if __name__ == "__main__":
+    cli.run(main)
