@@ -133,6 +133,8 @@ def test_a_stop_in_the_evaluation_is_taken_up_with_the_evaluation(config, tmp_pa
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     scalars = {f"train/{name}" for name in ("loss", "acc1", "lr", "clips_per_s", "data_wait")}
     assert all(scalars <= set(record) for record in records[:-1]) and "val/acc5" in records[-1]
+    written = b"".join(path.read_bytes() for path in run.glob("events.out.tfevents.*"))
+    assert all(tag.encode() in written for tag in (*scalars, "val/acc1", "val/acc5"))
 
     # The same run folder, drawn.
     assert report.main([*words, "--run", str(run)]) == EXIT_OK

@@ -51,7 +51,7 @@ def draw(records: list[dict[str, float]], title: str) -> Figure:
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
         if axes in (loss, accuracy):
-            axes.legend()
+            axes.legend(loc="upper right" if axes is loss else "lower right")
     for axes in (rate, speed):
         axes.set_xlabel("step")
     return figure
