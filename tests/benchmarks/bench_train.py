@@ -33,7 +33,7 @@ import mindspore as ms  # noqa: E402
 from make_store import make_split, settings_for  # noqa: E402
 from mindspore import Tensor, nn  # noqa: E402
 
-from model.r2plus1d import R2Plus1d  # noqa: E402
+from model.r2plus1d import r2plus1d_18  # noqa: E402
 from pipeline.settings import Document, to_plain  # noqa: E402
 from train import checkpoint  # noqa: E402
 from train.config import Optimizer, load  # noqa: E402
@@ -94,7 +94,7 @@ def streaming(folder: Path, blocks: int = 12, steps: int = 15) -> None:
 def checkpoints(folder: Path, rounds: int = 7) -> None:
     """Save the full network and its optimizer."""
     ms.set_context(mode=ms.GRAPH_MODE)
-    network, settings = R2Plus1d(num_classes=400), Optimizer()
+    network, settings = r2plus1d_18(num_classes=400), Optimizer()
     step = TrainStep(Loss(network, nn.Identity()), make_optimizer(settings, network, [0.1] * 9), settings)
     seconds = []
     for number in range(rounds):
