@@ -37,12 +37,12 @@ def noted() -> Iterator[None]:
         return
     note = Path(os.environ[_NOTES], os.environ["RANK_ID"])
     note.with_suffix(".pid").write_text(str(os.getpid()))
-    code: object = cli.EXIT_UNEXPECTED
+    code = cli.EXIT_UNEXPECTED
     try:
         yield
         code = cli.EXIT_OK
     except SystemExit as ended:
-        code = ended.code
+        code = ended.code if isinstance(ended.code, int) else code
         raise
     finally:
         note.with_suffix(".code").write_text(str(code))
@@ -100,8 +100,8 @@ def _exit_code(of_msrun: int, notes: Path, asked: list[int], log_dir: Path) -> i
         return cli.EXIT_SIGINT if asked[-1] == signal.SIGINT else cli.EXIT_SIGTERM
     if not code:
         print(
-            f"error: a process was killed or crashed, and so all were ended; see {log_dir}/worker_*.log, and go on "
-            "with --resume auto",
+            f"error: a process was killed or crashed, and so all were ended; see {log_dir}/*.log, and go on with "
+            "--resume auto",
             file=sys.stderr,
         )
         return cli.EXIT_RETRY
@@ -118,6 +118,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--devices", type=int, required=True, help="processes to start, one a device")
     parser.add_argument("--port", type=int, default=8118, help="where they meet (default %(default)s)")
     args, words = parser.parse_known_args(argv)
+    if args.devices < 1:
+        parser.error(f"--devices: got {args.devices}, expected at least 1")
     program = ["-m", "train.train", "--train.run_distribute=true", *words]
     return start(program, devices=args.devices, port=args.port, log_dir=Path("runs/msrun"))
 

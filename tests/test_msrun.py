@@ -1,0 +1,59 @@
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from train import msrun
+
+
+def leave(folder: Path, rank: int, code: int, monkeypatch) -> None:
+    """End as a process of number `rank`."""
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setenv(msrun._NOTES, str(folder))
+        patch.setenv("MS_ROLE", "MS_WORKER")
+        patch.setenv("RANK_ID", str(rank))
+        with msrun.noted():
+            raise SystemExit(code)
+
+
+@pytest.mark.parametrize(
+    ("of_msrun", "codes", "asked", "expected", "said"),
+    [
+        (0, [0, 0], [], cli.EXIT_OK, ""),
+        (
+            1,
+            [0, 75],
+            [signal.SIGTERM],
+            cli.EXIT_RETRY,
+            "process 1 ended with exit code 75; see logs/worker_1.log; go on",
+        ),
+        (1, [130, 130], [signal.SIGINT], cli.EXIT_SIGINT, "process 0 ended with exit code 130"),
+        (1, [70], [], cli.EXIT_NOT_FINITE, "mend that first"),
+        (1, [2], [], cli.EXIT_USAGE, "process 0 ended with exit code 2; see logs/worker_0.log; mend that first"),
+        (1, [], [], cli.EXIT_RETRY, "error: a process was killed or crashed, and so all were ended; see logs/*.log"),
+        (1, [], [signal.SIGTERM], cli.EXIT_SIGTERM, ""),
+        (1, [], [signal.SIGTERM, signal.SIGINT], cli.EXIT_SIGINT, ""),
+    ],
+)
+def test_the_first_process_that_fails_gives_the_exit_code(
+    of_msrun, codes, asked, expected, said, tmp_path, monkeypatch, capsys
+):
+    for rank, code in enumerate(codes):
+        leave(tmp_path, rank, code, monkeypatch)
+        os.utime(tmp_path / f"{rank}.code", ns=(rank, rank))
+        assert (tmp_path / f"{rank}.pid").read_text() == str(os.getpid())
+    assert msrun._exit_code(of_msrun, tmp_path, asked, Path("logs")) == expected
+    printed = capsys.readouterr().err
+    assert said in printed and bool(said) == bool(printed)
+
+
+def test_the_scheduler_and_a_process_alone_note_nothing(tmp_path, monkeypatch):
+    with msrun.noted():
+        pass
+    monkeypatch.setenv(msrun._NOTES, str(tmp_path))
+    monkeypatch.setenv("MS_ROLE", "MS_SCHED")
+    with msrun.noted():
+        pass
+    assert not list(tmp_path.iterdir())
