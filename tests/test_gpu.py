@@ -220,6 +220,18 @@ def test_the_doctor_reports_each_thing_in_a_line(capsys):
     assert code == (2 if any(state == "missing" for state, _ in report.values()) else 0)
 
 
+def test_the_doctor_misses_a_gpu_that_is_asked_for(monkeypatch, capsys):
+    def no_driver():
+        raise gpu.GpuError("there is no NVIDIA driver")
+
+    monkeypatch.setattr(gpu, "Driver", no_driver)
+    for target, state in (("GPU", "missing"), ("auto", "none"), ("CPU", "none")):
+        code = doctor.main(["-c", str(ROOT / "train/configs/sample.yaml"), f"--device_target={target}"])
+        found, said = report_of(capsys.readouterr().out)["NVIDIA driver"]
+        assert found == state and said.startswith("there is no NVIDIA driver; ")
+        assert code == 2 or target != "GPU"
+
+
 @needs_cc
 def test_the_doctor_with_a_card(driver, libraries, tmp_path):
     program = f"""

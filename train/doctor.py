@@ -42,7 +42,7 @@ def examine(config: Config) -> Iterator[Finding]:
     yield _onednn()
     yield Finding("HDF5", "ok", f"{hdf5.h5py.version.hdf5_version}, h5py {hdf5.h5py.__version__}")
     yield _decord()
-    yield from _gpu()
+    yield from _gpu(asked_for=config.device_target == "GPU")
     yield _processors()
     yield _memory()
     yield _shared_memory()
@@ -74,13 +74,20 @@ def _decord() -> Finding:
     return Finding("decord", "ok", f"decord2 {version}, FFmpeg {library.av_version_info().decode()}")
 
 
-def _gpu() -> Iterator[Finding]:
-    """The driver, its cards, NVIDIA's libraries, and whether MindSpore can use them."""
+def _gpu(asked_for: bool) -> Iterator[Finding]:
+    """The driver, its cards, NVIDIA's libraries, and whether MindSpore can use them.
+
+    Args:
+        asked_for: the configuration wants a GPU and nothing else.
+    """
     driver = None
     try:
         driver = gpu.Driver()
     except gpu.GpuError as error:
-        yield Finding("NVIDIA driver", "none", f"{error}; training runs on the CPU")
+        if asked_for:
+            yield Finding("NVIDIA driver", "missing", f"{error}; device_target is GPU, auto would take the CPU")
+        else:
+            yield Finding("NVIDIA driver", "none", f"{error}; training runs on the CPU")
     else:
         yield Finding("NVIDIA driver", "ok", f"{_driver_version()}, runs CUDA {driver.cuda}")
         for card in driver.cards:
@@ -88,7 +95,7 @@ def _gpu() -> Iterator[Finding]:
     try:
         gpu.find_libraries()
     except gpu.GpuError as error:
-        yield Finding("NVIDIA libraries", "missing" if driver else "none", str(error))
+        yield Finding("NVIDIA libraries", "missing" if driver or asked_for else "none", str(error))
     else:
         versions = [f"{_short(name)} {importlib.metadata.version(name)}" for name, _, _ in gpu.LIBRARIES]
         yield Finding("NVIDIA libraries", "ok", ", ".join(versions))
