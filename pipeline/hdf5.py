@@ -134,15 +134,3 @@ def read_columns(file: h5py.File, name: str) -> dict[str, NDArray]:
         else table[field]
         for field in table.dtype.names or ()
     }
-
-
-def place(file: h5py.File, name: str, dtype: DTypeLike) -> tuple[int, int]:
-    """Where in the file a dataset of one dimension begins, in bytes, and how many values it has.
-
-    Raises:
-        ShardError: it is not whole in this file, or of another type.
-    """
-    found = own(file, name)
-    if found.dtype != dtype or found.ndim != 1 or not found.nbytes:
-        raise ShardError(f"{file.filename}: {name} is no list of {np.dtype(dtype)}; run `make verify ARGS=--repair`")
-    return found.id.get_offset(), len(found)

@@ -54,7 +54,7 @@ class ShardReader:
             self._nbytes = index["nbytes"].astype(np.int64)
             self._jpeg = recipe["codec"] == "jpeg"
             # Where each video's table of JPEGs is: the tables of thousands of shards would take hundreds of MiB.
-            self._tables = [hdf5.place(file, f"jpeg/{name}", np.int64) for name in self.video_ids if self._jpeg]
+            self._tables = index["starts"].astype(np.int64)
             self._rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
             self._frame_shape = (int(recipe["height"]), int(recipe["width"]), 3)
         self._map: tuple[mmap.mmap, NDArray[np.uint8]] | None = None
@@ -63,15 +63,16 @@ class ShardReader:
 
     def _check(self) -> None:
         """Whether what `index` says can be: reading goes by it alone."""
-        if (self._offsets < 0).any() or (self._offsets + self._nbytes > self.path.stat().st_size).any():
+        size, table_nbytes = self.path.stat().st_size, 8 * (self.num_frames + 1) if self._jpeg else 0
+        places = ((self._offsets, self._nbytes), (self._tables, table_nbytes))
+        if any((begin < 0).any() or (begin + nbytes > size).any() for begin, nbytes in places):
             raise ShardError(
                 f"{self.path}: truncated: its frames end after the file does; run `make verify ARGS=--repair`"
             )
         for row, video_id in enumerate(self.video_ids):
             if self._jpeg:
-                sound = self._tables[row][1] == self.num_frames[row] + 1
                 starts = self._starts(row)
-                sound = sound and starts[0] == 0 and starts[-1] == self._nbytes[row]
+                sound = len(starts) > 1 and starts[0] == 0 and starts[-1] == self._nbytes[row]
                 sound = sound and bool((np.diff(starts) > 0).all())
             else:
                 sound = self._nbytes[row] == self.num_frames[row] * int(np.prod(self._frame_shape))
@@ -146,13 +147,18 @@ class ShardReader:
         start = int(self._offsets[row])
         return self._mapped()[1][start : start + int(self._nbytes[row])]
 
-    def shape(self, row: int) -> tuple[int, ...]:
-        """Of the dataset that holds a video."""
-        return (int(self._nbytes[row]),) if self._jpeg else (int(self.num_frames[row]), *self._frame_shape)
-
     def offset(self, row: int) -> int:
         """Where in the file a video begins."""
         return int(self._offsets[row])
+
+    def datasets(self, row: int) -> dict[str, tuple[str, str, int]]:
+        """The HDF5 datasets that hold a video: shape, dtype and byte offset of each, as the index has it."""
+        video_id, num_frames = self.video_ids[row], int(self.num_frames[row])
+        shape = (int(self._nbytes[row]),) if self._jpeg else (num_frames, *self._frame_shape)
+        found = {f"frames/{video_id}": (str(shape), "uint8", int(self._offsets[row]))}
+        if self._jpeg:
+            found[f"jpeg/{video_id}"] = (str((num_frames + 1,)), "int64", int(self._tables[row]))
+        return found
 
     def encoded(self, row: int) -> Encoded:
         """A video as `ShardWriter.add_encoded` takes it."""
@@ -189,8 +195,8 @@ class ShardReader:
         return mapped
 
     def _starts(self, row: int) -> NDArray[np.int64]:
-        offset, count = self._tables[row]
-        return self._mapped()[1][offset : offset + 8 * count].view(np.int64)
+        offset = int(self._tables[row])
+        return self._mapped()[1][offset : offset + 8 * int(self.num_frames[row] + 1)].view(np.int64)
 
     def _frames(self, row: int) -> NDArray[np.uint8]:
         return self.stored(row).reshape(int(self.num_frames[row]), *self._frame_shape)

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import joblib
 import pandas as pd
@@ -84,11 +83,11 @@ def _check_layout(path: Path, settings: Preprocess) -> Iterator[tuple[str, str]]
             for video_id in sorted(set(file[group]) ^ set(reader.video_ids)):
                 yield video_id, f"{'stored' if video_id in file[group] else 'not stored'}, against the index"
         for row, video_id in enumerate(reader.video_ids):
-            stored = hdf5.own(file, f"frames/{video_id}")
-            expected: tuple[Any, ...] = (str(reader.shape(row)), "uint8", reader.offset(row))
-            actual = (str(stored.shape), str(stored.dtype), stored.id.get_offset())
-            if actual != expected:
-                yield video_id, f"(shape, dtype, offset) is {actual}, expected {expected}"
+            for name, expected in reader.datasets(row).items():
+                stored = hdf5.own(file, name)
+                actual = (str(stored.shape), str(stored.dtype), stored.id.get_offset())
+                if actual != expected:
+                    yield video_id, f"{name}: (shape, dtype, offset) is {actual}, expected {expected}"
 
 
 def _check_contents(path: Path, outcomes: pd.DataFrame) -> Iterator[tuple[str, str]]:

@@ -275,13 +275,14 @@ def test_what_is_no_finished_shard_is_refused_by_name(raw, tmp_path, damage):
         assert str(path) in str(error.value) and error.value.exit_code == 2
 
 
-@pytest.mark.parametrize("column", ["offset", "nbytes", "num_frames"])
-def test_an_index_that_points_elsewhere_is_refused(raw, tmp_path, column):
-    path = tmp_path / raw.name
-    shutil.copy(raw, path)
+@pytest.mark.parametrize("value", [1 << 40, -1, -9])
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+@pytest.mark.parametrize("column", ["offset", "nbytes", "num_frames", "starts"])
+def test_an_index_that_points_elsewhere_is_refused(request, tmp_path, codec, column, value):
+    path = Path(shutil.copy(request.getfixturevalue(codec), tmp_path))
     with edited(path) as file:
         table = file["index"][:]
-        table[column][0] = 1 << 40
+        table[column][0] = value
         file["index"][:] = table
     with pytest.raises(ShardError, match="truncated|do not fit"):
         ShardReader(path)

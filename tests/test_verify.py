@@ -191,6 +191,15 @@ def jpeg_offsets(settings):
     return [video_id, "do not fit"]
 
 
+def jpeg_table_shape(settings):
+    video_id, _, _ = stored_video(shard(settings))
+    with edited(shard(settings)) as file:
+        starts = file[f"jpeg/{video_id}"][:]
+        del file[f"jpeg/{video_id}"]
+        file[f"jpeg/{video_id}"] = starts[None]
+    return [video_id, f"jpeg/{video_id}: (shape, dtype, offset)"]
+
+
 def test_a_sound_store_passes(store, capsys):
     assert verify.run(store, mend=False) == 0
     assert "3 shards, 9 videos" in capsys.readouterr().out
@@ -201,7 +210,7 @@ def test_damage_is_named_and_mended(store, capsys, damage):
     check_damage(store, capsys, damage)
 
 
-@pytest.mark.parametrize("damage", [flip, jpeg_offsets])
+@pytest.mark.parametrize("damage", [flip, jpeg_offsets, jpeg_table_shape])
 def test_damage_of_jpegs_is_named_and_mended(jpeg_store, capsys, damage):
     assert verify.run(jpeg_store, mend=False) == 0
     capsys.readouterr()
