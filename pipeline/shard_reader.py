@@ -6,9 +6,10 @@ in a shard.
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import mmap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class ShardReader:
             self._tables = index["starts"].astype(np.int64)
             self._rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
             self._frame_shape = (int(recipe["height"]), int(recipe["width"]), 3)
+            self._frame_nbytes = math.prod(self._frame_shape)
         self._map: tuple[mmap.mmap, NDArray[np.uint8]] | None = None
         self._check()
         self.close()
@@ -75,7 +77,7 @@ class ShardReader:
                 sound = len(starts) > 1 and starts[0] == 0 and starts[-1] == self._nbytes[row]
                 sound = sound and bool((np.diff(starts) > 0).all())
             else:
-                sound = self._nbytes[row] == self.num_frames[row] * int(np.prod(self._frame_shape))
+                sound = self._nbytes[row] == self.num_frames[row] * self._frame_nbytes
             if not sound:
                 raise ShardError(
                     f"{self.path}: {video_id}: {self.num_frames[row]} frames do not fit its {self._nbytes[row]} bytes; "
@@ -96,43 +98,61 @@ class ShardReader:
             raise ShardError(f"{self.path}: has no video {video_id}, though its ledger says so; run `make manifests`")
         return row
 
-    def clip(
-        self, row: int, frame_indices: NDArray[np.int64], top: int, left: int, size: tuple[int, int]
-    ) -> list[NDArray[np.uint8]]:
-        """A crop of chosen frames of a video; nothing is copied with codec raw.
+    def copy_clip(
+        self,
+        row: int,
+        frame_indices: NDArray[np.int64],
+        top: int,
+        left: int,
+        out: NDArray[np.uint8],
+        *,
+        flip: bool = False,
+    ) -> None:
+        """Copy a crop of chosen frames of a video into a batch's memory.
 
         Args:
             row: of the video.
             frame_indices: (T,) each in 0..num_frames-1.
             top: first row of pixels.
             left: first column of pixels.
-            size: (h, w) of the crop.
-
-        Returns:
-            T arrays (h, w, 3) uint8: views of the mapped file, or of decoded JPEGs.
+            out: (T, h, w, 3) uint8, C-contiguous, filled; h and w are the size of the crop.
+            flip: mirror left and right.
 
         Raises:
-            IndexError: a frame is not there.
+            IndexError: a frame is not there, or the crop does not lie in it.
             ShardError: with codec jpeg, a frame is no whole JPEG.
         """
-        indices = frame_indices.tolist()
+        indices, (_, height, width, _) = frame_indices.tolist(), out.shape
         if not 0 <= min(indices) <= max(indices) < self.num_frames[row]:
             raise IndexError(f"{self.video_ids[row]}: frames {frame_indices} of {self.num_frames[row]}")
-        bottom, right = top + size[0], left + size[1]
-        if self._jpeg:
-            return [self._decode_jpeg(row, frame)[top:bottom, left:right] for frame in indices]
-        crops = self._frames(row)[:, top:bottom, left:right]
-        return [crops[frame] for frame in indices]
+        if not (0 <= top <= self._frame_shape[0] - height and 0 <= left <= self._frame_shape[1] - width):
+            raise IndexError(f"{height} x {width} pixels at {top}, {left} of frames of {self._frame_shape[:2]}")
+        first, step = indices[0], indices[1] - indices[0] if len(indices) > 1 else 1
+        pictures = out.reshape(-1, width, 3)
+        if not self._jpeg and step > 0 and indices == list(range(first, indices[-1] + 1, step)):
+            # Rows of pixels as items of a dtype: numpy copies 112 of them in its inner loop instead of one, and the
+            # clip in one call, in which it does not hold the interpreter's lock.
+            shape, item, row_nbytes = (len(indices), height), f"V{3 * width}", 3 * self._frame_shape[1]
+            start = int(self._offsets[row]) + first * self._frame_nbytes + top * row_nbytes + 3 * left
+            strides = (step * self._frame_nbytes, row_nbytes)
+            stored: NDArray[np.void] = np.ndarray(shape, item, self._mapped()[0], start, strides)
+            np.copyto(np.ndarray(shape, item, out.data), stored)
+        else:
+            bottom, right = top + height, left + width
+            frame = functools.partial(self._decode_jpeg, row) if self._jpeg else self._frames(row).__getitem__
+            cv2.vconcat([frame(each)[top:bottom, left:right] for each in indices], dst=pictures)
+        if flip:  # in place, while the clip is in the cache
+            cv2.flip(pictures, 1, dst=pictures)
 
     def read_ahead(self, row: int, frame_indices: NDArray[np.int64]) -> None:
         """Have the kernel read the frames of a clip from the disk, without waiting for them."""
         first, last = int(frame_indices.min()), int(frame_indices.max())
-        begin, frame_nbytes = int(self._offsets[row]), int(np.prod(self._frame_shape))
+        begin = int(self._offsets[row])
         if self._jpeg:
             starts = self._starts(row)
             begin, end = begin + int(starts[first]), begin + int(starts[last + 1])
         else:
-            begin, end = begin + first * frame_nbytes, begin + (last + 1) * frame_nbytes
+            begin, end = begin + first * self._frame_nbytes, begin + (last + 1) * self._frame_nbytes
         page = begin - begin % mmap.PAGESIZE
         self._mapped()[0].madvise(mmap.MADV_WILLNEED, page, end - page)
 
@@ -216,21 +236,3 @@ class ShardReader:
                 f"{self._frame_shape[:2]} pixels; run `make verify ARGS=--repair`"
             )
         return picture
-
-
-def copy_clips(pictures: list[NDArray[np.uint8]], out: NDArray[np.uint8], flipped: Sequence[int] = ()) -> None:
-    """Copy the pictures of clips into a batch's memory.
-
-    One call of OpenCV for all of them: each call that lets go of the interpreter's lock waits to get it back, and
-    with two threads a call for each clip cost as much as the copying (measured).
-
-    Args:
-        pictures: N * T arrays (h, w, 3) uint8, those of a clip one after the other.
-        out: (N, T, h, w, 3) uint8, C-contiguous, filled.
-        flipped: numbers of the clips to mirror left and right, in place, while they are in the cache.
-    """
-    width = out.shape[-2]
-    cv2.vconcat(pictures, dst=out.reshape(-1, width, 3))
-    for number in flipped:
-        rows = out[number].reshape(-1, width, 3)
-        cv2.flip(rows, 1, dst=rows)

@@ -20,7 +20,7 @@ from make_store import edited, frames_of, make_format_1, renumber, settings_for
 
 from pipeline import seal
 from pipeline.direct import DirectFile
-from pipeline.shard_reader import ShardReader, copy_clips
+from pipeline.shard_reader import ShardReader
 from pipeline.shards import Outcome, ShardError, ShardWriter, read_account, read_outcomes, shard_name
 
 IDS = ("-abcdefghij_000001_000011", "with space", "é_1", "zzz")
@@ -49,11 +49,6 @@ def raw(tmp_path_factory):
 @pytest.fixture(scope="module")
 def jpeg(tmp_path_factory):
     return write(tmp_path_factory.mktemp("jpeg"), codec="jpeg")
-
-
-def read_clip(reader, row, indices, out, top=0, left=0, flip=False) -> None:
-    """One clip into `out`, (T, h, w, 3)."""
-    copy_clips(reader.clip(row, indices, top, left, out.shape[1:3]), out[None], [0] if flip else [])
 
 
 def test_names_sort_as_they_count():
@@ -99,7 +94,7 @@ def test_any_clip_is_that_of_numpy(raw, row, data):
     top, left = data.draw(st.integers(0, 16 - height)), data.draw(st.integers(0, 20 - width))
     flip = data.draw(st.booleans())
     out = np.empty((len(indices), height, width, 3), np.uint8)
-    read_clip(ShardReader(raw), row, indices, out, top, left, flip)
+    ShardReader(raw).copy_clip(row, indices, top, left, out, flip=flip)
     crop = frames_of(row, LENGTHS[row], settings)[indices, top : top + height, left : left + width]
     assert (out == (crop[:, :, ::-1] if flip else crop)).all()
 
@@ -107,7 +102,7 @@ def test_any_clip_is_that_of_numpy(raw, row, data):
 def test_jpeg_clips_are_close_to_what_was_stored(jpeg):
     reader = ShardReader(jpeg)
     out = np.empty((3, 10, 12, 3), np.uint8)
-    read_clip(reader, 3, np.array([29, 0, 7]), out, top=2, left=4, flip=True)
+    reader.copy_clip(3, np.array([29, 0, 7]), 2, 4, out, flip=True)
     expected = frames_of(3, 30, settings_for(jpeg.parent))[[29, 0, 7], 2:12, 4:16][:, :, ::-1]
     assert np.abs(out.astype(int) - expected).mean() < 4
     reader.verify(3)
@@ -116,16 +111,23 @@ def test_jpeg_clips_are_close_to_what_was_stored(jpeg):
 @pytest.mark.parametrize("indices", [[-1], [0, 12], [99]])
 def test_frames_that_are_not_there_are_no_other_frames(raw, indices):
     with pytest.raises(IndexError, match="of 12"):
-        ShardReader(raw).clip(0, np.array(indices), 0, 0, (4, 4))
+        ShardReader(raw).copy_clip(0, np.array(indices), 0, 0, np.empty((len(indices), 4, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("top", "left"), [(-1, 0), (0, -1), (13, 0), (0, 17)])
+def test_pixels_that_are_not_there_are_no_other_pixels(raw, jpeg, top, left):
+    for path in (raw, jpeg):
+        with pytest.raises(IndexError, match=r"4 x 4 pixels at .* of frames of \(16, 20\)"):
+            ShardReader(path).copy_clip(0, np.array([0, 1]), top, left, np.empty((2, 4, 4, 3), np.uint8))
 
 
 def test_a_reader_that_is_pickled_takes_no_frames_along(raw):
     reader = ShardReader(raw)
     out, again = np.empty((2, 12, 16, 20, 3), np.uint8)
-    read_clip(reader, 0, np.arange(12), out)
+    reader.copy_clip(0, np.arange(12), 0, 0, out)
     copied = pickle.dumps(reader)
     assert len(copied) < 5000
-    read_clip(pickle.loads(copied), 0, np.arange(12), again)  # noqa: S301  our own
+    pickle.loads(copied).copy_clip(0, np.arange(12), 0, 0, again)  # noqa: S301  our own
     assert (out == again).all()
 
 

@@ -1,9 +1,9 @@
 """Batches of clips out of shards, through MindSpore's GeneratorDataset.
 
 One item of the GeneratorDataset is one whole batch, copied by a thread straight from the mapped shards into the
-batch's memory, in one call that does not hold the GIL.  Threads share that memory, so `/dev/shm` is not used at all.
-Which frames, crop and flip a sample gets is a function of (seed, epoch, sample number) alone, so neither the number of
-workers nor a restart changes what is trained on.
+batch's memory, each clip in one call that does not hold the GIL.  Threads share that memory, so `/dev/shm` is not used
+at all.  Which frames, crop and flip a sample gets is a function of (seed, epoch, sample number) alone, so neither the
+number of workers nor a restart changes what is trained on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pipeline.hdf5 import ShardError
 from pipeline.recipe import Preprocess
 from pipeline.settings import UserError
-from pipeline.shard_reader import ShardReader, copy_clips
+from pipeline.shard_reader import ShardReader
 from train import order
 from train.config import Dataset, Loader
 from train.prefetch import Ahead, Buffers, LoaderError
@@ -138,17 +138,14 @@ class ClipBatches:
                 found.append((video, reader, row))
                 if self.read_ahead:
                     reader.read_ahead(row, frames)
-            places = zip(found, cuts.frames, cuts.top.tolist(), cuts.left.tolist(), strict=True)
-            pictures = []
-            for (video, reader, row), frames, top, left in places:
+            places = zip(found, clips[: len(found)], cuts.frames, *(each.tolist() for each in cuts[1:]), strict=True)
+            for (video, reader, row), clip, frames, top, left, flip in places:
                 if self.options.verify_checksums and not self._verified[video]:
                     reader.verify(row)
                     self._verified[video] = True
-                pictures += reader.clip(row, frames, top, left, self.views.crop)
+                reader.copy_clip(row, frames, top, left, clip, flip=flip)
         except ShardError as error:
             raise ShardError(f"video {self.videos.video_ids[video]}: {error}") from None
-        if found:
-            copy_clips(pictures, clips[: len(found)], np.flatnonzero(cuts.flip).tolist())
         clips[len(found) :] = 0
         return clips, labels, samples
 

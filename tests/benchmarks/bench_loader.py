@@ -46,7 +46,7 @@ from pipeline import ledger  # noqa: E402
 from pipeline.encoding import encode  # noqa: E402
 from pipeline.preprocess import plan  # noqa: E402
 from pipeline.recipe import Preprocess  # noqa: E402
-from pipeline.shard_reader import ShardReader, copy_clips  # noqa: E402
+from pipeline.shard_reader import ShardReader  # noqa: E402
 from pipeline.shards import Outcome, ShardWriter, read_outcomes  # noqa: E402
 from train.config import Dataset, Loader, Map, Operation  # noqa: E402
 from train.dataset import ClipBatches, iterate  # noqa: E402
@@ -340,7 +340,7 @@ def bench_reader(raw: Preprocess, folder: Path, rounds: int) -> None:
 
     def ours(stride: int) -> Callable[[int, int, int, int, NDArray[np.uint8]], None]:
         def copy(video: int, start: int, top: int, left: int, out: NDArray[np.uint8]) -> None:
-            copy_clips(reader.clip(video, start + stride * steps, top, left, CROP), out[None])
+            reader.copy_clip(video, start + stride * steps, top, left, out)
 
         return copy
 
