@@ -20,9 +20,14 @@ from pipeline.recipe import SPLITS, Preprocess
 from pipeline.schema import COLUMNS, LEARNED, list_of, typed, validate
 
 
+def folder(settings: Preprocess) -> Path:
+    """`<manifests>/<dataset>`, where a dataset's ledgers are."""
+    return Path(settings.manifests) / settings.dataset
+
+
 def ledger_path(settings: Preprocess, split: str) -> Path:
     """`<manifests>/<dataset>/<split>.csv`."""
-    return Path(settings.manifests) / settings.dataset / f"{split}.csv"
+    return folder(settings) / f"{split}.csv"
 
 
 def read(path: Path | str) -> pd.DataFrame:
@@ -119,11 +124,11 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    parent = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(parent)
     finally:
-        os.close(folder)
+        os.close(parent)
 
 
 def blank(num_rows: int) -> pd.DataFrame:

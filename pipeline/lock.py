@@ -1,4 +1,4 @@
-"""One run at a time writes to a store; what a killed one left is swept when the lock is taken."""
+"""One command at a time writes to a folder of shards or of ledgers; what a killed one left is swept by the next."""
 
 from __future__ import annotations
 
@@ -17,48 +17,46 @@ _OWNER = ".lock.owner"
 
 
 class LockedError(UserError):
-    """Another run is writing to the same store."""
+    """Another command is writing to the same folder."""
 
     exit_code = cli.EXIT_LOCKED
 
 
 @contextlib.contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """Hold the store for one run.
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a store, or a dataset's ledgers, for one command; the folder is made if need be.
 
     Raises:
-        LockedError: another run holds it.
+        LockedError: another command holds it.
         UserError: no folder can be there.
     """
     try:
-        store.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"preprocess.store: {store}: {error.strerror}; give a folder with STORE=DIR") from None
-    lock = filelock.FileLock(str(store / ".lock"))
-    owner = store / _OWNER
+        raise UserError(f"{folder}: {error.strerror}; give a folder (make: STORE=DIR)") from None
+    lock = filelock.FileLock(str(folder / ".lock"))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        who = owner.read_text(encoding="utf-8") if owner.exists() else "another run"
-        raise LockedError(f"{store}: {who} is writing here; wait for it or use another STORE=DIR") from None
+        raise LockedError(f"{folder}: {owner(folder) or 'another command'} is writing here; wait for it") from None
     try:
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        remove_temporary(store)  # of a run that was killed: the lock is ours, so nobody writes it
+        (folder / _OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        remove_temporary(folder)  # of a command that was killed: the lock is ours, so nobody writes it
         yield
     finally:
-        owner.unlink(missing_ok=True)
+        (folder / _OWNER).unlink(missing_ok=True)
         lock.release()
 
 
-def remove_temporary(store: Path) -> None:
-    """Delete unfinished shards."""
-    for leftover in store.glob(".*.h5.tmp"):
+def remove_temporary(folder: Path) -> None:
+    """Delete unfinished shards and ledgers."""
+    for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
-def owner(store: Path) -> str:
-    """Which run holds a store, in words; empty when none does."""
+def owner(folder: Path) -> str:
+    """Which command holds a folder, in words; empty when none does."""
     try:
-        return (store / _OWNER).read_text(encoding="utf-8")
+        return (folder / _OWNER).read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""

@@ -6,6 +6,7 @@ The outer join of label CSVs, videos on disk and shards: every CSV row ends in a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import shutil
@@ -17,7 +18,8 @@ from pipeline import cli, compare, coverage, recipe, subsets
 from pipeline.build import Built, build, join
 from pipeline.faults import Fault, ManifestError
 from pipeline.learned import broken_path
-from pipeline.ledger import class_names, fill, identity, ledger_path, read, write, write_all, write_table
+from pipeline.ledger import class_names, fill, folder, identity, ledger_path, read, write, write_all, write_table
+from pipeline.lock import locked
 from pipeline.matching import by_split
 from pipeline.recipe import SPLITS, Preprocess
 from pipeline.schema import BAD_STATUSES, COLUMNS, STATUSES, validate
@@ -102,11 +104,17 @@ def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
 
 
 def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
-    built = join(settings, args.forget)
-    for line in built.verdict:
-        log.info(line)
-    if not args.dry_run:
-        _write(settings, built)
+    there = folder(settings)
+    with contextlib.ExitStack() as held:
+        if there.is_dir() and not args.dry_run:  # the ledgers that stand are read, and must not change until written
+            held.enter_context(locked(there))
+        built = join(settings, args.forget)
+        for line in built.verdict:
+            log.info(line)
+        if not args.dry_run:
+            if not there.is_dir():  # made only now, when nothing is wrong with the input
+                held.enter_context(locked(there))
+            _write(settings, built)
     result, text = _report(settings, built.ledgers, args.min_per_class, built.warnings)
     return {**result, "verdict": built.verdict, "extra": len(built.extra)}, text
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline import cli, cluster, ledger, local, recipe, shards
+from pipeline import cli, cluster, earlier, ledger, local, recipe, shards
 from pipeline.lock import locked, remove_temporary
 from pipeline.recipe import SPLITS, Preprocess
 from pipeline.schema import BAD_STATUSES
@@ -31,13 +31,6 @@ __all__ = ["main", "plan", "run"]
 _SHOWN_REASONS = 20
 
 log = logging.getLogger(__name__)
-
-
-def remove_unfinished_ledgers(settings: Preprocess) -> None:
-    """Delete what a killed run left of a ledger; the file's name says which process wrote it."""
-    for leftover in ledger.ledger_path(settings, SPLITS[0]).parent.glob(".*.csv.*.tmp"):
-        if not Path("/proc", leftover.name.split(".")[-2]).exists():
-            leftover.unlink(missing_ok=True)
 
 
 class Progress:
@@ -91,23 +84,31 @@ def _expected_bytes(task: Task, settings: Preprocess) -> int:
 
 def run(settings: Preprocess) -> int:
     """Write every shard that is not finished, fill the ledgers in, and print a summary; returns an exit code."""
-    ledgers = read_ledgers(settings)
-    if not Path(settings.data_root).is_dir():
-        raise UserError(f"preprocess.data_root: {settings.data_root!r} is not a folder; give it with DATA=DIR")
-    store = Path(settings.store)
+    check_data_root(settings)
+    read_ledgers(settings)  # complain before a store is made
     began = time.perf_counter()
-    with locked(store):
-        remove_unfinished_ledgers(settings)
-        check_recipe(store, settings)
+    with locked(Path(settings.store)), locked(ledger.folder(settings)):
+        ledgers = read_ledgers(settings)
         tasks = plan_all(ledgers, settings)
+        earlier.set_aside(tasks, settings)
+        tasks = earlier.with_places(tasks, settings)
         todo = [task for task in tasks if not is_finished(task, settings)]
         log.info("%d shards, %d finished before", len(tasks), len(tasks) - len(todo))
-        for name in strays(store, tasks)[:1]:
-            log.warning("warning: %s and others are of an earlier plan; `make verify` lists them, delete them", name)
         frames = write_shards(todo, settings)
         rows = fill_ledgers(ledgers, tasks, settings)
+        earlier.clear(tasks, settings)
     seconds = time.perf_counter() - began
     return _report(settings, rows, f"{len(todo)} of {len(tasks)} shards written", frames, seconds)
+
+
+def check_data_root(settings: Preprocess) -> None:
+    """Videos must be where they can be read before any of them may be called missing.
+
+    Raises:
+        UserError: `data_root` is not a folder.
+    """
+    if not Path(settings.data_root).is_dir():
+        raise UserError(f"preprocess.data_root: {settings.data_root!r} is not a folder; give it with DATA=DIR")
 
 
 def plan_all(ledgers: dict[str, pd.DataFrame], settings: Preprocess) -> list[Task]:
@@ -176,7 +177,8 @@ def main(argv: list[str] | None = None) -> int:
         check_recipe(Path(settings.store), settings)
         for split, table in read_ledgers(settings).items():
             todo = [task for task in plan(table, settings, split) if not is_finished(task, settings)]
-            print(f"{split}: {len(table):,} videos, {len(todo)} shards to write")
+            pending = int(table["status"].eq("pending").sum())
+            print(f"{split}: {len(table):,} videos, {pending:,} to decode, {len(todo)} shards to write")
             for task in todo[:5]:
                 print(f"  {task.path}: {len(task.videos)} videos, first {task.videos[0].video_id}")
         return cli.EXIT_OK

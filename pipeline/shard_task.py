@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from pipeline.recipe import SPLITS, Preprocess
 from pipeline.seal import FormatError
 from pipeline.settings import UserError
 from pipeline.shard_reader import ShardReader
-from pipeline.shards import Outcome, ShardError, ShardWriter
+from pipeline.shards import Account, Outcome, ShardError, ShardWriter
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Planned:
     label_id: int
     path: str  # relative to data_root; empty when the file is missing
     retry: bool = False  # a bad video that `make manifests` marked to be decoded again
+    held: str = ""  # the shard of an earlier plan that has its frames
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,26 @@ def check_recipe(store: Path, settings: Preprocess) -> None:
     """
     for path in sorted(store.glob("*.h5")):
         try:
-            theirs = shards.read_account(path).recipe
+            account = shards.read_account(path)
         except FormatError:
             raise
         except ShardError:
             continue  # damaged; the next one tells
-        if theirs != settings.to_json():
-            raise UserError(
-                f"{path}: this store has another recipe ({recipe.differences(settings.to_json(), theirs)}); "
-                "use its settings, or another STORE=DIR"
-            )
+        check_same_recipe(path, account, settings)
         return
+
+
+def check_same_recipe(path: Path, account: Account, settings: Preprocess) -> None:
+    """Refuse a shard of another recipe.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    if account.recipe != settings.to_json():
+        raise UserError(
+            f"{path}: this store has another recipe ({recipe.differences(settings.to_json(), account.recipe)}); "
+            "use its settings, or another STORE=DIR"
+        )
 
 
 def is_finished(task: Task, settings: Preprocess) -> bool:
@@ -100,9 +110,7 @@ def is_finished(task: Task, settings: Preprocess) -> bool:
         raise
     except ShardError:
         return False
-    if account.recipe_sha256 != settings.fingerprint():
-        check_recipe(task.path.parent, settings)
-        return False
+    check_same_recipe(task.path, account, settings)
     outcomes = account.outcomes
     if outcomes["video_id"].tolist() != [video.video_id for video in task.videos]:
         return False
@@ -110,7 +118,7 @@ def is_finished(task: Task, settings: Preprocess) -> bool:
         return False
     missing = set(outcomes["video_id"][outcomes["status"] == "missing"])
     root = Path(settings.data_root)
-    return not any(video.path and video.video_id in missing and (root / video.path).exists() for video in task.videos)
+    return not any(video.video_id in missing and (video.held or _is_there(video, root)) for video in task.videos)
 
 
 def write_shard(task: Task, settings: Preprocess, decoder: Decoder, done: Callable[[Outcome], None]) -> None:
@@ -123,9 +131,9 @@ def write_shard(task: Task, settings: Preprocess, decoder: Decoder, done: Callab
         done: called with the outcome of each video that is through.
     """
     root = Path(settings.data_root)
-    with _earlier(task, settings) as earlier, ShardWriter(task.path, settings, task.split) as writer:
+    with _Stored(task.path, settings) as stored, ShardWriter(task.path, settings, task.split) as writer:
         there = [_is_there(video, root) for video in task.videos]
-        copied = [earlier.find(video, there=found) for video, found in zip(task.videos, there, strict=True)]
+        copied = [stored.find(video, there=found) for video, found in zip(task.videos, there, strict=True)]
         decoded = decoder.decode(
             root / video.path
             for video, found, copy in zip(task.videos, there, copied, strict=True)
@@ -134,7 +142,7 @@ def write_shard(task: Task, settings: Preprocess, decoder: Decoder, done: Callab
         for video, found, copy in zip(task.videos, there, copied, strict=True):
             encoded: Encoded | None = None
             if copy is not None:
-                outcome, encoded = copy, earlier.read(copy)
+                outcome, encoded = copy.outcome, copy.reader.encoded(copy.reader.row_of(video.video_id))
             elif not found:
                 outcome = Outcome(video.video_id, "missing")
             else:
@@ -159,49 +167,56 @@ def _size_bytes(path: Path) -> int:
         return 0
 
 
-class _Earlier:
-    """An earlier shard of the same name and recipe, or nothing."""
+class _Copy(NamedTuple):
+    """Where to copy a video from."""
+
+    outcome: Outcome
+    reader: ShardReader
+
+
+class _Stored:
+    """Shards that may have a task's videos already: the earlier one of its name, and those of an earlier plan."""
 
     def __init__(self, path: Path, settings: Preprocess) -> None:
-        self._root = Path(settings.data_root)
-        self._reader: ShardReader | None = None
-        self._outcomes: dict[str, Outcome] = {}
-        try:
-            reader = ShardReader(path)
-            if reader.recipe_sha256 == settings.fingerprint():
+        self._path, self._settings = path, settings
+        self._shards: dict[Path, tuple[ShardReader, dict[str, Outcome]] | None] = {}
+
+    def find(self, video: Planned, *, there: bool) -> _Copy | None:
+        """What to copy: the video is stored, undamaged, and its file has not changed since."""
+        for path in (self._path, *([Path(video.held)] if video.held else [])):
+            shard = self._open(path)
+            if shard is None:
+                continue
+            reader, outcomes = shard
+            outcome = outcomes.get(video.video_id)
+            if outcome is None or outcome.status != "ok":
+                continue
+            source = Path(self._settings.data_root) / video.path
+            if there and source.stat().st_size != outcome.source_bytes:
+                continue
+            try:
+                reader.verify(reader.row_of(video.video_id))
+            except ShardError:
+                continue
+            return _Copy(outcome, reader)
+        return None
+
+    def _open(self, path: Path) -> tuple[ShardReader, dict[str, Outcome]] | None:
+        """A shard's frames and outcomes; None when it is not there, damaged or of another recipe."""
+        if path not in self._shards:
+            try:
+                reader = ShardReader(path)
                 rows = shards.read_outcomes(path)[list(Outcome._fields)].itertuples(index=False, name=None)
-                self._outcomes = {row[0]: Outcome(*row) for row in rows}
-                self._reader = reader
-        except ShardError:
-            return  # not there, or damaged: everything is decoded
+                same = reader.recipe_sha256 == self._settings.fingerprint()
+                self._shards[path] = (reader, {row[0]: Outcome(*row) for row in rows}) if same else None
+            except ShardError:
+                self._shards[path] = None  # everything is decoded
+        return self._shards[path]
 
-    def find(self, video: Planned, *, there: bool) -> Outcome | None:
-        """The outcome to keep: the video is stored, undamaged, and its file has not changed since."""
-        outcome = self._outcomes.get(video.video_id)
-        if outcome is None or outcome.status != "ok" or self._reader is None:
-            return None
-        if there and (self._root / video.path).stat().st_size != outcome.source_bytes:
-            return None
-        try:
-            self._reader.verify(self._reader.row_of(video.video_id))
-        except ShardError:
-            return None
-        return outcome
+    def __enter__(self) -> _Stored:
+        return self
 
-    def read(self, outcome: Outcome) -> Encoded:
-        """The bytes of a video that `find` has found."""
-        assert self._reader is not None
-        return self._reader.encoded(self._reader.row_of(outcome.video_id))
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-
-
-@contextlib.contextmanager
-def _earlier(task: Task, settings: Preprocess) -> Iterator[_Earlier]:
-    earlier = _Earlier(task.path, settings)
-    try:
-        yield earlier
-    finally:
-        earlier.close()
+    def __exit__(self, *error: object) -> None:
+        for shard in self._shards.values():
+            if shard is not None:
+                shard[0].close()

@@ -7,6 +7,7 @@ import pytest
 from make_ledgers import IDS, ROWS, command, label_file, ledger_bytes, recipe_of, touch, val
 
 from pipeline import cli, manifests
+from pipeline.lock import LockedError, locked
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "kinetics"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the official label files are not beside the repository")
@@ -164,3 +165,13 @@ def test_the_real_validation_split(tmp_path, capsys):
     shared = json.loads(capsys.readouterr().out)["val"]["shared"]
     other = pd.read_csv(REAL / "kinetics-600_val_head.csv", dtype=str)["youtube_id"]
     assert shared == sorted(set(official["youtube_id"]) & set(other)) and len(shared) == 1_326
+
+
+def test_ledgers_that_preprocess_is_about_to_write_are_left_alone(root):
+    touch(root, f"val/{IDS[0]}.mp4")
+    command(root)
+    before = ledger_bytes(root)
+    touch(root, f"val/{IDS[1]}.mp4")
+    with locked(root.parent / "ledgers" / recipe_of(root).dataset), pytest.raises(LockedError, match="is writing here"):
+        command(root)
+    assert ledger_bytes(root) == before
