@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline import shards
 from pipeline.faults import ManifestError
@@ -60,7 +61,7 @@ def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
     """What the shards of this recipe say of a split's videos.
 
     Shards of the plan that a ledger of `num_rows` rows has are believed first; those of an older plan count for
-    videos that no newer shard was meant to hold.
+    videos that no newer shard was meant to hold, or that were missing when it was made.
     """
     current = f"-of-{-(-num_rows // settings.videos_per_shard):05d}.h5"
     paths = sorted(Path(settings.store).glob(f"{split}-*-of-*.h5"))
@@ -76,7 +77,9 @@ def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
     verdict = [f"shards: {split}: left out {some(names, 2)}: {why}" for why, names in left_out.items()]
     if not accounts:
         return Stored(blank(0).assign(video_id=pd.Series(dtype="str")), frozenset(), verdict)
-    outcomes = shards.outcomes_table(accounts.values()).drop_duplicates("video_id", ignore_index=True)
+    outcomes = shards.outcomes_table(accounts.values())
+    outcomes = outcomes.sort_values("status", key=lambda status: status.eq("missing"), kind="stable")
+    outcomes = outcomes.drop_duplicates("video_id", ignore_index=True)
     older = sum(not name.endswith(current) for name in accounts)
     note = f", {older:,} of them of an older plan" if older else ""
     verdict.insert(0, f"shards: {split}: {len(accounts):,}{note}, which were to hold {len(outcomes):,} videos")
@@ -111,13 +114,20 @@ def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: Stored, r
     outcomes = stored.outcomes
     if outcomes.empty:
         return ledger
+    outcomes = outcomes[outcomes["video_id"].isin(ledger["video_id"])]
+    return fill(ledger, outcomes[~awaited(ledger, outcomes)])
+
+
+def awaited(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which outcomes, all of videos of the ledger, are of one that waits to be decoded, and so are out of date.
+
+    A file that came after its shard was made is to be decoded; so is one that is to be tried again.
+    """
     rows = pd.Index(ledger["video_id"]).get_indexer(pd.Index(outcomes["video_id"]))
-    outcomes, rows = outcomes[rows >= 0], rows[rows >= 0]
     bad, gone = outcomes["status"].isin(BAD_STATUSES), outcomes["status"].eq("missing")
     asked = ledger["reason"].str.startswith(RETRY).to_numpy()[rows]
-    here = ledger["path"].ne("").to_numpy()[rows]
-    # A file that came after its shard was made is to be decoded; so is one that is to be tried again.
-    return fill(ledger, outcomes[~(bad & asked) & ~(gone & here)])
+    here = (ledger["path"].ne("") & ledger["status"].ne("ok")).to_numpy()[rows]  # an ok is worth as much as its shard
+    return (bad & asked | gone & here).to_numpy()
 
 
 def same_ids(one: pd.DataFrame, other: pd.DataFrame) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import joblib
 import pandas as pd
 
-from pipeline import cli, hdf5, ledger, preprocess, recipe, shards
+from pipeline import cli, earlier, hdf5, learned, ledger, preprocess, recipe, shards
 from pipeline.lock import locked
 from pipeline.recipe import Preprocess
 from pipeline.schema import LEARNED
@@ -108,7 +108,9 @@ def _check_contents(path: Path, outcomes: pd.DataFrame) -> Iterator[tuple[str, s
 
 def _check_ledger(outcomes: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
     """Ledger rows that do not say what their shard says."""
-    filled = ledger.fill(rows.reset_index(), outcomes).set_index("video_id")
+    rows = rows.reset_index()
+    filled = ledger.fill(rows, outcomes[~learned.awaited(rows, outcomes)]).set_index("video_id")
+    rows = rows.set_index("video_id")
     for column in LEARNED:
         for video_id in rows.index[rows[column].to_numpy() != filled[column].to_numpy()]:
             ours, told = rows.at[video_id, column], filled.at[video_id, column]
@@ -131,36 +133,62 @@ def check(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preproc
 def repair(ledgers: dict[str, pd.DataFrame], tasks: list[Task], faults: list[Fault], settings: Preprocess) -> None:
     """Write the faulty shards anew, copying what is sound in them, and fill the ledgers in."""
     broken = {fault.shard for fault in faults if fault.kind == "shard"}
+    earlier.set_aside([task for task in tasks if task.path.name in broken], settings, only=broken)
+    tasks = earlier.with_places(tasks, settings)
     preprocess.write_shards([task for task in tasks if task.path.name in broken], settings)
-    preprocess.fill_ledgers(ledgers, tasks, settings)
+    for split, table in ledgers.items():
+        written = [task.path for task in tasks if task.split == split]
+        if written:
+            outcomes = shards.read_outcomes(*written)
+            table = ledger.fill(table, outcomes[~learned.awaited(table, outcomes)])
+        ledger.write(ledger.ledger_path(settings, split), table)
+    earlier.clear(tasks, settings)
 
 
 def run(settings: Preprocess, *, mend: bool) -> int:
     """Check a store, mend it if asked to; returns an exit code.
 
     Raises:
-        ShardError: there are faults, or some are left.
+        ShardError: there are faults, or some are left; or a damaged video could not be decoded again.
+        UserError: it is to be mended, and data_root is not there.
     """
+    if mend:
+        preprocess.check_data_root(settings)
     ledgers = preprocess.read_ledgers(settings)
     tasks = preprocess.plan_all(ledgers, settings)
     check_recipe(Path(settings.store), settings)
     faults = check(ledgers, tasks, settings)
+    lost: list[str] = []
     if mend and any(fault.kind != "stray" for fault in faults):
         for fault in faults:
             log.info("mending: %s", fault)
-        with locked(Path(settings.store)):
-            repair(ledgers, tasks, faults, settings)
+        before = _stored(ledgers)
+        with locked(Path(settings.store)), locked(ledger.folder(settings)):
+            repair(preprocess.read_ledgers(settings), tasks, faults, settings)
         ledgers = preprocess.read_ledgers(settings)
         faults = check(ledgers, tasks, settings)
+        lost = sorted(before - _stored(ledgers))
     for fault in faults:
         print(fault)
     if faults:
         hint = "" if mend else "; `make verify ARGS=--repair` decodes again what is damaged"
         raise ShardError(f"{settings.store}: {len(faults):,} faults in {len(tasks):,} shards{hint}")
-    stored = sum(int((table["status"] == "ok").sum()) for table in ledgers.values())
+    if lost:
+        raise ShardError(
+            f"{settings.store}: {len(lost):,} videos were damaged and cannot be decoded again: {ledger.some(lost)}; "
+            "the ledgers say why, and all else is right"
+        )
     size = sum(int(table["nbytes"].sum()) for table in ledgers.values())
-    print(f"{len(tasks):,} shards, {stored:,} videos, {size / 1e9:.2f} GB: every checksum, count and place is right")
+    waiting = sum(int(table["status"].eq("pending").sum()) for table in ledgers.values())
+    if waiting:
+        print(f"{waiting:,} videos wait to be decoded; run `make preprocess`")
+    held = f"{len(tasks):,} shards, {len(_stored(ledgers)):,} videos, {size / 1e9:.2f} GB"
+    print(f"{held}: every checksum, count and place is right")
     return cli.EXIT_OK
+
+
+def _stored(ledgers: dict[str, pd.DataFrame]) -> set[str]:
+    return {video_id for table in ledgers.values() for video_id in table["video_id"][table["status"] == "ok"]}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,8 +7,9 @@ import pytest
 from make_store import edited, make_ledger, settings_for
 from make_videos import write_mp4
 
-from pipeline import ledger, local, preprocess, verify
+from pipeline import learned, ledger, local, preprocess, verify
 from pipeline.recipe import Preprocess
+from pipeline.settings import UserError
 from pipeline.shards import ShardError, read_outcomes
 
 
@@ -254,7 +255,8 @@ def test_a_stored_video_whose_source_is_gone_cannot_be_mended_and_is_said_to_be_
     moved = Preprocess(**{**settings.__dict__, **changes})
     video_id = flip(moved)[0]
     next(Path(moved.data_root).rglob(f"{video_id}.mp4")).unlink()
-    assert verify.run(moved, mend=True) == 0
+    with pytest.raises(ShardError, match=f"1 videos were damaged and cannot be decoded again: {video_id}; the ledgers"):
+        verify.run(moved, mend=True)
     table = ledger.read(ledger.ledger_path(moved, "train")).set_index("video_id")
     assert table.at[video_id, "status"] == "missing"
     assert (table["status"] == "ok").sum() == 8
@@ -267,3 +269,29 @@ def test_a_shard_that_no_ledger_plans_is_named_and_left(store, capsys):
         verify.run(store, mend=True)
     assert f"{stray.name}: no ledger plans this shard" in capsys.readouterr().out
     assert stray.exists()
+
+
+def test_nothing_is_called_missing_when_the_videos_cannot_be_reached(store):
+    flip(store)
+    away = Preprocess(**{**store.__dict__, "data_root": "/not/mounted"})
+    before = contents(store)
+    with pytest.raises(UserError, match="preprocess.data_root: '/not/mounted' is not a folder"):
+        verify.run(away, mend=True)
+    assert contents(store) == before
+
+
+def test_a_video_that_waits_to_be_decoded_again_is_no_fault_and_waits_on(pristine, tmp_path, capsys):
+    made = make_inputs(tmp_path)
+    (Path(made.data_root) / ledger.read(ledger.ledger_path(made, "train")).loc[0, "path"]).write_bytes(b"no video")
+    settings = Preprocess(**{**made.__dict__, "max_bad_fraction": 1.0})
+    assert preprocess.run(settings) == 0
+    table = ledger.read(ledger.ledger_path(settings, "train"))
+    assert table.loc[0, "status"] == "unreadable"
+    table, _said = learned.try_again(table, settings.data_root, ["unreadable"])
+    ledger.write(ledger.ledger_path(settings, "train"), table)
+    assert verify.run(settings, mend=False) == 0
+    assert "1 videos wait to be decoded; run `make preprocess`" in capsys.readouterr().out
+    flip(settings)
+    assert verify.run(settings, mend=True) == 0
+    after = ledger.read(ledger.ledger_path(settings, "train"))
+    assert after.loc[0, ["status", "reason"]].tolist() == table.loc[0, ["status", "reason"]].tolist()
