@@ -34,7 +34,7 @@ from pipeline.recipe import Preprocess
 ENTRY = "from pipeline.child import main; main()"
 READY = b"ready"
 _START_S = 120  # a cold disk may take long to load the libraries; nothing is decoded yet
-_KILLED = "signal 9 (SIGKILL), twice: out of memory?"
+_KILLED = "signal 9 (SIGKILL): out of memory?"
 _KEEP_BYTES = 64 << 20  # shared memory kept between videos
 _CHILD_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
@@ -269,7 +269,8 @@ def _of_two(first: Decoded, second: Decoded) -> Decoded:
     """What to say of a video that was tried twice."""
     if second.status == "ok" or second.reason == first.reason:
         return second
-    return Decoded(first.status, f"{first.reason}; without decord: {second.status}: {second.reason}", second.facts)
+    how = "again" if first.reason == _KILLED else "without decord"
+    return Decoded(first.status, f"{first.reason}; {how}: {second.status}: {second.reason}", second.facts)
 
 
 def _cause(code: int) -> str:

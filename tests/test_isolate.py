@@ -14,7 +14,7 @@ import pytest
 from make_videos import truncate, write_mp4
 
 from pipeline import isolate
-from pipeline.isolate import Decoder, Stopped
+from pipeline.isolate import Decoded, Decoder, Stopped
 from pipeline.recipe import Preprocess
 from pipeline.schema import STATUSES
 
@@ -54,7 +54,7 @@ def is_alive(pid):
         ("raise", "unreadable", "no good"),
         ("memory", "crash", "needs more than 4 GiB of memory"),
         ("spin", "timeout", "not decoded within 1 s"),
-        ("killed", "crash", "signal 9 (SIGKILL), twice: out of memory?"),
+        ("killed", "crash", "signal 9 (SIGKILL): out of memory?"),
     ],
 )
 def test_a_bad_video_costs_itself_alone(hostile, how, status, reason):
@@ -71,6 +71,12 @@ def test_what_kills_decord_is_tried_without_it(hostile):
     found = outcomes(["good-1", "decordfault-2", "decordhang-3", "good-4"])
     told = "not decoded within 1 s; without decord: unreadable: no good"
     assert found == [("ok", "", 1), ("ok", "", 2), ("timeout", told, None), ("ok", "", 4)]
+
+
+def test_the_reason_says_how_a_video_was_tried_the_second_time():
+    killed, hung = Decoded("crash", isolate._KILLED, {}), Decoded("timeout", "not decoded within 1 s", {})
+    assert isolate._of_two(killed, hung).reason == "signal 9 (SIGKILL): out of memory?; again: timeout: " + hung.reason
+    assert isolate._of_two(hung, killed).reason == f"{hung.reason}; without decord: crash: {killed.reason}"
 
 
 def test_the_deadline_is_of_each_video_and_not_of_the_queue(hostile):
