@@ -43,10 +43,12 @@ class Ahead(Generic[T]):
         count: items there are.
         num_threads: threads.
         depth: items made or in the making at any time, at least 1.
-        timeout_s: longest wait for the next item.
+        timeout_s: longest wait for the next item; None: any.
     """
 
-    def __init__(self, make: Callable[[int], T], count: int, *, num_threads: int, depth: int, timeout_s: float) -> None:
+    def __init__(
+        self, make: Callable[[int], T], count: int, *, num_threads: int, depth: int, timeout_s: float | None
+    ) -> None:
         self._make, self._count, self._timeout_s = make, count, timeout_s
         self._orders: queue.SimpleQueue[tuple[int, _Slot] | None] = queue.SimpleQueue()
         self._waiting: deque[_Slot] = deque()
