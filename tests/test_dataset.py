@@ -314,6 +314,7 @@ def test_waiting_says_what_to_raise():
     if (os.cpu_count() or 1) > 1:
         assert "raise data_loader.train.dataset.num_parallel_workers (now 1," in waiting_hint(Dataset(), 0.02)
     assert "shuffle_shards (now 0)" in waiting_hint(Dataset(num_parallel_workers=10_000), 0.02)
+    assert "verify_checksums reads each video whole" in waiting_hint(Dataset(verify_checksums=True), 0.02)
 
 
 def test_shards_of_another_recipe_are_refused(settings, tmp_path):

@@ -262,6 +262,11 @@ def waiting_hint(options: Dataset, data_wait: float) -> str:
     if data_wait <= 0.01:
         return ""
     threads, cores = options.num_parallel_workers, os.cpu_count() or 1
+    if options.verify_checksums:
+        return (
+            ": data_loader.train.dataset.verify_checksums reads each video whole when it is first met; if waiting does "
+            "not end with the first epoch, set it to false (`make verify` checks the same)"
+        )
     if threads < cores:
         return f": raise data_loader.train.dataset.num_parallel_workers (now {threads}, of {cores} cores)"
     return (
