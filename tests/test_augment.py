@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.settings import UserError
 from train.augment import HostTransform, Normalize
-from train.config import Map, Operation
+from train.transforms import Map, Operation
 
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 NORMALISING = (

@@ -17,9 +17,10 @@ from pipeline.hdf5 import ShardError
 from pipeline.settings import UserError
 from pipeline.shard_reader import ShardReader
 from train import dataset
-from train.config import Dataset, Loader, Map, Operation
+from train.config import Dataset, Loader
 from train.dataset import ClipBatches, iterate, waiting_hint
 from train.prefetch import LoaderError
+from train.transforms import Map, Operation
 from train.videos import read_videos
 
 NUM_TRAIN, NUM_VAL = 19, 7
@@ -275,7 +276,8 @@ import model
 from pathlib import Path
 from pipeline import cli
 from pipeline.recipe import Preprocess
-from train.config import Dataset, Loader, Map
+from train.config import Dataset, Loader
+from train.transforms import Map
 from train.dataset import ClipBatches, iterate
 from train.videos import read_videos
 

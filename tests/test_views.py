@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from train.config import Dataset, Loader, Map, Operation
+from train.config import Dataset, Loader
+from train.transforms import Map, Operation
 from train.views import Views
 
 STORED = (128, 171)

@@ -13,7 +13,7 @@ from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
 from pipeline.settings import UserError
-from train.config import Map
+from train.transforms import Map
 
 
 @dataclass(frozen=True)

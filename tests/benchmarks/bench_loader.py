@@ -48,8 +48,9 @@ from pipeline.preprocess import plan  # noqa: E402
 from pipeline.recipe import Preprocess  # noqa: E402
 from pipeline.shard_reader import ShardReader  # noqa: E402
 from pipeline.shards import Outcome, ShardWriter, read_outcomes  # noqa: E402
-from train.config import Dataset, Loader, Map, Operation  # noqa: E402
+from train.config import Dataset, Loader  # noqa: E402
 from train.dataset import ClipBatches, iterate  # noqa: E402
+from train.transforms import Map, Operation  # noqa: E402
 from train.videos import read_videos  # noqa: E402
 
 NUM_FRAMES, CLIP_LEN, CROP, BATCH, THREADS = 150, 16, (112, 112), 16, 2

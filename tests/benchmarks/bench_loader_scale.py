@@ -41,7 +41,8 @@ import resource, sys, time
 import model
 from pathlib import Path
 from pipeline.recipe import Preprocess
-from train.config import Dataset, Loader, Map, Operation
+from train.config import Dataset, Loader
+from train.transforms import Map, Operation
 from train.dataset import ClipBatches, iterate
 from train.videos import read_videos
 
