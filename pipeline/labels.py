@@ -179,9 +179,12 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
         raise ManifestError(f"{said}; put a label with a comma in quotes") from None
     except (ValueError, UnicodeDecodeError) as error:  # pandas' ParserError is a ValueError
         raise ManifestError(f"{path}: cannot be read as CSV: {str(error).strip()}") from None
-    table = table.loc[:, [name for name in table.columns if name in {*needed, "label", "split"}]].fillna("")
+    table = table.fillna("")
     table["row"] = np.arange(2, len(table) + 2)
-    table = table[table[needed[0]].ne("") | table[needed[-1]].ne("")].reset_index(drop=True)
+    suspects = table[table[needed[0]].eq("")]  # few, if any; one that says anything is kept, for the rules to fault
+    blank = suspects.index[suspects.drop(columns="row").eq("").all(axis=1)]
+    kept = [name for name in table.columns if name in {*needed, "label", "split", "row"}]
+    table = table.loc[:, kept].drop(index=blank).reset_index(drop=True)
     if table.empty:
         raise ManifestError(f"{path}: a header and no rows; expected {FORMS}")
     return table
@@ -203,13 +206,13 @@ def _seconds(column: pd.Series) -> pd.Series:
 
 def _kinetics(raw: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
     """Check rows that name a YouTube segment; times may be floats, and are cut as the crawler cuts them."""
-    times = (_seconds(raw[name]) for name in ("time_start", "time_end"))
+    times = (np.floor(_seconds(raw[name])) for name in ("time_start", "time_end"))
     start, end = (values.where(np.isfinite(values) & values.abs().lt(1e9), -1) for values in times)
     unlabelled = raw["split"].eq("test")
     rules = {
         "youtube_id": check(f"^{ID_PATTERN}$", lambda ids: matching(ID_PATTERN, ids)),
         "time_start": check("seconds, at least 0", lambda _: start.ge(0)),
-        "time_end": check("seconds, more than time_start", lambda _: end.gt(start)),
+        "time_end": check("seconds, more than time_start once both are whole", lambda _: end.gt(start)),
         "label": check("a label", lambda label: label.ne("") | unlabelled),
         "split": check(" | ".join(SPLITS) + " (a column, or a word of the file's name)", lambda s: s.isin(SPLITS)),
     }

@@ -80,6 +80,9 @@ def own(raw: pd.DataFrame, settings: Preprocess, faults: list[Fault]) -> pd.Data
         table["time_start"] = np.array([int(start) for _, start, _ in parts], dtype="int64")
         table["time_end"] = np.array([int(end) for _, _, end in parts], dtype="int64")
         table["video_id"] = video_ids(table["youtube_id"], table["time_start"], table["time_end"])
+        rule = "a name whose second time is more than its first"
+        backwards = table[table["time_end"].le(table["time_start"])]
+        faults += [Fault(row.file, row.row, "path", row.path, rule) for row in backwards.itertuples()]
         return table.assign(path="")
     table["youtube_id"], table["time_start"], table["time_end"] = "", 0, 0
     table["video_id"] = [re.sub(r"[^\w.-]", "_", posixpath.splitext(path)[0]) for path in table["path"]]

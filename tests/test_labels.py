@@ -131,6 +131,32 @@ def test_all_faults_of_all_rows_of_all_files_in_one_report(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("header", "blank", "lacking", "columns"),
+    [
+        (f"{VAL.strip()},is_cc", ",,,,,", "zumba,,,,val,0", {"youtube_id", "time_start", "time_end"}),
+        (f"{VAL.strip()},is_cc", ",,,,,", ",,,,,0", {"youtube_id", "time_start", "time_end", "label", "split"}),
+        ("path,label,split", ",,", ",y,val", {"path"}),
+    ],
+)
+def test_only_a_row_without_any_value_is_blank(tmp_path, header, blank, lacking, columns):
+    write(tmp_path, "val.csv", f"{header}\n{blank}\n\n{lacking}\n")
+    with pytest.raises(ManifestError) as error:
+        load(tmp_path)
+    assert set(faults(error)) == {(4, column) for column in columns}
+
+
+def test_times_are_compared_as_they_are_stored(tmp_path):
+    write(tmp_path, "val.csv", f"{VAL}zumba,{A},11.9,12.1,val\nzumba,{A},12.2,12.9,val\nzumba,{A},-0.5,9,val\n")
+    with pytest.raises(ManifestError, match="got '12.9', expected seconds, more than time_start once") as error:
+        load(tmp_path)
+    assert faults(error) == [(3, "time_end"), (4, "time_start")]
+    write(tmp_path, "val.csv", f"path,label\n{A}_000001_000011.mp4,x\n{B}_000012_000012.mp4,x\n")
+    with pytest.raises(ManifestError) as error:
+        load(tmp_path)
+    assert faults(error) == [(3, "path")]
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "val.csv: empty; expected columns youtube_id"),
