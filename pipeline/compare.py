@@ -39,7 +39,7 @@ def _read_each(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        said = "; ".join(str(error).splitlines()[0] for error in errors)
+        said = "; ".join(error.message for error in errors)
         raise ManifestError(said, [fault for error in errors for fault in error.faults])
     return ledgers
 

@@ -42,12 +42,16 @@ class ManifestError(UserError):
     """Label files, ledgers, videos or shards are not there, are malformed or contradict each other.
 
     Attributes:
+        message: what is wrong, in one line.
+        details: more of it, a line each.
         faults: every faulty value, when the error is about values.
     """
 
-    def __init__(self, message: str, faults: Iterable[Fault] = ()) -> None:
+    def __init__(self, message: str, faults: Iterable[Fault] = (), details: Iterable[str] = ()) -> None:
+        self.message = message
+        self.details = list(details)
         self.faults = sorted(set(faults))
-        lines = [f"  {fault}" for fault in self.faults[:_SHOWN]]
+        lines = [f"  {line}" for line in (*self.details, *self.faults[:_SHOWN])]
         if len(self.faults) > _SHOWN:
             lines.append(f"  ... and {len(self.faults) - _SHOWN:,} more; --json prints them all")
         super().__init__("\n".join([message, *lines]))

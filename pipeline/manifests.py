@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ManifestError as error:
         if args.json:
             faults = [fault._asdict() for fault in error.faults]
-            print(json.dumps({"error": str(error).splitlines()[0], "faults": faults}))
+            print(json.dumps({"error": error.message, "details": error.details, "faults": faults}))
         raise
     print(json.dumps(result) if args.json else text)
     return cli.EXIT_OK
@@ -80,7 +80,7 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     if args.check:
         ledgers, stale = compare.check(settings)
         if stale:
-            raise ManifestError("ledgers are behind the disk; run `make manifests`:\n  " + "\n  ".join(stale))
+            raise ManifestError("ledgers are behind the disk; run `make manifests`", details=stale)
         return _report(settings, ledgers, args.min_per_class, [])
     if args.classes is not None or args.per_class is not None:
         return _subset(args, settings)

@@ -55,7 +55,7 @@ def test_dry_run_writes_nothing(root):
     assert not (root.parent / "ledgers").exists()
 
 
-def test_check_passes_after_a_build_and_fails_when_the_disk_moves_on(root):
+def test_check_passes_after_a_build_and_fails_when_the_disk_moves_on(root, capsys):
     touch(root, f"val/{IDS[0]}.mp4")
     with pytest.raises(manifests.ManifestError, match="no ledgers"):
         command(root, "--check")
@@ -64,8 +64,15 @@ def test_check_passes_after_a_build_and_fails_when_the_disk_moves_on(root):
     assert command(root, "--check") == cli.EXIT_OK
     touch(root, f"val/{IDS[1]}.mp4")
     (root / "val" / f"{IDS[0]}.mp4").unlink()
-    with pytest.raises(manifests.ManifestError, match="run `make manifests`"):
-        command(root, "--check")
+    capsys.readouterr()
+    with pytest.raises(manifests.ManifestError, match="run `make manifests`") as stale:
+        command(root, "--check", "--json")
+    assert f"\n  val: 1 videos are no longer on disk: val/{IDS[0]}.mp4\n" in str(stale.value)
+    said = json.loads(capsys.readouterr().out)
+    assert said["details"] == [
+        f"val: 1 videos are no longer on disk: val/{IDS[0]}.mp4",
+        f"1 videos on disk are in no ledger and no extra list: val/{IDS[1]}.mp4",
+    ]
     command(root)
     label_file(root, rows=[*ROWS[:5], ("zumba", "ddddddddddd", 70, 80)])
     with pytest.raises(manifests.ManifestError) as error:
