@@ -79,7 +79,8 @@ def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
         raise ManifestError(
             f"{root}: none of the {len(said.table):,} videos of the label files is here, nor in a shard; expected "
             f"{_expected(said.kinetics)} (for ledgers of label files alone: --preprocess.data_root= and "
-            "preprocess.labels)"
+            "preprocess.labels)",
+            details=built.warnings,
         )
     if not root:
         built.verdict.append("videos: data_root is not set: a video that is in no shard counts as missing")

@@ -16,6 +16,7 @@ from pipeline.labels import split_of
 from pipeline.schema import ID_PATTERN
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # in order of preference
+OUTWARD = "symlink out of data_root"
 _SEGMENT = re.compile(rf"({ID_PATTERN})_(\d+)(?:\.\d+)?_(\d+)(?:\.\d+)?")
 _BARE = re.compile(ID_PATTERN)
 _ODD = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")  # control characters, backslash, bytes that are not UTF-8
@@ -55,7 +56,7 @@ def scan(root: Path) -> Files:
         if not os.path.exists(real):
             refused.append((path, "symlink to nothing"))
         elif not f"{real}/".startswith(f"{real_root}/"):
-            refused.append((path, "symlink out of data_root"))
+            refused.append((path, OUTWARD))
         elif os.path.isfile(real):
             linked.add(path)
         elif os.path.isdir(real) and real not in followed and not f"{place}/".startswith(f"{real}/"):

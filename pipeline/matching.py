@@ -11,8 +11,13 @@ from functools import cached_property
 import pandas as pd
 
 from pipeline.labels import Labels
-from pipeline.layout import ENDINGS, Files, Folder, Folders, is_video, segment
+from pipeline.layout import ENDINGS, OUTWARD, Files, Folder, Folders, is_video, segment
 from pipeline.ledger import some
+
+_MEND_OUTWARD = (
+    "; a symlink out of data_root is not followed: set data_root to the real folder that holds the videos, and "
+    "preprocess.labels to label files that lie elsewhere, or mount that folder in place of the symlink (mount --bind)"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ def match(labels: Labels, files: Files) -> Match:
         extra.append((path, why))
     if files.refused:
         shown = some(f"{path} ({why})" for path, why in files.refused)
-        warnings.append(f"{len(files.refused):,} files are refused: {shown}")
+        outward = any(why == OUTWARD for _, why in files.refused)
+        warnings.append(f"{len(files.refused):,} files are refused: {shown}{_MEND_OUTWARD if outward else ''}")
     rows = sorted((folders[os.path.dirname(path)].split or "other", path, why) for path, why in extra)
     table = pd.DataFrame(rows, columns=["split", "path", "reason"], dtype="str")
     counts = Counter(path[: max(path.rfind("/"), 0)] for path in paths if path)

@@ -6,6 +6,8 @@ import pytest
 from make_ledgers import IDS, ROWS, command, label_file, recipe_of, touch
 
 from pipeline import cli, layout, manifests
+from pipeline.build import build
+from pipeline.faults import ManifestError
 
 
 @pytest.fixture
@@ -114,6 +116,17 @@ def test_no_path_leaves_data_root(root, tmp_path):
         "val/near.mp4": "symlink to nothing",
     }
     assert "3 files are refused" in built.warnings[-1]
+
+
+def test_a_split_folder_that_is_a_symlink_out_of_data_root_is_told_with_what_to_do(root, tmp_path):
+    touch(tmp_path / "fast" / "val", *(f"{name}.mp4" for name in IDS))
+    (root / "val").symlink_to(tmp_path / "fast" / "val")
+    with pytest.raises(ManifestError, match="none of the 6 videos") as error:
+        build(recipe_of(root))
+    told = [line for line in str(error.value).splitlines() if "val (symlink out of data_root)" in line]
+    assert len(told) == 1 and "set data_root to the real folder" in told[0]
+    moved = recipe_of(tmp_path / "fast", labels=(str(root / "kinetics-400_val.csv"),))
+    assert set(build(moved)["val"]["status"]) == {"pending"}, "what it says to do is what helps"
 
 
 def test_file_names_that_a_ledger_cannot_hold(root):
