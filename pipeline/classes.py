@@ -18,6 +18,11 @@ from pipeline.recipe import Preprocess
 
 KINETICS400 = Path(__file__).resolve().parent.parent / "data_manifests" / "kinetics400_classes.csv"
 
+_MEND = "mend the label files"
+_OTHER_RELEASE = (
+    "if they are of another release, set --preprocess.dataset to a name of your own, such as kinetics600; else " + _MEND
+)
+
 
 def read_names(path: Path) -> list[str]:
     """The labels of a class list (`label_id,label`), 0 first.
@@ -58,12 +63,13 @@ def number(table: pd.DataFrame, settings: Preprocess) -> tuple[np.ndarray, str]:
     if kept is not None and (known := used & set(kept[0])):
         unknown = sorted(used - known)
         if unknown:
-            raise ManifestError(_unknown(unknown, kept[0], f"class list {kept[1].name}"))
+            mend = _OTHER_RELEASE if kept[1] == KINETICS400 else _MEND
+            raise ManifestError(f"{_unknown(unknown, kept[0], f'class list {kept[1].name}')}; {mend}")
         names, said = kept[0], f"{len(used)} of the {len(kept[0])} classes of {kept[1].name}, which numbers them"
     elif kept is not None and used:
         said += f" (none is in {kept[1].name}: set preprocess.dataset to a name of your own)"
     elif unknown := sorted(used - set(names)):
-        raise ManifestError(_unknown(unknown, names, "labels of train and val"))
+        raise ManifestError(f"{_unknown(unknown, names, 'labels of train and val')}; {_MEND}")
     ids = {name: index for index, name in enumerate(names)} | {"": -1}
     codes, labels = pd.factorize(table["label"])
     return np.array([ids[label] for label in labels], dtype="int64")[codes], f"classes: {said}"
@@ -76,4 +82,4 @@ def _unknown(unknown: list[str], names: list[str], where: str) -> str:
         near = difflib.get_close_matches(label, names, n=1)
         said.append(f"{label!r}" + (f" (nearest: {near[0]!r})" if near else ""))
     more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
-    return f"labels that are not in the {where}: {', '.join(said)}{more}; mend the label files"
+    return f"labels that are not in the {where}: {', '.join(said)}{more}"

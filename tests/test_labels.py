@@ -221,6 +221,13 @@ def test_a_misspelt_kinetics400_label_is_an_error_not_a_renumbering(tmp_path):
         load(tmp_path, "kinetics400")
 
 
+def test_another_release_under_the_name_kinetics400_is_told_to_take_a_name_of_its_own(tmp_path):
+    write(tmp_path, "val.csv", f"{VAL}zumba,{A},1,11,val\nadjusting glasses,{B},1,11,val\n")
+    with pytest.raises(ManifestError, match="set --preprocess.dataset to a name of your own, such as kinetics600"):
+        load(tmp_path, "kinetics400")
+    assert load(tmp_path, "kinetics600").table["label_id"].tolist() == [1, 0]
+
+
 def test_other_labels_under_the_name_kinetics400_are_numbered_and_told(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}mine,{A},1,11,val\n")
     found = load(tmp_path, "kinetics400")
