@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pipeline import labels, layout
+from pipeline import labels, layout, matching
 from pipeline.faults import Fault, ManifestError
 from pipeline.ledger import ledger_path, read, some
 from pipeline.recipe import SPLITS, Preprocess
@@ -58,7 +59,7 @@ def check(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], list[str]]:
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("fork")) as beside:
         outside = beside.submit(_outside, settings)  # takes as long as the ledgers, and threads would share a lock
         ledgers = read_all(settings)
-        labelled, there = outside.result()
+        labelled, disk = outside.result()
     faults = []
     for split, rows in labelled.items():
         path = ledger_path(settings, split)
@@ -68,23 +69,37 @@ def check(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], list[str]]:
     if faults:
         raise ManifestError(f"ledgers and label files differ ({len(faults):,} faults); run `make manifests`", faults)
     said = _against_store(settings, ledgers)
-    return ledgers, said if there is None else said + _against_disk(settings, ledgers, there)
+    return ledgers, said if disk is None else said + _against_disk(settings, ledgers, disk)
 
 
-def _outside(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], set[str] | None]:
+@dataclass(frozen=True)
+class _Disk:
+    """Files in data_root: all of them, and those links to videos that a build uses by another path."""
+
+    paths: set[str]
+    spare: set[str]
+
+
+def _outside(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], _Disk | None]:
     """Rows of the label files by split, and the files on disk; None without a data_root.
 
     Raises:
         ManifestError: label files or data_root are not there, or label files are faulty.
     """
-    table = labels.load(settings).table[["split", "video_id", "label", "label_id"]]
+    said = labels.load(settings)
+    table = said.table[["split", "video_id", "label", "label_id"]]
     rows = {str(split): part.drop(columns="split") for split, part in table.groupby("split")}
     if not settings.data_root:
         return rows, None
     root = Path(settings.data_root)
     if not root.is_dir():
         raise ManifestError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
-    return rows, set(layout.scan(root).paths)
+    files = layout.scan(root)
+    spare: set[str] = set()
+    if files.links:  # a build neither uses nor lists some of them; only it knows which
+        found = matching.match(said, files)
+        spare = set(files.links) - {*found.paths, *found.extra["path"]}
+    return rows, _Disk(set(files.paths), spare)
 
 
 def _against_labels(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list[Fault]:
@@ -123,19 +138,19 @@ def _against_store(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> li
     return said
 
 
-def _against_disk(settings: Preprocess, ledgers: dict[str, pd.DataFrame], there: set[str]) -> list[str]:
+def _against_disk(settings: Preprocess, ledgers: dict[str, pd.DataFrame], disk: _Disk) -> list[str]:
     said = []
     known: set[str] = set()
     for split, ledger in ledgers.items():
         paths = set(ledger["path"].tolist()) - {""}
-        gone = sorted(paths - there)
+        gone = sorted(paths - disk.paths)
         if gone:
             said.append(f"{split}: {len(gone):,} videos are no longer on disk: {', '.join(gone[:5])}")
         known |= paths
     folder = ledger_path(settings, "train").parent
     for path in folder.glob("*.extra.csv"):
         known |= set(pd.read_csv(path, dtype=str, na_filter=False)["path"])
-    new = sorted(path for path in there - known if layout.is_video(path))
+    new = sorted(path for path in disk.paths - known - disk.spare if layout.is_video(path))
     if new:
         said.append(f"{len(new):,} videos on disk are in no ledger and no extra list: {', '.join(new[:5])}")
     return said

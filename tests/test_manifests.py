@@ -81,6 +81,16 @@ def test_check_passes_after_a_build_and_fails_when_the_disk_moves_on(root, capsy
     assert set(ledger_bytes(root)) == set(before)
 
 
+def test_check_passes_where_a_symlink_points_at_a_video_that_is_used(root):
+    touch(root, f"val/{IDS[0]}.mp4", "val/copies/holiday.mp4")
+    (root / "val" / "copies" / f"{IDS[0]}.mp4").symlink_to(root / "val" / f"{IDS[0]}.mp4")
+    command(root)
+    assert command(root, "--check") == cli.EXIT_OK
+    (root / "val" / f"{IDS[1]}.mp4").symlink_to(root / "val" / "copies" / "holiday.mp4")
+    with pytest.raises(manifests.ManifestError, match=f"in no ledger and no extra list: val/{IDS[1]}.mp4"):
+        command(root, "--check")
+
+
 def test_diff(root, capsys):
     touch(root, *(f"val/{name}.mp4" for name in IDS))
     command(root)
