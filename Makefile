@@ -6,7 +6,7 @@
 #   VIDEO=file CKPT=file for infer, eval and export; FROM=file TO=file for convert
 #   GPU=1              install NVIDIA's libraries too; they stay installed
 #   DEVICES=N          train on N devices of this machine, one process each, through MindSpore's msrun
-#   ARGS="..."         more flags for the verb, such as ARGS="--train.epochs=2"
+#   ARGS="..."         more flags for the verb, such as ARGS="--train.epochs=2"; a key and its value with = between
 
 CONFIG ?= train/configs/sample.yaml
 DATA   ?=

@@ -51,13 +51,12 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> t
     """
     args, rest = made.parse_known_args(argv)
     overrides: dict[str, str] = {}
-    words = iter(rest)
-    for word in words:
+    for word in rest:
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or name.split(".")[0] not in SECTIONS:
             made.error(f"unrecognized argument: {word} (overrides look like --section.key=value)")
-        if not equals:
-            value = next(words, "")
+        if not equals:  # the next word may be a value or an override: guessing wrong would lose one silently
+            made.error(f"--{name}: got no value, expected --{name}=VALUE, with an equals sign and no space")
         overrides[name] = value
     return args, Document(args.config, overrides)
 

@@ -68,6 +68,9 @@ class Preprocess:
     max_bad_fraction: Fraction = 0.05
 
     def __post_init__(self) -> None:
+        for key, flag in (("store", " (make: STORE=DIR)"), ("manifests", ""), ("dataset", "")):
+            if not getattr(self, key):
+                raise ValueError(f"{key}: got '', expected the name of a folder{flag}")
         if self.jobs == 0:
             raise ValueError("jobs: got 0, expected -1 (one for each core) or at least 1")
         if self.engine == "dask" and not self.scheduler:

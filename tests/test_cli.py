@@ -13,12 +13,30 @@ def parsed(*words: str):
     return cli.parse(made, list(words))
 
 
-def test_overrides_in_both_forms(tmp_path):
+def test_overrides_go_over_the_file(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("preprocess: {fps: 10}\n")
+    _args, document = parsed("-c", str(path), "--preprocess.fps=30", "--preprocess.store=a=b c")
+    settings = recipe.load(document)
+    assert (settings.fps, settings.store) == (30.0, "a=b c")
+
+
+@pytest.mark.parametrize("words", [["--preprocess.store", "--preprocess.fps=3"], ["--preprocess.store", "x"],
+                                   ["--preprocess.store"]])  # fmt: skip
+def test_an_override_without_equals_loses_nothing_silently(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parsed(*words)
+    assert caught.value.code == cli.EXIT_USAGE
+    assert "--preprocess.store: got no value, expected --preprocess.store=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["store", "manifests", "dataset"])
+def test_folders_that_have_no_name_are_refused(tmp_path, key):
     path = tmp_path / "x.yaml"
     path.write_text("preprocess: {}\n")
-    _args, document = parsed("-c", str(path), "--preprocess.fps=30", "--preprocess.store", "shards")
-    settings = recipe.load(document)
-    assert (settings.fps, settings.store) == (30.0, "shards")
+    _args, document = parsed("-c", str(path), f"--preprocess.{key}=")
+    with pytest.raises(UserError, match=f"{key}: got '', expected the name of a folder"):
+        recipe.load(document)
 
 
 @pytest.mark.parametrize("word", ["--fps=30", "extra", "--preproces.fps=30"])
