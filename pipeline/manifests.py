@@ -36,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build the ledgers, or with a flag look at those there are."""
     made = _parser()
     args, document = cli.parse(made, argv)
-    if args.seed is not None and args.classes is None and args.per_class is None:
-        made.error("--seed is of a subset: give --classes N or --per-class N too")
+    _refuse_what_does_not_go_together(made, args)
     cli.set_up_logging()
     settings = recipe.load(document)
     try:
@@ -49,6 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     print(json.dumps(result) if args.json else text)
     return cli.EXIT_OK
+
+
+def _refuse_what_does_not_go_together(made: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    given = {"--classes": args.classes, "--per-class": args.per_class, "--forget": args.forget or None}
+    writes = [flag for flag, value in given.items() if value is not None]
+    looks = [f"--{name}" for name in ("check", "diff", "leaks") if getattr(args, name)]
+    if writes and looks:
+        made.error(f"{writes[0]} writes ledgers and {looks[0]} only looks at them: give one of the two")
+    if args.seed is not None and args.classes is None and args.per_class is None:
+        made.error("--seed is of a subset: give --classes N or --per-class N too")
+    for flag, value, least in (("--per-class", args.per_class, 1), ("--seed", args.seed, 0)):
+        if value is not None and value < least:
+            made.error(f"{flag}: got {value}, expected at least {least}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -165,6 +165,25 @@ def test_a_subset_is_a_dataset_of_its_own_with_its_parents_ids(tmp_path, capsys)
     assert manifests.build(settings)["train"].equals(train), "rebuilding a subset is the subset"
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--per-class", "-1"], "--per-class: got -1, expected at least 1"),
+        (["--per-class", "0"], "--per-class: got 0, expected at least 1"),
+        (["--classes", "2", "--seed", "-1"], "--seed: got -1, expected at least 0"),
+        (["--check", "--classes", "3"], "--classes writes ledgers and --check only looks"),
+        (["--diff", "x", "--per-class", "3"], "--per-class writes ledgers and --diff only looks"),
+        (["--leaks", "x", "--forget", "crash"], "--forget writes ledgers and --leaks only looks"),
+    ],
+)
+def test_flags_that_cannot_be_followed_are_refused_before_anything_is_written(root, flags, said, capsys):
+    touch(root, *(f"val/{name}.mp4" for name in IDS))
+    with pytest.raises(SystemExit) as caught:
+        command(root, *flags)
+    assert caught.value.code == cli.EXIT_USAGE and said in capsys.readouterr().err
+    assert ledger_bytes(root) == {}
+
+
 @needs_real
 def test_the_real_validation_split(tmp_path, capsys):
     root = tmp_path / "data"
