@@ -124,16 +124,16 @@ def estimate(settings: Preprocess) -> int:
     costs = [measure(paths, way) for way in ways(settings)]
     jobs = joblib.effective_n_jobs(settings.jobs)
     present = sum(int((rows["path"] != "").sum()) for rows in ledgers.values())
-    stored = sum(int((rows["status"] == "ok").sum()) for rows in ledgers.values())
+    pending = sum(int((rows["status"] == "pending").sum()) for rows in ledgers.values())
     files = sum(math.ceil(len(rows) / settings.videos_per_shard) for rows in ledgers.values())
     print(f"{present:,} videos on disk, {len(paths)} of them measured, {costs[0].num_bad} of those bad; {jobs} jobs")
     print("\n".join(table(costs, present, files, jobs)))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     print(f"memory: at most {size(peak)} a decoder, {size(peak * jobs)} for {jobs}")
-    needed, free = (costs[0].nbytes + 2 * costs[0].error) * (present - stored), free_bytes(Path(settings.store))
-    verdict = "fits" if needed < free else "does not fit"
+    needed, free = (costs[0].nbytes + 2 * costs[0].error) * pending, free_bytes(Path(settings.store))
+    verdict = "fits" if needed <= free else "does not fit"
     print(f"to be written: {size(needed)} at most; free at {settings.store}: {size(free)}: {verdict}")
-    if needed >= free:
+    if needed > free:
         log.error("error: preprocess.store: not enough space; use another STORE=DIR, codec jpeg or a lower fps")
         return cli.EXIT_IO
     return cli.EXIT_OK

@@ -46,6 +46,18 @@ def test_it_compares_codecs_and_rates_and_writes_nothing(tmp_path: Path, capsys:
     assert "fits" in said and "does not fit" not in said
 
 
+def test_only_what_is_pending_is_still_to_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = prepared(tmp_path)
+    table = ledger.read(ledger.ledger_path(settings, "train"))
+    stored = {"status": "ok", "path": "", "shard": "train-00000-of-00001.h5", "num_frames": 1}  # its source was deleted
+    for row in range(len(table) - 1):
+        table.loc[row, list(stored)] = list(stored.values())
+    table.loc[len(table) - 1, ["status", "path"]] = ["crash", f"train/{table['video_id'][0]}.mp4"]
+    ledger.write(ledger.ledger_path(settings, "train"), table)
+    assert estimate.estimate(settings) == 0
+    assert "to be written: 0.00 kB at most" in capsys.readouterr().out
+
+
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = prepared(tmp_path)
     monkeypatch.setattr(estimate, "free_bytes", lambda _store: 1000)
