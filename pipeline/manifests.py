@@ -22,7 +22,7 @@ from pipeline.ledger import class_names, fill, folder, identity, ledger_path, re
 from pipeline.lock import locked
 from pipeline.matching import by_split
 from pipeline.recipe import SPLITS, Preprocess
-from pipeline.schema import BAD_STATUSES, COLUMNS, STATUSES, validate
+from pipeline.schema import BAD_STATUSES, COLUMNS, STATUSES, UNWRITTEN_STATUSES, validate
 
 __all__ = [
     "BAD_STATUSES", "COLUMNS", "STATUSES", "Fault", "ManifestError", "build", "class_names", "fill", "identity",
@@ -73,8 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--classes", type=int, metavar="N", help="make a subset of N classes, a dataset of its own")
     made.add_argument("--per-class", type=int, metavar="N", help="and of N videos a class and split")
     made.add_argument("--seed", type=int, help="of the subset (default 0)")
-    made.add_argument("--forget", nargs="+", choices=BAD_STATUSES, default=[], metavar="STATUS",
-                      help=f"try videos of these statuses again: {', '.join(BAD_STATUSES)}")  # fmt: skip
+    retried = [status for status in BAD_STATUSES if status not in UNWRITTEN_STATUSES]
+    made.add_argument("--forget", nargs="+", choices=retried, default=[], metavar="STATUS",
+                      help=f"try videos of these statuses again: {', '.join(retried)}")  # fmt: skip
     made.add_argument("--min-per-class", type=int, default=10, metavar="N",
                       help="warn of classes with fewer usable videos (default %(default)s)")  # fmt: skip
     made.add_argument("--json", action="store_true", help="print the result, or all faults, as JSON")

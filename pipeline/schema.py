@@ -29,6 +29,8 @@ STATUSES = (
     "duplicated_frames", "too_short", "too_large", "timeout", "crash", "io",
 )  # fmt: skip
 BAD_STATUSES = STATUSES[3:]
+# Part of the format, and read: but no decoder here repeats frames, and a short video is stored at its length.
+UNWRITTEN_STATUSES = ("duplicated_frames", "too_short")
 
 # What only decoding tells; the columns before come from the label CSVs and from a look at the disk.
 LEARNED = tuple(COLUMNS)[list(COLUMNS).index("status") :]

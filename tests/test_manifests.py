@@ -173,6 +173,7 @@ def test_a_subset_is_a_dataset_of_its_own_with_its_parents_ids(tmp_path, capsys)
         (["--classes", "2", "--seed", "-1"], "--seed: got -1, expected at least 0"),
         (["--check", "--classes", "3"], "--classes writes ledgers and --check only looks"),
         (["--diff", "x", "--per-class", "3"], "--per-class writes ledgers and --diff only looks"),
+        (["--forget", "too_short"], "invalid choice: 'too_short'"),
         (["--leaks", "x", "--forget", "crash"], "--forget writes ledgers and --leaks only looks"),
     ],
 )
