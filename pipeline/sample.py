@@ -27,7 +27,8 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.cli import EXIT_LOCKED, run, set_up_logging
+from pipeline.cli import run, set_up_logging
+from pipeline.lock import LockedError
 from pipeline.motion import CLASSES, Motion, draw_motion, motion_frames
 from pipeline.recipe import SPLITS
 from pipeline.settings import UserError
@@ -51,12 +52,6 @@ _FORMATS: tuple[tuple[int, int, Fraction, int], ...] = (
 )
 _CLIP_SECONDS = 10  # what Kinetics' label files say of every clip
 _CHARACTERS = string.ascii_letters + string.digits + "_-"
-
-
-class LockedError(UserError):
-    """Another process is making the same sample."""
-
-    exit_code = EXIT_LOCKED
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import sample
+from pipeline.lock import LockedError
 from pipeline.motion import CLASSES, draw_motion, motion_frames
 from pipeline.settings import UserError
 
@@ -193,7 +194,7 @@ def test_a_link_is_followed(tmp_path: Path, there: bool) -> None:
 
 
 def test_two_runs_at_once_are_kept_apart(tmp_path: Path) -> None:
-    with filelock.FileLock(tmp_path / ".out.lock"), pytest.raises(sample.LockedError) as caught:
+    with filelock.FileLock(tmp_path / ".out.lock"), pytest.raises(LockedError) as caught:
         sample.make(tmp_path / "out", TINY)
     assert caught.value.exit_code == 73
     assert not (tmp_path / "out").exists()
