@@ -20,6 +20,19 @@ def test_a_network_that_says_the_same_of_all_is_right_by_chance_only():
     assert topk_correct(np.zeros((8, 8), np.float32), labels, 1).mean() == 1 / 8
 
 
+@pytest.mark.parametrize("k", [1, 5, 9])
+def test_scores_that_are_nan_are_never_correct(k):
+    scores = np.zeros((3, 8), np.float32)
+    scores[0], scores[1, 2], scores[2, 3:] = np.nan, np.nan, np.nan
+    labels = np.array([0, 2, 0], np.int32)
+    assert topk_correct(scores, labels, k).tolist() == [False, False, k == 9]  # of the last, five others are NaN
+    scores = Scores(num_videos=2, num_classes=8)
+    scores.add(np.full((2, 8), np.nan, np.float32), np.array([0, 1], np.int32), np.array([0, 1]))
+    summary = scores.summary()
+    assert summary["video_top1"] == summary["video_top5"] == summary["clip_top1"] == summary["clip_top5"] == 0
+    assert np.isnan(summary["loss"])
+
+
 def test_log_softmax_of_large_logits():
     logits = np.array([[1000.0, 0.0]], np.float32)
     assert log_softmax(logits)[0] == pytest.approx([0.0, -1000.0])

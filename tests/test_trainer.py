@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -14,11 +15,13 @@ import pytest
 from make_training import TinyNetwork, signalling, to_the_waiting_thread, write_config
 
 from pipeline.cli import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT
-from pipeline.settings import UserError
+from pipeline.settings import Document, UserError
 from train import checkpoint, dropout, report, train, trainer
+from train.config import load
 from train.dataset import ClipBatches
 from train.health import NotFiniteError, OutOfMemoryError
 from train.prefetch import LoaderError
+from train.runtime import World
 
 # Everything that has a state or is random: groups of batches, a loss scale that moves, an average of the weights.
 STATEFUL = ["--data_loader.group_size=2", "--optimizer.loss_scale=dynamic", "--optimizer.ema_decay=0.9",
@@ -158,6 +161,22 @@ def test_a_loss_that_stays_nan_keeps_the_last_good_checkpoint(config, tmp_path, 
     assert newest[0].stem == "epoch_001-step_000004"
     values = checkpoint.read_parameters(newest[0], checkpoint.read_state(newest[0]))
     assert all(np.isfinite(value).all() for value in values.values())
+
+
+def test_an_evaluation_whose_loss_is_not_finite_is_never_the_best(config, monkeypatch):
+    found = iter([(1.0, math.nan), (0.5, 2.0), (0.4, 1.0)])  # video top-1 and loss of each epoch
+    saved = []
+    monkeypatch.setattr(trainer, "RunningStatistics", lambda *_: lambda _asked: ms.Tensor([0.0]))
+    monkeypatch.setattr(trainer.Trainer, "_train_epoch", lambda *_: None)
+    monkeypatch.setattr(
+        trainer.Trainer, "_evaluate", lambda *_: dict(zip(("video_top1", "loss"), next(found), strict=True))
+    )
+    monkeypatch.setattr(
+        trainer.Trainer, "save", lambda self, best: saved.append((self.progress.epoch, self.progress.best, best))
+    )
+    overrides = {"train.epochs": "3", "train.eval_epochs": "1"}
+    trainer.Trainer(load(Document(config, overrides)), World(), None).fit()
+    assert saved == [(2, 0.5, True), (3, 0.5, False)]
 
 
 def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(config, tmp_path, monkeypatch):

@@ -15,13 +15,13 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def topk_correct(scores: NDArray, labels: NDArray[np.int32], k: int) -> NDArray[np.bool_]:
     """(N,) whether the label is among the k best scores.
 
-    A label is beaten only by strictly higher scores and, among equals, by lower class ids, so that a network that
-    says the same of every class is not credited with any.
+    A label beats strictly lower scores and, among equals, higher class ids, so that a network that says the same of
+    every class is not credited with any.  Nothing beats NaN, and NaN is never among the best.
     """
     own = scores[np.arange(len(labels)), labels][:, None]
     classes = np.arange(scores.shape[1])[None, :]
-    ahead = (scores > own) | ((scores == own) & (classes < labels[:, None]))
-    return ahead.sum(axis=1) < k
+    behind = (scores < own) | ((scores == own) & (classes > labels[:, None]))
+    return (scores.shape[1] - 1 - behind.sum(axis=1) < k) & ~np.isnan(own[:, 0])
 
 
 class Scores:

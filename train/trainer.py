@@ -165,9 +165,10 @@ class Trainer:
                 self._stop_if_asked()
             self.progress.epoch = epoch + 1
             every = self.config.train.save_checkpoint_epochs
-            improved = summary.get("video_top1", -1.0) > self.progress.best
+            top1 = summary.get("video_top1", -1.0) if math.isfinite(summary.get("loss", 0.0)) else -1.0
+            improved = top1 > self.progress.best
             if last or improved or (every and (epoch + 1) % every == 0):
-                self.progress.best = max(self.progress.best, summary.get("video_top1", -1.0))
+                self.progress.best = max(self.progress.best, top1)
                 self.save(best=improved or self.validation is None)
         self.stop.training = False
         return summary
