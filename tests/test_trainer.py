@@ -179,6 +179,16 @@ def test_an_evaluation_whose_loss_is_not_finite_is_never_the_best(config, monkey
     assert saved == [(2, 0.5, True), (3, 0.5, False)]
 
 
+def test_validation_normalises_as_make_eval_does(config):
+    document = Document(config)
+    operations = document.values["data_loader"]["eval"]["map"]["operations"]
+    operations[-1] = {**operations[-1], "mean": [0.1, 0.2, 0.3]}
+    made = trainer.Trainer(load(document), World(), None)
+    train_shift, shift = (cell.normalize.shift.asnumpy() for cell in (made.train_step.loss, made.predictor))
+    np.testing.assert_allclose(shift, -np.array([0.1, 0.2, 0.3]) / 0.2, rtol=1e-6)
+    np.testing.assert_allclose(train_shift, -np.full(3, 0.4) / 0.2, rtol=1e-6)
+
+
 def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(config, tmp_path, monkeypatch):
     make, wake = ClipBatches.batch, threading.Event()
 

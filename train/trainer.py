@@ -89,13 +89,12 @@ class Trainer:
         if config.train.pre_trained:
             pretrained.load(Path(config.train.pretrained_model), self.network, head=config.train.head)
             log.info("initial weights: %s", config.train.pretrained_model)
-        normalize = Normalize.of(loader.map)
         self.train_step = TrainStep(
-            Loss(self.network, normalize, config.loss.label_smoothing),
+            Loss(self.network, Normalize.of(loader.map), config.loss.label_smoothing),
             make_optimizer(config.optimizer, self.network, self.rates),
             config.optimizer, group_size=self.group_size, world=world.size,
         )  # fmt: skip
-        self.predictor = Predictor(self.network, normalize)
+        self.predictor = Predictor(self.network, Normalize.of(config.data_loader.eval.map))
         sections = (config.context, config.model, config.learning_rate, config.optimizer, config.loss)
         sizes = (config.data_loader, config.train.amp_level, len(self.rates), world)
         self.graph_shape = f"{self.train_step} {sections} {sizes}"
