@@ -32,7 +32,6 @@ class ShardReader:
 
     Attributes:
         video_ids: the stored videos.
-        label_ids: (V,) int32.
         num_frames: (V,) int64.
         crc32: (V,) int64, of the stored bytes.
         recipe_sha256: fingerprint of the recipe it was made by.
@@ -48,7 +47,6 @@ class ShardReader:
             self.recipe_sha256 = str(file.attrs["recipe_sha256"])
             index = hdf5.read_rows(file, "index")
             self.video_ids: list[str] = [name.decode("utf-8") for name in index["video_id"].tolist()]
-            self.label_ids = index["label_id"].astype(np.int32)
             self.num_frames = index["num_frames"].astype(np.int64)
             self.crc32 = index["crc32"].astype(np.int64)
             self._offsets = index["offset"].astype(np.int64)

@@ -26,7 +26,6 @@ class Planned:
     """One row of a ledger, as far as its shard needs to know it."""
 
     video_id: str
-    label_id: int
     path: str  # relative to data_root; empty when the file is missing
     retry: bool = False  # a bad video that `make manifests` marked to be decoded again
     held: str = ""  # the shard of an earlier plan that has its frames
@@ -49,10 +48,8 @@ def plan(table: pd.DataFrame, settings: Preprocess, split: str) -> list[Task]:
     """
     order = np.random.default_rng([settings.seed, SPLITS.index(split)]).permutation(len(table))
     rows = [
-        Planned(str(video_id), int(label_id), str(path), str(reason).startswith(RETRY))
-        for video_id, label_id, path, reason in zip(
-            table["video_id"], table["label_id"], table["path"], table["reason"], strict=True
-        )
+        Planned(str(video_id), str(path), str(reason).startswith(RETRY))
+        for video_id, path, reason in zip(table["video_id"], table["path"], table["reason"], strict=True)
     ]
     size = settings.videos_per_shard
     count = -(-len(rows) // size)
@@ -152,7 +149,7 @@ def write_shard(task: Task, settings: Preprocess, decoder: Decoder, done: Callab
                 facts = {"source_bytes": _size_bytes(root / video.path), **result.facts}
                 num_frames = encoded.num_frames if encoded else 0
                 outcome = Outcome(video.video_id, result.status, result.reason, num_frames=num_frames, **facts)
-            writer.add_encoded(outcome, video.label_id, encoded)
+            writer.add_encoded(outcome, encoded)
             done(outcome)
 
 

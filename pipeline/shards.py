@@ -6,10 +6,12 @@ What is in it, and how it is written; `pipeline/shard_reader.py` reads the frame
       attributes        format_version, recipe (JSON), recipe_sha256, split, complete
       frames/<video_id> one contiguous uint8 dataset: (T, height, width, 3) RGB, or with codec jpeg T JPEGs end to end
       jpeg/<video_id>   (T + 1,) int64: where each JPEG begins in that blob
-      index             table of the stored videos: video_id, label_id, num_frames, offset in the file, nbytes, crc32,
+      index             table of the stored videos: video_id, num_frames, offset in the file, nbytes, crc32,
                         and with codec jpeg the offset of jpeg/<video_id> (raw: 0)
       outcomes          table of every planned video: video_id, status, reason and what is known of the source
       (after HDF5's)    the seal, a CRC-32 of everything but the frames: seal.py
+
+Labels are in the ledgers only: label files change, and terabytes of frames need not be written again for it.
 
 Frames are contiguous and unfiltered, so a reader takes their byte offsets from `index`, maps the file and never goes
 through libhdf5 for them; any HDF5 tool can still open the file.  Same inputs and recipe, same bytes.
@@ -42,7 +44,7 @@ OUTCOME_FIELDS: dict[str, str] = {
     "num_frames": "<i8", "fps": "<f8",
 }  # fmt: skip
 _INDEX_FIELDS = {
-    "video_id": "text", "label_id": "<i4", "num_frames": "<i8", "offset": "<i8", "nbytes": "<i8", "crc32": "<u4",
+    "video_id": "text", "num_frames": "<i8", "offset": "<i8", "nbytes": "<i8", "crc32": "<u4",
     "starts": "<i8",
 }  # fmt: skip
 
@@ -100,18 +102,18 @@ class ShardWriter:
         self._file.attrs["split"] = split
         self._file.attrs["complete"] = False
 
-    def add(self, outcome: Outcome, label_id: int = -1, frames: NDArray[np.uint8] | None = None) -> None:
+    def add(self, outcome: Outcome, frames: NDArray[np.uint8] | None = None) -> None:
         """Note a video's outcome, and store its frames (T, height, width, 3) when it has status ok."""
-        self.add_encoded(outcome, label_id, None if frames is None else encode(frames, self._settings))
+        self.add_encoded(outcome, None if frames is None else encode(frames, self._settings))
 
-    def add_encoded(self, outcome: Outcome, label_id: int, encoded: Encoded | None) -> None:
+    def add_encoded(self, outcome: Outcome, encoded: Encoded | None) -> None:
         """As `add`, of a video whose bytes are made already."""
         self._outcomes.append(outcome)
         if encoded is None:
             return
         offset = self._store("frames", outcome.video_id, encoded.data)
         starts = 0 if encoded.starts is None else self._store("jpeg", outcome.video_id, encoded.starts)
-        row = (outcome.video_id, label_id, encoded.num_frames, offset, encoded.data.nbytes, encoded.crc32, starts)
+        row = (outcome.video_id, encoded.num_frames, offset, encoded.data.nbytes, encoded.crc32, starts)
         self._index.append(row)
 
     def _store(self, group: str, name: str, data: NDArray) -> int:
@@ -155,7 +157,7 @@ class ShardWriter:
         self._file.attrs["complete"] = True
         self._file.close()
         os.ftruncate(fd, hdf5.end(fd))
-        seal.write(fd, [(offset, nbytes) for _, _, _, offset, nbytes, _, _ in self._index])
+        seal.write(fd, [(offset, nbytes) for _, _, offset, nbytes, _, _ in self._index])
         os.fsync(fd)
         self._raw.close()
         ShardReader(self._temporary).close()  # what cannot be opened again is not published

@@ -78,7 +78,7 @@ def write_shards(root, outcomes=OUTCOMES, complete=True, **keys):
                 if status == "ok":
                     frames = np.full((row + 1, settings.height, settings.width, 3), row, np.uint8)
                     facts = ("h264", 340, 256, 30000 / 1001, 300, 12_345, row + 1, 15.0)
-                    writer.add(shards.Outcome(IDS[row], "ok", "", *facts), row, frames)
+                    writer.add(shards.Outcome(IDS[row], "ok", "", *facts), frames)
                 else:
                     writer.add(shards.Outcome(IDS[row], status, reason, source_bytes=0))
 

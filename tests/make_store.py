@@ -75,7 +75,7 @@ def make_split(
                 facts = {"codec": "h264", "source_width": 340, "source_height": 256, "source_fps": 30.0,
                          "source_frames": 2 * len(frames), "source_bytes": 1000}  # fmt: skip
                 outcome = Outcome(video.video_id, "ok", num_frames=len(frames), fps=15.0, **facts)
-                writer.add(outcome, video.label_id, frames)
+                writer.add(outcome, frames)
         written.append(task.path)
     filled = ledger.fill(table, read_outcomes(*written))
     ledger.write(ledger.ledger_path(settings, split), filled)

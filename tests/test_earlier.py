@@ -146,7 +146,7 @@ def test_a_rebuild_believes_frames_of_any_plan_before_a_missing(tmp_path):
     ]):  # fmt: skip
         path = tmp_path / shards.shard_name("train", 0, 2 - number)  # the second is of the plan for one row
         with shards.ShardWriter(path, settings, "train") as writer:
-            writer.add(outcome, -1, frames)
+            writer.add(outcome, frames)
     stored = learned.from_shards(settings, "train", 1)
     assert stored.outcomes[["video_id", "status", "shard"]].to_numpy().tolist() == [
         ["a", "ok", "train-00000-of-00002.h5"]

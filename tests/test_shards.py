@@ -35,7 +35,7 @@ def write(folder: Path, codec: str = "raw", **changes: object) -> Path:
     with ShardWriter(path, settings, "val") as writer:
         for number, (video_id, length) in enumerate(zip(IDS, LENGTHS, strict=True)):
             outcome = Outcome(video_id, "ok", codec="vp9", source_fps=29.97, num_frames=length, fps=15.0)
-            writer.add(outcome, number - 1, frames_of(number, length, settings))
+            writer.add(outcome, frames_of(number, length, settings))
             if number == 1:
                 writer.add(BAD)
     return path
@@ -58,7 +58,6 @@ def test_names_sort_as_they_count():
 def test_a_shard_says_what_it_holds(raw):
     reader = ShardReader(raw)
     assert reader.video_ids == list(IDS)
-    assert reader.label_ids.tolist() == [-1, 0, 1, 2]
     assert reader.num_frames.tolist() == list(LENGTHS)
     assert reader.row_of("é_1") == 2
     outcomes = read_outcomes(raw)
@@ -173,7 +172,7 @@ def test_what_goes_past_the_page_cache_is_the_same_bytes(tmp_path, monkeypatch):
                 frames = frames_of(number, length, settings)
                 room = np.frombuffer(memory, np.uint8)[begin : begin + frames.nbytes].reshape(frames.shape)
                 room[:] = frames
-                writer.add(Outcome(str(number), "ok", num_frames=length), number, room)
+                writer.add(Outcome(str(number), "ok", num_frames=length), room)
         reader = ShardReader(path)
         assert all((reader.frames(n) == frames_of(n, t, settings)).all() for n, t in enumerate((3, 1, 2)))
         # Of frames of 65,664 bytes; what is left of the last block goes the ordinary way.
@@ -222,7 +221,7 @@ def test_an_error_publishes_nothing(tmp_path):
     settings = settings_for(tmp_path)
     path = tmp_path / shard_name("val", 0, 1)
     with pytest.raises(ZeroDivisionError), ShardWriter(path, settings, "val") as writer:
-        writer.add(Outcome("a", "ok", num_frames=3), 0, frames_of(0, 3, settings))
+        writer.add(Outcome("a", "ok", num_frames=3), frames_of(0, 3, settings))
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 

@@ -113,7 +113,7 @@ def write_store(folder: Path, num_videos: int, videos_per_shard: int, codec: str
         with ShardWriter(task.path, settings, "train") as writer:
             for video in task.videos:
                 outcome = Outcome(video.video_id, "ok", num_frames=NUM_FRAMES, fps=15.0)
-                writer.add_encoded(outcome, video.label_id, encoded)
+                writer.add_encoded(outcome, encoded)
         outcomes.append(read_outcomes(task.path))
     filled = ledger.fill(table, pd.concat(outcomes, ignore_index=True))
     ledger.write(ledger.ledger_path(settings, "train"), filled)

@@ -90,7 +90,7 @@ def write(task: Task, settings: Preprocess) -> pd.DataFrame:
     with SparseWriter(task.path, settings, "train") as writer:
         for video in task.videos:
             outcome = Outcome(video.video_id, "ok", num_frames=NUM_FRAMES, fps=15.0)
-            writer.add_encoded(outcome, video.label_id, encoded)
+            writer.add_encoded(outcome, encoded)
     return read_outcomes(task.path)
 
 

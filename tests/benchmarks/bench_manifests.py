@@ -72,7 +72,7 @@ def make_shards(folder: Path, settings: Preprocess) -> int:
             path = Path(settings.store) / shard_name(split, number, count)
             with ShardWriter(path, settings, split) as writer:
                 for video_id in ids[number::count]:
-                    writer.add(Outcome(video_id, "ok", "", "h264", 340, 256, 30.0, 300, 1, 1, 15.0), 0, frame)
+                    writer.add(Outcome(video_id, "ok", "", "h264", 340, 256, 30.0, 300, 1, 1, 15.0), frame)
         total += count
     return total
 

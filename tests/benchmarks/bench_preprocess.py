@@ -91,7 +91,7 @@ class Arms:
 
     def stage(self, number: int = 0) -> None:
         settings = self.jpeg if number == 2 else self.raw
-        videos = tuple(Planned(f"video{k:05d}", 0, str(path)) for k, path in enumerate(self.files))
+        videos = tuple(Planned(f"video{k:05d}", str(path)) for k, path in enumerate(self.files))
         task = Task(self.folder / f"train-{number:05d}-of-00003.h5", "train", videos)
         write_shard(task, settings, self.decoders[number], lambda _outcome: None)
         task.path.unlink()  # or the next round would copy from it
