@@ -29,11 +29,19 @@ SETTINGS = -c $(CONFIG) $(if $(DATA),--preprocess.data_root=$(DATA)) $(if $(STOR
 SHARED   = $(SETTINGS) $(filter --preprocess.%,$(ARGS))
 asked    = $(filter $(1),$(MAKECMDGOALS))
 
+# The sample's configuration is for the sample: its ledgers and shards must not be mixed with other videos'.
+ifneq ($(DATA),)
+ifeq ($(CONFIG) $(filter --preprocess.dataset=%,$(ARGS)),train/configs/sample.yaml )
+$(error DATA=$(DATA) goes with CONFIG=FILE: train/configs/r2plus1d18.yaml for Kinetics, a copy with another \
+	preprocess.dataset for videos of your own)
+endif
+endif
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install sample manifests estimate preprocess verify train eval infer export convert report doctor bench bench-gpu test lint clean \
-	.videos .ledgers .shards
+	.checked .videos .ledgers .shards
 
 help: ## Show this help
 	@sed -n 's/^#   /  /p' Makefile; echo
@@ -94,7 +102,11 @@ lint: .venv/.lint ## Check style and types
 clean: ## Remove the sample, its ledgers and shards; runs and .venv stay
 	rm -rf data/sample data/sample-shards data_manifests/kinetics-sample
 
-.videos: install
+# What training or evaluation would refuse is refused before anything is decoded for it.
+.checked: install
+	$(RUN) train.check $(SETTINGS) $(if $(CKPT),--ckpt="$(CKPT)") $(ARGS)
+
+.videos: install $(if $(call asked,train eval),.checked)
 	$(if $(DATA)$(filter-out train/configs/sample.yaml,$(CONFIG)),,$(if $(call asked,sample),,$(RUN) pipeline.sample))
 
 .ledgers: .videos

@@ -177,7 +177,9 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
     except pd.errors.ParserWarning:
         said = f"{path}:2: more values than the {len(names)} columns of the header"
         raise ManifestError(f"{said}; put a label with a comma in quotes") from None
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' ParserError is a ValueError
+    except UnicodeDecodeError:
+        raise ManifestError(f"{path}:{_first_odd_line(path, encoding)}: not UTF-8; save it as that") from None
+    except ValueError as error:  # pandas' ParserError, for one
         raise ManifestError(f"{path}: cannot be read as CSV: {str(error).strip()}") from None
     table = table.fillna("")
     table["row"] = np.arange(2, len(table) + 2)
@@ -188,6 +190,16 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
     if table.empty:
         raise ManifestError(f"{path}: a header and no rows; expected {FORMS}")
     return table
+
+
+def _first_odd_line(path: Path, encoding: str) -> int:
+    """The first line that is not text in `encoding`."""
+    content = path.read_bytes()
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError as error:
+        return content.count(b"\n", 0, error.start) + 1
+    return 1
 
 
 def each_unique(column: pd.Series, change: Callable[[str], str]) -> pd.Series:

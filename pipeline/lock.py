@@ -32,7 +32,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder}: {error.strerror}; give a folder (make: STORE=DIR)") from None
     lock = filelock.FileLock(str(folder / ".lock"))
     try:

@@ -23,6 +23,7 @@ from pipeline.lock import locked
 from pipeline.matching import by_split
 from pipeline.recipe import SPLITS, Preprocess
 from pipeline.schema import BAD_STATUSES, COLUMNS, STATUSES, UNWRITTEN_STATUSES, validate
+from pipeline.shard_task import check_recipe
 
 __all__ = [
     "BAD_STATUSES", "COLUMNS", "STATUSES", "Fault", "ManifestError", "build", "class_names", "fill", "identity",
@@ -117,6 +118,7 @@ def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
 
 
 def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
+    check_recipe(Path(settings.store), settings)  # its frames would be forgotten
     there = folder(settings)
     with contextlib.ExitStack() as held:
         if there.is_dir() and not args.dry_run:  # the ledgers that stand are read, and must not change until written

@@ -159,7 +159,8 @@ def _report(settings: Preprocess, rows: pd.DataFrame, written: str, frames: int,
     present = len(rows) - num_missing
     if present and len(bad) / present > settings.max_bad_fraction:
         log.error(
-            "error: %d of %d videos are bad, more than preprocess.max_bad_fraction %g; the rest is stored",
+            "error: %d of %d videos are bad, more than preprocess.max_bad_fraction %g; the rest is stored, and the "
+            "ledgers say what is wrong with each; raise the key to go on without them",
             len(bad), present, settings.max_bad_fraction,
         )  # fmt: skip
         return cli.EXIT_TOO_MANY_BAD

@@ -13,6 +13,7 @@ import train
 from pipeline.settings import Document
 from train import config as configuration
 from train import doctor, gpu, runtime
+from train.check import DeviceError
 
 ROOT = Path(__file__).parents[1]
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to make a stand-in of the driver with")
@@ -187,7 +188,7 @@ def settings(**overrides: str) -> configuration.Config:
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_the_users_mistake(monkeypatch):
     monkeypatch.setattr(train, "GPU_FAULT", "libcudnn.so.8 is gone")
-    with pytest.raises(runtime.DeviceError, match="device_target: got GPU, but libcudnn.so.8 is gone") as caught:
+    with pytest.raises(DeviceError, match="device_target: got GPU, but libcudnn.so.8 is gone") as caught:
         runtime.start(settings(device_target="GPU"))
     assert caught.value.exit_code == 2
 

@@ -176,6 +176,13 @@ def test_a_file_that_is_no_label_file_is_one_clear_line(tmp_path, text, said):
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_an_encoding_of_old_spreadsheets_is_named_with_its_line(tmp_path):
+    text = f"{VAL}zumba,{A},1,11,val\nfölen,{B},1,11,val\n"
+    (tmp_path / "val.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ManifestError, match=r"val\.csv:3: not UTF-8; save it as that"):
+        load(tmp_path)
+
+
 def test_no_label_file_at_all(tmp_path):
     write(tmp_path, "prices.csv", "what,price\ntea,3\n")
     with pytest.raises(ManifestError, match="no label CSV here or in annotations/"):

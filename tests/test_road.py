@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline import ledger, manifests, preprocess, sample
 from pipeline.cli import EXIT_OK
 from pipeline.settings import UserError
-from train import convert, evaluate, export, infer, train
+from train import check, convert, evaluate, export, infer, train
 
 CONFIG = Path(__file__).parents[1] / "train" / "configs" / "sample.yaml"
 COUNTS = {"train": 16, "val": 6, "test": 3}
@@ -238,12 +238,16 @@ def test_fine_tuning_from_safetensors_learns_the_head_alone(run, words, folder):
         (preprocess, "preprocess.data_root=/nowhere", r"preprocess\.data_root: '/nowhere' is not a folder"),
         (preprocess, "preprocess.fps=30", r"this store has another recipe \(fps: 30\.0 here, 15\.0 there\)"),
         (preprocess, "preprocess.dataset=other", r"no ledgers; run `make manifests` first"),
+        (manifests, "preprocess.fps=30", r"this store has another recipe \(fps: 30\.0 here, 15\.0 there\)"),
         (train, "preprocess.fps=30", r"made by another recipe"),
         (train, "model.num_classes=4", r"model\.num_classes: got 4, but .* has label_id 7; set it to 8"),
         (train, "data_loader.train.dataset.batch_size=999", r"batch_size: got 999, but .* has only 16 clips"),
         (train, "data_loader.train.dataset.split=test", r"has videos without a label"),
         (train, "train.epoch=3", r"--train\.epoch: unknown key; nearest valid: epochs"),
         (train, "device_target=GPU", r"device_target: got GPU, but CUDA_VISIBLE_DEVICES hides every card"),
+        (check, "train.epoch=3", r"--train\.epoch: unknown key; nearest valid: epochs"),
+        (check, "device_target=GPU", r"device_target: got GPU, but CUDA_VISIBLE_DEVICES hides every card"),
+        (check, "train.pre_trained=true", r"train\.pretrained_model: got '', which is not there"),
         (evaluate, "eval.pretrained_model=gone.ckpt", r"gone\.ckpt: no such checkpoint"),
         (infer, "infer.image_path=gone.mp4", r"infer\.image_path: got 'gone\.mp4', expected a video file"),
     ],
@@ -258,6 +262,13 @@ def test_a_users_mistake_is_one_clear_line_and_changes_nothing(command, override
         command.main([*words, f"--{override}"])
     assert caught.value.exit_code == 2
     assert state() == before
+
+
+def test_what_can_be_had_is_checked_without_a_word(words, run, capsys):
+    assert check.main([*words, f"--ckpt={best_of(run)}", "--resume", "auto"]) == EXIT_OK
+    assert capsys.readouterr().out == ""
+    with pytest.raises(UserError, match=r"gone\.ckpt: no such checkpoint"):
+        check.main([*words, "--ckpt=gone.ckpt"])
 
 
 def test_a_checkpoint_of_another_network_is_refused(words, run):

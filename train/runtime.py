@@ -16,14 +16,11 @@ from mindspore import communication
 import model
 import train
 from pipeline.settings import UserError
+from train.check import DeviceError, check_request
 from train.config import Config
 from train.stop import end_with_parent
 
 log = logging.getLogger(__name__)
-
-
-class DeviceError(UserError):
-    """The device asked for cannot be used on this machine."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,7 @@ def start(config: Config) -> str:
 
     Raises:
         DeviceError: `device_target` names a device that MindSpore cannot open here.
+        UserError: as `check_request`.
     """
     log.info(model.ONEDNN_NOTE)
     target = config.device_target
@@ -51,8 +49,7 @@ def start(config: Config) -> str:
         target = "CPU" if train.GPU_FAULT else "GPU"
         if train.GPU_FAULT and (shutil.which("nvidia-smi") or os.path.exists("/dev/nvidiactl")):
             log.warning("warning: an NVIDIA card is here but cannot be used: %s; using the CPU", train.GPU_FAULT)
-    if target == "GPU" and train.GPU_FAULT:
-        raise DeviceError(f"device_target: got GPU, but {train.GPU_FAULT}; or use --device_target=CPU")
+    check_request(config)
     # msrun numbers the devices of its workers; its scheduler has none.
     device_id = int(os.environ.get("DEVICE_ID", 0)) if under_msrun() else config.context.device_id
     if fault := _try(target, device_id):

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from pipeline import cli
 from pipeline.hdf5 import ShardError
-from pipeline.settings import UserError
 from train import checkpoint, msrun, runtime
 from train.config import SECTION_CLASSES, load
 from train.prefetch import LoaderError
@@ -35,8 +34,6 @@ def main(argv: list[str] | None = None) -> int:
     args, document = cli.parse(parser, argv)
     cli.set_up_logging()
     config = load(document)
-    if config.train.pre_trained and not Path(config.train.pretrained_model).is_file():
-        raise UserError(f"train.pretrained_model: got {config.train.pretrained_model!r}, which is not there")
     root = runs_root(config, document)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequests())

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline import ledger
-from pipeline.recipe import Preprocess
+from pipeline.recipe import SPLITS, Preprocess
 from pipeline.schema import list_of
 from pipeline.settings import UserError
 
@@ -53,7 +53,9 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
     """
     path = ledger.ledger_path(settings, split)
     if not path.is_file():
-        raise UserError(f"{path}: no such ledger; run `make manifests preprocess` first")
+        others = ", ".join(sorted(each.stem for each in path.parent.glob("*.csv") if each.stem in SPLITS))
+        why = f"the label files speak of {others} only" if others else "run `make manifests preprocess` first"
+        raise UserError(f"{path}: no such ledger; {why}")
     table = ledger.read_part(path, _NEEDED)
     stored = table[(table["status"] == "ok") & (table["shard"] != "")]
     if stored.empty:
