@@ -4,8 +4,8 @@
 
 Without files: a dozen videos of the sample dataset (`make sample`), and the H.264 files of ../shared/videos where there
 is such a folder.  The arms take turns, A B C A B C ..., on the same files, and the best round of each counts: others on
-the machine can only add.  CPU seconds are those of this process
-and of all its children, found in /proc, per frame of the source; starting Python is not counted.
+the machine can only add.  CPU seconds are those of this process and of all its children, found in /proc, per frame of
+the source; starting Python is not counted.
 
     decord only     decord's loop over every frame, one thread, RGB out
     stage raw       what `make preprocess` does: decoder process, resize, CRC, shared memory, HDF5, fsync
@@ -21,6 +21,7 @@ faster for it beside the arm that has work for both cores.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import shutil
@@ -170,7 +171,8 @@ def measure(arms: dict[str, Callable[[], None]], rounds: int) -> dict[str, tuple
     for _ in range(rounds):
         for name, arm in arms.items():
             for thread in Path("/proc/self/task").iterdir():
-                os.sched_setaffinity(int(thread.name), cores if name == TWO else {min(cores)})
+                with contextlib.suppress(ProcessLookupError):  # one of decord's that has ended since
+                    os.sched_setaffinity(int(thread.name), cores if name == TWO else {min(cores)})
             cpu, wall = cpu_seconds(), time.perf_counter()
             arm()
             took = (cpu_seconds() - cpu, time.perf_counter() - wall)
