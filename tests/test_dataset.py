@@ -270,6 +270,17 @@ def test_a_worker_that_dies_ends_the_run_to_be_resumed(settings, monkeypatch):
     assert caught.value.exit_code == 75
 
 
+def test_batches_made_before_a_fault_are_trained_on(settings, monkeypatch):
+    batches = source(settings, num_parallel_workers=3)
+    expected, make = everything(batches, epoch=0)[:2], batches.batch
+    monkeypatch.setattr(batches, "batch", lambda number: make(number) if number != 2 else 1 / 0)
+    taken = []
+    with pytest.raises(LoaderError, match="ZeroDivisionError"):
+        for batch in iterate(batches, epoch=0):
+            taken.append(tuple(array.copy() for array in batch))
+    assert_same(taken, expected)
+
+
 HANGING = """
 import sys, threading
 import model

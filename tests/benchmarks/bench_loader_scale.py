@@ -62,7 +62,8 @@ FIRST = START + """
 next(iterate(batches, 0))
 now = time.time()
 print(f"first batch: {now - imported:.2f} s (target: under 3), {now - started:.2f} s with importing MindSpore")
-print(f"  memory at its highest {mib('VmHWM')} MiB (target: under 500), {imported_mib} MiB of it by the imports")
+print(f"  memory at its highest {mib('VmHWM')} MiB (target: under 500), {imported_mib} MiB of it by the imports; now "
+      f"{mib('RssAnon')} MiB of its own and {mib('RssFile')} MiB of mapped libraries and shards")
 """  # fmt: skip
 MANY = START + """
 for number, batch in enumerate(iterate(batches, 0), start=1):
