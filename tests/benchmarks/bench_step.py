@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_step.py [--rounds 5] [--batch 4] [--torch-python PYTHON]
 
 Every arm lives in a process of its own, compiled and warm, and takes its turn: A B C A B C ...  Medians and the ratios
-to PyTorch's best.  PyTorch may live in another environment (`--torch-python other/bin/python`): torch 2.13.0, and
+to PyTorch's best, of seconds on the clock and of CPU seconds (all threads, the kernel's too): where other work runs the
+clock says little.  PyTorch may live in another environment (`--torch-python other/bin/python`): torch 2.13.0, and
 torchvision 0.23.0 installed with --no-deps plus pillow.
 """
 
@@ -17,7 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# Each arm prints "ready", then answers every line on its stdin ("train" or "forward") with the seconds it took.
+# Each arm prints "ready", then answers every line on its stdin ("train" or "forward") with the seconds it took, on the
+# clock and of CPU, after the word "took".
 MINDSPORE = """
 import sys, time
 import model
@@ -76,9 +78,9 @@ for what in ("train", "forward"):
     run(what)
 print("ready", flush=True)
 for line in sys.stdin:
-    began = time.perf_counter()
+    began = time.perf_counter(), time.process_time()
     run(line.strip())
-    print(time.perf_counter() - began, flush=True)
+    print("took", time.perf_counter() - began[0], time.process_time() - began[1], flush=True)
 """
 
 
@@ -87,25 +89,30 @@ class Arm:
 
     def __init__(self, name: str, python: str, program: str) -> None:
         self.name = name
-        self.seconds: dict[str, list[float]] = {"train": [], "forward": []}
+        self.seconds: dict[str, list[tuple[float, float]]] = {"train": [], "forward": []}
         self.process = subprocess.Popen(
             [python, "-c", program + LOOP],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
-        self.alive = self._answer() == "ready"
+        self.alive = self._answer() == ["ready"]
 
-    def _answer(self) -> str:
+    def _answer(self) -> list[str]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.strip() == "ready" or line.strip().replace(".", "", 1).replace("e-", "", 1).isdigit():
-                return line.strip()
-        return ""
+            if line.startswith(("ready", "took")):
+                return line.split()
+        return []
 
     def measure(self, what: str) -> None:
-        """Run one step and note its seconds."""
+        """Run one step and note its seconds, on the clock and of CPU."""
         assert self.process.stdin is not None
         print(what, file=self.process.stdin, flush=True)
-        self.seconds[what].append(float(self._answer()))
+        _took, clock, cpu = self._answer()
+        self.seconds[what].append((float(clock), float(cpu)))
+
+    def medians(self, what: str) -> tuple[float, ...]:
+        """Seconds on the clock and of CPU."""
+        return tuple(map(statistics.median, zip(*self.seconds[what], strict=True)))
 
     def close(self) -> None:
         """End the process."""
@@ -141,12 +148,14 @@ def main() -> None:
             for arm in arms:
                 arm.measure(what)
     for what in ("train", "forward"):
-        medians = {arm.name: statistics.median(arm.seconds[what]) for arm in arms}
-        best = min((seconds for name, seconds in medians.items() if name != "MindSpore"), default=None)
+        medians = {arm.name: arm.medians(what) for arm in arms}
+        torch = [seconds for name, seconds in medians.items() if name != "MindSpore"]
+        best = tuple(map(min, zip(*torch, strict=True)))
         print(f"{what}, {args.batch} clips of 3x16x112x112, median of {args.rounds}:")
-        for name, seconds in medians.items():
-            ratio = f", {seconds / best:.2f} x PyTorch's best" if best else ""
-            print(f"  {name:26} {seconds:7.2f} s  {args.batch / seconds:6.2f} clips/s{ratio}")
+        for name, (clock, cpu) in medians.items():
+            speed = [f"{theirs / ours:.2f}" for theirs, ours in zip(best, (clock, cpu), strict=False)]
+            ratios = f", {' and '.join(speed)} x the speed of PyTorch's best" if speed else ""
+            print(f"  {name:26} {clock:6.2f} s {cpu:7.2f} s of CPU {args.batch / clock:6.2f} clips/s{ratios}")
     for arm in arms:
         arm.close()
 
