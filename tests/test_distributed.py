@@ -63,10 +63,10 @@ def worker() -> int:
 def _note_settled_statistics(out: Path, world) -> None:
     """Statistics that differ between the processes, and one of the two asked to stop: what both have afterwards."""
     network = nn.SequentialCell(nn.BatchNorm2d(2))
-    settle = RunningStatistics(network, world.size)
-    settle.statistics[0].set_data(ms.Tensor([1.0 + world.rank, 5.0], ms.float32))
-    asked = settle(ms.Tensor([float(world.rank == 1)], ms.float32))
-    np.savez(out / f"rank{world.rank}-settled.npz", mean=settle.statistics[0].asnumpy(), asked=asked.asnumpy())
+    running = RunningStatistics(network, world.size)
+    running.statistics[0].set_data(ms.Tensor([1.0 + world.rank, 5.0], ms.float32))
+    asked = running.settle(world.rank == 1)
+    np.savez(out / f"rank{world.rank}-settled.npz", mean=running.statistics[0].asnumpy(), asked=asked)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_statistics_are_averaged_and_all_learn_that_one_was_asked_to_stop(died, 
     for rank in (0, 1):
         settled = np.load(folder / f"rank{rank}-settled.npz")
         assert settled["mean"].tolist() == [1.5, 5.0]
-        assert settled["asked"] > 0
+        assert settled["asked"]
 
 
 def test_one_process_makes_the_same_steps_and_goes_on_where_two_ended(died, folder, monkeypatch):

@@ -151,7 +151,7 @@ def checkpoints(config: Config, words: list[str], patch: pytest.MonkeyPatch):
 
     patch.setattr(trainer, "TrainStep", Step)
     patch.setattr(trainer, "build_network", lambda _settings: TinyNetwork())
-    patch.setattr(trainer, "RunningStatistics", lambda *args: lambda _flag: ms.Tensor([0.0]))
+    patch.setattr(trainer.RunningStatistics, "settle", lambda _self, asked: asked)
     assert train.main(words) == 0
     found = sorted((path.parts[0], path.name) for path in Path().glob("*/*/*/ckpt/*.ckpt"))
     assert found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import ParameterTuple, Tensor, nn, ops
+from numpy.typing import NDArray
 
 
 class RunningStatistics(nn.Cell):
@@ -24,24 +25,33 @@ class RunningStatistics(nn.Cell):
         self.statistics = ParameterTuple([p for name, p in network.parameters_and_names() if name.endswith(endings)])
         sizes = [int(np.prod(p.shape)) for p in self.statistics]
         self.bounds = tuple(zip(np.cumsum([0, *sizes[:-1]]).tolist(), np.cumsum(sizes).tolist(), strict=True))
-        start = np.concatenate([np.zeros(1, np.float32), *(p.asnumpy().ravel() for p in self.statistics)])
-        self.kept = Parameter(Tensor(start), name="kept_statistics", requires_grad=False)
         self.world = world
         self.all_reduce = ops.AllReduce() if world > 1 else nn.Identity()
+        self.kept = self._read()
 
-    def construct(self, stop: Tensor) -> Tensor:
-        """Settle the statistics.
+    def settle(self, asked: bool) -> bool:
+        """Settle the statistics; returns whether any device was asked to stop, as this one was or was not.
 
-        Args:
-            stop: (1,) float32, 1 where this device was asked to stop, else 0.
-
-        Returns:
-            (1,) float32, more than 0 if any device was.
+        One device alone mostly only looks at them: the graph has hundreds of small operators (16 ms on two busy cores
+        for the sample's network, whose step takes 140; looking takes 0.4).
         """
-        flat = ops.cat([stop, *[parameter.reshape(-1) for parameter in self.statistics]])
-        flat = self.all_reduce(flat) / self.world
-        flat = ops.select(ops.isfinite(flat), flat, self.kept)
-        ops.assign(self.kept, flat)
+        if self.world == 1:
+            now = self._read()
+            if np.isfinite(now).all():
+                self.kept = now
+                return asked
+        settled = self(Tensor(np.array([asked], np.float32)), Tensor(self.kept)).asnumpy()
+        self.kept = settled[1:]
+        return bool(settled[0] > 0)
+
+    def construct(self, asked: Tensor, kept: Tensor) -> Tensor:
+        """Exchange and mend: (1,) float32 flag and statistics of before -> flag and statistics, (1 + S,) float32."""
+        flat = ops.cat([parameter.reshape(-1) for parameter in self.statistics])
+        both = self.all_reduce(ops.cat([asked, flat])) / self.world
+        flat = ops.select(ops.isfinite(both[1:]), both[1:], kept)
         for parameter, (first, end) in zip(self.statistics, self.bounds):  # noqa: B905  the graph compiler's zip
-            ops.assign(parameter, flat[1 + first : 1 + end])
-        return flat[:1]
+            ops.assign(parameter, flat[first:end])
+        return ops.cat([both[:1], flat])
+
+    def _read(self) -> NDArray[np.float32]:
+        return np.concatenate([parameter.asnumpy().ravel() for parameter in self.statistics])

@@ -152,7 +152,7 @@ class Trainer:
         )  # fmt: skip
         if self.run is not None:
             self.run.begin(self.progress.step)
-        self.settle = RunningStatistics(self.network, self.world.size)
+        self.statistics = RunningStatistics(self.network, self.world.size)
         summary: dict[str, float | int] = {}
         self.stop.training = True
         for epoch in range(self.progress.epoch, self.config.train.epochs):
@@ -268,11 +268,9 @@ class Trainer:
 
     def _stop_if_asked(self) -> None:
         """Settle the batch norms' statistics; if any process was asked to stop, all save and leave in this step."""
-        mine = self.stop.exit_code is not None
-        asked = self.settle(Tensor(np.array([mine], np.float32)))
-        if float(asked.asnumpy()[0]) > 0:
+        if self.statistics.settle(self.stop.exit_code is not None):
             self.save()
-            self.settle(Tensor(np.zeros(1, np.float32)))  # wait for the one that saves: msrun ends all when one ends
+            self.statistics.settle(False)  # wait for the one that saves: msrun ends all when one ends
             raise Stopped(self.stop.exit_code or EXIT_RETRY)
 
     def _identity(self) -> dict[str, object]:
