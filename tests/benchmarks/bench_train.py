@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_train.py [streaming] [checkpoint] [start]
 
-streaming    steps of the sample's network on streamed batches and on one batch held in memory take turns, a block of
-             each; the target is 0.99 of the resident clips/s
+streaming    the training loop (batches out of shards, step, statistics, metrics, log) and the bare step on one batch
+             in memory take turns, with the sample's network and R(2+1)D-18; the target is 0.99 of the bare step's speed
 checkpoint   how long the full R(2+1)D-18 with its moments keeps training waiting; the target is 1 s
 start        to the end of the first step of the full R(2+1)D-18 (small clips), from the start of the process and from
              that of the training loop, with a cold and with a warm compile cache; the target is half
@@ -12,6 +12,7 @@ start        to the end of the first step of the full R(2+1)D-18 (small clips), 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -30,14 +31,17 @@ import model  # noqa: E402, F401  before mindspore
 
 # isort: split
 import mindspore as ms  # noqa: E402
+import numpy as np  # noqa: E402
 from make_store import make_split, settings_for  # noqa: E402
 from mindspore import Tensor, nn  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 
 from model.r2plus1d import r2plus1d_18  # noqa: E402
 from pipeline.settings import Document, to_plain  # noqa: E402
 from train import checkpoint  # noqa: E402
 from train.config import Optimizer, load  # noqa: E402
-from train.dataset import Batch, iterate  # noqa: E402
+from train.dataset import Batch  # noqa: E402
+from train.progress import Interval  # noqa: E402
 from train.runtime import World  # noqa: E402
 from train.step import Loss, TrainStep, make_optimizer  # noqa: E402
 from train.trainer import Trainer  # noqa: E402
@@ -53,42 +57,102 @@ def store(folder: Path, height: int, width: int, num_videos: int, overrides: dic
     return Document(SAMPLE, {**paths, "train.eval_epochs": "0", **overrides})
 
 
-def streaming(folder: Path, blocks: int = 12, steps: int = 15) -> None:
-    """Blocks of streamed and of resident steps in turn."""
-    trainer = Trainer(load(store(folder, 64, 86, 400, {})), World(), None)
-    trainer.train_step.set_train(True)
+class Done(Exception):  # noqa: N818
+    """Enough blocks are measured."""
 
-    def endless() -> Iterator[Batch]:
-        epoch = 0
-        while True:
-            yield from iterate(trainer.source, epoch)
-            epoch += 1
 
-    def step(clips: Tensor, labels: Tensor) -> None:
-        loss, logits = trainer.train_step(clips, labels, True)
-        loss.asnumpy(), logits.asnumpy()
+class Turns(Trainer):
+    """A training that after every `block` steps of its loop makes as many of the bare step on one resident batch.
 
-    batches = endless()
-    clips, labels, _samples = next(batches)
-    resident = (Tensor(clips.copy()), Tensor(labels.copy()))
-    for _ in range(steps):
-        step(*resident)
-    seconds: dict[str, list[float]] = {"streamed": [], "resident": []}
-    for _ in range(blocks):
-        for arm in seconds:
-            began = time.perf_counter()
-            for _ in range(steps):
-                if arm == "streamed":
-                    clips, labels, _samples = next(batches)
-                    step(Tensor(clips), Tensor(labels))
-                else:
-                    step(*resident)
-            seconds[arm].append(time.perf_counter() - began)
-    rates = {arm: steps * len(labels) / statistics.median(taken) for arm, taken in seconds.items()}
-    ratios = sorted(r / s for r, s in zip(seconds["resident"], seconds["streamed"], strict=True))
-    print(f"streaming, {blocks} blocks of {steps} steps of {len(labels)} clips of 8x56x56, sample's network:")
-    print(f"  streamed {rates['streamed']:.1f} clips/s, resident {rates['resident']:.1f} clips/s")
-    print(f"  streamed over resident: {statistics.median(ratios):.3f} (median; {ratios[0]:.3f} to {ratios[-1]:.3f})")
+    Attributes:
+        streamed, resident: (seconds, CPU seconds of all threads) of each block; a resident one before every streamed
+            one, and one after the last.
+    """
+
+    def take_turns(self, block: int, pairs: int) -> None:
+        """Train until there are so many pairs of blocks."""
+        self.streamed: list[tuple[float, float]] = []
+        self.resident: list[tuple[float, float]] = []
+        self._block, self._pairs = block, pairs
+        with contextlib.suppress(Done):
+            self.fit()
+
+    def _step(self, batches: Iterator[Batch], interval: Interval, epoch: int) -> float:
+        warm = self.progress.step - self._block  # the first block compiles and starts threads
+        if warm >= 0 and warm % self._block == 0:
+            if warm:
+                self.streamed.append(self._since())
+            self._began = now()
+            for _ in range(self._block):
+                loss, logits = self.train_step(*self._batch, True, None)
+                loss.asnumpy(), logits.asnumpy()
+            self.resident.append(self._since())
+            if len(self.streamed) == self._pairs:
+                raise Done
+            self._began = now()
+        if self.progress.step == 0:
+            clips, labels, samples = next(batches)
+            self._batch = (Tensor(clips.copy()), Tensor(labels.copy()))
+        return super()._step(batches, interval, epoch)
+
+    def _since(self) -> tuple[float, float]:
+        wall, cpu = now()
+        return wall - self._began[0], cpu - self._began[1]
+
+
+def now() -> tuple[float, float]:
+    """Wall clock and this process's CPU, seconds."""
+    return time.perf_counter(), time.process_time()
+
+
+def interval_of_median(values: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % of the medians of resampled values (bootstrap)."""
+    rng = np.random.default_rng(0)
+    medians = np.median(rng.choice(values, (5000, len(values))), axis=1)
+    return float(np.quantile(medians, 0.025)), float(np.quantile(medians, 0.975))
+
+
+def streaming(folder: Path) -> None:
+    """Both networks; a streamed block is held against the mean of the resident blocks around it."""
+    full = {
+        "model.stage_channels": "[64, 128, 256, 512]",
+        "model.stage_strides": "null",
+        "data_loader.train.dataset.batch_size": "2",
+        "data_loader.train.dataset.seq": "16",
+        "data_loader.train.dataset.frame_interval": "1",
+        "data_loader.train.map.operations": json.dumps(operations("VideoRandomCrop")),
+        "data_loader.eval.map.operations": json.dumps(operations("VideoCenterCrop")),
+    }
+    for name, stored, overrides, block, pairs in (
+        ("sample's network, 8x56x56", (64, 86), {}, 5, 30),
+        ("R(2+1)D-18, 16x112x112", (128, 171), full, 1, 10),
+    ):
+        clips = {"data_loader.train.dataset.num_clips": "16"}
+        document = store(folder / str(stored[0]), *stored, 120, {**overrides, **clips})
+        training = Turns(load(document), World(), None)
+        training.take_turns(block, pairs)
+        resident, streamed = np.array(training.resident), np.array(training.streamed)
+        ratios = (resident[:-1] + resident[1:]) / 2 / streamed
+        steps = f"{pairs} pairs of blocks of {block} steps of {training.clips_per_step} clips"
+        print(f"streaming, {name}, {steps}, {training.clips_per_step * block / np.median(streamed[:, 0]):.2f} clips/s")
+        for column, what in enumerate(("clips/s", "clips per CPU second")):
+            values = ratios[:, column]
+            low, high = interval_of_median(values)
+            print(
+                f"  {what}, streamed over resident: {np.median(values):.4f} (95 % {low:.4f} to {high:.4f}; pairs "
+                f"{values.min():.3f} to {values.max():.3f})"
+            )
+
+
+def operations(crop: str) -> list[dict[str, object]]:
+    """The seed's transforms, without mirroring."""
+    return [
+        {"type": "VideoRescale", "shift": 0.0},
+        {"type": "VideoResize", "size": [128, 171]},
+        {"type": crop, "size": [112, 112]},
+        {"type": "VideoReOrder", "order": [3, 0, 1, 2]},
+        {"type": "VideoNormalize", "mean": [0.43216, 0.394666, 0.37645], "std": [0.22803, 0.22145, 0.216989]},
+    ]
 
 
 def checkpoints(folder: Path, rounds: int = 7) -> None:
