@@ -22,7 +22,7 @@ from pipeline import lists
 from pipeline.classes import number
 from pipeline.faults import Fault, ManifestError, collect
 from pipeline.recipe import SPLITS, Preprocess
-from pipeline.schema import ID_PATTERN, check, matching, video_ids
+from pipeline.schema import ID_PATTERN, check, full_matches, video_ids
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
@@ -222,7 +222,7 @@ def _kinetics(raw: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
     start, end = (values.where(np.isfinite(values) & values.abs().lt(1e9), -1) for values in times)
     unlabelled = raw["split"].eq("test")
     rules = {
-        "youtube_id": check(f"^{ID_PATTERN}$", lambda ids: matching(ID_PATTERN, ids)),
+        "youtube_id": check(f"^{ID_PATTERN}$", lambda ids: full_matches(ID_PATTERN, ids)),
         "time_start": check("seconds, at least 0", lambda _: start.ge(0)),
         "time_end": check("seconds, more than time_start once both are whole", lambda _: end.gt(start)),
         "label": check("a label", lambda label: label.ne("") | unlabelled),

@@ -19,7 +19,7 @@ import pandera.pandas as pa
 from pipeline.classes import KINETICS400, read_names
 from pipeline.faults import Fault, ManifestError, collect
 from pipeline.recipe import SPLITS, Preprocess
-from pipeline.schema import ID_PATTERN, check, inside, matching, video_ids
+from pipeline.schema import ID_PATTERN, check, full_matches, inside, video_ids
 
 _LINE = re.compile(r"(.*\S)\s*[\s,;]\s*(-?\d+)\s*")
 _NAMED = re.compile(rf"({ID_PATTERN})_(\d+)_(\d+)")
@@ -65,7 +65,7 @@ def own(raw: pd.DataFrame, settings: Preprocess, faults: list[Fault]) -> pd.Data
     raw["split"] = raw["split"].where(raw["split"].ne("") | ~first.isin(SPLITS), first)
     unlabelled = raw["split"].eq("test")
     rules = {
-        "path": check("a path inside data_root", lambda path: inside(path) & matching(r"[^\x00-\x1f]+", path)),
+        "path": check("a path inside data_root", lambda path: inside(path) & full_matches(r"[^\x00-\x1f]+", path)),
         "label": check("a label", lambda label: label.ne("") | unlabelled),
         "split": check(f"{' | '.join(SPLITS)}: a column, or a word of the file's name", lambda s: s.isin(SPLITS)),
     }

@@ -119,7 +119,7 @@ def _own_rules() -> dict[str, list[pa.Check]]:
     """Rules that look at one column."""
     rules = {
         "video_id": [
-            check("a name without slashes", lambda ids: matching(r"[^/\\\x00-\x1f]+", ids)),
+            check("a name without slashes", lambda ids: full_matches(r"[^/\\\x00-\x1f]+", ids)),
             check("rows sorted by video_id", _in_order),
         ],
         "label_id": [check("-1 or an index", lambda value: value.ge(-1))],
@@ -158,7 +158,7 @@ def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
     if ledger["youtube_id"].ne("").any():  # Kinetics; other people's videos have no YouTube id at all
         start, end = ledger["time_start"], ledger["time_end"]
         named = video_ids(ledger["youtube_id"], start, end)
-        rules["youtube_id"] = [check(f"^{ID_PATTERN}$", lambda ids: matching(ID_PATTERN, ids))]
+        rules["youtube_id"] = [check(f"^{ID_PATTERN}$", lambda ids: full_matches(ID_PATTERN, ids))]
         rules["video_id"] = [
             check("{youtube_id}_{start:06d}_{end:06d}", lambda ids: ids.eq(pd.Series(named, dtype=object)))
         ]
@@ -169,7 +169,7 @@ def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
 def _shards(names: pd.Series) -> pd.Series:
     """Whether each is a shard's file name; looked at once a name."""
     unique = pd.Series(names.unique(), dtype="str")
-    return names.isin(unique[matching(SHARD_PATTERN, unique)])
+    return names.isin(unique[full_matches(SHARD_PATTERN, unique)])
 
 
 def video_ids(youtube_id: Iterable[str], start: Iterable[int], end: Iterable[int]) -> list[str]:
@@ -189,7 +189,7 @@ def list_of(values: Iterable) -> list:
     return (values if pd.api.types.is_numeric_dtype(values) else values.to_numpy(object)).tolist()
 
 
-def matching(pattern: str, column: pd.Series) -> pd.Series:
+def full_matches(pattern: str, column: pd.Series) -> pd.Series:
     """Whether each text is `pattern` from end to end; when all are, one search over all of them tells."""
     texts = column.tolist()
     joined = "\n".join(texts)
