@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.confine import MAX_MEMORY_BYTES
-from pipeline.decode import DecodeError, Video, decode_video, probe
+from pipeline.container import DecodeError, probe
+from pipeline.decode import decode_video
 from pipeline.encoding import Encoded, encode
-from pipeline.frames import new_frames
+from pipeline.frames import Video, new_frames
 from pipeline.isolate import READY, starts_offset
 from pipeline.recipe import Preprocess
 

@@ -15,14 +15,12 @@ import numpy as np
 from decord._ffi.base import DECORDError, DECORDLimitReachedError
 from numpy.typing import NDArray
 
-from pipeline.container import DecodeError, faults, file_size, gate, open_container, probe
+from pipeline.container import DecodeError, faults, file_size, gate, open_container
 from pipeline.extent import declared_bytes
 from pipeline.frames import MAX_STORED_BYTES, Allocate, Video, kept_frames, new_frames
 from pipeline.pixels import resize_rgb
 from pipeline.recipe import Preprocess
 from pipeline.second_decoder import checked, decode_with_pyav
-
-__all__ = ["MAX_STORED_BYTES", "DecodeError", "Video", "decode_video", "kept_frames", "probe"]
 
 decord.logging.set_level(decord.logging.QUIET)
 

@@ -15,20 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli, compare, coverage, recipe, subsets
-from pipeline.build import Built, build, join
-from pipeline.faults import Fault, ManifestError
+from pipeline.build import Built, join
+from pipeline.faults import ManifestError
 from pipeline.learned import broken_path
-from pipeline.ledger import class_names, fill, folder, identity, ledger_path, read, write, write_all, write_table
+from pipeline.ledger import folder, ledger_path, write_all, write_table
 from pipeline.lock import locked
 from pipeline.matching import by_split
 from pipeline.recipe import SPLITS, Preprocess
-from pipeline.schema import BAD_STATUSES, COLUMNS, STATUSES, UNWRITTEN_STATUSES, validate
+from pipeline.schema import BAD_STATUSES, UNWRITTEN_STATUSES
 from pipeline.shard_task import check_recipe
-
-__all__ = [
-    "BAD_STATUSES", "COLUMNS", "STATUSES", "Fault", "ManifestError", "build", "class_names", "fill", "identity",
-    "ledger_path", "read", "validate", "write",
-]  # fmt: skip
 
 log = logging.getLogger(__name__)
 

@@ -33,8 +33,6 @@ from pipeline.motion import CLASSES, Motion, draw_motion, motion_frames
 from pipeline.recipe import SPLITS
 from pipeline.settings import UserError
 
-__all__ = ["CLASSES", "Motion", "Video", "draw_motion", "main", "motion_frames", "plan"]
-
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of what is generated: raise it with any change of a frame, a name or a count

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import child
-from pipeline.decode import DecodeError, Video
+from pipeline.container import DecodeError
+from pipeline.frames import Video
 
 
 def decode_hostile(path, settings, _allocate, with_decord):

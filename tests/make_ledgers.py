@@ -54,7 +54,7 @@ def ledger_bytes(root):
 
 
 def val(root, **keys):
-    return manifests.read(ledger.ledger_path(recipe_of(root, **keys), "val")).set_index("video_id")
+    return ledger.read(ledger.ledger_path(recipe_of(root, **keys), "val")).set_index("video_id")
 
 
 OUTCOMES = {
@@ -91,5 +91,5 @@ def preprocess(root):
     settings = recipe_of(root)
     told = shards.read_outcomes(*sorted(Path(settings.store).glob("*.h5")))
     path = ledger.ledger_path(settings, "val")
-    manifests.write(path, manifests.fill(manifests.read(path), told))
+    ledger.write(path, ledger.fill(ledger.read(path), told))
     return root

@@ -26,7 +26,9 @@ from make_videos import (
 )
 
 from pipeline import container, decode, second_decoder
-from pipeline.decode import DecodeError, decode_video, kept_frames, probe
+from pipeline.container import DecodeError, probe
+from pipeline.decode import decode_video
+from pipeline.frames import kept_frames
 from pipeline.recipe import Preprocess
 
 ROOT = Path(__file__).parents[1]
@@ -307,7 +309,7 @@ def test_what_is_no_file_is_io_and_does_not_block(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_io(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.mp4")
     path.chmod(0)
-    code = "import sys; from pathlib import Path; from pipeline.decode import *\n"
+    code = "import sys; from pathlib import Path; from pipeline.container import DecodeError, probe\n"
     code += "try: probe(Path(sys.argv[1]))\nexcept DecodeError as error: print(error.status)"
     run = subprocess.run(
         [sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, preexec_fn=powers.give_up

@@ -8,8 +8,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from make_ledgers import IDS, ROWS, command, ledger_bytes, recipe_of, touch, val
 
-from pipeline import ledger, manifests
+from pipeline import ledger
+from pipeline.build import build
 from pipeline.classes import KINETICS400, read_names
+from pipeline.faults import ManifestError
+from pipeline.schema import BAD_STATUSES, COLUMNS
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def test_all_faults_of_a_ledger_in_one_report(root, capsys):
     table.loc[4, "video_id"] = table.loc[5, "video_id"]
     table.to_csv(path, index=False)
     capsys.readouterr()
-    with pytest.raises(manifests.ManifestError) as error:
+    with pytest.raises(ManifestError) as error:
         command(root, "--check", "--json")
     found = {(fault.row, fault.column) for fault in error.value.faults}
     assert found >= {
@@ -56,10 +59,10 @@ def test_all_faults_of_a_ledger_in_one_report(root, capsys):
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\xff\xfe\x00"])
 def test_what_is_no_ledger(tmp_path, text):
     (tmp_path / "x.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(manifests.ManifestError, match="not a ledger"):
-        manifests.read(tmp_path / "x.csv")
-    with pytest.raises(manifests.ManifestError, match="no such ledger; run `make manifests`"):
-        manifests.read(tmp_path / "gone.csv")
+    with pytest.raises(ManifestError, match="not a ledger"):
+        ledger.read(tmp_path / "x.csv")
+    with pytest.raises(ManifestError, match="no such ledger; run `make manifests`"):
+        ledger.read(tmp_path / "gone.csv")
 
 
 FLOATS = st.floats(min_value=0, max_value=1e6, allow_nan=False)
@@ -70,7 +73,7 @@ TEXT = st.text(
 
 
 @examples(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.sampled_from(manifests.BAD_STATUSES), TEXT, FLOATS, COUNTS), min_size=1, max_size=6))
+@given(st.lists(st.tuples(st.sampled_from(BAD_STATUSES), TEXT, FLOATS, COUNTS), min_size=1, max_size=6))
 def test_what_is_written_is_read_and_written_again_the_same(tmp_path, learned):
     rows = ROWS[: len(learned)]
     table = pd.DataFrame(
@@ -81,12 +84,12 @@ def test_what_is_written_is_read_and_written_again_the_same(tmp_path, learned):
     table["status"], table["reason"] = [row[0] for row in learned], [row[1] for row in learned]
     table["source_fps"], table["source_bytes"] = [row[2] for row in learned], [row[3] for row in learned]
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
-    manifests.write(one, table)
-    back = manifests.read(one)
-    manifests.write(two, back)
+    ledger.write(one, table)
+    back = ledger.read(one)
+    ledger.write(two, back)
     assert one.read_bytes() == two.read_bytes()
     expected = table.sort_values("video_id", ignore_index=True)
-    for name in manifests.COLUMNS:
+    for name in COLUMNS:
         assert back[name].tolist() == expected[name].tolist(), name
 
 
@@ -99,7 +102,7 @@ def test_a_part_is_that_part_of_the_whole_and_no_less_strict_about_numbers(root)
     lines = path.read_text().splitlines()
     lines[2] = lines[2].replace(",0,", ",many,")
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(manifests.ManifestError) as caught:
+    with pytest.raises(ManifestError) as caught:
         ledger.read_part(path, names)
     assert any(fault.row == 3 and fault.value == "many" for fault in caught.value.faults)
 
@@ -109,23 +112,23 @@ def test_an_invalid_table_is_not_written(root):
     command(root)
     before = ledger_bytes(root)
     path = ledger.ledger_path(recipe_of(root), "val")
-    table = manifests.read(path)
+    table = ledger.read(path)
     table.loc[0, "status"] = "lost"
-    with pytest.raises(manifests.ManifestError):
-        manifests.write(path, table)
+    with pytest.raises(ManifestError):
+        ledger.write(path, table)
     assert ledger_bytes(root) == before
     assert not list(path.parent.glob(".*"))
 
 
 def test_class_names_and_identity(root):
     touch(root, *(f"val/{name}.mp4" for name in IDS[:4]))
-    table = manifests.build(recipe_of(root))["val"]
-    names = manifests.class_names(table)
+    table = build(recipe_of(root))["val"]
+    names = ledger.class_names(table)
     assert len(names) == 400 and names[399] == "zumba" and names[0] == ""
-    said = manifests.identity("kinetics400", table, ("pending",))
+    said = ledger.identity("kinetics400", table, ("pending",))
     assert said.startswith("k400-val@") and said.endswith(" (4 of 6)")
-    assert said != manifests.identity("kinetics400", table.assign(label="zumba"), ("pending",))
+    assert said != ledger.identity("kinetics400", table.assign(label="zumba"), ("pending",))
     shuffled = table.sample(frac=1, random_state=0)
-    assert said == manifests.identity("kinetics400", shuffled, ("pending",))
-    with pytest.raises(manifests.ManifestError, match="different class lists"):
-        manifests.class_names(table, table.assign(label="other"))
+    assert said == ledger.identity("kinetics400", shuffled, ("pending",))
+    with pytest.raises(ManifestError, match="different class lists"):
+        ledger.class_names(table, table.assign(label="other"))

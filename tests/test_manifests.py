@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 from make_ledgers import IDS, ROWS, command, label_file, ledger_bytes, recipe_of, touch, val
 
-from pipeline import cli, manifests
+from pipeline import cli, ledger
+from pipeline.build import build
+from pipeline.faults import ManifestError
 from pipeline.lock import LockedError, locked
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "kinetics"
@@ -42,7 +44,7 @@ def test_bad_input_overwrites_nothing(root, spoil):
         path.write_text(path.read_text() + f"archery,{IDS[0][:11]},1,11,val\n")
     else:
         (root / "val" / f"{IDS[0]}.mp4").unlink()
-    with pytest.raises(manifests.ManifestError) as error:
+    with pytest.raises(ManifestError) as error:
         command(root)
     assert error.value.exit_code == cli.EXIT_USAGE
     assert ledger_bytes(root) == before
@@ -57,7 +59,7 @@ def test_dry_run_writes_nothing(root):
 
 def test_check_passes_after_a_build_and_fails_when_the_disk_moves_on(root, capsys):
     touch(root, f"val/{IDS[0]}.mp4")
-    with pytest.raises(manifests.ManifestError, match="no ledgers"):
+    with pytest.raises(ManifestError, match="no ledgers"):
         command(root, "--check")
     command(root)
     before = ledger_bytes(root)
@@ -65,7 +67,7 @@ def test_check_passes_after_a_build_and_fails_when_the_disk_moves_on(root, capsy
     touch(root, f"val/{IDS[1]}.mp4")
     (root / "val" / f"{IDS[0]}.mp4").unlink()
     capsys.readouterr()
-    with pytest.raises(manifests.ManifestError, match="run `make manifests`") as stale:
+    with pytest.raises(ManifestError, match="run `make manifests`") as stale:
         command(root, "--check", "--json")
     assert f"\n  val: 1 videos are no longer on disk: val/{IDS[0]}.mp4\n" in str(stale.value)
     said = json.loads(capsys.readouterr().out)
@@ -75,7 +77,7 @@ def test_check_passes_after_a_build_and_fails_when_the_disk_moves_on(root, capsy
     ]
     command(root)
     label_file(root, rows=[*ROWS[:5], ("zumba", "ddddddddddd", 70, 80)])
-    with pytest.raises(manifests.ManifestError) as error:
+    with pytest.raises(ManifestError) as error:
         command(root, "--check")
     assert {fault.value for fault in error.value.faults} == {IDS[5], "ddddddddddd_000070_000080"}
     assert set(ledger_bytes(root)) == set(before)
@@ -87,7 +89,7 @@ def test_check_passes_where_a_symlink_points_at_a_video_that_is_used(root):
     command(root)
     assert command(root, "--check") == cli.EXIT_OK
     (root / "val" / f"{IDS[1]}.mp4").symlink_to(root / "val" / "copies" / "holiday.mp4")
-    with pytest.raises(manifests.ManifestError, match=f"in no ledger and no extra list: val/{IDS[1]}.mp4"):
+    with pytest.raises(ManifestError, match=f"in no ledger and no extra list: val/{IDS[1]}.mp4"):
         command(root, "--check")
 
 
@@ -96,9 +98,9 @@ def test_diff(root, capsys):
     command(root)
     command(root, dataset="kinetics400-b")
     there = root.parent / "ledgers" / "kinetics400-b" / "val.csv"
-    table = manifests.read(there)
+    table = ledger.read(there)
     table.loc[table["video_id"] == IDS[1], "status"] = "crash"
-    manifests.write(there, table[table["video_id"] != IDS[0]])
+    ledger.write(there, table[table["video_id"] != IDS[0]])
     capsys.readouterr()
     assert command(root, "--diff", str(there), "--json") == cli.EXIT_OK
     said = json.loads(capsys.readouterr().out)["val"]
@@ -118,7 +120,7 @@ def test_leaks(root, capsys, tmp_path):
     assert command(root, "--leaks", str(other)) == cli.EXIT_OK
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("val: 1 of 5 YouTube ids are in") and out[1] == "val -aaaaaaaaaa"
-    with pytest.raises(manifests.ManifestError, match="no such ledger"):
+    with pytest.raises(ManifestError, match="no such ledger"):
         command(root, "--leaks", str(tmp_path / "gone.csv"))
 
 
@@ -157,12 +159,12 @@ def test_a_subset_is_a_dataset_of_its_own_with_its_parents_ids(tmp_path, capsys)
     assert command(root, *flags) == cli.EXIT_OK
     assert {name: text for name, text in ledger_bytes(root).items() if name not in parent} == made
     folder = next((tmp_path / "ledgers").glob("kinetics400-*"))
-    train, held_out = manifests.read(folder / "train.csv"), manifests.read(folder / "val.csv")
+    train, held_out = ledger.read(folder / "train.csv"), ledger.read(folder / "val.csv")
     assert len(train) == len(held_out) == 6
     assert set(train["label_id"]) == set(held_out["label_id"]) < {0, 5, 399}
     assert set(train["label"].value_counts()) == {3} and set(train["status"]) == {"pending"}
     settings = recipe_of(root, dataset=folder.name)
-    assert manifests.build(settings)["train"].equals(train), "rebuilding a subset is the subset"
+    assert build(settings)["train"].equals(train), "rebuilding a subset is the subset"
 
 
 @pytest.mark.parametrize(

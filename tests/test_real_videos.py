@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline import manifests, preprocess, recipe
+from pipeline import ledger, manifests, preprocess, recipe
 from pipeline.settings import Document
 from pipeline.shard_reader import ShardReader
 
@@ -72,7 +72,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def read_ledgers(options: list[str]) -> pd.DataFrame:
     overrides = dict(option.removeprefix("--").split("=", 1) for option in options[2:])
     settings = recipe.load(Document(options[1], overrides))
-    return pd.concat([manifests.read(manifests.ledger_path(settings, split)) for split in ("train", "val")])
+    return pd.concat([ledger.read(ledger.ledger_path(settings, split)) for split in ("train", "val")])
 
 
 def test_the_folder_holds_the_files_this_test_knows() -> None:

@@ -3,7 +3,9 @@ import pandas as pd
 import pytest
 from make_ledgers import IDS, OUTCOMES, command, ledger_bytes, recipe_of, touch, val, write_shards
 
-from pipeline import cli, ledger, manifests, shards
+from pipeline import cli, ledger, shards
+from pipeline.build import build, join
+from pipeline.faults import ManifestError
 from pipeline.learned import RETRY
 from pipeline.recipe import Preprocess
 from pipeline.schema import LEARNED, STORED
@@ -39,23 +41,23 @@ def test_a_rebuild_writes_the_bytes_that_preprocess_wrote(preprocessed):
 def test_label_files_alone_make_a_ledger(preprocessed):
     labels = (str(preprocessed / "kinetics-400_val.csv"),)
     settings = Preprocess(manifests=str(preprocessed.parent / "other"), store="nowhere", labels=labels)
-    table = manifests.build(settings)["val"]
+    table = build(settings)["val"]
     assert len(table) == 6 and set(table["status"]) == {"missing"} and set(table["path"]) == {""}
 
 
 def test_label_files_and_shards_without_videos(preprocessed):
     for path in (preprocessed / "val").iterdir():
         path.unlink()
-    table = manifests.build(recipe_of(preprocessed))["val"].set_index("video_id")
+    table = build(recipe_of(preprocessed))["val"].set_index("video_id")
     assert table.loc[IDS, "status"].tolist() == ["ok", "timeout", "ok", "unreadable", "missing", "ok"]
 
 
 def test_what_was_learned_is_kept_without_its_shard_except_that_it_is_stored(preprocessed):
     for path in (preprocessed.parent / "store").iterdir():
         path.unlink()
-    with pytest.raises(manifests.ManifestError, match="3 videos are ok, and their shards are not in"):
+    with pytest.raises(ManifestError, match="3 videos are ok, and their shards are not in"):
         command(preprocessed, "--check")
-    built = manifests.join(recipe_of(preprocessed))
+    built = join(recipe_of(preprocessed))
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS, "status"].tolist() == ["pending", "timeout", "pending", "unreadable", "missing", "pending"]
     assert table.loc[IDS[0], "source_frames"] == 300, "a fact of the source is kept"
@@ -78,12 +80,12 @@ def test_a_timeout_is_forgotten_only_when_asked(preprocessed):
 
 def test_a_bad_file_that_was_replaced_is_tried_again(preprocessed):
     path = ledger.ledger_path(recipe_of(preprocessed), "val")
-    table = manifests.read(path)
+    table = ledger.read(path)
     table.loc[table["video_id"] == IDS[3], "source_bytes"] = 777
-    manifests.write(path, table)
+    ledger.write(path, table)
     for shard in (preprocessed.parent / "store").iterdir():
         shard.unlink()
-    assert manifests.build(recipe_of(preprocessed))["val"].set_index("video_id").loc[IDS[3], "status"] == "pending"
+    assert build(recipe_of(preprocessed))["val"].set_index("video_id").loc[IDS[3], "status"] == "pending"
 
 
 def test_a_video_that_came_after_its_shard_is_pending(preprocessed):
@@ -98,7 +100,7 @@ def test_shards_that_are_not_ours_are_left_out_and_told(preprocessed):
     other = recipe_of(preprocessed, fps=30.0)
     with shards.ShardWriter(store / "val-00007-of-00009.h5", other, "val") as writer:
         writer.add(shards.Outcome(IDS[4], "crash"))
-    built = manifests.join(recipe_of(preprocessed))
+    built = join(recipe_of(preprocessed))
     said = "\n".join(built.verdict)
     assert "val-00000-of-00002.h5: not a whole shard" in said
     assert "val-00007-of-00009.h5: another recipe (fps: 15.0 here, 30.0 there)" in said
@@ -119,9 +121,9 @@ def test_a_broken_ledger_is_kept_aside_and_rebuilt(preprocessed):
 
 
 def test_fill_refuses_what_is_not_in_the_ledger_or_is_there_twice(preprocessed):
-    table = manifests.read(ledger.ledger_path(recipe_of(preprocessed), "val"))
+    table = ledger.read(ledger.ledger_path(recipe_of(preprocessed), "val"))
     told = table[["video_id", *LEARNED]]
-    with pytest.raises(manifests.ManifestError, match="not in the ledger: zzz"):
-        manifests.fill(table, told.head(1).assign(video_id="zzz"))
-    with pytest.raises(manifests.ManifestError, match="in two shards"):
-        manifests.fill(table, pd.concat([told.head(1)] * 2))
+    with pytest.raises(ManifestError, match="not in the ledger: zzz"):
+        ledger.fill(table, told.head(1).assign(video_id="zzz"))
+    with pytest.raises(ManifestError, match="in two shards"):
+        ledger.fill(table, pd.concat([told.head(1)] * 2))

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pipeline import classes, cli
-from pipeline.decode import DecodeError, decode_video
+from pipeline.container import DecodeError
+from pipeline.decode import decode_video
 from pipeline.settings import UserError
 from train import checkpoint, runtime
 from train.config import SECTION_CLASSES, Config, load
