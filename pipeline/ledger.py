@@ -45,6 +45,38 @@ def read(path: Path | str) -> pd.DataFrame:
     return table
 
 
+def read_all(settings: Preprocess) -> dict[str, pd.DataFrame]:
+    """The ledgers of a dataset by split.
+
+    Raises:
+        ManifestError: there is none, or some are faulty: all faults of all of them.
+    """
+    return read_each({split: ledger_path(settings, split) for split in SPLITS})
+
+
+def read_each(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
+    """The ledgers that are there, by split.
+
+    Raises:
+        ManifestError: none is, or some are faulty: all faults of all of them.
+    """
+    there = {split: path for split, path in paths.items() if path.is_file()}
+    if not there:
+        raise ManifestError(f"{next(iter(paths.values())).parent}: no ledgers here; run `make manifests`")
+    ledgers, errors = {}, []
+    for split, path in there.items():
+        try:
+            ledgers[split] = read(path)
+        except ManifestError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        said = "; ".join(error.message for error in errors)
+        raise ManifestError(said, [fault for error in errors for fault in error.faults])
+    return ledgers
+
+
 def read_part(path: Path, names: Sequence[str]) -> pd.DataFrame:
     """Some columns of a ledger, held to their types but not to the rules: `read` takes five times as long.
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import cli, compare, coverage, recipe, subsets
+from pipeline import check, cli, compare, coverage, recipe, subsets
 from pipeline.build import Built, join
 from pipeline.faults import ManifestError
 from pipeline.learned import broken_path
-from pipeline.ledger import folder, ledger_path, write_all, write_table
+from pipeline.ledger import folder, ledger_path, read_all, write_all, write_table
 from pipeline.lock import locked
 from pipeline.matching import by_split
 from pipeline.recipe import SPLITS, Preprocess
@@ -81,13 +81,13 @@ def _parser() -> argparse.ArgumentParser:
 def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     """What was asked for, as JSON-able values and as text."""
     if args.diff is not None:
-        result = compare.diff(compare.read_all(settings), args.diff)
+        result = compare.diff(read_all(settings), args.diff)
         return result, compare.diff_text(result)
     if args.leaks is not None:
-        result = compare.leaks(compare.read_all(settings), args.leaks)
+        result = compare.leaks(read_all(settings), args.leaks)
         return result, compare.leaks_text(result, args.leaks)
     if args.check:
-        ledgers, stale = compare.check(settings)
+        ledgers, stale = check.check(settings)
         if stale:
             raise ManifestError("ledgers are behind the disk; run `make manifests`", details=stale)
         return _report(settings, ledgers, args.min_per_class, [])
