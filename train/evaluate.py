@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor
-from numpy.typing import NDArray
 
 from pipeline import cli
 from train import checkpoint, runtime
@@ -34,14 +33,15 @@ log = logging.getLogger(__name__)
 def score(
     predict: Callable[[Tensor], Tensor],
     source: ClipBatches,
-    on_step: Callable[[int, NDArray[np.float32], NDArray[np.int32], Scores, float], None] | None = None,
+    on_step: Callable[[int, int, float, Scores, float], None] | None = None,
 ) -> Scores:
     """Run every view of every video through the network.
 
     Args:
         predict: uint8 clips (N, T, H, W, 3) -> logits (N, K).
         source: the split's batches.
-        on_step: called after each batch with its number, logits, labels, the scores so far and its seconds.
+        on_step: called after each batch with its number, its views, their mean loss (NaN when none is labelled), the
+            scores so far and its seconds.
     """
     scores: Scores | None = None
     began = time.perf_counter()
@@ -50,10 +50,10 @@ def score(
         real = samples >= 0
         if scores is None:
             scores = Scores(len(source.videos.video_ids), logits.shape[1])
-        scores.add(logits[real], labels[real], samples[real] // source.views.num_views)
+        loss = scores.add(logits[real], labels[real], samples[real] // source.views.num_views)
         now = time.perf_counter()
         if on_step is not None:
-            on_step(number, logits[real], labels[real], scores, now - began)
+            on_step(number, int(real.sum()), loss, scores, now - began)
         began = now
     assert scores is not None
     return scores
@@ -67,30 +67,17 @@ def evaluation_source(config: Config) -> ClipBatches:
     return ClipBatches(videos, loader, config.preprocess, seed=config.train.seed, drop_remainder=False)
 
 
-def _log_step(
-    source: ClipBatches,
-) -> Callable[[int, NDArray[np.float32], NDArray[np.int32], Scores, float], None]:
+def _log_step(source: ClipBatches) -> Callable[[int, int, float, Scores, float], None]:
     """The seed's line for each step, with clips/s."""
 
-    def on_step(
-        number: int, logits: NDArray[np.float32], labels: NDArray[np.int32], scores: Scores, seconds: float
-    ) -> None:
-        summary = scores.summary()
-        metrics = []
-        own = float("nan")
-        if "loss" in summary:
-            metrics = [
-                f"Loss: {summary['loss']:.4f}",
-                f"Top_1_Accuracy: {summary['clip_top1']:.4f}",
-                f"Top_5_Accuracy: {summary['clip_top5']:.4f}",
-            ]
-            batch = Scores(len(labels), logits.shape[1])
-            batch.add(logits, labels, np.arange(len(labels)))
-            own = float(batch.summary().get("loss", float("nan")))
+    def on_step(number: int, num_views: int, loss: float, scores: Scores, seconds: float) -> None:
+        running = scores.of_clips()
+        names = {"Loss": "loss", "Top_1_Accuracy": "clip_top1", "Top_5_Accuracy": "clip_top5"}
         log.info(
             "step:[%5d/%5d], metrics:%s, loss:[%.3f/%.3f], time:%.3f ms, %.1f clips/s",
-            number + 1, source.num_batches, metrics, own, summary.get("loss", float("nan")),
-            1000 * seconds, len(labels) / seconds,
+            number + 1, source.num_batches,
+            [f"{name}: {running[key]:.4f}" for name, key in names.items() if key in running],
+            loss, running.get("loss", float("nan")), 1000 * seconds, num_views / seconds,
         )  # fmt: skip
 
     return on_step

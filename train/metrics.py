@@ -41,23 +41,37 @@ class Scores:
         self._loss_sum = 0.0
         self._clip_top1 = self._clip_top5 = self._labelled = 0
 
-    def add(self, logits: NDArray[np.float32], labels: NDArray[np.int32], videos: NDArray[np.int64]) -> None:
-        """Add a batch of views: (N, K) logits, (N,) labels (-1: unlabelled), (N,) video numbers."""
+    def add(self, logits: NDArray[np.float32], labels: NDArray[np.int32], videos: NDArray[np.int64]) -> float:
+        """Add a batch of views: (N, K) logits, (N,) labels (-1: unlabelled), (N,) video numbers.
+
+        Returns:
+            The mean loss of its labelled views; NaN when it has none.
+        """
         log_probabilities = log_softmax(logits)
         np.add.at(self._sums, videos, np.exp(log_probabilities))
         np.add.at(self.views, videos, 1)
         self.labels[videos] = labels
         known = labels >= 0
-        if known.any():
-            kept = labels[known]
-            self._loss_sum -= float(log_probabilities[known, kept].sum())
-            self._clip_top1 += int(topk_correct(logits[known], kept, 1).sum())
-            self._clip_top5 += int(topk_correct(logits[known], kept, 5).sum())
-            self._labelled += int(known.sum())
+        if not known.any():
+            return float("nan")
+        kept = labels[known]
+        loss_sum = -float(log_probabilities[known, kept].sum())
+        self._loss_sum += loss_sum
+        self._clip_top1 += int(topk_correct(logits[known], kept, 1).sum())
+        self._clip_top5 += int(topk_correct(logits[known], kept, 5).sum())
+        self._labelled += len(kept)
+        return loss_sum / len(kept)
 
     def probabilities(self) -> NDArray[np.float64]:
         """(num_videos, K) mean softmax of each video's views."""
         return self._sums / np.maximum(self.views, 1)[:, None]
+
+    def of_clips(self) -> dict[str, float]:
+        """`loss`, `clip_top1` and `clip_top5` of the labelled views up to now, without a walk over all videos."""
+        if not self._labelled:
+            return {}
+        sums = {"loss": self._loss_sum, "clip_top1": self._clip_top1, "clip_top5": self._clip_top5}
+        return {name: total / self._labelled for name, total in sums.items()}
 
     def summary(self) -> dict[str, float | int]:
         """Loss and accuracies in 0..1 with their denominators; accuracies only of labelled videos that were seen."""
@@ -66,12 +80,10 @@ class Scores:
             "num_videos": int((self.views > 0).sum()),
             "num_labelled_videos": int(seen.sum()),
             "num_clips": int(self.views.sum()),
+            **self.of_clips(),
         }
         if self._labelled:
             probabilities = self.probabilities()[seen]
-            result["loss"] = self._loss_sum / self._labelled
-            result["clip_top1"] = self._clip_top1 / self._labelled
-            result["clip_top5"] = self._clip_top5 / self._labelled
             result["video_top1"] = float(topk_correct(probabilities, self.labels[seen], 1).mean())
             result["video_top5"] = float(topk_correct(probabilities, self.labels[seen], 5).mean())
         return result
