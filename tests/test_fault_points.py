@@ -164,7 +164,7 @@ def test_the_ledger_left_unfinished_by_a_killed_run_is_swept_away(
 
     assert in_child(settings, act) == signal.SIGKILL
     assert preprocess.run(settings) == 0
-    assert [path.name for path in folder.iterdir()] == ["train.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "train.csv"]
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -117,7 +117,7 @@ def test_an_invalid_table_is_not_written(root):
     with pytest.raises(ManifestError):
         ledger.write(path, table)
     assert ledger_bytes(root) == before
-    assert not list(path.parent.glob(".*"))
+    assert not list(path.parent.glob(".*.tmp"))
 
 
 def test_class_names_and_identity(root):
