@@ -219,6 +219,18 @@ def test_a_checkpoint_its_export_and_its_safetensors_score_alike(run, words, fol
         evaluate.main([*words, f"--eval.pretrained_model={path}", "--data_loader.eval.dataset.seq=4"])
 
 
+def test_weights_are_not_scored_on_classes_of_another_meaning(run, words, folder, capsys):
+    best, other = best_of(run), folder / "other.ckpt"
+    facts = json.loads(best.with_suffix(".json").read_text())
+    facts["sha256"] = {other.name: facts["sha256"][best.name]}
+    facts["classes"], facts["recipe"]["fps"] = [f"not {name}" for name in facts["classes"]], 30.0
+    other.write_bytes(best.read_bytes())
+    other.with_suffix(".json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"other\.ckpt: class \d is 'not (.*)' there and '\1' in .*-val@"):
+        evaluate.main([*words, f"--eval.pretrained_model={other}"])
+    assert "trained on other frames than these: fps: 15.0 here, 30.0 there\n" in capsys.readouterr().err
+
+
 def test_fine_tuning_from_safetensors_learns_the_head_alone(run, words, folder):
     moved = as_safetensors(run, words, folder / "start.safetensors")
     elsewhere = [f"--train.ckpt_path={folder / 'finetuned'}", "--train.epochs=1", "--train.eval_epochs=0"]

@@ -45,7 +45,7 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
         for fault in error.faults:
             log.error("%s", fault)
         raise
-    kept = {key: facts[key] for key in ("classes", "videos", "recipe_sha256") if facts.get(key)}
+    kept = {key: facts[key] for key in ("classes", "videos", "recipe", "recipe_sha256") if facts.get(key)}
     if train.head == "new":
         kept = {}
     facts = {**kept, "model": model.type, "converted_from": source.name}

@@ -24,6 +24,7 @@ from train.config import SECTION_CLASSES, Config, load
 from train.dataset import ClipBatches, iterate
 from train.metrics import Scores
 from train.network import check_classes, load_predictor
+from train.origin import check_class_names
 from train.run_folder import runs_root
 from train.videos import Videos, read_videos
 
@@ -112,8 +113,9 @@ def main(argv: list[str] | None = None) -> int:
     config = load(document)
     runtime.start(config)
     path = Path(config.eval.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
-    predictor, _facts = load_predictor(config, path)
+    predictor, facts = load_predictor(config, path)
     source = evaluation_source(config)
+    check_class_names(facts, source.videos.class_names, path, source.videos.identity)
     log.info("evaluating %s on %s, %d batches", path, source.videos.identity, source.num_batches)
     scores = score(predictor, source, _log_step(source))
     run = path.parent.parent if path.parent.name == "ckpt" else path.parent

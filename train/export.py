@@ -134,7 +134,7 @@ def metadata(config: Config, state: dict[str, Any], shape: Shape, source: Path) 
             "mode": config.data_loader.eval.dataset.seq_mode,
             "interval": config.data_loader.eval.dataset.frame_interval,
         },
-        "recipe": config.preprocess.stored(),
+        "recipe": state.get("recipe") or config.preprocess.stored(),
         "model": to_plain(config.model),
         "classes": state.get("classes", []),
     }

@@ -17,6 +17,7 @@ from train import pretrained
 from train.augment import Normalize
 from train.config import Config, Model
 from train.exported import MindirNetwork
+from train.origin import warn_of_other_frames
 
 
 class Predictor(nn.Cell):
@@ -72,8 +73,10 @@ def build_network(settings: Model) -> r2plus1d.VideoResNet:
 def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
     """What scores stored clips, out of a .ckpt, .safetensors or .pth of the `model` section, or out of a .mindir.
 
+    It warns when the weights were trained on frames of another recipe.
+
     Args:
-        config: its `model` and `data_loader.eval` sections count.
+        config: its `model`, `data_loader.eval` and `preprocess` sections count.
         path: the file.
 
     Returns:
@@ -86,9 +89,11 @@ def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tenso
     if path.suffix == ".mindir":
         exported = MindirNetwork(path)
         exported.check(config, path)
+        warn_of_other_frames(exported.facts, config.preprocess, path)
         return lambda clips: exported(normalize(clips)), exported.facts
     network = build_network(config.model)
     state = pretrained.load(path, network)
+    warn_of_other_frames(state, config.preprocess, path)
     predictor = Predictor(network, normalize)
     predictor.set_train(False)
     return predictor, state

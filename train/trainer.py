@@ -301,6 +301,7 @@ class Trainer:
         state = {
             **self._identity(), "step": step, "epoch": self.progress.epoch, "best": self.progress.best,
             "model": self.config.model.type, "classes": self.source.videos.class_names,
+            "recipe": self.config.preprocess.stored(),
         }  # fmt: skip
         began = time.perf_counter()
         self.train_step.swap_average()

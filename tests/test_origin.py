@@ -1,0 +1,45 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from pipeline.recipe import Preprocess
+from pipeline.settings import UserError
+from train.origin import check_class_names, warn_of_other_frames
+
+PATH = Path("runs/x/ckpt/best.ckpt")
+
+
+def test_another_meaning_of_a_class_is_refused_by_name():
+    with pytest.raises(UserError, match=r"best\.ckpt: class 1 is 'growing' there and 'moving down' in k-val@1; score"):
+        check_class_names({"classes": ["a", "growing", "c"]}, ["a", "moving down", "x"], PATH, "k-val@1")
+
+
+@pytest.mark.parametrize(
+    ("facts", "names"),
+    [
+        ({"classes": ["a", "b"]}, ["a", "b"]),
+        ({"classes": ["a", "", "c"]}, ["", "b", "c", "d"]),  # subsets: an id without a row has no name
+        ({"classes": ["a", "b"]}, []),  # an unlabelled split
+        ({}, ["a", "b"]),  # torchvision's weights
+    ],
+)
+def test_what_does_not_contradict_is_taken(facts, names):
+    check_class_names(facts, names, PATH, "k-val@1")
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"recipe": Preprocess(fps=30.0, interpolation="area").stored()}, "fps: 15.0 here, 30.0 there; interpolation"),
+        ({"recipe": Preprocess(codec="jpeg").stored()}, "codec: raw here, jpeg there; jpeg_quality: None here, 95"),
+        ({"recipe": Preprocess(videos_per_shard=2, seed=7, jpeg_quality=50, dataset="mine").stored()}, None),
+        ({"recipe_sha256": Preprocess(fps=30.0).fingerprint()}, "frames of another recipe than preprocess"),
+        ({"recipe_sha256": Preprocess().fingerprint()}, None),
+        ({}, None),
+    ],
+)
+def test_frames_of_another_recipe_are_warned_of(facts, said, caplog):
+    with caplog.at_level(logging.WARNING):
+        warn_of_other_frames(facts, Preprocess(), PATH)
+    assert said in caplog.text if said else not caplog.records
