@@ -1,3 +1,4 @@
+import contextlib
 import json
 import logging
 import math
@@ -12,7 +13,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from make_training import TinyNetwork, signalling, to_the_waiting_thread, write_config
+from make_training import NORMALIZE, TinyNetwork, signalling, to_the_waiting_thread, write_config
 
 from pipeline.cli import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT
 from pipeline.settings import Document, UserError
@@ -26,6 +27,7 @@ from train.runtime import World
 # Everything that has a state or is random: groups of batches, a loss scale that moves, an average of the weights.
 STATEFUL = ["--data_loader.group_size=2", "--optimizer.loss_scale=dynamic", "--optimizer.ema_decay=0.9",
             "--model.dropout=0.5"]  # fmt: skip
+PLAIN = [{"type": "VideoRescale", "shift": 0.0}, {"type": "VideoReOrder", "order": [3, 0, 1, 2]}, NORMALIZE]
 LAST = "epoch_002-step_000008"
 
 
@@ -187,6 +189,26 @@ def test_validation_normalises_as_make_eval_does(config):
     train_shift, shift = (cell.normalize.shift.asnumpy() for cell in (made.train_step.loss, made.predictor))
     np.testing.assert_allclose(shift, -np.array([0.1, 0.2, 0.3]) / 0.2, rtol=1e-6)
     np.testing.assert_allclose(train_shift, -np.full(3, 0.4) / 0.2, rtol=1e-6)
+
+
+def test_going_on_with_other_clips_is_refused(config):
+    made = trainer.Trainer(load(Document(config)), World(), None)
+    state = json.loads(json.dumps(made._identity()))
+    for override, message in (
+        ("dataset.shuffle_shards=3", r"data_loader\.train\.dataset\.shuffle_shards was 0 there and is 3 here"),
+        ("dataset.shuffle=false", r"dataset\.shuffle was True there and is False here"),
+        ("dataset.seq=3", r"dataset\.seq was 4 there and is 3 here"),
+        ("dataset.seq_mode=random", r"dataset\.seq_mode was part there"),
+        ("dataset.frame_interval=2", r"dataset\.frame_interval was 1 there"),
+        ("map.operations=" + json.dumps(PLAIN), r"data_loader\.train\.map\.VideoRandomCrop was \{.*\[16, 16\]"),
+        ("dataset.num_parallel_workers=1", None),
+        ("dataset.batch_timeout_s=9", None),
+        ("dataset.verify_checksums=true", None),
+    ):
+        key, _, value = override.partition("=")
+        made.config = load(Document(config, {f"data_loader.train.{key}": value}))
+        with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+            made._check_resumable(Path("x.ckpt"), state)
 
 
 def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(config, tmp_path, monkeypatch):

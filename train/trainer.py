@@ -17,12 +17,12 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.cli import EXIT_RETRY
-from pipeline.settings import UserError
+from pipeline.settings import UserError, to_plain
 from train import checkpoint, dropout, pretrained
 from train.augment import Normalize
 from train.batch_norm import RunningStatistics
 from train.compile_cache import cached_compilation
-from train.config import Config
+from train.config import OPERATIONS, Config
 from train.dataset import Batch, ClipBatches, iterate, waiting_hint
 from train.evaluate import evaluation_source, score
 from train.health import FiniteLosses, memory_errors_in_one_line
@@ -37,6 +37,9 @@ from train.stop import Stopped, StopRequests
 from train.videos import read_videos
 
 log = logging.getLogger(__name__)
+
+# Keys of data_loader.train.dataset that do not decide the clips of a step, or, as batch_size, only with others.
+_NOT_OF_CLIPS = {"type", "path", "batch_size", "num_parallel_workers", "verify_checksums", "batch_timeout_s"}
 
 
 @dataclass
@@ -275,6 +278,13 @@ class Trainer:
 
     def _identity(self) -> dict[str, object]:
         """What must be the same for a checkpoint to be gone on with: it decides the clips of each step."""
+        loader = self.config.data_loader.train
+        dataset = {
+            f"data_loader.train.dataset.{key}": value
+            for key, value in to_plain(loader.dataset).items()
+            if key not in _NOT_OF_CLIPS
+        }
+        operations = {f"data_loader.train.map.{name}": to_plain(loader.map.find(name)) for name in OPERATIONS}
         return {
             "seed": self.config.train.seed,
             "clips a step (batch_size x group_size x devices)": self.clips_per_step,
@@ -282,6 +292,8 @@ class Trainer:
             "epochs": self.config.train.epochs,
             "recipe_sha256": self.config.preprocess.fingerprint(),
             "videos": self.source.videos.identity,
+            **dataset,
+            **operations,
         }
 
     def _check_resumable(self, path: Path, state: dict[str, object]) -> None:
