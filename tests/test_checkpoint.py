@@ -1,4 +1,5 @@
 import json
+import resource
 
 import mindspore as ms
 import numpy as np
@@ -9,6 +10,7 @@ from model import weights
 from train import checkpoint
 from train.checkpoint import CheckpointError, DamagedError
 from train.config import Optimizer
+from train.run_folder import RunFolder
 from train.step import Loss, TrainStep, make_optimizer
 
 SETTINGS = Optimizer(weight_decay=0.0, loss_scale="dynamic", ema_decay=0.9)
@@ -88,6 +90,29 @@ def test_a_save_that_fails_leaves_the_previous_checkpoint(saved, monkeypatch):
         checkpoint.save(path.parent, path.stem, network, step.state(), {"step": 3})
     monkeypatch.undo()
     assert checkpoint.load(path, make()[0])["step"] == 2
+    assert not list(path.parent.glob(".*"))
+
+
+def test_a_disk_that_takes_no_more_is_not_left_full(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoint.save_weights(tmp_path / "x.ckpt", nn.Dense(600, 600), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_going_on_clears_what_a_killed_save_left(tmp_path):
+    folder = tmp_path / "ckpt"
+    folder.mkdir()
+    names = (".x.tmp.ckpt", ".x.tmp.tmp", ".x.optimizer.tmp.tmp", ".latest.json.tmp")
+    for name in (*names, "x.ckpt", "x.json"):
+        (folder / name).write_bytes(b"x")
+    with RunFolder(tmp_path, None, {}, tmp_path):
+        pass
+    assert {path.name for path in folder.iterdir()} == {"x.ckpt", "x.json"}
 
 
 def test_an_optimizer_of_another_kind_is_refused(saved):

@@ -144,14 +144,23 @@ def prune(folder: Path, keep: int) -> None:
                 (folder / f"{stem}{ending}").unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files of a run that was killed while it saved."""
+    for left in folder.glob(".*.tmp*"):
+        left.unlink()
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replace a JSON file atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _stems(folder: Path) -> list[str]:
@@ -171,12 +180,16 @@ def _stems(folder: Path) -> list[str]:
 
 def _write_parameters(path: Path, values: Mapping[str, Parameter]) -> str:
     temporary = path.with_name(f".{path.stem}.tmp.ckpt")  # MindSpore insists on the ending
-    ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(temporary))
-    temporary.chmod(0o644)  # it leaves its files read-only
-    digest = _sha256(temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(temporary))
+        temporary.chmod(0o644)  # it leaves its files read-only
+        digest = _sha256(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:  # a disk that is full must not stay so; MindSpore writes under a name of its own first
+        for left in (temporary, temporary.with_suffix(".tmp")):
+            left.unlink(missing_ok=True)
     return digest
 
 

@@ -16,7 +16,7 @@ import yaml
 from tensorboardX import SummaryWriter
 
 from pipeline.settings import Document, to_plain
-from train.checkpoint import write_json
+from train.checkpoint import remove_unfinished, write_json
 from train.config import Config
 
 
@@ -40,6 +40,7 @@ class RunFolder:
         self.path = existing or self._new(root)
         self.checkpoints = self.path / "ckpt"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(self.checkpoints)
         self._config, self._environment = config, environment
         self._metrics: TextIO | None = None
         self._scalars: SummaryWriter | None = None
