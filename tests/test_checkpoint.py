@@ -7,7 +7,7 @@ import pytest
 from mindspore import nn
 
 from model import weights
-from train import checkpoint
+from train import checkpoint, train
 from train.checkpoint import CheckpointError, DamagedError
 from train.config import Optimizer
 from train.run_folder import RunFolder
@@ -136,14 +136,38 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     assert json.loads((tmp_path / "latest.json").read_text())["stem"] == checkpoint.stem(1, 1_000_000)
 
 
-def test_newest_run_with_a_checkpoint(tmp_path):
+def test_newest_run_with_a_checkpoint(tmp_path, caplog):
     with pytest.raises(CheckpointError, match="make train"):
         checkpoint.newest(tmp_path, "best")
     for run in ("20260101-000000", "20260102-000000"):
         (tmp_path / run / "ckpt").mkdir(parents=True)
         checkpoint.write_json(tmp_path / run / "ckpt" / "best.json", {"stem": "epoch_001-step_000001"})
-    (tmp_path / "20260103-000000" / "ckpt").mkdir(parents=True)
-    assert checkpoint.newest(tmp_path, "best") == tmp_path / "20260102-000000/ckpt/epoch_001-step_000001.ckpt"
+    best = tmp_path / "20260102-000000/ckpt/epoch_001-step_000001.ckpt"
+    assert checkpoint.newest(tmp_path, "best") == best and not caplog.records
+    newer = tmp_path / "20260103-000000" / "ckpt"
+    newer.mkdir(parents=True)
+    assert checkpoint.newest(tmp_path, "best") == best
+    checkpoint.write_json(newer / "epoch_001-step_000004.json", {})
+    assert checkpoint.newest(tmp_path, "best") == best
+    said = f"warning: {newer.parent}, the newest run, has no best checkpoint%s; taking 20260102-000000's"
+    latest = f" (its latest: CKPT={newer}/epoch_001-step_000004.ckpt)"
+    assert [record.getMessage() for record in caplog.records] == [said % "", said % latest]
+
+
+def test_what_training_cannot_go_on_with_is_refused_before_anything_is_made(saved, tmp_path):
+    path, network, step = saved
+    with pytest.raises(CheckpointError, match=r"outside a run folder, expected <run>/ckpt/epoch_001-step_000002\.ckpt"):
+        train.checkpoints_to_resume(tmp_path, str(path))
+    path = checkpoint.save(tmp_path / "run" / "ckpt", "x", network, step.state(), {"step": 2})
+    assert train.checkpoints_to_resume(tmp_path, str(path)) == [path]
+    path.with_name("x.optimizer.ckpt").unlink()
+    with pytest.raises(CheckpointError, match=r"got weights alone, expected x\.json .* and x\.optimizer\.ckpt beside"):
+        train.checkpoints_to_resume(tmp_path, str(path))
+    checkpoint.save_weights(tmp_path / "y.ckpt", network, {"classes": ["a"]})
+    with pytest.raises(CheckpointError, match=r"--train\.pre_trained=true --train\.pretrained_model=.*y\.ckpt"):
+        train.checkpoints_to_resume(tmp_path, str(tmp_path / "y.ckpt"))
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        train.checkpoints_to_resume(tmp_path, str(tmp_path / "z.ckpt"))
 
 
 def test_names_do_not_depend_on_who_holds_the_network():

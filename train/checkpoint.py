@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from mindspore import Parameter, nn
 from model import weights
 from pipeline.settings import UserError
 from train import weight_files
+
+log = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
@@ -117,13 +120,36 @@ def read_state(path: Path) -> dict[str, Any]:
 def newest(runs: Path, pointer: str) -> Path:
     """The weights that `pointer` (best or latest) names in the newest run under `runs` that has one.
 
+    It warns when there is a newer run, which has none.
+
     Raises:
         CheckpointError: no run has a checkpoint.
     """
     found = sorted(runs.glob(f"*/ckpt/{pointer}.json"), reverse=True)
     if not found:
         raise CheckpointError(f"{runs}: no run with a checkpoint; run `make train` or give one with CKPT=FILE")
+    run, last = found[0].parent.parent, max(runs.glob("*/ckpt")).parent
+    if run != last:
+        stems = _stems(last / "ckpt")
+        latest = f" (its latest: CKPT={last / 'ckpt' / stems[-1]}.ckpt)" if stems else ""
+        log.warning("warning: %s, the newest run, has no %s checkpoint%s; taking %s's", last, pointer, latest, run.name)
     return found[0].with_name(json.loads(found[0].read_text(encoding="utf-8"))["stem"] + ".ckpt")
+
+
+def check_resumable(path: Path) -> None:
+    """Refuse a file that training cannot go on with, before anything is made beside it.
+
+    Raises:
+        CheckpointError: it is missing, is weights alone, or is not in the folder of a run.
+    """
+    training = path.with_name(f"{path.stem}.optimizer.ckpt")
+    if "step" not in read_state(path) or not training.is_file():
+        raise CheckpointError(
+            f"{path}: got weights alone, expected {path.stem}.json (with the step) and {training.name} beside them; "
+            f"to start from them: --train.pre_trained=true --train.pretrained_model={path}"
+        )
+    if path.resolve().parent.name != "ckpt":
+        raise CheckpointError(f"{path}: got a checkpoint outside a run folder, expected <run>/ckpt/{path.name}")
 
 
 def resumable(runs: Path) -> list[Path]:

@@ -74,11 +74,14 @@ def checkpoints_to_resume(root: Path, asked: str | None) -> list[Path]:
     Args:
         root: the experiment's runs.
         asked: `auto`, the path of one checkpoint, or None.
+
+    Raises:
+        CheckpointError: the file is none that training can go on with.
     """
     if asked is None:
         return []
     if asked != "auto":
-        checkpoint.read_state(Path(asked))  # a wrong path is told before a run folder is made beside it
+        checkpoint.check_resumable(Path(asked))
         return [Path(asked)]
     found = checkpoint.resumable(root)
     if not found:
