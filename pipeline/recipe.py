@@ -89,20 +89,25 @@ class Preprocess:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def load(document: Document) -> Preprocess:
-    """The `preprocess` section of a document.
-
-    A file in the seed's form has no `preprocess` section; its `data_loader.train.dataset.path` is the data root.
-
-    Raises:
-        SettingsError: a key is unknown, mistyped or out of range.
-    """
-    section = document.values.setdefault("preprocess", {})
+def adopt_data_root(document: Document) -> None:
+    """Fill `preprocess.data_root` from `data_loader.train.dataset.path`, which is all that a file of the seed has."""
+    if document.values.get("preprocess") is None:
+        document.values["preprocess"] = {}
+    section = document.values["preprocess"]
     node: Any = document.values
     for key in ("data_loader", "train", "dataset", "path"):
         node = node.get(key) if isinstance(node, dict) else None
     if isinstance(section, dict) and isinstance(node, str):
         section.setdefault("data_root", node)
+
+
+def load(document: Document) -> Preprocess:
+    """The `preprocess` section of a document.
+
+    Raises:
+        SettingsError: a key is unknown, mistyped or out of range.
+    """
+    adopt_data_root(document)
     return build(Preprocess, document, "preprocess")
 
 

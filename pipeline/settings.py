@@ -94,10 +94,10 @@ class Document:
     def _read(self) -> dict[str, Any]:
         assert self.path is not None
         try:
-            text = self.path.read_text(encoding="utf-8")
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            loader = yaml.SafeLoader(self.path.read_text(encoding="utf-8"))
+            root = loader.get_single_node()
             self._note_lines(root, ())
-            values = yaml.safe_load(text)
+            values = loader.construct_document(root) if root is not None else None
         except FileNotFoundError:
             raise SettingsError(f"{self.path}: no such configuration file (give one with -c FILE)") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -113,6 +113,8 @@ class Document:
                 if key in self._lines:
                     raise SettingsError(f"{self.path}:{key_node.start_mark.line + 1}: {'.'.join(key)}: given twice")
                 self._lines[key] = f"{self.path}:{key_node.start_mark.line + 1}"
+                if isinstance(key_node, yaml.ScalarNode) and not key_node.tag.endswith(":merge"):
+                    key_node.tag = "tag:yaml.org,2002:str"  # YAML 1.1 takes `on`, `no` and 1 for values
                 self._note_lines(value_node, key)
         elif isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
@@ -122,7 +124,9 @@ class Document:
         *parents, leaf = dotted.split(".")
         node = self.values
         for depth, parent in enumerate(parents):
-            node = node.setdefault(parent, {})
+            if node.get(parent) is None:  # absent, or a section left empty
+                node[parent] = {}
+            node = node[parent]
             if not isinstance(node, dict):
                 raise SettingsError(f"--{dotted}: {'.'.join(parents[: depth + 1])} has no keys")
         try:
@@ -186,7 +190,7 @@ def _dataclass(cls: type[T], values: Any, key: tuple[str, ...], document: Docume
     before = len(faults)
     for name in values:
         if name not in fields:
-            faults.append(f"{document.where((*key, str(name)))}: unknown key{nearest(str(name), fields)}")
+            faults.append(f"{document.where((*key, name))}: unknown key{nearest(name, fields)}")
     arguments = {}
     for name, field in fields.items():
         if name in values:

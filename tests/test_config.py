@@ -72,6 +72,19 @@ def test_faults_are_named(overrides, message):
         load(Document(RESOURCES / "zjut_r2plus1d18.yaml", overrides))
 
 
+def test_all_faults_of_all_sections_come_at_once():
+    overrides = {"preprocess.fps": "-1", "train.epochs": "0", "data_loader.eval.dataset.sq": "1"}
+    with pytest.raises(SettingsError) as caught:
+        load(Document(RESOURCES / "zjut_r2plus1d18.yaml", overrides))
+    assert {line.split(":")[0] for line in str(caught.value).splitlines()} == {f"--{key}" for key in overrides}
+
+
+def test_a_map_left_empty_is_an_empty_one(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.write_text("data_loader:\n  train:\n    map:\n  eval:\n    map:\n")
+    assert load(Document(path)).data_loader.train.map.operations == ()
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [

@@ -33,6 +33,9 @@ def write(tmp_path: Path, text: str) -> Path:
         ("preprocess: 3\n", r"yaml:1: preprocess: expected keys, got 3"),
         ("preprocess:\n  fps: 1\n  fps: 2\n", r"yaml:3: preprocess\.fps: given twice"),
         ("preproces:\n  fps: 1\n", r"yaml:1: preproces: unknown section; nearest valid: preprocess"),
+        ("on: 1\n", r"yaml:1: on: unknown section"),
+        ("12: 1\n", r"yaml:1: 12: unknown section"),
+        ("preprocess:\n  fps: 15\n  no: 1\n", r"yaml:3: preprocess\.no: unknown key"),
         ("- 1\n", r"expected a mapping of sections, got list"),
         ("", r"expected a mapping of sections"),
         ("preprocess:\n\tfps: 1\n", r"cannot be read as YAML"),
@@ -62,6 +65,13 @@ def test_overrides_win_and_are_named(tmp_path):
     assert (settings.fps, settings.height, settings.width) == ("source", 128, 64)
     with pytest.raises(SettingsError, match=r"--preprocess\.width: got 'wide'"):
         recipe.load(Document(path, {"preprocess.width": "wide"}))
+
+
+def test_a_section_left_empty_takes_overrides(tmp_path):
+    path = write(tmp_path, "preprocess:\ndata_loader:\n  train: {dataset: {path: /videos}}\n")
+    settings = recipe.load(Document(path, {"preprocess.width": "64"}))
+    assert (settings.width, settings.data_root) == (64, "/videos")
+    assert recipe.load(Document(path)).data_root == "/videos"
 
 
 @dataclass(frozen=True)

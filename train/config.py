@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import typing
 from dataclasses import dataclass, field, is_dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pipeline import recipe
 from pipeline.settings import (
@@ -318,9 +318,9 @@ def load(document: Document) -> Config:
     Raises:
         SettingsError: every unknown, mistyped, out-of-range or contradictory key.
     """
-    recipe.load(document)  # fills preprocess.data_root from the seed's data_loader.train.dataset.path
+    recipe.adopt_data_root(document)
     config = build(Config, document)
-    for warning in without_effect(config, document.values):
+    for warning in without_effect(config):
         log.warning("warning: %s", warning)
     return config
 
@@ -332,7 +332,7 @@ MODEL_NAMES = {
 }  # fmt: skip
 
 
-def without_effect(config: Config, values: dict[str, Any]) -> list[str]:
+def without_effect(config: Config) -> list[str]:
     """One line for each key that is given and does not act, with the reason."""
     said = []
     if config.model_name != MODEL_NAMES[config.model.type]:
@@ -365,12 +365,12 @@ def without_effect(config: Config, values: dict[str, Any]) -> list[str]:
         said.append("train.head: new has no effect without train.pre_trained; the head is new anyway")
     if config.model.midplanes == "paper" and not config.model.type.startswith("R2Plus1d"):
         said.append(f"model.midplanes: has no effect with {config.model.type}; only R(2+1)D has mid-planes")
-    loaders = values.get("data_loader", {})
     for name in ("train", "eval"):
-        path = getattr(config.data_loader, name).dataset.path
+        loader: Loader = getattr(config.data_loader, name)
+        path = loader.dataset.path
         if path and path != config.preprocess.data_root:
             said.append(f"data_loader.{name}.dataset.path: has no effect; preprocess.data_root says where videos are")
-        if loaders.get(name, {}).get("map", {}).get("input_columns", ["video"]) != ["video"]:
+        if loader.map.input_columns != ("video",):
             said.append(f"data_loader.{name}.map.input_columns: has no effect; operations act on the video")
     return said
 
