@@ -56,6 +56,7 @@ def test_our_files_load_without_a_warning(path, caplog):
         ({"learning_rate.lr_scheduler": "multi_step"}, r"lr_scheduler multi_step needs lr_epochs and lr_gamma"),
         ({"learning_rate.lr_scheduler": "step", "learning_rate.lr_epochs": "[1, 2]"}, r"step takes one number"),
         ({"learning_rate.lr_scheduler": "multi_step", "learning_rate.lr_epochs": "[2, 1]"}, r"expected rising epochs"),
+        ({"learning_rate.eta_min": "0.5"}, r"learning_rate: eta_min: got 0\.5, expected at most lr, 0\.012"),
         ({"optimizer.loss_scale": "dynamc"}, r"got 'dynamc', expected .* \| dynamic; nearest valid: dynamic"),
         ({"train.amp_level": "O1"}, r"got 'O1', expected O0 \| O2 \| O3"),
         ({OPERATIONS: f"[{CROP}, {{type: VideoResize, size: [128, 171]}}]"}, r"VideoResize stands after VideoRandom"),
@@ -100,6 +101,12 @@ def test_a_map_left_empty_is_an_empty_one(tmp_path):
         ({"dataset_sink_mode": "true"}, "dataset_sink_mode"),
         ({"infer.normalize": "false"}, "infer.normalize"),
         ({"infer.batch_size": "2"}, "infer.batch_size"),
+        (
+            {"preprocess.dataset": "mine"},
+            "data_loader.train.dataset.type: Kinetic400 has no effect; preprocess.dataset",
+        ),
+        ({"data_loader.eval.dataset.frame_interval": "2"}, "eval.dataset.frame_interval: has no effect with seq_mode"),
+        ({"data_loader.eval.dataset.shuffle_shards": "2"}, "eval.dataset.shuffle_shards: has no effect without"),
         ({"data_loader.eval.map.input_columns": "[clip]"}, "data_loader.eval.map.input_columns"),
     ],
 )

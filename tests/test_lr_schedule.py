@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.settings import Document
+from pipeline.settings import Document, UserError
 from train.config import LearningRate, load
 from train.lr_schedule import learning_rates
 
@@ -17,6 +17,15 @@ def test_warm_up_then_cosine_by_hand():
     cosine = [0.2 + 0.8 * (1 + math.cos(math.pi * step / 3)) / 2 for step in range(4)]
     assert rates == pytest.approx([0.5, 1.0, *cosine])
     assert rates[2] == 1.0 and rates[-1] == pytest.approx(0.2)
+
+
+def test_a_rate_that_would_rise_to_eta_min_is_refused():
+    settings = LearningRate(lr=1.0, eta_min=0.2, lr_batch_size=64)
+    assert learning_rates(settings, clips_per_step=16, epochs=3, steps_per_epoch=2)[0] == 0.25
+    with pytest.raises(
+        UserError, match=r"eta_min: got 0\.2, expected at most the highest rate, 0\.125: lr 1 for 8 clips"
+    ):
+        learning_rates(settings, clips_per_step=8, epochs=3, steps_per_epoch=2)
 
 
 def test_constant():

@@ -77,7 +77,7 @@ class LearningRate:
             (Goyal et al. 2017).  None: `lr` as it stands.
         lr_epochs: step: one number, the epochs between two falls; multi_step: the epochs at whose start it falls.
         lr_gamma: what step and multi_step multiply by at each fall.
-        eta_min: where the cosine ends.
+        eta_min: where the cosine ends, at most the highest rate.
         warmup_start: the fraction of `lr` that the warm-up's first step has; `lr` is then reached in the step after
             the warm-up, as in torchvision.  None: the warm-up rises by equal parts from 0 and reaches `lr` in its last
             step, as in the seed.
@@ -101,6 +101,9 @@ class LearningRate:
             raise ValueError(f"lr_scheduler {self.lr_scheduler} needs lr_epochs and lr_gamma")
         if self.lr_scheduler == "step" and len(falls) != 1:
             raise ValueError(f"lr_epochs: got {falls}; step takes one number, the epochs between two falls")
+        cosine = self.lr_scheduler == "cosine_annealing"
+        if cosine and self.lr_batch_size is None and self.eta_min > self.lr:
+            raise ValueError(f"eta_min: got {self.eta_min:g}, expected at most lr, {self.lr:g}: the rate only falls")
         if falls != sorted(set(falls)):
             raise ValueError(f"lr_epochs: got {falls}, expected rising epochs")
 
@@ -215,6 +218,7 @@ class Dataset:
     """Which clips make a batch.
 
     Attributes:
+        type: the seed's word; which ledgers are read is `preprocess.dataset`.
         path: the seed's data root; used as `preprocess.data_root` where that is not set.
         split: the ledger to read.
         seq: frames in a clip (T).
@@ -370,6 +374,17 @@ def without_effect(config: Config) -> list[str]:
         path = loader.dataset.path
         if path and path != config.preprocess.data_root:
             said.append(f"data_loader.{name}.dataset.path: has no effect; preprocess.data_root says where videos are")
+        if loader.dataset.type == "Kinetic400" and config.preprocess.dataset != "kinetics400":
+            said.append(
+                f"data_loader.{name}.dataset.type: Kinetic400 has no effect; preprocess.dataset, "
+                f"{config.preprocess.dataset}, says which ledgers are read"
+            )
+        if loader.dataset.frame_interval != 1 and loader.dataset.seq_mode in ("part", "discrete", "average"):
+            said.append(
+                f"data_loader.{name}.dataset.frame_interval: has no effect with seq_mode {loader.dataset.seq_mode}"
+            )
+        if loader.dataset.shuffle_shards and not loader.dataset.shuffle:
+            said.append(f"data_loader.{name}.dataset.shuffle_shards: has no effect without shuffle: true")
         if loader.map.input_columns != ("video",):
             said.append(f"data_loader.{name}.map.input_columns: has no effect; operations act on the video")
     return said

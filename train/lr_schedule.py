@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from pipeline.settings import UserError
 from train.config import LearningRate
 
 
@@ -27,10 +28,18 @@ def learning_rates(settings: LearningRate, *, epochs: int, steps_per_epoch: int,
 
     Returns:
         epochs * steps_per_epoch values.
+
+    Raises:
+        UserError: the scaled peak is below `eta_min`.
     """
     total = epochs * steps_per_epoch
     warmup = min(round(settings.warmup_epochs * steps_per_epoch), total)
     peak = settings.lr * (clips_per_step / settings.lr_batch_size if settings.lr_batch_size else 1)
+    if settings.lr_scheduler == "cosine_annealing" and settings.eta_min > peak:
+        raise UserError(
+            f"learning_rate.eta_min: got {settings.eta_min:g}, expected at most the highest rate, {peak:g}: "
+            f"lr {settings.lr:g} for {clips_per_step} clips a step instead of lr_batch_size {settings.lr_batch_size}"
+        )
     start = settings.warmup_start
     if start is None:
         rates = [peak * (step + 1) / warmup for step in range(warmup)]
