@@ -99,7 +99,8 @@ class Exchange(nn.Cell):
 class TrainStep(nn.Cell):
     """Forward, backward and update of one batch, or of a group of batches whose gradients are averaged.
 
-    A step whose gradients are not all finite changes no weight; it still counts in the learning rate's schedule.
+    A step whose gradients are not all finite changes no weight and no average; it still counts in the learning rate's
+    schedule.
 
     Args:
         loss: gives the loss and the logits.
@@ -159,12 +160,12 @@ class TrainStep(nn.Cell):
             gradients = self.all(ops.partial(multiply, ops.minimum(self.clip_norm / (norm + 1e-6), 1.0)), gradients)
         if finite:
             self.optimizer(gradients)
+            if self.ema_decay is not None:
+                self.all(ops.partial(move_average, self.ema_decay), self.average, self.optimizer.parameters)
         else:
             ops.assign_add(self.optimizer.global_step, Tensor([1], ms.int32))
         if self.dynamic:
             self.adjust_scale(finite)
-        if self.ema_decay is not None:
-            self.all(ops.partial(move_average, self.ema_decay), self.average, self.optimizer.parameters)
         return loss, logits
 
     def adjust_scale(self, finite: Tensor) -> None:
