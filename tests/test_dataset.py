@@ -52,6 +52,17 @@ def numbers(settings, batches: ClipBatches) -> np.ndarray:
     return np.array([int(video_id.split("_")[-2]) for video_id in batches.videos.video_ids])
 
 
+def test_free_memory_is_the_cgroups_less_what_is_used_for_good(tmp_path):
+    def free(limit: str) -> int:
+        (tmp_path / "memory.max").write_text(limit)
+        return dataset.free_memory_bytes(tmp_path)
+
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1500000\ninactive_file 1000000\nactive_file 400000\nshmem 9\n")
+    assert free("4000000\n") == 4_000_000 - 1_600_000
+    assert free("max\n") > 10_000_000 and dataset.free_memory_bytes(tmp_path / "none") > 10_000_000  # the machine's
+
+
 def test_clips_hold_the_pixels_they_should(settings):
     batches = source(settings, flip=0.5)
     tolerance = 0 if settings.codec == "raw" else 12

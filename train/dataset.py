@@ -275,11 +275,18 @@ def waiting_hint(options: Dataset, data_wait: float) -> str:
     )
 
 
-def free_memory_bytes() -> int:
-    """Memory that this process could still use, the page cache's included: of the machine, or of its cgroup."""
+def free_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that this process could still use, the page cache's included: of the machine, or of its cgroup.
+
+    Of the cgroup's, active pages of files count too: those of shards are, once a second epoch has read them.
+    """
     with open("/proc/meminfo", encoding="ascii") as file:
         facts = dict(line.split(":") for line in file)
     free = int(facts["MemAvailable"].split()[0]) * 1024
     with contextlib.suppress(OSError, ValueError):  # no cgroup, or `max`
-        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+        pages = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        used -= int(pages["inactive_file"]) + int(pages["active_file"])
+        free = min(free, limit - used)
     return free
