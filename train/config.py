@@ -150,9 +150,10 @@ class Train:
         pre_trained: start from the weights in `pretrained_model`.
         head: `new`: keep the fresh last layer instead of the pretrained one, for classes of your own.
         ckpt_path: folder of run folders.
-        save_checkpoint_epochs: write a checkpoint every so many epochs (0: only the last).
+        save_checkpoint_epochs: write a checkpoint every so many epochs (0: none for that); the last epoch's is always
+            written, and each that evaluates better than all before it.
         save_checkpoint_steps: also every so many steps (0: never).
-        keep_checkpoint_max: checkpoints kept; the best one is kept besides.
+        keep_checkpoint_max: newest checkpoints kept; the best one is kept besides.
         eval_epochs: evaluate every so many epochs (0: never); the last epoch is always evaluated then.
         log_steps: steps between two lines of the log.
         seed: of the initial weights, the order of samples and their augmentation.
