@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor
@@ -84,8 +85,8 @@ def _log_step(source: ClipBatches) -> Callable[[int, int, float, Scores, float],
     return on_step
 
 
-def write_results(folder: Path, name: str, source: ClipBatches, scores: Scores, extra: dict[str, str]) -> Path:
-    """Write `<name>.json` (the summary) and `<name>.csv` (each video's label, best five classes, probability)."""
+def write_results(folder: Path, name: str, source: ClipBatches, scores: Scores, summary: dict[str, Any]) -> Path:
+    """Write `<name>.json` (`summary`) and `<name>.csv` (each video's label, best five classes, probability)."""
     folder.mkdir(parents=True, exist_ok=True)
     videos, probabilities = source.videos, scores.probabilities()
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
@@ -98,7 +99,7 @@ def write_results(folder: Path, name: str, source: ClipBatches, scores: Scores, 
                 video_id, label, _class_name(videos, label), int(top[0]), _class_name(videos, int(top[0])),
                 f"{probabilities[row, top[0]]:.6f}", " ".join(map(str, top)),
             ])  # fmt: skip
-    checkpoint.write_json(folder / f"{name}.json", {**extra, "split": videos.identity, **scores.summary()})
+    checkpoint.write_json(folder / f"{name}.json", summary)
     return folder / f"{name}.json"
 
 
@@ -118,11 +119,10 @@ def main(argv: list[str] | None = None) -> int:
     check_class_names(facts, source.videos.class_names, path, source.videos.identity)
     log.info("evaluating %s on %s, %d batches", path, source.videos.identity, source.num_batches)
     scores = score(predictor, source, _log_step(source))
-    run = path.parent.parent if path.parent.name == "ckpt" else path.parent
-    written = write_results(
-        run / "eval", f"{path.stem}-{source.options.split}", source, scores, {"checkpoint": str(path)}
-    )
     summary = scores.summary()
+    run = path.parent.parent if path.parent.name == "ckpt" else path.parent
+    result = {"checkpoint": str(path), "split": source.videos.identity, **summary}
+    written = write_results(run / "eval", f"{path.stem}-{source.options.split}", source, scores, result)
     if "video_top1" in summary:
         print(
             f"video top-1 {summary['video_top1']:.4f} top-5 {summary['video_top5']:.4f}, clip top-1 "
