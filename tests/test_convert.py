@@ -104,9 +104,14 @@ def test_the_seeds_fifty_layers(tmp_path):
     assert same(values(network), named(network, lambda name: name))
 
 
-def test_classes_go_along(tmp_path):
+def test_classes_go_along(tmp_path, caplog):
     network = build_network(SETTINGS)
     checkpoint.save_weights(tmp_path / "a.ckpt", network, {"classes": list("abcde"), "step": 3})
+    pretrained.load(tmp_path / "a.ckpt", network)
+    assert "stands alone" not in caplog.text
+    (tmp_path / "alone.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes())
+    pretrained.load(tmp_path / "alone.ckpt", network)
+    assert "alone.ckpt stands alone" in caplog.text
     assert convert.main([str(tmp_path / "a.ckpt"), str(tmp_path / "b.safetensors"), *NARROW]) == EXIT_OK
     assert pretrained.load(tmp_path / "b.safetensors", network)["classes"] == list("abcde")
     with safe_open(tmp_path / "b.safetensors", framework="np") as file:

@@ -165,7 +165,7 @@ def test_a_loss_that_stays_nan_keeps_the_last_good_checkpoint(config, tmp_path, 
     assert all(np.isfinite(value).all() for value in values.values())
 
 
-def test_an_evaluation_whose_loss_is_not_finite_is_never_the_best(config, monkeypatch):
+def test_an_evaluation_whose_loss_is_not_finite_is_never_the_best(config, monkeypatch, caplog):
     found = iter([(1.0, math.nan), (0.5, 2.0), (0.4, 1.0)])  # video top-1 and loss of each epoch
     saved = []
     monkeypatch.setattr(trainer.RunningStatistics, "settle", lambda *_: False)
@@ -176,8 +176,9 @@ def test_an_evaluation_whose_loss_is_not_finite_is_never_the_best(config, monkey
     monkeypatch.setattr(
         trainer.Trainer, "save", lambda self, best: saved.append((self.progress.epoch, self.progress.best, best))
     )
-    overrides = {"train.epochs": "3", "train.eval_epochs": "1"}
+    overrides = {"train.epochs": "3", "train.eval_epochs": "1", "model.num_classes": "5"}
     trainer.Trainer(load(Document(config, overrides)), World(), None).fit()
+    assert "model.num_classes: got 5, but the ledgers number 3 classes" in caplog.text
     assert saved == [(2, 0.5, True), (3, 0.5, False)]
 
 

@@ -153,6 +153,12 @@ class Trainer:
             self.source.videos.identity, self.config.model.num_classes, self.config.train.epochs,
             self.steps_per_epoch, self.clips_per_step,
         )  # fmt: skip
+        known = len(self.source.videos.class_names)
+        if known < self.config.model.num_classes:
+            log.warning(
+                "warning: model.num_classes: got %d, but the ledgers number %d classes; the rest is never learned",
+                self.config.model.num_classes, known,
+            )  # fmt: skip
         if self.run is not None:
             self.run.begin(self.progress.step)
         self.statistics = RunningStatistics(self.network, self.world.size)
@@ -299,7 +305,8 @@ class Trainer:
     def _check_resumable(self, path: Path, state: dict[str, object]) -> None:
         for key, mine in self._identity().items():
             if state.get(key) != mine:
-                raise UserError(f"{path}: cannot go on: {key} was {state.get(key)} there and is {mine} here")
+                said = f"{key} was {state.get(key)} there and is {mine} here"
+                raise UserError(f"{path}: cannot go on: {said}; set it back, or start anew without --resume")
 
     def save(self, *, best: bool = False) -> None:
         """Write a checkpoint of where training stands; the first process does, and not of a loss that is not finite."""
