@@ -43,8 +43,8 @@ def load(path: Path, network: nn.Cell, *, head: weights.Head = "same") -> dict[s
         facts = checkpoint.read_state(path)
         if not facts:  # such as another program's; our training writes both
             log.warning(
-                "warning: %s stands alone: the .json that training writes beside it has its SHA-256 and its classes, so "
-                "that damage and other classes cannot be told", path,
+                "warning: %s stands alone: the .json that training writes beside it has its SHA-256 and its classes; "
+                "without, damage and other classes cannot be told", path,
             )  # fmt: skip
         arrays = checkpoint.read_parameters(path, facts)
     elif path.suffix == ".safetensors":

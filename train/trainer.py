@@ -22,7 +22,7 @@ from train import checkpoint, dropout, pretrained
 from train.augment import Normalize
 from train.batch_norm import RunningStatistics
 from train.compile_cache import cached_compilation
-from train.config import OPERATIONS, Config
+from train.config import Config
 from train.dataset import Batch, ClipBatches, iterate, waiting_hint
 from train.evaluate import evaluation_source, score
 from train.health import FiniteLosses, memory_errors_in_one_line
@@ -34,6 +34,7 @@ from train.run_folder import RunFolder
 from train.runtime import World
 from train.step import Loss, TrainStep, make_optimizer
 from train.stop import Stopped, StopRequests
+from train.transforms import OPERATIONS
 from train.videos import read_videos
 
 log = logging.getLogger(__name__)
