@@ -20,9 +20,8 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from pipeline import cli, recipe
+from pipeline import cli, ledger, recipe
 from pipeline.isolate import Decoder
-from pipeline.preprocess import read_ledgers
 from pipeline.recipe import Preprocess
 from pipeline.settings import UserError
 
@@ -118,7 +117,7 @@ def table(costs: list[Cost], num_videos: int, num_files: int, jobs: int) -> list
 
 def estimate(settings: Preprocess) -> int:
     """Measure, print, and compare with the free space; returns an exit code."""
-    ledgers = read_ledgers(settings)
+    ledgers = ledger.read_all(settings)
     paths = sample(ledgers, settings)
     log.info("decoding %d videos in %d ways of storing them", len(paths), len(ways(settings)))
     costs = [measure(paths, way) for way in ways(settings)]

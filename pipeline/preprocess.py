@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pipeline import cli, cluster, earlier, ledger, local, recipe, shards
 from pipeline.lock import locked, remove_temporary
-from pipeline.recipe import SPLITS, Preprocess
+from pipeline.recipe import Preprocess
 from pipeline.schema import BAD_STATUSES
 from pipeline.settings import UserError
 from pipeline.shard_task import Task, check_recipe, is_finished, plan
@@ -60,19 +60,6 @@ class Progress:
         self._bar.close()
 
 
-def read_ledgers(settings: Preprocess) -> dict[str, pd.DataFrame]:
-    """The ledgers there are, by split.
-
-    Raises:
-        UserError: there is none.
-    """
-    paths = {split: ledger.ledger_path(settings, split) for split in SPLITS}
-    found = {split: ledger.read(path) for split, path in paths.items() if path.is_file()}
-    if not found:
-        raise UserError(f"{paths['train'].parent}: no ledgers; run `make manifests` first")
-    return found
-
-
 def _expected_bytes(task: Task, settings: Preprocess) -> int:
     """Bytes of source that a task decodes: shards that take longest are written first, so that all end together."""
     total = 0
@@ -85,10 +72,10 @@ def _expected_bytes(task: Task, settings: Preprocess) -> int:
 def run(settings: Preprocess) -> int:
     """Write every shard that is not finished, fill the ledgers in, and print a summary; returns an exit code."""
     check_data_root(settings)
-    read_ledgers(settings)  # complain before a store is made
+    ledger.read_all(settings)  # complain before a store is made
     began = time.perf_counter()
     with locked(Path(settings.store)), locked(ledger.folder(settings)):
-        ledgers = read_ledgers(settings)
+        ledgers = ledger.read_all(settings)
         tasks = plan_all(ledgers, settings)
         earlier.set_aside(tasks, settings)
         tasks = earlier.with_places(tasks, settings)
@@ -176,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = recipe.load(document)
     if args.dry_run:
         check_recipe(Path(settings.store), settings)
-        for split, table in read_ledgers(settings).items():
+        for split, table in ledger.read_all(settings).items():
             todo = [task for task in plan(table, settings, split) if not is_finished(task, settings)]
             pending = int(table["status"].eq("pending").sum())
             print(f"{split}: {len(table):,} videos, {pending:,} to decode, {len(todo)} shards to write")

@@ -154,7 +154,7 @@ def run(settings: Preprocess, *, mend: bool) -> int:
     """
     if mend:
         preprocess.check_data_root(settings)
-    ledgers = preprocess.read_ledgers(settings)
+    ledgers = ledger.read_all(settings)
     tasks = preprocess.plan_all(ledgers, settings)
     check_recipe(Path(settings.store), settings)
     faults = check(ledgers, tasks, settings)
@@ -164,8 +164,8 @@ def run(settings: Preprocess, *, mend: bool) -> int:
             log.info("mending: %s", fault)
         before = _stored(ledgers)
         with locked(Path(settings.store)), locked(ledger.folder(settings)):
-            repair(preprocess.read_ledgers(settings), tasks, faults, settings)
-        ledgers = preprocess.read_ledgers(settings)
+            repair(ledger.read_all(settings), tasks, faults, settings)
+        ledgers = ledger.read_all(settings)
         faults = check(ledgers, tasks, settings)
         lost = sorted(before - _stored(ledgers))
     for fault in faults:

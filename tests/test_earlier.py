@@ -156,7 +156,7 @@ def test_a_rebuild_believes_frames_of_any_plan_before_a_missing(tmp_path):
 def test_nothing_is_set_aside_when_nothing_changed(inputs, tmp_path):
     settings = with_rows(inputs, tmp_path, 9)
     assert preprocess.run(settings) == 0
-    tasks = preprocess.plan_all(preprocess.read_ledgers(settings), settings)
+    tasks = preprocess.plan_all(ledger.read_all(settings), settings)
     earlier.set_aside(tasks, settings)
     assert not (Path(settings.store) / "earlier").exists()
     assert earlier.with_places(tasks, settings) == tasks

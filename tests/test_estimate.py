@@ -9,7 +9,6 @@ from make_store import make_ledger, settings_for
 from make_videos import write_mp4
 
 from pipeline import estimate, ledger
-from pipeline.preprocess import read_ledgers
 from pipeline.recipe import Preprocess
 from pipeline.settings import UserError
 
@@ -28,7 +27,7 @@ def prepared(folder: Path, num_videos: int = 4, **changes: object) -> Preprocess
 
 def test_the_bytes_told_are_the_bytes_stored(tmp_path: Path) -> None:
     settings = prepared(tmp_path)
-    paths = estimate.sample(read_ledgers(settings), settings)
+    paths = estimate.sample(ledger.read_all(settings), settings)
     cost = estimate.measure(paths, settings)
     assert len(paths) == 4 and cost.num_bad == 1
     assert cost.nbytes * 4 == 3 * 15 * 16 * 20 * 3  # 30 frames at 30/s are 15 at 15/s, and the bad one stores nothing

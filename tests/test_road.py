@@ -249,7 +249,7 @@ def test_fine_tuning_from_safetensors_learns_the_head_alone(run, words, folder):
         (manifests, "preprocess.data_root=/nowhere", r"/nowhere"),
         (preprocess, "preprocess.data_root=/nowhere", r"preprocess\.data_root: '/nowhere' is not a folder"),
         (preprocess, "preprocess.fps=30", r"this store has another recipe \(fps: 30\.0 here, 15\.0 there\)"),
-        (preprocess, "preprocess.dataset=other", r"no ledgers; run `make manifests` first"),
+        (preprocess, "preprocess.dataset=other", r"no ledgers here; run `make manifests`"),
         (manifests, "preprocess.fps=30", r"this store has another recipe \(fps: 30\.0 here, 15\.0 there\)"),
         (train, "preprocess.fps=30", r"made by another recipe"),
         (train, "model.num_classes=4", r"model\.num_classes: got 4, but .* has label_id 7; set it to 8"),
