@@ -1,4 +1,5 @@
 import os
+import sys
 import tempfile
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are of the CPU, wherever they run
@@ -8,3 +9,13 @@ import model  # noqa: F401  before any test imports mindspore: without the oneDN
 # Graphs compiled by tests stay out of the user's cache; tests and the processes they start share this one.
 _cache = tempfile.TemporaryDirectory(prefix="kinetics-r2plus1d-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
+
+
+def pytest_collection_finish() -> None:
+    """Operators run one at a time, in the thread that calls them.
+
+    Otherwise, in pynative mode, threads of MindSpore 2.10 wait for each other in busy loops; with another process at
+    work on two cores a forward pass of the full network took minutes instead of seconds.
+    """
+    if "mindspore" in sys.modules:
+        sys.modules["mindspore"].runtime.launch_blocking()
