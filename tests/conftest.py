@@ -2,6 +2,8 @@ import os
 import sys
 import tempfile
 
+import pytest
+
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are of the CPU, wherever they run
 
 import model  # noqa: F401  before any test imports mindspore: without the oneDNN setting it is 40 to 80 times slower
@@ -19,3 +21,20 @@ def pytest_collection_finish() -> None:
     """
     if "mindspore" in sys.modules:
         sys.modules["mindspore"].runtime.launch_blocking()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names, without endings, of the files that this machine's decoders are asked for."""
+    from pipeline import local
+
+    names: list[str] = []
+    decode = local.Decoder.decode
+
+    def note(paths):
+        for path in paths:
+            names.append(path.stem)
+            yield path
+
+    monkeypatch.setattr(local.Decoder, "decode", lambda self, paths: decode(self, note(paths)))
+    return names

@@ -38,21 +38,6 @@ def write_rows(settings, count: int) -> None:
     ledger.write(ledger.ledger_path(settings, "train"), table)
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """Names of the files that are decoded."""
-    names = []
-    decode = local.Decoder.decode
-
-    def note(paths):
-        for path in paths:
-            names.append(path.stem)
-            yield path
-
-    monkeypatch.setattr(local.Decoder, "decode", lambda self, paths: decode(self, note(paths)))
-    return names
-
-
 @pytest.mark.parametrize("count", [10, 13])  # as many shards as before, and one more
 def test_a_row_more_decodes_no_more_than_its_video(inputs, tmp_path, asked, count):
     settings = with_rows(inputs, tmp_path / "a", 9)

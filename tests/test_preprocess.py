@@ -134,7 +134,7 @@ def test_shards_say_what_they_are(undisturbed):
         assert file[f"frames/{video_id}"][0].shape == (32, 48, 3)
 
 
-def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturbed, inputs, tmp_path, monkeypatch):
+def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturbed, inputs, tmp_path, asked):
     settings = moved(undisturbed, tmp_path)
     shutil.copytree(undisturbed.store, settings.store)
     root = tmp_path / "data"
@@ -145,15 +145,6 @@ def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturb
     table.loc[2, "status"] = "pending"
     ledger.write(ledger.ledger_path(settings, "train"), table)
     write_mp4(root / table.loc[2, "path"], 8, 30, (32, 64), first=20)
-    asked = []
-    decode = local.Decoder.decode
-
-    def note(paths):
-        for path in paths:
-            asked.append(path.stem)
-            yield path
-
-    monkeypatch.setattr(local.Decoder, "decode", lambda self, paths: decode(self, note(paths)))
     assert preprocess.run(settings) == 0
     after = read_ledger(settings)
     assert after["status"].iloc[2] == "ok" and after["num_frames"].iloc[2] == 4

@@ -7,7 +7,7 @@ import pytest
 from make_store import edited, make_ledger, settings_for
 from make_videos import write_mp4
 
-from pipeline import learned, ledger, local, preprocess, verify
+from pipeline import learned, ledger, preprocess, verify
 from pipeline.recipe import Preprocess
 from pipeline.settings import UserError
 from pipeline.shards import ShardError, read_outcomes
@@ -232,17 +232,8 @@ def check_damage(settings, capsys, damage):
     assert contents(settings) == before
 
 
-def test_repair_decodes_only_what_is_broken(store, monkeypatch):
+def test_repair_decodes_only_what_is_broken(store, asked):
     video_id = flip(store)[0]
-    asked = []
-    decode = local.Decoder.decode
-    monkeypatch.setattr(local.Decoder, "decode", lambda self, paths: decode(self, note(paths)))
-
-    def note(paths):
-        for path in paths:
-            asked.append(path.stem)
-            yield path
-
     assert verify.run(store, mend=True) == 0
     assert asked == [video_id]
 
