@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.confine import MAX_MEMORY_BYTES
-from pipeline.container import DecodeError, probe
+from pipeline.container import DecodeError, file_crc32, probe
 from pipeline.decode import decode_video
 from pipeline.encoding import Encoded, encode
 from pipeline.frames import Video, new_frames
-from pipeline.isolate import READY, starts_offset
+from pipeline.isolate import READY, places
 from pipeline.recipe import Preprocess
+
+_FACTS = [field.name for field in fields(Video) if field.name not in ("frames", "times_s")]
 
 
 def main() -> None:
@@ -48,7 +50,8 @@ def _answer(path: Path, settings: Preprocess, slot: _Slot, with_decord: bool) ->
     try:
         # Raw frames are made where they are handed over; JPEGs are made from frames that stay here.
         video = decode_video(path, settings, slot.frames if settings.codec == "raw" else new_frames, with_decord)
-        stored = slot.put(encode(video.frames, settings))
+        stored = slot.put(encode(video.frames, video.times_s, settings))
+        facts = {**{name: getattr(video, name) for name in _FACTS}, "source_crc32": file_crc32(path)}
     except DecodeError as error:
         return {"status": error.status, "reason": error.reason, "facts": _facts_of_bad(path), "stored": None}
     except MemoryError:
@@ -56,21 +59,19 @@ def _answer(path: Path, settings: Preprocess, slot: _Slot, with_decord: bool) ->
         return {"status": "crash", "reason": reason, "facts": {}, "stored": None}
     except OSError as error:  # no room for the result: the machine's fault and not the video's
         return {"failure": [error.errno, f"{error.strerror} (shared memory for decoded frames)"]}
-    return {"status": "ok", "reason": "", "facts": _facts(video), "stored": stored}
-
-
-def _facts(video: Video) -> dict[str, Any]:
-    return {field.name: getattr(video, field.name) for field in fields(video) if field.name != "frames"}
+    return {"status": "ok", "reason": "", "facts": facts, "stored": stored}
 
 
 def _facts_of_bad(path: Path) -> dict[str, Any]:
-    """What the container of a bad video says of it, if it can be read."""
+    """What is known of a bad video: its checksum if it can be read, and what its container says."""
+    facts: dict[str, Any] = {}
     try:
-        source = asdict(probe(path))
+        facts["source_crc32"] = file_crc32(path)
+        facts.update(asdict(probe(path)))
+        del facts["duration_s"]
     except DecodeError:
-        return {}
-    del source["duration_s"]
-    return source
+        pass
+    return facts
 
 
 class _Slot:
@@ -86,17 +87,18 @@ class _Slot:
 
     def put(self, encoded: Encoded) -> dict[str, Any]:
         """Copy a video there, unless it is there; what the parent must know to read it."""
-        data, starts = encoded.data, encoded.starts
-        offset = starts_offset(data.nbytes)
-        room = self._room(offset + (0 if starts is None else starts.nbytes))
+        data = encoded.data
+        starts = np.empty(0, np.int64) if encoded.starts is None else encoded.starts
+        starts_at, times_at, end = places(data.nbytes, len(starts), encoded.num_frames)
+        room = self._room(end)
         if data.ctypes.data != room.ctypes.data:
             room[: data.nbytes] = data.reshape(-1)
-        if starts is not None:
-            room[offset : offset + starts.nbytes] = starts.view(np.uint8)
+        room[starts_at:times_at] = starts.view(np.uint8)
+        room[times_at:end] = encoded.times_s.view(np.uint8)
         return {
             "nbytes": data.nbytes,
             "shape": data.shape,
-            "num_starts": 0 if starts is None else len(starts),
+            "num_starts": len(starts),
             "num_frames": encoded.num_frames,
             "crc32": encoded.crc32,
         }

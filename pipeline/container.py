@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+from isal import isal_zlib
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4")
@@ -20,6 +21,7 @@ MAX_FRAME_PIXELS = 4096 * 4096
 MAX_DURATION_S = 3600.0
 MAX_FPS = 1000.0
 MAX_SIZE_BYTES = 4 << 30
+_PART_BYTES = 1 << 20
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -43,6 +45,7 @@ class Source:
         codec: FFmpeg's name.
         source_width: coded width in pixels.
         source_height: coded height in pixels.
+        source_bit_depth: bits of a sample, 0: it does not say.
         source_fps: mean frames per second.
         source_frames: frames, by the container's own count; 0: it does not say.
         source_bytes: size of the file.
@@ -52,6 +55,7 @@ class Source:
     codec: str
     source_width: int
     source_height: int
+    source_bit_depth: int
     source_fps: float
     source_frames: int
     source_bytes: int
@@ -84,6 +88,23 @@ def file_size(path: Path) -> int:
     return found.st_size
 
 
+def file_crc32(path: Path) -> int:
+    """CRC-32 of a file that `file_size` admits.
+
+    Raises:
+        DecodeError: it is none, or cannot be read.
+    """
+    file_size(path)
+    crc = 0
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while part := file.read(_PART_BYTES):
+                crc = isal_zlib.crc32(part, crc)
+    except OSError as error:
+        raise DecodeError("io", error.strerror or "cannot be read") from None
+    return crc
+
+
 def open_container(path: Path) -> av.container.InputContainer:
     """Open a file as one of FORMATS, reading nothing but that file."""
     # As a file URL a name with a colon or a leading dash is neither a protocol nor an option.
@@ -111,7 +132,8 @@ def gate(container: av.container.InputContainer, size: int) -> tuple[av.VideoStr
     if rate <= 0 or not stream.width or not stream.height:
         raise DecodeError("unreadable", "has no frame rate or size")
     stream.codec_context.thread_count = 1  # one decoder a core: threads inside it only add delay
-    source = Source(codec, stream.width, stream.height, rate, stream.frames, size, duration_s)
+    depth = stream.format.components[0].bits if stream.format else 0
+    source = Source(codec, stream.width, stream.height, depth, rate, stream.frames, size, duration_s)
     return stream, source
 
 

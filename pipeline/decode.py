@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.container import DecodeError, faults, file_size, gate, open_container
 from pipeline.extent import declared_bytes
-from pipeline.frames import MAX_STORED_BYTES, Allocate, Video, kept_frames, new_frames
+from pipeline.frames import MAX_STORED_BYTES, Allocate, Video, kept_frames, new_frames, since_first
 from pipeline.pixels import resize_rgb
 from pipeline.recipe import Preprocess
 from pipeline.second_decoder import checked, decode_with_pyav
@@ -79,9 +79,13 @@ def _decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: A
             return None
         frames = allocate(shape)
         height, width = _read(reader, indices.tolist(), frames, settings.interpolation)
+        times_s = since_first(reader.get_frame_timestamp(indices)[:, 0], indices, source.source_fps)
     except (DECORDError, DECORDLimitReachedError, RuntimeError, StopIteration):
         return None
-    return Video(frames, fps, source.codec, width, height, source.source_fps, shown, source.source_bytes)
+    return Video(
+        frames, times_s, fps, source.codec, width, height, source.source_bit_depth, source.source_fps, shown,
+        source.source_bytes,
+    )  # fmt: skip
 
 
 def _count_shown(container: av.container.InputContainer, stream: av.VideoStream, size: int) -> int:

@@ -19,21 +19,23 @@ class Encoded(NamedTuple):
         data: (T, height, width, 3) uint8 RGB with codec raw; with jpeg (n,) uint8, T JPEGs end to end.
         starts: with jpeg (T + 1,) int64, where each JPEG begins in `data` and the last ends; else None.
         num_frames: T.
+        times_s: (T,) float32, when each frame is shown, in seconds since the first.
         crc32: of the bytes of `data`.
     """
 
     data: NDArray[np.uint8]
     starts: NDArray[np.int64] | None
     num_frames: int
+    times_s: NDArray[np.float32]
     crc32: int
 
 
-def encode(frames: NDArray[np.uint8], settings: Preprocess) -> Encoded:
-    """Frames (T, height, width, 3) uint8 RGB, C-contiguous, as the recipe stores them."""
+def encode(frames: NDArray[np.uint8], times_s: NDArray[np.float32], settings: Preprocess) -> Encoded:
+    """Frames (T, height, width, 3) uint8 RGB, C-contiguous, and their times as the recipe stores them."""
     if settings.codec == "raw":
-        return Encoded(frames, None, len(frames), isal_zlib.crc32(frames.reshape(-1).data))
+        return Encoded(frames, None, len(frames), times_s, isal_zlib.crc32(frames.reshape(-1).data))
     data, starts = encode_jpeg(frames, settings.jpeg_quality)
-    return Encoded(data, starts, len(frames), isal_zlib.crc32(data.data))
+    return Encoded(data, starts, len(frames), times_s, isal_zlib.crc32(data.data))
 
 
 def encode_jpeg(frames: NDArray[np.uint8], quality: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -18,20 +18,24 @@ class Video:
 
     Attributes:
         frames: (T, height, width, 3) uint8 RGB, 0..255.
+        times_s: (T,) float32, when each is shown, in seconds since the first.
         fps: stored frames per second.
         codec: of the source stream, FFmpeg's name.
         source_width: in pixels, upright.
         source_height: in pixels, upright.
+        source_bit_depth: bits of a sample; 0: the container does not say.
         source_fps: mean frames per second.
         source_frames: frames a player shows.
         source_bytes: size of the file.
     """
 
     frames: NDArray[np.uint8]
+    times_s: NDArray[np.float32]
     fps: float
     codec: str
     source_width: int
     source_height: int
+    source_bit_depth: int
     source_fps: float
     source_frames: int
     source_bytes: int
@@ -69,3 +73,18 @@ def kept_frames(num_frames: int, source_fps: float | Fraction, fps: float | str)
     step, stored_fps = resampling(source_fps, fps)
     count = -(-num_frames * step.denominator // step.numerator)  # the k whose floor is a frame
     return np.array([k * step.numerator // step.denominator for k in range(count)], np.int64), stored_fps
+
+
+def steady_times(indices: NDArray[np.int64], source_fps: float) -> NDArray[np.float32]:
+    """Seconds from the first source frame to those of `indices`, if all are shown equally long; zeros at rate 0."""
+    return (indices / source_fps if source_fps else np.zeros(len(indices))).astype(np.float32)
+
+
+def since_first(times_s: NDArray[np.floating], indices: NDArray[np.int64], source_fps: float) -> NDArray[np.float32]:
+    """Times of the source frames `indices`, made to begin with 0.
+
+    Times that do not all rise are not when frames are shown (some AVI and damaged files): the mean rate stands in.
+    """
+    if not np.isfinite(times_s).all() or (np.diff(times_s) <= 0).any():
+        return steady_times(indices, source_fps)
+    return (times_s - times_s[:1]).astype(np.float32)

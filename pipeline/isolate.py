@@ -245,8 +245,10 @@ class _Slot:
         if self._map is None or len(self._map) != size:
             self._map = mmap.mmap(self.fd, size)
         data = np.frombuffer(self._map, np.uint8, nbytes)
-        starts = np.frombuffer(self._map, np.int64, num_starts, starts_offset(nbytes)) if num_starts else None
-        return Encoded(data.reshape(shape), starts, num_frames, crc32)
+        starts_at, times_at, _ = places(nbytes, num_starts, num_frames)
+        starts = np.frombuffer(self._map, np.int64, num_starts, starts_at) if num_starts else None
+        times_s = np.frombuffer(self._map, np.float32, num_frames, times_at)
+        return Encoded(data.reshape(shape), starts, num_frames, times_s, crc32)
 
     def trim(self) -> None:
         """Give back the memory of a long video before the next."""
@@ -260,9 +262,11 @@ class _Slot:
         os.close(self.fd)
 
 
-def starts_offset(nbytes: int) -> int:
-    """Where int64 values that follow `nbytes` bytes begin."""
-    return -(-nbytes // 8) * 8
+def places(nbytes: int, num_starts: int, num_frames: int) -> tuple[int, int, int]:
+    """Where, behind the bytes of a video, its int64 starts and its float32 times begin, and where these end."""
+    starts_at = -(-nbytes // 8) * 8
+    times_at = starts_at + 8 * num_starts
+    return starts_at, times_at, times_at + 4 * num_frames
 
 
 def _of_two(first: Decoded, second: Decoded) -> Decoded:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pipeline.settings import Document, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Range, build
 
 SPLITS = ("train", "val", "test")
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # What decides the bytes of a shard.  Where things live and how fast they are made does not.
 _STORED_KEYS = (

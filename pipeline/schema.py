@@ -20,9 +20,9 @@ from pipeline.recipe import SPLITS
 COLUMNS: dict[str, str] = {
     "video_id": "str", "youtube_id": "str", "time_start": "int64", "time_end": "int64", "label": "str",
     "label_id": "int64", "split": "str", "path": "str", "status": "str", "reason": "str", "codec": "str",
-    "source_width": "int64", "source_height": "int64", "source_fps": "float64", "source_frames": "int64",
-    "source_bytes": "int64", "num_frames": "int64", "fps": "float64", "shard": "str", "offset": "int64",
-    "nbytes": "int64", "crc32": "int64",
+    "source_width": "int64", "source_height": "int64", "source_bit_depth": "int64", "source_fps": "float64",
+    "source_frames": "int64", "source_bytes": "int64", "source_crc32": "int64", "num_frames": "int64",
+    "fps": "float64", "shard": "str", "offset": "int64", "nbytes": "int64", "crc32": "int64",
 }  # fmt: skip
 STATUSES = (
     "pending", "ok", "missing", "unreadable", "truncated", "no_video_stream", "unsupported_codec",
@@ -129,7 +129,7 @@ def _own_rules() -> dict[str, list[pa.Check]]:
         ],
         "path": [check("a path inside data_root", inside)],
         "status": [check(" | ".join(STATUSES), lambda status: status.isin(STATUSES))],
-        "crc32": [check("at most 4294967295", lambda value: value.lt(2**32))],
+        **dict.fromkeys(("source_crc32", "crc32"), [check("at most 4294967295", lambda value: value.lt(2**32))]),
     }
     for name, dtype in COLUMNS.items():
         if dtype != "str" and name != "label_id":

@@ -7,6 +7,7 @@ files up.  Here every stored frame is a frame of the file.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import av
 import numpy as np
 
 from pipeline.container import DecodeError, Source, faults, gate, open_container, words
-from pipeline.frames import MAX_STORED_BYTES, Video, kept_frames, resampling
+from pipeline.frames import MAX_STORED_BYTES, Video, kept_frames, resampling, since_first
 from pipeline.pixels import FrameResizer, quarter_turns
 from pipeline.recipe import Preprocess
 
@@ -51,6 +52,8 @@ class _Collector:
         if expected > self._limit:
             raise DecodeError("too_large", f"{expected:.0f} stored frames, at most {self._limit} are held")
         self._frames = np.empty((int(expected) + 2, *self._shape), np.uint8)
+        self._times_s: list[float] = []
+        self._indices: list[int] = []
 
     def take(self, picture: av.VideoFrame, index: int) -> None:
         """Look at source frame `index`."""
@@ -66,6 +69,8 @@ class _Collector:
             turned = quarter_turns(picture) % 2
             self.size = (picture.width, picture.height) if turned else (picture.height, picture.width)
         self._resize(picture, self._frames[self.stored])
+        self._times_s.append(math.nan if picture.time is None else picture.time)
+        self._indices.append(index)
         self.stored += 1
 
     def video(self) -> Video:
@@ -74,9 +79,10 @@ class _Collector:
             raise DecodeError("unreadable", "holds no frame that can be decoded")
         height, width = self.size
         source = self.source
+        times_s = since_first(np.array(self._times_s), np.array(self._indices), source.source_fps)
         return Video(
-            self._frames[: self.stored], self.fps, source.codec, width, height, source.source_fps, self.seen,
-            source.source_bytes,
+            self._frames[: self.stored], times_s, self.fps, source.codec, width, height, source.source_bit_depth,
+            source.source_fps, self.seen, source.source_bytes,
         )  # fmt: skip
 
 

@@ -54,6 +54,7 @@ class ShardReader:
             self._jpeg = recipe["codec"] == "jpeg"
             # Where each video's table of JPEGs is: the tables of thousands of shards would take hundreds of MiB.
             self._tables = index["starts"].astype(np.int64)
+            self._times = index["times_s"].astype(np.int64)
             self._rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
             self._frame_shape = (int(recipe["height"]), int(recipe["width"]), 3)
             self._frame_nbytes = math.prod(self._frame_shape)
@@ -64,7 +65,11 @@ class ShardReader:
     def _check(self) -> None:
         """Whether what `index` says can be: reading goes by it alone."""
         size, table_nbytes = self.path.stat().st_size, 8 * (self.num_frames + 1) if self._jpeg else 0
-        places = ((self._offsets, self._nbytes), (self._tables, table_nbytes))
+        places = (
+            (self._offsets, self._nbytes),
+            (self._tables, table_nbytes),
+            (self._times, 4 * self.num_frames),
+        )
         if any((begin < 0).any() or (begin + nbytes > size).any() for begin, nbytes in places):
             raise ShardError(
                 f"{self.path}: truncated: its frames end after the file does; run `make verify ARGS=--repair`"
@@ -169,6 +174,11 @@ class ShardReader:
         """Where in the file a video begins."""
         return int(self._offsets[row])
 
+    def times_s(self, row: int) -> NDArray[np.float32]:
+        """When each frame of a video is shown, (T,) float32, in seconds since the first."""
+        offset = int(self._times[row])
+        return self._mapped()[1][offset : offset + 4 * int(self.num_frames[row])].view(np.float32)
+
     def datasets(self, row: int) -> dict[str, tuple[str, str, int]]:
         """The HDF5 datasets that hold a video: shape, dtype and byte offset of each, as the index has it."""
         video_id, num_frames = self.video_ids[row], int(self.num_frames[row])
@@ -178,11 +188,15 @@ class ShardReader:
             found[f"jpeg/{video_id}"] = (str((num_frames + 1,)), "int64", int(self._tables[row]))
         return found
 
+    def times_dataset(self) -> tuple[str, str, int]:
+        """As `datasets`, of the times of all videos; there is at least one."""
+        return str((int(self.num_frames.sum()),)), "float32", int(self._times[0])
+
     def encoded(self, row: int) -> Encoded:
         """A video as `ShardWriter.add_encoded` takes it."""
         data = self.stored(row) if self._jpeg else self._frames(row)
         starts = self._starts(row) if self._jpeg else None
-        return Encoded(data, starts, int(self.num_frames[row]), int(self.crc32[row]))
+        return Encoded(data, starts, int(self.num_frames[row]), self.times_s(row), int(self.crc32[row]))
 
     def verify(self, row: int) -> None:
         """Compare a video's bytes with its CRC-32.

@@ -8,6 +8,8 @@ What is in it, and how it is written; `pipeline/shard_reader.py` reads the frame
       jpeg/<video_id>   (T + 1,) int64: where each JPEG begins in that blob
       index             table of the stored videos: video_id, num_frames, offset in the file, nbytes, crc32,
                         and with codec jpeg the offset of jpeg/<video_id> (raw: 0)
+      times_s           (sum of T,) float32: when each frame is shown, in seconds since its video's first frame;
+                        the videos one after another, as in `index`, which has the offset of each
       outcomes          table of every planned video: video_id, status, reason and what is known of the source
       (after HDF5's)    the seal, a CRC-32 of everything but the frames: seal.py
 
@@ -33,6 +35,7 @@ from numpy.typing import NDArray
 from pipeline import hdf5, seal
 from pipeline.direct import DirectFile
 from pipeline.encoding import Encoded, encode
+from pipeline.frames import steady_times
 from pipeline.recipe import FORMAT_VERSION, Preprocess
 from pipeline.seal import ShardError as ShardError  # what reading a shard raises
 from pipeline.shard_reader import ShardReader
@@ -40,12 +43,12 @@ from pipeline.shard_reader import ShardReader
 # What a ledger learns of a video by decoding it; unknown numbers are 0, unknown texts empty.
 OUTCOME_FIELDS: dict[str, str] = {
     "video_id": "text", "status": "text", "reason": "text", "codec": "text",
-    "source_width": "<i8", "source_height": "<i8", "source_fps": "<f8", "source_frames": "<i8", "source_bytes": "<i8",
-    "num_frames": "<i8", "fps": "<f8",
+    "source_width": "<i8", "source_height": "<i8", "source_bit_depth": "<i8", "source_fps": "<f8",
+    "source_frames": "<i8", "source_bytes": "<i8", "source_crc32": "<i8", "num_frames": "<i8", "fps": "<f8",
 }  # fmt: skip
 _INDEX_FIELDS = {
     "video_id": "text", "num_frames": "<i8", "offset": "<i8", "nbytes": "<i8", "crc32": "<u4",
-    "starts": "<i8",
+    "starts": "<i8", "times_s": "<i8",
 }  # fmt: skip
 
 
@@ -58,9 +61,11 @@ class Outcome(NamedTuple):
     codec: str = ""
     source_width: int = 0
     source_height: int = 0
+    source_bit_depth: int = 0
     source_fps: float = 0.0
     source_frames: int = 0
     source_bytes: int = 0
+    source_crc32: int = 0
     num_frames: int = 0
     fps: float = 0.0
 
@@ -89,6 +94,7 @@ class ShardWriter:
         )
         self._settings = settings
         self._index: list[tuple] = []
+        self._times: list[NDArray[np.float32]] = []
         self._outcomes: list[Outcome] = []
         self._file = hdf5.create(self._temporary)
         # Frames go past libhdf5: its writes hold the interpreter's lock, and one that fails crashes the process later.
@@ -103,8 +109,11 @@ class ShardWriter:
         self._file.attrs["complete"] = False
 
     def add(self, outcome: Outcome, frames: NDArray[np.uint8] | None = None) -> None:
-        """Note a video's outcome, and store its frames (T, height, width, 3) when it has status ok."""
-        self.add_encoded(outcome, None if frames is None else encode(frames, self._settings))
+        """Note a video's outcome, and store its frames (T, height, width, 3), `fps` of them a second, if it is ok."""
+        encoded = None
+        if frames is not None:
+            encoded = encode(frames, steady_times(np.arange(len(frames)), outcome.fps), self._settings)
+        self.add_encoded(outcome, encoded)
 
     def add_encoded(self, outcome: Outcome, encoded: Encoded | None) -> None:
         """As `add`, of a video whose bytes are made already."""
@@ -115,12 +124,22 @@ class ShardWriter:
         starts = 0 if encoded.starts is None else self._store("jpeg", outcome.video_id, encoded.starts)
         row = (outcome.video_id, encoded.num_frames, offset, encoded.data.nbytes, encoded.crc32, starts)
         self._index.append(row)
+        self._times.append(encoded.times_s.copy())  # its memory is the next video's
 
     def _store(self, group: str, name: str, data: NDArray) -> int:
         """Write a contiguous dataset; returns its byte offset in the file."""
         offset = hdf5.reserve(self._file[group], name, data.shape, data.dtype)
         self._raw.write(data, offset)
         return offset
+
+    def _store_times(self) -> list[int]:
+        """Write when all frames are shown; returns the byte offset of each video's."""
+        if not self._times:
+            self._file.create_dataset("times_s", data=np.empty(0, np.float32), track_times=False)
+            return []
+        offset = self._store("/", "times_s", np.concatenate(self._times))
+        before = np.cumsum([0, *(times_s.nbytes for times_s in self._times[:-1])])
+        return (offset + before).tolist()
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -145,8 +164,9 @@ class ShardWriter:
             hdf5.abandon(self._file)
 
     def _publish(self) -> None:
+        times = self._store_times()
         tables = {
-            "index": hdf5.table(self._index, _INDEX_FIELDS),
+            "index": hdf5.table([(*row, time) for row, time in zip(self._index, times, strict=True)], _INDEX_FIELDS),
             "outcomes": hdf5.table(self._outcomes, OUTCOME_FIELDS),
         }
         room = sum(table.nbytes for table in tables.values()) + 4096 * len(self._outcomes) + (1 << 20)

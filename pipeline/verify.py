@@ -77,7 +77,7 @@ def _check_layout(path: Path, settings: Preprocess) -> Iterator[tuple[str, str]]
     reader = ShardReader(path)
     with hdf5.open_finished(path) as file:
         groups = {"frames", "jpeg"} if settings.codec == "jpeg" else {"frames"}
-        for name in sorted(set(file) ^ (groups | {"index", "outcomes"})):
+        for name in sorted(set(file) ^ (groups | {"index", "outcomes", "times_s"})):
             yield "", f"{'unexpected' if name in file else 'lacks'} {name}"
         for group in sorted(groups & set(file)):
             for video_id in sorted(set(file[group]) ^ set(reader.video_ids)):
@@ -88,6 +88,11 @@ def _check_layout(path: Path, settings: Preprocess) -> Iterator[tuple[str, str]]
                 actual = (str(stored.shape), str(stored.dtype), stored.id.get_offset())
                 if actual != expected:
                     yield video_id, f"{name}: (shape, dtype, offset) is {actual}, expected {expected}"
+        if "times_s" in file and reader.video_ids:
+            stored, expected = hdf5.own(file, "times_s"), reader.times_dataset()
+            actual = (str(stored.shape), str(stored.dtype), stored.id.get_offset())
+            if actual != expected:
+                yield "", f"times_s: (shape, dtype, offset) is {actual}, expected {expected}"
 
 
 def _check_contents(path: Path, outcomes: pd.DataFrame) -> Iterator[tuple[str, str]]:

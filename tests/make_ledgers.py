@@ -77,7 +77,7 @@ def write_shards(root, outcomes=OUTCOMES, complete=True, **keys):
                 status, reason = outcomes[row]
                 if status == "ok":
                     frames = np.full((row + 1, settings.height, settings.width, 3), row, np.uint8)
-                    facts = ("h264", 340, 256, 30000 / 1001, 300, 12_345, row + 1, 15.0)
+                    facts = ("h264", 340, 256, 8, 30000 / 1001, 300, 12_345, 0xABCDEF01, row + 1, 15.0)
                     writer.add(shards.Outcome(IDS[row], "ok", "", *facts), frames)
                 else:
                     writer.add(shards.Outcome(IDS[row], status, reason, source_bytes=0))

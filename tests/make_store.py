@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline import hdf5, ledger, seal
 from pipeline.preprocess import plan
-from pipeline.recipe import Preprocess
+from pipeline.recipe import FORMAT_VERSION, Preprocess
 from pipeline.schema import COLUMNS
 from pipeline.shards import Outcome, ShardWriter, read_outcomes
 
@@ -102,4 +102,4 @@ def make_format_1(path: Path) -> None:
     """What a shard looked like before there were seals."""
     with open(path, "r+b") as raw:
         os.ftruncate(raw.fileno(), hdf5.end(raw.fileno()))
-    path.write_bytes(path.read_bytes().replace(b'"format_version":2', b'"format_version":1'))
+    path.write_bytes(path.read_bytes().replace(f'"format_version":{FORMAT_VERSION}'.encode(), b'"format_version":1'))

@@ -245,7 +245,7 @@ DAMAGES = {
     "empty": (lambda path: path.write_bytes(b""), "not a whole shard: .*run `make verify ARGS=--repair`"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:3000]), "run `make verify ARGS=--repair`"),
     "swapped": (swap, "has no video .*, though its ledger says so; run `make manifests`"),
-    "newer format": (lambda path: renumber(path, 99), "shard format 99, this program reads 2; update the older"),
+    "newer format": (lambda path: renumber(path, 99), "shard format 99, this program reads 3; update the older"),
     "bits": (damage_frames, "damaged: CRC-32 is .*, was .*; run `make verify ARGS=--repair`"),
 }
 

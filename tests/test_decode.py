@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,9 +28,9 @@ from make_videos import (
 )
 
 from pipeline import container, decode, second_decoder
-from pipeline.container import DecodeError, probe
+from pipeline.container import DecodeError, file_crc32, probe
 from pipeline.decode import decode_video
-from pipeline.frames import kept_frames
+from pipeline.frames import kept_frames, since_first
 from pipeline.recipe import Preprocess
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +114,7 @@ def either_decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 def test_unusual_pixels_become_rgb(tmp_path: Path, pix_fmt: str) -> None:
     path = write_mp4(tmp_path / "a.mp4", num_frames=5, pix_fmt=pix_fmt)
     assert numbers(path) == list(range(5))
+    assert decode_video(path, SOURCE).source_bit_depth == (10 if "10" in pix_fmt else 8)
 
 
 @pytest.mark.usefixtures("either_decoder")
@@ -165,15 +168,32 @@ def test_narrow_pictures_are_not_misread(tmp_path: Path, width: int) -> None:
     assert numbers(path) == list(range(7))
 
 
-def test_a_variable_rate_keeps_frames_not_times(tmp_path: Path) -> None:
-    path = write_mp4(tmp_path / "a.mp4", num_frames=8, pts=[0, 1, 2, 3, 10, 20, 21, 22])
-    assert numbers(path) == list(range(8))
+@pytest.mark.usefixtures("either_decoder")
+def test_a_variable_rate_keeps_frames_and_their_times(tmp_path: Path) -> None:
+    shown = [0, 1, 2, 3, 10, 20, 21, 22]
+    path = write_mp4(tmp_path / "a.mp4", num_frames=8, pts=shown)
+    video = decode_video(path, SOURCE)
+    assert [read_number(frame) for frame in video.frames] == list(range(8))
+    assert video.times_s == pytest.approx(np.array(shown) / 30, abs=1e-4) and video.times_s.dtype == np.float32
+    thinned = decode_video(path, replace(SOURCE, fps=4.0))
+    kept, _ = kept_frames(8, video.source_fps, 4.0)
+    assert 1 < len(kept) < 8
+    assert thinned.times_s.tolist() == video.times_s[kept].tolist()
 
 
+@pytest.mark.usefixtures("either_decoder")
 @pytest.mark.parametrize("start", [30, -3])
 def test_a_later_or_earlier_start_begins_with_the_first_frame(tmp_path: Path, start: int) -> None:
     path = write_mp4(tmp_path / "a.mkv", num_frames=8, pts=list(range(start, start + 8)))
-    assert numbers(path) == list(range(8))
+    video = decode_video(path, SOURCE)
+    assert [read_number(frame) for frame in video.frames] == list(range(8))
+    assert video.times_s == pytest.approx(np.arange(8) / 30, abs=2e-3)  # Matroska counts milliseconds
+
+
+@pytest.mark.parametrize("times_s", [[0.0, 0.1, 0.1], [0.0, np.nan, 0.2], [0.2, 0.1, 0.3]])
+def test_times_that_do_not_rise_give_way_to_the_mean_rate(times_s: list[float]) -> None:
+    found = since_first(np.array(times_s), np.array([0, 2, 4]), 8.0)
+    assert found.tolist() == [0.0, 0.25, 0.5]
 
 
 def cut_without_encoding(source: Path, target: Path, start_s: float) -> Path:
@@ -364,6 +384,16 @@ def test_a_file_that_vanishes_while_it_is_decoded_is_not_stored(
 
     monkeypatch.setattr(decode, "_decode_with_decord", last)
     assert status(path) == "io"
+
+
+def test_a_checksum_is_of_the_whole_file_and_of_a_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "_PART_BYTES", 1000)
+    path = write_mp4(tmp_path / "a.mp4", num_frames=10)
+    assert path.stat().st_size > 1000
+    assert file_crc32(path) == zlib.crc32(path.read_bytes())
+    os.mkfifo(tmp_path / "fifo.mp4")
+    with pytest.raises(DecodeError, match="not a regular file"):
+        file_crc32(tmp_path / "fifo.mp4")
 
 
 def test_probe_tells_without_decoding(tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from make_store import frames_of, make_ledger, settings_for
 from make_videos import write_mp4
 
 from pipeline import hdf5, ledger, local, preprocess
 from pipeline.encoding import encode
+from pipeline.frames import steady_times
 from pipeline.isolate import Decoded
 from pipeline.recipe import Preprocess
 from pipeline.shard_reader import ShardReader
@@ -44,7 +46,9 @@ class InstantDecoder:
                 continue
             facts = {"codec": "h264", "source_width": 20, "source_height": 16, "source_fps": 30.0,
                      "source_frames": 10, "source_bytes": 1, "fps": 15.0}  # fmt: skip
-            yield Decoded("ok", "", facts, encode(frames_of(number, 5 + number, self.settings), self.settings))
+            frames = frames_of(number, 5 + number, self.settings)
+            times_s = steady_times(np.arange(len(frames)), 15.0)
+            yield Decoded("ok", "", facts, encode(frames, times_s, self.settings))
 
     def stop(self) -> None: ...
 

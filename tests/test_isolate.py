@@ -168,8 +168,8 @@ def test_a_bad_video_comes_with_what_its_container_says(tmp_path):
         (result,) = decoder.decode([path])
     assert (result.status, result.encoded) == ("truncated", None)
     assert result.facts == {
-        "codec": "h264", "source_width": 128, "source_height": 96, "source_fps": 30.0, "source_frames": 30,
-        "source_bytes": path.stat().st_size,
+        "codec": "h264", "source_width": 128, "source_height": 96, "source_bit_depth": 0, "source_fps": 30.0,
+        "source_frames": 30, "source_bytes": path.stat().st_size, "source_crc32": zlib.crc32(path.read_bytes()),
     }  # fmt: skip
 
 

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import h5py
+import numpy as np
 import powers
 import pytest
 from make_store import make_format_1, make_ledger, settings_for
@@ -99,6 +101,11 @@ def test_every_row_ends_in_the_ledger_and_every_good_frame_in_a_shard(undisturbe
             shown = [read_number(frame) for frame in reader.frames(reader.row_of(video_id))]
             assert shown == list(range(10 * number, 10 * number + 6 + number, 2))  # 30 -> 15 frames/s
             assert (row["source_frames"], row["num_frames"], row["fps"]) == (6 + number, len(shown), 15.0)
+            times_s = reader.times_s(reader.row_of(video_id))
+            assert times_s == pytest.approx(np.arange(len(shown)) / 15, abs=1e-4)
+            assert row["source_bit_depth"] == 8
+        if row["path"]:
+            assert row["source_crc32"] == zlib.crc32((Path(undisturbed.data_root) / row["path"]).read_bytes())
     assert table["source_bytes"].iloc[4] == len(b"no video")  # by which a rebuild knows another file in its place
     assert leftovers(undisturbed) == []
 
@@ -129,7 +136,7 @@ def test_shards_say_what_they_are(undisturbed):
         attributes = file.attrs
         assert attributes["recipe"] == undisturbed.to_json()
         assert attributes["recipe_sha256"] == undisturbed.fingerprint()
-        assert (attributes["format_version"], attributes["split"], attributes["complete"]) == (2, "train", True)
+        assert (attributes["format_version"], attributes["split"], attributes["complete"]) == (3, "train", True)
         video_id = sorted(file["frames"])[0]
         assert file[f"frames/{video_id}"][0].shape == (32, 48, 3)
 
@@ -181,7 +188,7 @@ def test_a_store_of_an_earlier_format_is_refused_and_untouched(undisturbed, tmp_
     for path in Path(settings.store).glob("*.h5"):
         make_format_1(path)
     before = files(settings)
-    with pytest.raises(UserError, match=r"shard format 1, this program reads 2; .*another STORE=DIR") as error:
+    with pytest.raises(UserError, match=r"shard format 1, this program reads 3; .*another STORE=DIR") as error:
         preprocess.run(settings)
     assert error.value.exit_code == 2
     assert files(settings) == before

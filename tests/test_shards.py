@@ -68,6 +68,18 @@ def test_a_shard_says_what_it_holds(raw):
     assert read_account(raw).recipe_sha256 == reader.recipe_sha256
 
 
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_every_frame_has_its_time(request, codec):
+    path = request.getfixturevalue(codec)
+    reader = ShardReader(path)
+    with h5py.File(path) as file:
+        stored = file["times_s"][:]
+    assert stored.dtype == np.float32 and len(stored) == sum(LENGTHS)
+    for row, length in enumerate(LENGTHS):
+        assert reader.times_s(row).tolist() == (np.arange(length) / 15).astype(np.float32).tolist()
+    assert np.concatenate([reader.times_s(row) for row in range(len(IDS))]).tolist() == stored.tolist()
+
+
 def test_offsets_point_at_the_bytes_that_hdf5_reads(raw):
     outcomes = read_outcomes(raw).set_index("video_id")
     content = raw.read_bytes()
@@ -258,8 +270,8 @@ DAMAGES = {
     "sealed, but no HDF5": (lambda path: (path.write_bytes(b"x" * 600), reseal(path)), "not a whole HDF5 file"),
     "unfinished": (lambda path: change(path, "complete", False), "unfinished"),
     "of other settings": (lambda path: change(path, "recipe", "{}"), "another fingerprint"),
-    "newer": (lambda path: renumber(path, 99), "shard format 99, this program reads 2"),
-    "older": (make_format_1, "shard format 1, this program reads 2; .*`make preprocess` into another STORE=DIR"),
+    "newer": (lambda path: renumber(path, 99), "shard format 99, this program reads 3"),
+    "older": (make_format_1, "shard format 1, this program reads 3; .*`make preprocess` into another STORE=DIR"),
     "folder": (lambda path: (path.unlink(), path.mkdir()), "no such shard"),
 }
 
@@ -278,7 +290,7 @@ def test_what_is_no_finished_shard_is_refused_by_name(raw, tmp_path, damage):
 
 @pytest.mark.parametrize("value", [1 << 40, -1, -9])
 @pytest.mark.parametrize("codec", ["raw", "jpeg"])
-@pytest.mark.parametrize("column", ["offset", "nbytes", "num_frames", "starts"])
+@pytest.mark.parametrize("column", ["offset", "nbytes", "num_frames", "starts", "times_s"])
 def test_an_index_that_points_elsewhere_is_refused(request, tmp_path, codec, column, value):
     path = Path(shutil.copy(request.getfixturevalue(codec), tmp_path))
     with edited(path) as file:
@@ -294,7 +306,7 @@ def test_a_small_file_that_declares_terabytes_is_refused(tmp_path):
     with h5py.File(path, "w") as file:
         fingerprint = hashlib.sha256(b"{}").hexdigest()
         file.attrs.update(
-            {"format_version": 2, "complete": True, "recipe": "{}", "recipe_sha256": fingerprint, "split": "val"}
+            {"format_version": 3, "complete": True, "recipe": "{}", "recipe_sha256": fingerprint, "split": "val"}
         )
         for name in ("index", "outcomes"):
             file.create_dataset(name, shape=(1 << 36,), dtype="<i8", chunks=(1 << 20,))

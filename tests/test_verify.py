@@ -179,9 +179,17 @@ def ledger_row(settings):
     return [str(table.loc[row, "video_id"]), "the ledger's crc32 is 1"]
 
 
+def lost_times(settings):
+    with edited(shard(settings)) as file:
+        times_s = file["times_s"][:-1]
+        del file["times_s"]
+        file["times_s"] = times_s
+    return ["times_s: (shape, dtype, offset)"]
+
+
 DAMAGES = [
     flip, zero_tail, truncate, empty, missing, swap, unfinished, external_link, soft_link, virtual, external_storage,
-    smuggled, short_index, ledger_row,
+    smuggled, short_index, lost_times, ledger_row,
 ]  # fmt: skip
 
 

@@ -44,6 +44,7 @@ from make_videos import write_mp4  # noqa: E402
 import model  # noqa: E402, F401  before mindspore
 from pipeline import ledger  # noqa: E402
 from pipeline.encoding import encode  # noqa: E402
+from pipeline.frames import steady_times  # noqa: E402
 from pipeline.preprocess import plan  # noqa: E402
 from pipeline.recipe import Preprocess  # noqa: E402
 from pipeline.shard_reader import ShardReader  # noqa: E402
@@ -104,7 +105,7 @@ def write_store(folder: Path, num_videos: int, videos_per_shard: int, codec: str
         videos_per_shard=videos_per_shard,
     )  # fmt: skip
     Path(settings.store).mkdir()
-    encoded = encode(pictures(NUM_FRAMES), settings)
+    encoded = encode(pictures(NUM_FRAMES), steady_times(np.arange(NUM_FRAMES), 15.0), settings)
     if codec == "jpeg":
         print(f"JPEGs are 1/{65664 * NUM_FRAMES / encoded.data.nbytes:.1f} of the raw frames")
     table = make_ledger(num_videos, "train")

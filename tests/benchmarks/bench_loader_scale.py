@@ -28,6 +28,7 @@ from make_store import make_ledger  # noqa: E402
 
 from pipeline import hdf5, ledger  # noqa: E402
 from pipeline.encoding import encode  # noqa: E402
+from pipeline.frames import steady_times  # noqa: E402
 from pipeline.preprocess import plan  # noqa: E402
 from pipeline.recipe import Preprocess  # noqa: E402
 from pipeline.shard_task import Task  # noqa: E402
@@ -87,7 +88,8 @@ class SparseWriter(ShardWriter):
 
 def write(task: Task, settings: Preprocess) -> pd.DataFrame:
     """One shard; returns its outcomes."""
-    encoded = encode(np.zeros((NUM_FRAMES, settings.height, settings.width, 3), np.uint8), settings)
+    frames = np.zeros((NUM_FRAMES, settings.height, settings.width, 3), np.uint8)
+    encoded = encode(frames, steady_times(np.arange(NUM_FRAMES), 15.0), settings)
     with SparseWriter(task.path, settings, "train") as writer:
         for video in task.videos:
             outcome = Outcome(video.video_id, "ok", num_frames=NUM_FRAMES, fps=15.0)
