@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
+import simplejpeg
 from isal import isal_zlib
 from numpy.typing import NDArray
 
@@ -40,12 +40,10 @@ def encode(frames: NDArray[np.uint8], times_s: NDArray[np.float32], settings: Pr
 
 def encode_jpeg(frames: NDArray[np.uint8], quality: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Frames (T, height, width, 3) RGB -> their JPEGs end to end, and the (T + 1,) places where each begins."""
-    pictures = []
-    bgr = np.empty(frames.shape[1:], np.uint8)
-    for frame in frames:
-        cv2.cvtColor(frame, cv2.COLOR_RGB2BGR, dst=bgr)
-        picture = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        pictures.append(picture.reshape(-1))
+    pictures = [
+        simplejpeg.encode_jpeg(frame, quality, colorspace="RGB", colorsubsampling="420", fastdct=False)
+        for frame in frames
+    ]
     starts = np.zeros(len(pictures) + 1, np.int64)
     np.cumsum([len(picture) for picture in pictures], out=starts[1:])
-    return np.concatenate(pictures).astype(np.uint8, copy=False), starts
+    return np.frombuffer(b"".join(pictures), np.uint8), starts
