@@ -90,13 +90,13 @@ def _decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: A
 
 def _count_shown(container: av.container.InputContainer, stream: av.VideoStream, size: int) -> int:
     """Frames that a player shows: those of the index, where it has every packet as in an mp4, else of the packets."""
-    index = stream.index_entries
+    index = list(stream.index_entries)
     if not stream.frames or len(index) != stream.frames:
         return sum(packet.size > 0 and not packet.is_discard for packet in checked(container, stream))
-    end = max(entry.pos + entry.size for entry in index)
+    end = max([entry.pos + entry.size for entry in index])
     if end > size:
         raise DecodeError("truncated", f"{size} of {end} bytes are there")
-    return sum(not entry.is_discard for entry in index)
+    return len(index) - sum([entry.is_discard for entry in index])
 
 
 def _read(
@@ -105,11 +105,19 @@ def _read(
     """Resize the frames `indices` into `frames`, (T, height, width, 3); returns the source's upright size, (H, W).
 
     In order and never seeking: seeking is where decord hangs, and `get_batch` seeks (three times the CPU on AV1).
+    So does `skip_frames` to a key frame; the frame before one is read instead.
     """
     size, position = (0, 0), 0
+    keys = set(reader.get_key_indices())
     for out, index in zip(frames, indices, strict=True):
-        if index > position:
-            reader.skip_frames(index - position)
+        while position < index:
+            key = next((number for number in range(position + 1, index + 1) if number in keys), index + 1)
+            if key > position + 1:
+                reader.skip_frames(key - 1 - position)
+                position = key - 1
+            else:
+                reader.next()
+                position += 1
         picture = np.from_dlpack(_Shared(reader.next()))
         if picture.shape[2] != 3:  # it takes the padding of rows of 16, 24, 32 or 48 pixels for more channels
             raise RuntimeError(f"decord delivers {picture.shape[2]} channels")

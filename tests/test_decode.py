@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import cv2
+import decord
 import numpy as np
 import powers
 import pytest
@@ -223,6 +224,31 @@ def test_frames_that_decord_would_repeat_come_from_pyav(tmp_path: Path, monkeypa
     by_pyav = decode_video(path, SOURCE).frames
     assert [read_number(frame) for frame in by_pyav] == list(range(9))
     assert np.abs(by_pyav.astype(int) - by_decord).mean() < 3
+
+
+@pytest.mark.parametrize("fps", [15.0, 11.0, 4.0])
+def test_decord_is_never_asked_to_skip_to_a_key_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fps: float
+) -> None:
+    path = write_mp4(tmp_path / "a.mp4", num_frames=60, options={"g": "7", "keyint_min": "7", "sc_threshold": "0"})
+    keys = set(decord.VideoReader(str(path)).get_key_indices())
+    assert len(keys) > 5
+    passed: list[range] = []
+    position = {"next": 0}
+
+    class Watched(decord.VideoReader):
+        def next(self) -> decord.nd.NDArray:
+            position["next"] += 1
+            return super().next()
+
+        def skip_frames(self, num: int = 1) -> None:
+            passed.append(range(position["next"] + 1, position["next"] + num + 1))
+            position["next"] += num
+            super().skip_frames(num)
+
+    monkeypatch.setattr(decord, "VideoReader", Watched)
+    assert numbers(path, replace(SOURCE, fps=fps)) == kept_frames(60, 30, fps)[0].tolist()
+    assert len(passed) > 5 and not any(keys.intersection(skipped) for skipped in passed)
 
 
 @pytest.mark.usefixtures("either_decoder")
