@@ -1,6 +1,7 @@
 """What preprocessing costs beside decoding alone, the usual script and ffmpeg.
 
     python tests/benchmarks/bench_preprocess.py [FILE ...] [--rounds 5] [--ffmpeg PROGRAM]
+    python tests/benchmarks/bench_preprocess.py --memory
 
 Without files: a dozen videos of the sample dataset (`make sample`), and the H.264 files of ../shared/videos where there
 is such a folder.  The arms take turns, A B C A B C ..., on the same files, and the best round of each counts: others on
@@ -8,6 +9,7 @@ the machine can only add.  CPU seconds are those of this process and of all its 
 the source; starting Python is not counted.
 
     decord only     decord's loop over every frame, one thread, RGB out
+    PyAV only       PyAV's, without colour conversion: what of the usual script is decoding
     stage raw       what `make preprocess` does: decoder process, resize, CRC, shared memory, HDF5, fsync
     stage jpeg      the same with codec jpeg
     usual script    PyAV, to_ndarray, cv2.resize, create_dataset of the same frames
@@ -16,6 +18,8 @@ the source; starting Python is not counted.
 
 All arms but the last have one core for all their threads and processes: each overlaps some work, and would look the
 faster for it beside the arm that has work for both cores.
+
+`--memory` makes two minutes of 1080p instead and prints the most memory that a decoder process had (VmHWM).
 """
 
 from __future__ import annotations
@@ -58,15 +62,19 @@ def cpu_seconds() -> float:
     """User and system time of this process, its live children and those it has waited for."""
     times = os.times()
     total = times.user + times.system + times.children_user + times.children_system
+    return total + sum((int(fields[11]) + int(fields[12])) / TICKS for fields in children().values())
+
+
+def children() -> dict[Path, list[str]]:
+    """Folders in /proc of this process's live children, and the fields of their `stat` behind the name."""
+    found = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
-            try:
+            with contextlib.suppress(OSError):  # it has ended since
                 fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it has ended since
-                continue
-            if int(fields[1]) == os.getpid():
-                total += (int(fields[11]) + int(fields[12])) / TICKS
-    return total
+                if int(fields[1]) == os.getpid():
+                    found[Path(entry.path)] = fields
+    return found
 
 
 class Arms:
@@ -90,6 +98,14 @@ class Arms:
             reader = decord.VideoReader(str(path), num_threads=1)
             for _ in range(len(reader)):
                 reader.next()
+
+    def pyav_only(self) -> None:
+        for path in self.files:
+            with av.open(str(path)) as container:
+                stream = container.streams.best("video")
+                stream.codec_context.thread_count = 1
+                for _ in container.decode(stream):
+                    pass
 
     def stage(self, number: int = 0) -> None:
         settings = self.jpeg if number == 2 else self.raw
@@ -199,6 +215,7 @@ def report(found: dict[str, tuple[float, float]], num_frames: int) -> None:
         ("stage jpeg / stage raw, CPU", found["stage jpeg"][0] / stage[0], "at most 1.15"),
         ("usual script / stage, CPU", found["usual script"][0] / stage[0], "at least 2"),
         ("usual, every frame / stage", found["usual, every frame"][0] / stage[0], "at least 2"),
+        ("usual, every frame / PyAV only", found["usual, every frame"][0] / found["PyAV only"][0], "the most there is"),
         ("two at once / 2 x one, speed", stage[1] / found[TWO][1], "at least 0.95"),
     ]
     if "ffmpeg" in found:
@@ -207,13 +224,49 @@ def report(found: dict[str, tuple[float, float]], num_frames: int) -> None:
         print(f"{name:30}{ratio:6.2f}   ({target})")
 
 
+def write_long_video(path: Path) -> None:
+    """Two minutes of 1080p at 30 frames/s: a noisy picture that moves."""
+    rng = np.random.default_rng(0)
+    texture = cv2.resize(rng.integers(0, 256, (136, 256), np.uint8), (2048, 1088)) // 2 + rng.integers(
+        0, 64, (1088, 2048), np.uint8
+    )
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
+        planes = np.full((1620, 1920), 128, np.uint8)
+        for number in range(3600):
+            planes[:1080] = texture[number % 8 : 1080 + number % 8, number % 128 : 1920 + number % 128]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+        container.mux(stream.encode(None))
+
+
+def report_memory(folder: Path) -> None:
+    """The most memory of a decoder process on a long, large video, beside the target."""
+    path = folder / "long.mp4"
+    write_long_video(path)
+    for codec in ("raw", "jpeg"):
+        settings = replace(Preprocess(), codec=codec, video_timeout_s=600.0)
+        with Decoder(settings) as decoder:
+            (result,) = decoder.decode([path])
+            assert result.status == "ok", result.reason
+            (child,) = children()
+            status = child.joinpath("status").read_text()
+        peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+        print(f"{codec:5}{peak:5.0f} MB   (less than 400)   {result.facts['source_frames']} frames of 1920x1080")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ffmpeg", default=shutil.which("ffmpeg"), help="program (default: the one on the path)")
+    parser.add_argument("--memory", action="store_true", help="the most memory of a decoder on two minutes of 1080p")
     args = parser.parse_args()
+    if args.memory:
+        with tempfile.TemporaryDirectory() as folder:
+            report_memory(Path(folder))
+        return
     files = [path.absolute() for path in args.files] or default_files()
     if not files:
         sys.exit("no videos: name some, or run `make sample` first")
@@ -228,6 +281,7 @@ def main() -> None:
         ways = Arms(files * repeats, Path(folder), args.ffmpeg)
         arms: dict[str, Callable[[], None]] = {
             "decord only": ways.decord_only,
+            "PyAV only": ways.pyav_only,
             "stage raw": ways.stage,
             "stage jpeg": ways.stage_jpeg,
             "usual script": ways.usual_script,
