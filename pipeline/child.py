@@ -12,7 +12,6 @@ import math
 import mmap
 import os
 import sys
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,9 @@ from pipeline.confine import MAX_MEMORY_BYTES
 from pipeline.container import DecodeError, file_crc32, probe
 from pipeline.decode import decode_video
 from pipeline.encoding import Encoded, encode
-from pipeline.frames import Video, new_frames
+from pipeline.frames import new_frames
 from pipeline.isolate import READY, places
 from pipeline.recipe import Preprocess
-
-_FACTS = [field.name for field in fields(Video) if field.name not in ("frames", "times_s")]
 
 
 def main() -> None:
@@ -51,7 +48,7 @@ def _answer(path: Path, settings: Preprocess, slot: _Slot, with_decord: bool) ->
         # Raw frames are made where they are handed over; JPEGs are made from frames that stay here.
         video = decode_video(path, settings, slot.frames if settings.codec == "raw" else new_frames, with_decord)
         stored = slot.put(encode(video.frames, video.times_s, settings))
-        facts = {**{name: getattr(video, name) for name in _FACTS}, "source_crc32": file_crc32(path)}
+        facts = {"fps": video.fps, **video.source.facts(), "source_crc32": file_crc32(path)}
     except DecodeError as error:
         return {"status": error.status, "reason": error.reason, "facts": _facts_of_bad(path), "stored": None}
     except MemoryError:
@@ -67,8 +64,7 @@ def _facts_of_bad(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     try:
         facts["source_crc32"] = file_crc32(path)
-        facts.update(asdict(probe(path)))
-        del facts["duration_s"]
+        facts.update(probe(path).facts())
     except DecodeError:
         pass
     return facts

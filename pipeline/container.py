@@ -9,8 +9,9 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import av
 from isal import isal_zlib
@@ -39,7 +40,7 @@ class DecodeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """What a container says of its best video stream, before anything is decoded.
+    """What is known of a file and its best video stream: before it is decoded, what its container says.
 
     Attributes:
         codec: FFmpeg's name.
@@ -60,6 +61,10 @@ class Source:
     source_frames: int
     source_bytes: int
     duration_s: float
+
+    def facts(self) -> dict[str, Any]:
+        """The columns of a ledger among these."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "duration_s"}
 
 
 def probe(path: Path) -> Source:

@@ -7,6 +7,7 @@ or crash is isolate.py's.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -82,10 +83,8 @@ def _decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: A
         times_s = since_first(reader.get_frame_timestamp(indices)[:, 0], indices, source.source_fps)
     except (DECORDError, DECORDLimitReachedError, RuntimeError, StopIteration):
         return None
-    return Video(
-        frames, times_s, fps, source.codec, width, height, source.source_bit_depth, source.source_fps, shown,
-        source.source_bytes,
-    )  # fmt: skip
+    source = replace(source, source_width=width, source_height=height, source_frames=shown)
+    return Video(frames, times_s, fps, source)
 
 
 def _count_shown(container: av.container.InputContainer, stream: av.VideoStream, size: int) -> int:

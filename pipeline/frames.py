@@ -9,6 +9,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.container import Source
+
 MAX_STORED_BYTES = 1 << 30  # frames of one video are held in memory: 18 minutes at 15 frames/s of 128 x 171
 
 
@@ -20,25 +22,13 @@ class Video:
         frames: (T, height, width, 3) uint8 RGB, 0..255.
         times_s: (T,) float32, when each is shown, in seconds since the first.
         fps: stored frames per second.
-        codec: of the source stream, FFmpeg's name.
-        source_width: in pixels, upright.
-        source_height: in pixels, upright.
-        source_bit_depth: bits of a sample; 0: the container does not say.
-        source_fps: mean frames per second.
-        source_frames: frames a player shows.
-        source_bytes: size of the file.
+        source: of the file; its size is that of upright pictures, its frames are those a player shows.
     """
 
     frames: NDArray[np.uint8]
     times_s: NDArray[np.float32]
     fps: float
-    codec: str
-    source_width: int
-    source_height: int
-    source_bit_depth: int
-    source_fps: float
-    source_frames: int
-    source_bytes: int
+    source: Source
 
 
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -78,12 +79,9 @@ class _Collector:
         if not self.stored:
             raise DecodeError("unreadable", "holds no frame that can be decoded")
         height, width = self.size
-        source = self.source
-        times_s = since_first(np.array(self._times_s), np.array(self._indices), source.source_fps)
-        return Video(
-            self._frames[: self.stored], times_s, self.fps, source.codec, width, height, source.source_bit_depth,
-            source.source_fps, self.seen, source.source_bytes,
-        )  # fmt: skip
+        times_s = since_first(np.array(self._times_s), np.array(self._indices), self.source.source_fps)
+        source = replace(self.source, source_width=width, source_height=height, source_frames=self.seen)
+        return Video(self._frames[: self.stored], times_s, self.fps, source)
 
 
 def _decode(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import child
-from pipeline.container import DecodeError
+from pipeline.container import DecodeError, Source
 from pipeline.frames import Video, steady_times
 
 
@@ -50,7 +50,7 @@ def decode_hostile(path, settings, _allocate, with_decord):
     number = int(Path(path).stem.split("-")[1])
     frames = np.full((3 + number % 3, settings.height, settings.width, 3), number % 251, np.uint8)
     times_s = steady_times(np.arange(len(frames)), 15.0)
-    return Video(frames, times_s, 15.0, "h264", 340, 256, 8, 30.0, 2 * len(frames), 1000)
+    return Video(frames, times_s, 15.0, Source("h264", 340, 256, 8, 30.0, 2 * len(frames), 1000, 0.0))
 
 
 def main() -> None:

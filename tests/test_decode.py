@@ -83,8 +83,9 @@ def test_the_frames_stored_are_the_frames_promised(
     settings = Preprocess(fps=fps, height=64, width=96)
     video = decode_video(path, settings)
     assert [read_number(frame) for frame in video.frames] == kept_frames(40, source_fps, fps)[0].tolist()
-    assert (video.source_frames, video.source_fps, video.codec) == (40, source_fps, codec)
-    assert (video.source_height, video.source_width, video.source_bytes) == (96, 128, path.stat().st_size)
+    source = video.source
+    assert (source.source_frames, source.source_fps, source.codec) == (40, source_fps, codec)
+    assert (source.source_height, source.source_width, source.source_bytes) == (96, 128, path.stat().st_size)
     assert video.frames.shape[1:] == (64, 96, 3) and video.frames.dtype == np.uint8
 
 
@@ -115,7 +116,7 @@ def either_decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 def test_unusual_pixels_become_rgb(tmp_path: Path, pix_fmt: str) -> None:
     path = write_mp4(tmp_path / "a.mp4", num_frames=5, pix_fmt=pix_fmt)
     assert numbers(path) == list(range(5))
-    assert decode_video(path, SOURCE).source_bit_depth == (10 if "10" in pix_fmt else 8)
+    assert decode_video(path, SOURCE).source.source_bit_depth == (10 if "10" in pix_fmt else 8)
 
 
 @pytest.mark.usefixtures("either_decoder")
@@ -131,7 +132,7 @@ def test_pixels_that_are_not_square_are_stored_as_they_are(tmp_path: Path) -> No
         assert file.streams.video[0].sample_aspect_ratio == 2
     video = decode_video(path, SOURCE)
     assert [read_number(frame) for frame in video.frames] == list(range(5))
-    assert (video.source_height, video.source_width) == (96, 128)
+    assert (video.source.source_height, video.source.source_width) == (96, 128)
 
 
 @pytest.mark.usefixtures("either_decoder")
@@ -141,7 +142,7 @@ def test_a_video_that_is_to_be_turned_is_stored_upright(tmp_path: Path, quarters
     path = turn(write_mp4(tmp_path / "a.mp4", frames=drawn, size=(96, 128)), quarters)
     video = decode_video(path, SOURCE)
     assert [read_number(frame) for frame in video.frames] == list(range(5))
-    assert (video.source_height, video.source_width) == ((96, 128) if quarters == 2 else (128, 96))
+    assert (video.source.source_height, video.source.source_width) == ((96, 128) if quarters == 2 else (128, 96))
 
 
 @pytest.mark.usefixtures("either_decoder")
@@ -177,7 +178,7 @@ def test_a_variable_rate_keeps_frames_and_their_times(tmp_path: Path) -> None:
     assert [read_number(frame) for frame in video.frames] == list(range(8))
     assert video.times_s == pytest.approx(np.array(shown) / 30, abs=1e-4) and video.times_s.dtype == np.float32
     thinned = decode_video(path, replace(SOURCE, fps=4.0))
-    kept, _ = kept_frames(8, video.source_fps, 4.0)
+    kept, _ = kept_frames(8, video.source.source_fps, 4.0)
     assert 1 < len(kept) < 8
     assert thinned.times_s.tolist() == video.times_s[kept].tolist()
 

@@ -176,7 +176,7 @@ def default_files() -> list[Path]:
     sound = []
     for path in real:
         try:
-            if decode_video(path, Preprocess()).source_frames == count_frames(path):
+            if decode_video(path, Preprocess()).source.source_frames == count_frames(path):
                 sound.append(path)
         except DecodeError:
             continue
