@@ -53,6 +53,7 @@ class Driver:
     """What NVIDIA's driver says.
 
     Attributes:
+        version: its own, such as 550.54.15.
         cuda: the newest CUDA it runs, such as 12.4.
         cards: that it lets this process see.
 
@@ -73,6 +74,7 @@ class Driver:
         self._check("cuDriverGetVersion", ctypes.byref(version))
         if version.value < _OLDEST_DRIVER:
             raise GpuError(f"the NVIDIA driver is too old: it runs CUDA {_dotted(version.value)}, 11.0 is needed")
+        self.version = _driver_version()
         self.cuda = _dotted(version.value)
         count = ctypes.c_int()
         self._check("cuDeviceGetCount", ctypes.byref(count))
@@ -99,6 +101,12 @@ class Driver:
         name = ctypes.c_char_p()
         self._library.cuGetErrorName(code, ctypes.byref(name))
         return f"{(name.value or b'unknown error').decode()}, {code}"
+
+
+def _driver_version() -> str:
+    file = Path("/proc/driver/nvidia/version")
+    words = file.read_text(encoding="utf-8").partition("\n")[0].split() if file.is_file() else ()
+    return next((word for word in words if word[0].isdigit() and "." in word), "version not told")
 
 
 def prepare() -> str:
