@@ -42,6 +42,7 @@ def test_targets_are_ratios_of_what_was_measured_and_nothing_else(bench):
 
 def test_an_arm_is_its_text(bench):
     assert all(bench.Arm.parse(str(arm)) == arm for arm in bench.ARMS)
+    assert str(bench.ARMS[0]) == "mindspore" and str(bench.Arm("torch", feed="uint8")) == "torch:NCTHW:O0:uint8"
     assert bench.Arm.parse("torch:NTHWC") == bench.Arm("torch", "NTHWC", "O0", "resident", "O0", "normal")
 
 

@@ -134,11 +134,13 @@ def targets(results: list[Result]) -> list[Target]:
 
 def print_table(results: list[Result], batches: list[int]) -> None:
     """Clips a second of every arm, and why where there are none."""
-    print(f"{'arm':44} {'logits':>8}  " + "  ".join(f"{w[:5]} {b:>4}" for w in ("train", "forward") for b in batches))
+    columns = [(what, batch) for what in ("train", "forward") for batch in batches]
+    print("clips/s of training steps and of forward passes, by batch; logits: largest relative difference")
+    print(f"{'arm':44} {'logits':>8}  " + "  ".join(f"{f'{what} {batch}':>11}" for what, batch in columns))
     for result in results:
-        cells = [result.clips_per_s[what].get(str(b)) for what in ("train", "forward") for b in batches]
+        cells = [result.clips_per_s[what].get(str(batch)) for what, batch in columns]
         logits = "" if result.difference is None else f"{result.difference:.1e}"
-        line = "  ".join(f"{'' if cell is None else f'{cell:.1f}':>10}" for cell in cells)
+        line = "  ".join(f"{'' if cell is None else f'{cell:.1f}':>11}" for cell in cells)
         other = " ".join(f"{name} {value:.3g}" for name, value in result.values.items())
         print(f"{result.arm:44} {logits:>8}  {line} {other} {result.fault}".rstrip())
 
@@ -177,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{arm}: {results[-1].fault or 'measured'}", file=sys.stderr)
         facts = {key: value for result in results for key, value in result.facts.items()}
         reached = targets(results) if args.device == "GPU" and not args.tiny else []
-        if args.json:  # after every arm: a run takes an hour
+        if args.json:  # after every arm: a run is long, and may be stopped
             found = {"facts": facts, "results": results, "targets": reached}
             args.json.write_text(json.dumps(found, default=asdict, indent=1))
     print(", ".join(f"{key} {value}" for key, value in facts.items()))

@@ -45,7 +45,11 @@ class Arm:
         return cls(*text.split(":"))
 
     def __str__(self) -> str:
-        return ":".join(asdict(self).values())
+        """What `parse` takes, without defaults at its end."""
+        words = list(asdict(self).values())
+        while words[-1] == getattr(Arm, list(asdict(self))[len(words) - 1], None):
+            words.pop()
+        return ":".join(words)
 
 
 def stored_clips(batch: int, shape: tuple[int, int, int]) -> np.ndarray:
