@@ -55,7 +55,8 @@ def test_without_a_driver_the_message_says_so(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpu.ctypes, "CDLL", cannot)
     before = dict(os.environ)
-    assert gpu.prepare() == "there is no NVIDIA driver: libcuda.so.1: cannot open shared object file"
+    said = gpu.prepare()
+    assert said.startswith("there is no NVIDIA driver (libcuda.so.1: cannot open shared object file): install one for ")
     assert dict(os.environ) == before
 
 
@@ -63,7 +64,7 @@ def test_without_a_driver_the_message_says_so(monkeypatch):
 def test_a_driver_without_a_card_or_too_old_is_named(driver, libraries):
     assert fault(driver, libraries) == "the NVIDIA driver sees no card (cuInit: CUDA_ERROR_NO_DEVICE, 100)"
     old = fault(driver, libraries, STUB_CARDS="1", STUB_CUDA="10020")
-    assert old == "the NVIDIA driver is too old: it runs CUDA 10.2, 11.0 is needed"
+    assert old == "the NVIDIA driver runs CUDA 10.2: install one for 11.0 or newer"
 
 
 @needs_cc

@@ -65,7 +65,10 @@ class Driver:
         try:
             self._library = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
-            raise GpuError(f"there is no NVIDIA driver: {error}") from None
+            raise GpuError(
+                f"there is no NVIDIA driver ({error}): install one for CUDA 11.0 or newer, or start the container with "
+                "its cards (--gpus all)"
+            ) from None
         if code := self._library.cuInit(0):
             hint = "; CUDA_VISIBLE_DEVICES hides them" if "CUDA_VISIBLE_DEVICES" in os.environ else ""
             what = "sees no card" + hint if code == _CUDA_NO_DEVICE else "does not start"
@@ -73,7 +76,7 @@ class Driver:
         version = ctypes.c_int()
         self._check("cuDriverGetVersion", ctypes.byref(version))
         if version.value < _OLDEST_DRIVER:
-            raise GpuError(f"the NVIDIA driver is too old: it runs CUDA {_dotted(version.value)}, 11.0 is needed")
+            raise GpuError(f"the NVIDIA driver runs CUDA {_dotted(version.value)}: install one for 11.0 or newer")
         self.version = _driver_version()
         self.cuda = _dotted(version.value)
         count = ctypes.c_int()

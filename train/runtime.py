@@ -49,7 +49,7 @@ def start(config: Config) -> str:
     check_request(config)
     # msrun numbers the devices of its workers; its scheduler has none.
     device_id = int(os.environ.get("DEVICE_ID", 0)) if under_msrun() else config.context.device_id
-    target = config.device_target
+    target: str = config.device_target
     if target == "auto":
         target = _gpu_or_cpu(device_id)
     elif fault := _try(target, device_id):
