@@ -124,7 +124,6 @@ def test_every_kind_of_arm_runs_on_the_cpu(tmp_path):
     arms = [
         "mindspore",
         "mindspore:NTHWC",
-        "mindspore:NTHWC:O3",
         "mindspore:unpadded",
         "mindspore:unfused:O3",
         "mindspore:NTHWC:O0:float32",
