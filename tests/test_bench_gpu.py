@@ -119,6 +119,18 @@ def test_without_a_gpu_nothing_is_reported_as_measured(tmp_path):
     assert done.stdout.count("not measured") == 4 and not found["results"][0]["clips_per_s"]["train"]
 
 
+def test_an_arm_that_hangs_is_stopped_and_the_others_go_on(bench, tmp_path, monkeypatch, capsys):
+    hangs = tmp_path / "python"
+    hangs.write_text('#!/bin/sh\ncase $* in *copy) sleep 60;; *) echo \'{"arm": "mindspore"}\';; esac\n')
+    hangs.chmod(0o755)
+    monkeypatch.setattr(bench.sys, "executable", str(hangs))
+    monkeypatch.setattr(bench, "ARM_S", 0.5)
+    bench.main(["--arms", "copy", "mindspore", "--json", str(tmp_path / "found.json")])
+    assert "copy: stopped after 0.5 s" in capsys.readouterr().err
+    stopped, other = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert stopped["fault"] == "stopped after 0.5 s" and other == asdict(bench.Result("mindspore"))
+
+
 @pytest.mark.slow
 def test_every_kind_of_arm_runs_on_the_cpu(tmp_path):
     arms = [

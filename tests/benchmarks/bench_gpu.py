@@ -24,6 +24,7 @@ from pathlib import Path
 from gpu_arms import ROOT, Arm, MindSpore, Torch, copy_bandwidth, difference, seconds_of, streamed_over_resident
 
 TOLERANCE = {"O0": 5e-3, "O2": 5e-2, "O3": 5e-2}  # of the largest logit; TF32 counts as float32
+ARM_S = 1200  # after which an arm that hangs is stopped, with whatever it has started
 CLIP_BYTES = 1.8e9  # that a training step moves for a clip of 16 x 112 x 112 in float16, about 14 passes
 
 NAIVE, BEST = Arm("mindspore"), Arm("mindspore", "NTHWC", "O3")
@@ -169,9 +170,12 @@ def main(argv: list[str] | None = None) -> None:
     for arm in map(Arm.parse, args.arms):
         python = args.torch_python if arm.library == "torch" else sys.executable
         words = [*(argv if argv is not None else sys.argv[1:]), "--measure", str(arm)]
-        done = subprocess.run([python, __file__, *words], cwd=ROOT, capture_output=True, text=True)
+        command = ["timeout", "--kill-after=10", str(ARM_S), python, __file__, *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         lines = done.stdout.strip().splitlines()
-        if done.returncode or not lines:
+        if done.returncode in (124, 137):
+            results.append(Result(str(arm), fault=f"stopped after {ARM_S} s"))
+        elif done.returncode or not lines:
             said = done.stderr.strip().splitlines() or ["nothing said"]
             results.append(Result(str(arm), fault=f"ended with {done.returncode}: {said[-1]}"))
         else:
