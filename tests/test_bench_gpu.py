@@ -132,6 +132,7 @@ def test_an_arm_that_hangs_is_stopped_and_the_others_go_on(bench, tmp_path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_kind_of_arm_runs_on_the_cpu(tmp_path):
     arms = [
         "mindspore",
