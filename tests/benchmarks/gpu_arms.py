@@ -82,9 +82,9 @@ def checked_clips() -> np.ndarray:
     return np.random.default_rng([0, 7]).standard_normal(CHECKED).astype(np.float32)
 
 
-def resident(ms: Any, values: np.ndarray) -> Any:
+def resident(ms: Any, values: np.ndarray, name: str = "clips") -> Any:
     """On the device to stay: MindSpore 2.10 copies a Tensor that a graph is given at every call, a Parameter once."""
-    return ms.Parameter(ms.Tensor(values), name="resident", requires_grad=False)
+    return ms.Parameter(ms.Tensor(values), name=f"resident_{name}", requires_grad=False)
 
 
 def seconds_of(run: Run, what: str, rounds: int) -> float:
@@ -328,7 +328,7 @@ def streamed_over_resident(arm: Arm, device: str, config_path: str, overrides: l
     optimizer = make_optimizer(config.optimizer, network, [1e-4] * 1_000_000)
     step = TrainStep(Loss(network, Normalize.of(loader.map)), optimizer, config.optimizer).set_train(True)
     clips, labels, _samples = next(iter(iterate(source, 0)))
-    kept, marks = resident(ms, np.array(clips)), resident(ms, np.array(labels))
+    kept, marks = resident(ms, np.array(clips)), resident(ms, np.array(labels), "labels")
     step(ms.Tensor(np.array(clips)), ms.Tensor(np.array(labels)))[0].asnumpy()  # a graph for each kind of input
     step(kept, marks)[0].asnumpy()
     ratios = []
