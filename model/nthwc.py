@@ -8,6 +8,9 @@ checkpoints know nothing of it.
 Mid-planes (45, 230, 460, 921) become multiples of 8 on the way through: planes of zeros, whose gamma is 0, stay exactly
 zero, and so do their gradients.
 
+MindSpore makes one operator of a batch norm in training and the ReLU right after it, and one of their gradients, where
+channels are last and a multiple of 4: so nothing may come between the two.
+
 MindSpore 2.10 has channels-last operators on the GPU only.  On other devices the same cells move the channels and back:
 slow, and there to be compared with.
 """
@@ -22,6 +25,9 @@ from model.r2plus1d import Block, VideoResNet
 
 PLANES = 8
 """Channels a tensor core takes at a time in float16; mid-planes are padded to a multiple of it."""
+
+FUSE = True
+"""Whether a ReLU comes right after its batch norm.  In float16 only: cuDNN has no such operator in float32."""
 
 
 class Conv(nn.Cell):
@@ -92,16 +98,19 @@ class Conv(nn.Cell):
 
 
 class BatchNorm(nn.Cell):
-    """An nn.BatchNorm3d over (N, T, H, W, C).
+    """An nn.BatchNorm3d over (N, T, H, W, C), and the ReLU after it.
 
     Args:
         norm: has parameters and statistics, in its `bn2d`.
         planes: planes of zeros that follow its channels.
+        relu: whether a ReLU follows, which is computed here.
     """
 
-    def __init__(self, norm: nn.BatchNorm3d, planes: int) -> None:
+    def __init__(self, norm: nn.BatchNorm3d, planes: int, relu: bool) -> None:
         super().__init__(auto_prefix=False)
         self.bn2d = norm.bn2d
+        self.relu = ops.ReLU() if relu else None
+        self.fuse = FUSE
         self.channels_last = ms.get_context("device_target") == "GPU"
         options = {"epsilon": norm.bn2d.eps, "data_format": "NHWC" if self.channels_last else "NCHW"}
         self.in_training = ops.BatchNorm(is_training=True, momentum=norm.bn2d.momentum, **options)
@@ -118,7 +127,15 @@ class BatchNorm(nn.Cell):
         n, t, h, w, c = x.shape
         x = x.reshape(n * t, h, w, c) if self.channels_last else x.reshape(-1, c, 1, 1)
         x = self._padded(x) if self.pads else self._plain(x)
-        return x.reshape(n, t, h, w, c)
+        if self.relu is None:
+            return x.reshape(n, t, h, w, c)
+        if self.fuse and x.dtype == ms.float16:
+            return self.relu(x).reshape(n, t, h, w, c)
+        return self.relu(x.reshape(n, t, h, w, c))
+
+    def extend_repr(self) -> str:
+        """What tells this cell from another: the compile cache goes by it."""
+        return f"relu={self.relu is not None}, fuse={self.fuse}"
 
     def _plain(self, x: Tensor) -> Tensor:
         norm = self.bn2d
@@ -169,6 +186,9 @@ def _exchange(cell: nn.Cell) -> None:
             before, planes = planes, -part.out_channels % PLANES if index < last else 0
             cell[index] = Conv(part, before, planes)
         elif isinstance(part, nn.BatchNorm3d):
-            cell[index] = BatchNorm(part, planes)
+            relu = index + 1 < len(cell) and isinstance(cell[index + 1], nn.ReLU)
+            cell[index] = BatchNorm(part, planes, relu)
+            if relu:
+                cell[index + 1] = nn.Identity()
         else:
             _exchange(part)

@@ -34,15 +34,20 @@ int cuStreamSynchronize(void) { return 999; }
 """
 
 
-def _compile(source: str, path: Path) -> None:
+def compile_library(source: str, path: Path, version: str = "") -> None:
+    """Compile C into a shared library; with a version, its symbols are of that version."""
     path.parent.mkdir(parents=True, exist_ok=True)
     command = ["cc", "-shared", "-fPIC", "-w", f"-Wl,-soname,{path.name}", "-xc", "-", "-o", str(path)]
+    if version:
+        script = path.with_suffix(".map")
+        script.write_text(f"{version} {{ global: *; }};")
+        command.insert(1, f"-Wl,--version-script={script}")
     subprocess.run(command, input=source, text=True, check=True)
 
 
 def make_driver(folder: Path) -> None:
     """Write `libcuda.so.1` into a folder, for LD_LIBRARY_PATH."""
-    _compile(_DRIVER, folder / "libcuda.so.1")
+    compile_library(_DRIVER, folder / "libcuda.so.1")
 
 
 def make_libraries(site: Path) -> None:
@@ -52,5 +57,5 @@ def make_libraries(site: Path) -> None:
     """
     for _, folder, names in LIBRARIES:
         for name in names:
-            _compile(f"int loaded_{folder}(void) {{ return 1; }}", site / "nvidia" / folder / "lib" / name)
+            compile_library(f"int loaded_{folder}(void) {{ return 1; }}", site / "nvidia" / folder / "lib" / name)
     (site / "nvidia" / "__init__.py").touch()

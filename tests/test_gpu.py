@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from make_driver import make_driver, make_libraries
@@ -54,7 +55,8 @@ def test_without_a_driver_the_message_says_so(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpu.ctypes, "CDLL", cannot)
     before = dict(os.environ)
-    assert gpu.prepare() == "there is no NVIDIA driver: libcuda.so.1: cannot open shared object file"
+    said = gpu.prepare()
+    assert said.startswith("there is no NVIDIA driver (libcuda.so.1: cannot open shared object file): install one for ")
     assert dict(os.environ) == before
 
 
@@ -62,7 +64,7 @@ def test_without_a_driver_the_message_says_so(monkeypatch):
 def test_a_driver_without_a_card_or_too_old_is_named(driver, libraries):
     assert fault(driver, libraries) == "the NVIDIA driver sees no card (cuInit: CUDA_ERROR_NO_DEVICE, 100)"
     old = fault(driver, libraries, STUB_CARDS="1", STUB_CUDA="10020")
-    assert old == "the NVIDIA driver is too old: it runs CUDA 10.2, 11.0 is needed"
+    assert old == "the NVIDIA driver runs CUDA 10.2: install one for 11.0 or newer"
 
 
 @needs_cc
@@ -113,9 +115,9 @@ print(*(os.environ[name] for name in ("CUDA_MODULE_LOADING", "CUDA_CACHE_PATH", 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["LAZY", "/cache/kinetics-r2plus1d/cuda", "4294967296"]
-    kept = run("import os, train; print(os.environ['CUDA_CACHE_PATH'])", driver, libraries,
-               STUB_CARDS="1", CUDA_CACHE_PATH="/mine")  # fmt: skip
-    assert kept.stdout.strip() == "/mine"
+    mine = {"CUDA_MODULE_LOADING": "EAGER", "CUDA_CACHE_PATH": "/mine", "CUDA_CACHE_MAXSIZE": "5000000000"}
+    program = f"import os, train; assert not train.GPU_FAULT; print(*map(os.environ.get, {[*mine]}))"
+    assert run(program, driver, libraries, STUB_CARDS="1", **mine).stdout.split() == [*mine.values()]
 
 
 @needs_cc
@@ -202,6 +204,33 @@ def test_auto_takes_the_cpu_and_warns_only_where_a_card_is(monkeypatch, caplog):
         assert runtime.start(settings(device_target="auto")) == "CPU"
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert len(warnings) == num_warnings and all("libcudnn.so.8 is gone" in said for said in warnings)
+
+
+LOADING_FAILED = """Unsupported device target GPU. This process only supports one of the ['CPU'].
+
+----------------------------------------------------
+- Device load error message:
+----------------------------------------------------
+Load dynamic library: libmindspore_ascend.so.2 failed. libge_runner.so: cannot open shared object file
+Load dynamic library: libmindspore_gpu.so.11.6 failed. libcuda_ops.so.11: undefined symbol: cufftExecD2Z
+"""
+
+
+def test_what_mindspore_cannot_load_is_named_and_auto_goes_on_without_it(monkeypatch, caplog):
+    def cannot(target, _device_id):
+        raise RuntimeError(LOADING_FAILED.replace("GPU", target))
+
+    monkeypatch.setattr(train, "GPU_FAULT", "")
+    monkeypatch.setattr(runtime.ms, "set_device", cannot)
+    monkeypatch.setattr(gpu, "Driver", lambda: SimpleNamespace(cards=["one"]))
+    with pytest.raises(DeviceError, match="GPU, .*card number 1 is asked for, counted from 0; the driver shows 1"):
+        runtime.start(settings(device_target="GPU", **{"context.device_id": "1"}))
+    for target, missing in (("GPU", "libcuda_ops.so.11: undefined symbol"), ("Ascend", "libge_runner.so: cannot open")):
+        with pytest.raises(DeviceError, match=f"device_target: got {target}, .*{missing}.* try --device_target=CPU"):
+            runtime.start(settings(device_target=target))
+    assert runtime.start(settings(device_target="auto")) == "CPU"
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "libcuda_ops.so.11: undefined symbol" in warning and "using the CPU" in warning
 
 
 def report_of(text: str) -> dict[str, tuple[str, str]]:

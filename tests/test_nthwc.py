@@ -11,6 +11,7 @@ from mindspore import nn
 from model import nthwc, weights
 from model.r2plus1d import mc3_18, r2plus1d_18, r2plus1d_50, r3d_18
 from pipeline.settings import UserError
+from train import checkpoint, export
 from train import network as network_module
 from train.config import Model, Optimizer
 from train.network import build_network
@@ -86,7 +87,7 @@ def steps(clips, request):
         moments = {name: p for name, p in step.state().items() if "moments" in name}
         named = {name: ms.Tensor(p.asnumpy().copy()) for name, p in moments.items()}  # after one step: the gradients
         losses.append(float(step(clips, labels)[0]))
-        found[layout] = named, losses, weights.parameters(network), network
+        found[layout] = named, losses, weights.parameters(network), network, step.state()
     ms.set_context(mode=before)
     return found
 
@@ -116,6 +117,41 @@ def test_planes_of_zeros_stay_zero(steps):
         norm = name.replace("wide_mean", "bn2d.moving_mean")
         assert not values[weights.parameters(network)[norm].size :].any(), name
     assert any(values.any() for values in wide.values())
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [("NTHWC", "NCTHW"), ("NCTHW", "NTHWC")])
+def test_a_checkpoint_is_of_no_layout(steps, saved, loaded, tmp_path):
+    *_, network, training = steps[saved]
+    path = checkpoint.save(tmp_path, "one", network, training, {})
+    other, settings = network_of(loaded), Optimizer(weight_decay=0.0)
+    other.freeze(1)
+    state = TrainStep(Loss(other, nn.Identity()), make_optimizer(settings, other, [0.01] * 2), settings).state()
+    checkpoint.load(path, other, state)
+    checkpoint.save(tmp_path, "two", other, state, {})
+    for ending in (".ckpt", ".optimizer.ckpt"):
+        assert (tmp_path / f"one{ending}").read_bytes() == (tmp_path / f"two{ending}").read_bytes()
+
+
+def test_an_export_is_of_no_layout(tmp_path, monkeypatch):
+    exported = []
+    monkeypatch.setattr(export, "export", lambda network, _shape, path, _facts: (path.touch(), exported.append(network))
+                        and 0.0)  # fmt: skip
+    trained = network_of("NTHWC")
+    checkpoint.save_weights(tmp_path / "weights.ckpt", trained, {})
+    words = [
+        "-c",
+        "train/configs/sample.yaml",
+        "--device_target=CPU",
+        f"--export.pretrained_model={tmp_path}/weights.ckpt",
+    ]
+    model = ["--model.layout=NTHWC", "--model.num_classes=5", "--model.stage_channels=[8, 8, 16, 16]",
+             "--model.stage_strides=null"]  # fmt: skip
+    assert export.main([*words, *model]) == 0
+    (network,) = exported
+    assert not network.channels_last and any(isinstance(cell, nn.Conv3d) for _, cell in network.cells_and_names())
+    ours, theirs = weights.parameters(trained), weights.parameters(network)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name].asnumpy(), theirs[name].asnumpy()) for name in ours)
 
 
 @pytest.mark.parametrize("make", [r3d_18, mc3_18])

@@ -89,7 +89,7 @@ def _gpu(asked_for: bool) -> Iterator[Finding]:
         else:
             yield Finding("NVIDIA driver", "none", f"{error}; training runs on the CPU")
     else:
-        yield Finding("NVIDIA driver", "ok", f"{_driver_version()}, runs CUDA {driver.cuda}")
+        yield Finding("NVIDIA driver", "ok", f"{driver.version}, runs CUDA {driver.cuda}")
         for card in driver.cards:
             yield Finding("card", "ok", f"{card.name}, {card.memory_bytes / _GIB:.0f} GiB, {_kernels(card)}")
     try:
@@ -112,11 +112,6 @@ def _kernels(card: gpu.Card) -> str:
     return f"compute capability {major}.{minor}, " + (
         "MindSpore has kernels for it" if compiled else "MindSpore's kernels are compiled for it at first use"
     )
-
-
-def _driver_version() -> str:
-    words = _first_line("/proc/driver/nvidia/version").split()
-    return next((word for word in words if word[0].isdigit() and "." in word), "version not told")
 
 
 def _short(distribution: str) -> str:
@@ -163,10 +158,6 @@ def _after_colon(path: str, key: str) -> str:
         if name.strip() == key:
             return value.strip()
     return ""
-
-
-def _first_line(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8").partition("\n")[0] if Path(path).is_file() else ""
 
 
 def main(argv: list[str] | None = None) -> int:

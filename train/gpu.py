@@ -53,6 +53,7 @@ class Driver:
     """What NVIDIA's driver says.
 
     Attributes:
+        version: its own, such as 550.54.15.
         cuda: the newest CUDA it runs, such as 12.4.
         cards: that it lets this process see.
 
@@ -64,7 +65,10 @@ class Driver:
         try:
             self._library = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
-            raise GpuError(f"there is no NVIDIA driver: {error}") from None
+            raise GpuError(
+                f"there is no NVIDIA driver ({error}): install one for CUDA 11.0 or newer, or start the container with "
+                "its cards (--gpus all)"
+            ) from None
         if code := self._library.cuInit(0):
             hint = "; CUDA_VISIBLE_DEVICES hides them" if "CUDA_VISIBLE_DEVICES" in os.environ else ""
             what = "sees no card" + hint if code == _CUDA_NO_DEVICE else "does not start"
@@ -72,7 +76,8 @@ class Driver:
         version = ctypes.c_int()
         self._check("cuDriverGetVersion", ctypes.byref(version))
         if version.value < _OLDEST_DRIVER:
-            raise GpuError(f"the NVIDIA driver is too old: it runs CUDA {_dotted(version.value)}, 11.0 is needed")
+            raise GpuError(f"the NVIDIA driver runs CUDA {_dotted(version.value)}: install one for 11.0 or newer")
+        self.version = _driver_version()
         self.cuda = _dotted(version.value)
         count = ctypes.c_int()
         self._check("cuDeviceGetCount", ctypes.byref(count))
@@ -99,6 +104,12 @@ class Driver:
         name = ctypes.c_char_p()
         self._library.cuGetErrorName(code, ctypes.byref(name))
         return f"{(name.value or b'unknown error').decode()}, {code}"
+
+
+def _driver_version() -> str:
+    file = Path("/proc/driver/nvidia/version")
+    words = file.read_text(encoding="utf-8").partition("\n")[0].split() if file.is_file() else ()
+    return next((word for word in words if word[0].isdigit() and "." in word), "version not told")
 
 
 def prepare() -> str:

@@ -7,15 +7,17 @@ import os
 import platform
 import shutil
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import mindspore as ms
 import numpy as np
 from mindspore import communication
+from mindspore.device_context.gpu import op_tuning
 
 import model
 import train
 from pipeline.settings import UserError
+from train import gpu
 from train.check import DeviceError, check_request
 from train.config import Config
 from train.stop import end_with_parent
@@ -44,18 +46,18 @@ def start(config: Config) -> str:
         UserError: as `check_request`.
     """
     log.info(model.ONEDNN_NOTE)
-    target = config.device_target
-    if target == "auto":
-        target = "CPU" if train.GPU_FAULT else "GPU"
-        if train.GPU_FAULT and (shutil.which("nvidia-smi") or os.path.exists("/dev/nvidiactl")):
-            log.warning("warning: an NVIDIA card is here but cannot be used: %s; using the CPU", train.GPU_FAULT)
     check_request(config)
     # msrun numbers the devices of its workers; its scheduler has none.
     device_id = int(os.environ.get("DEVICE_ID", 0)) if under_msrun() else config.context.device_id
-    if fault := _try(target, device_id):
+    target: str = config.device_target
+    if target == "auto":
+        target = _gpu_or_cpu(device_id)
+    elif fault := _try(target, device_id):
         raise DeviceError(
             f"device_target: got {target}, which MindSpore cannot use here ({fault}); try --device_target=CPU"
         )
+    if target == "GPU":
+        choose_convolutions("performance")
     if config.context.device_id not in (0, device_id) or (config.context.device_id and target == "CPU"):
         log.warning(
             "warning: context.device_id: %d has no effect %s", config.context.device_id,
@@ -74,6 +76,16 @@ def start(config: Config) -> str:
         ms.__version__,
     )
     return target
+
+
+def choose_convolutions(how: Literal["normal", "performance"]) -> None:
+    """Which of cuDNN's algorithms a GPU's convolutions take; those of NTHWC in float16 are always the same.
+
+    Args:
+        how: `normal` by cuDNN's rules; `performance` by timing each, while a graph is compiled.
+    """
+    for choose in (op_tuning.conv_fprop_algo, op_tuning.conv_dgrad_algo, op_tuning.conv_wgrad_algo):
+        choose(how)
 
 
 def under_msrun() -> bool:
@@ -121,6 +133,16 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
+def _gpu_or_cpu(device_id: int) -> str:
+    """What `auto` is here: the GPU if it can be used; where a card is and cannot, a warning says why."""
+    fault = train.GPU_FAULT or _try("GPU", device_id)
+    if not fault:
+        return "GPU"
+    if not train.GPU_FAULT or shutil.which("nvidia-smi") or os.path.exists("/dev/nvidiactl"):
+        log.warning("warning: an NVIDIA card is here but cannot be used: %s; using the CPU", fault)
+    return "CPU"
+
+
 def _try(target: str, device_id: int) -> str:
     """Ask MindSpore for a device; returns why not, in one line, or an empty string."""
     try:
@@ -128,8 +150,15 @@ def _try(target: str, device_id: int) -> str:
             return ""  # the wheel's own default; MindSpore takes no choice of a device once anything has run on one
         if target == "CPU":
             ms.set_device("CPU")
-        else:
-            ms.set_device(target, device_id)
+            return ""
+        if target == "GPU" and device_id >= (num_cards := len(gpu.Driver().cards)):
+            return f"card number {device_id} is asked for, counted from 0; the driver shows {num_cards}"
+        ms.set_device(target, device_id)
+    except gpu.GpuError as error:
+        return str(error)
     except (RuntimeError, ValueError) as error:
-        return str(error).strip().splitlines()[0]
+        lines = str(error).strip().splitlines()
+        # MindSpore lists what it could not load, each plug-in with the library that was missing.
+        plugin = f"Load dynamic library: libmindspore_{target.lower()}."
+        return next((line for line in lines if line.startswith(plugin)), lines[0])
     return ""

@@ -3,11 +3,12 @@
     python tests/benchmarks/bench_gpu.py [-c CONFIG] [--batches 8 16 32 64 128] [--torch-python PYTHON] [--json FILE]
     python tests/benchmarks/bench_gpu.py --device CPU --tiny        a test of the script itself
 
-An arm is one library, layout, precision, feed and jit level, in a process of its own: weights are functions of their
-names, logits must be torchvision's (tests/resources), and only then steps are timed, each after the one before.  Feeds:
-`resident`, the clips are on the device; `uint8`, they come from the host and are normalised on the device; `float32`,
-they are normalised on the host; `sink`, MindSpore's queue puts them on the device, and 8 steps are launched at a time
-(training only).  `streamed` trains on CONFIG's shards, in turns with steps on a resident batch.
+An arm is one library, layout, precision, feed, jit level and choice of convolutions (Arm in gpu_arms.py), in a process
+of its own; one that cannot be measured says why, and the others go on.  Weights are functions of their names, logits
+must be torchvision's (tests/resources), and only then steps are timed, each after the one before.  Feeds: `resident`,
+the clips are on the device; `uint8`, they come from the host and are normalised on the device; `float32`, they are
+normalised on the host; `sink`, MindSpore's queue puts them on the device, and 8 steps are launched at a time (training
+only).  `copy` is the bandwidth; `streamed` trains on CONFIG's shards, in turns with steps on a resident batch.
 PyTorch may live in another environment (`--torch-python`).  Median of --rounds.  Table on stdout; --json has all of it.
 """
 
@@ -23,6 +24,7 @@ from pathlib import Path
 from gpu_arms import ROOT, Arm, MindSpore, Torch, copy_bandwidth, difference, seconds_of, streamed_over_resident
 
 TOLERANCE = {"O0": 5e-3, "O2": 5e-2, "O3": 5e-2}  # of the largest logit; TF32 counts as float32
+ARM_S = 1200  # after which an arm that hangs is stopped, with whatever it has started
 CLIP_BYTES = 1.8e9  # that a training step moves for a clip of 16 x 112 x 112 in float16, about 14 passes
 
 NAIVE, BEST = Arm("mindspore"), Arm("mindspore", "NTHWC", "O3")
@@ -30,7 +32,8 @@ TORCH = (Arm("torch"), Arm("torch", "NTHWC"), Arm("torch", "NCTHW", "O2"), Arm("
 ARMS = (
     NAIVE, Arm("mindspore", "NCTHW", "O2"), Arm("mindspore", "NCTHW", "O3"),
     Arm("mindspore", "NTHWC"), Arm("mindspore", "NTHWC", "O2"), BEST,
-    Arm("mindspore", "unpadded", "O3"),
+    Arm("mindspore", "NCTHW", convolutions="performance"), Arm("mindspore", "NTHWC", convolutions="performance"),
+    Arm("mindspore", "unpadded", "O3"), Arm("mindspore", "unfused", "O3"),
     Arm("mindspore", "NTHWC", "O3", "uint8"), Arm("mindspore", "NTHWC", "O3", "float32"),
     Arm("mindspore", "NTHWC", "O3", "sink"), Arm("mindspore", "NTHWC", "O3", "resident", "O1"),
     *TORCH, Arm("copy"), Arm("streamed", "NTHWC", "O3"),
@@ -90,40 +93,57 @@ def measure(arm: Arm, args: argparse.Namespace) -> Result:
     return result
 
 
-def targets(results: list[Result], clip_scale: float = 1.0) -> list[tuple[str, float, float]]:
-    """(what, ratio, target) for each target whose arms were measured; a training step, each arm at its best batch.
+@dataclass(frozen=True)
+class Target:
+    """What is aimed at, as a ratio of training steps, each arm at its best batch.
 
-    Args:
-        results: of every arm.
-        clip_scale: pixels of the clips over those of 16 x 112 x 112.
+    Attributes:
+        what: over what.
+        ratio: measured; None where one of its arms was not.
+        least: that is good enough.
     """
-    best = {result.arm: max(result.clips_per_s["train"].values(), default=0.0) for result in results}
+
+    what: str
+    ratio: float | None
+    least: float
+
+    def __str__(self) -> str:
+        if self.ratio is None:
+            return f"{self.what:44} not measured  target {self.least}"
+        verdict = "held" if self.ratio >= self.least else "missed"
+        return f"{self.what:44} {self.ratio:12.2f}  target {self.least}  {verdict}"
+
+
+def targets(results: list[Result]) -> list[Target]:
+    """Every target, out of the results of every arm."""
+    best = {result.arm: max(result.clips_per_s["train"].values(), default=None) for result in results}
     values = {name: value for result in results for name, value in result.values.items()}
-    ours, naive = best.get(str(BEST), 0.0), best.get(str(NAIVE), 0.0)
-    torch = max((best.get(str(arm), 0.0) for arm in TORCH), default=0.0)
-    rows = []
-    if ours and naive:
-        rows.append(("float16 NTHWC / float32 NCTHW", ours / naive, 4.0))
-    if ours and torch:
-        rows.append(("float16 NTHWC / PyTorch's best", ours / torch, 0.95))
-    if ours and "gb_per_s" in values:
-        rows.append(
-            ("float16 NTHWC / bandwidth bound", ours * CLIP_BYTES * clip_scale / values["gb_per_s"] / 1e9, 0.35)
-        )
-    if "streamed_over_resident" in values:
-        rows.append(("streamed from shards / resident", values["streamed_over_resident"], 0.99))
-    return rows
+
+    def over(a: float | None, b: float | None) -> float | None:
+        return a / b if a and b else None
+
+    ours = best.get(str(BEST))
+    torch = max((value for arm in TORCH if (value := best.get(str(arm)))), default=None)
+    moved = ours and ours * CLIP_BYTES / 1e9
+    return [
+        Target("float16 NTHWC / float32 NCTHW", over(ours, best.get(str(NAIVE))), 4.0),
+        Target("float16 NTHWC / PyTorch's best", over(ours, torch), 0.95),
+        Target("float16 NTHWC / bandwidth bound", over(moved, values.get("gb_per_s")), 0.35),
+        Target("streamed from shards / resident", values.get("streamed_over_resident"), 0.99),
+    ]
 
 
 def print_table(results: list[Result], batches: list[int]) -> None:
     """Clips a second of every arm, and why where there are none."""
-    print(f"{'arm':36} {'logits':>8}  " + "  ".join(f"{w[:5]} {b:>4}" for w in ("train", "forward") for b in batches))
+    columns = [(what, batch) for what in ("train", "forward") for batch in batches]
+    print("clips/s of training steps and of forward passes, by batch; logits: largest relative difference")
+    print(f"{'arm':44} {'logits':>8}  " + "  ".join(f"{f'{what} {batch}':>11}" for what, batch in columns))
     for result in results:
-        cells = [result.clips_per_s[what].get(str(b)) for what in ("train", "forward") for b in batches]
+        cells = [result.clips_per_s[what].get(str(batch)) for what, batch in columns]
         logits = "" if result.difference is None else f"{result.difference:.1e}"
-        line = "  ".join(f"{'' if cell is None else f'{cell:.1f}':>10}" for cell in cells)
+        line = "  ".join(f"{'' if cell is None else f'{cell:.1f}':>11}" for cell in cells)
         other = " ".join(f"{name} {value:.3g}" for name, value in result.values.items())
-        print(f"{result.arm:36} {logits:>8}  {line} {other} {result.fault}".rstrip())
+        print(f"{result.arm:44} {logits:>8}  {line} {other} {result.fault}".rstrip())
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -146,27 +166,30 @@ def main(argv: list[str] | None = None) -> None:
     if args.measure:
         print(json.dumps(asdict(measure(Arm.parse(args.measure), args))))
         return
-    results = []
+    results: list[Result] = []
     for arm in map(Arm.parse, args.arms):
         python = args.torch_python if arm.library == "torch" else sys.executable
         words = [*(argv if argv is not None else sys.argv[1:]), "--measure", str(arm)]
-        done = subprocess.run([python, __file__, *words], cwd=ROOT, capture_output=True, text=True)
+        command = ["timeout", "--kill-after=10", str(ARM_S), python, __file__, *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         lines = done.stdout.strip().splitlines()
-        if done.returncode or not lines:
+        if done.returncode in (124, 137):
+            results.append(Result(str(arm), fault=f"stopped after {ARM_S} s"))
+        elif done.returncode or not lines:
             said = done.stderr.strip().splitlines() or ["nothing said"]
             results.append(Result(str(arm), fault=f"ended with {done.returncode}: {said[-1]}"))
         else:
             results.append(Result(**json.loads(lines[-1])))
         print(f"{arm}: {results[-1].fault or 'measured'}", file=sys.stderr)
-    facts = {key: value for result in results for key, value in result.facts.items()}
+        facts = {key: value for result in results for key, value in result.facts.items()}
+        reached = targets(results) if args.device == "GPU" and not args.tiny else []
+        if args.json:  # after every arm: a run is long, and may be stopped
+            found = {"facts": facts, "results": results, "targets": reached}
+            args.json.write_text(json.dumps(found, default=asdict, indent=1))
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print_table(results, args.batches)
-    rows = targets(results, 2 * 32 * 32 / (16 * 112 * 112) if args.tiny else 1.0)
-    if args.device == "GPU":
-        for what, ratio, target in rows:
-            print(f"{what:36} {ratio:6.2f}  target {target}  {'held' if ratio >= target else 'missed'}")
-    if args.json:
-        args.json.write_text(json.dumps({"facts": facts, "results": [asdict(r) for r in results], "targets": rows}))
+    for target in reached:
+        print(target)
     if all(result.fault for result in results):
         sys.exit(f"nothing was measured: {results[0].fault}")
 

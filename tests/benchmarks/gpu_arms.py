@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import statistics
 import sys
 import time
@@ -26,8 +27,9 @@ Run = Callable[[str], int]  # makes steps, `train` or `forward`, waits for them,
 class Arm:
     """What is measured.
 
-    Layout is `model.layout`, or `unpadded`: NTHWC with mid-planes as published.  Precision is `train.amp_level`; in
-    PyTorch, anything but O0 is autocast to float16.
+    Layout is `model.layout`, or NTHWC with mid-planes as published, `unpadded`, or with batch norms and ReLUs kept
+    apart, `unfused`.  Precision is `train.amp_level`; in PyTorch, anything but O0 is autocast to float16.  Convolutions
+    are `normal` or `performance`, see `train.runtime.choose_convolutions`.
     """
 
     library: str
@@ -35,6 +37,7 @@ class Arm:
     precision: str = "O0"
     feed: str = "resident"
     jit: str = "O0"
+    convolutions: str = "normal"
 
     @classmethod
     def parse(cls, text: str) -> Arm:
@@ -42,7 +45,11 @@ class Arm:
         return cls(*text.split(":"))
 
     def __str__(self) -> str:
-        return ":".join(asdict(self).values())
+        """What `parse` takes, without defaults at its end."""
+        words = list(asdict(self).values())
+        while words[-1] == getattr(Arm, list(asdict(self))[len(words) - 1], None):
+            words.pop()
+        return ":".join(words)
 
 
 def stored_clips(batch: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -73,6 +80,11 @@ def difference(logits: np.ndarray) -> float:
 def checked_clips() -> np.ndarray:
     """The clips (N, 3, T, H, W) that torchvision's logits in tests/resources are of."""
     return np.random.default_rng([0, 7]).standard_normal(CHECKED).astype(np.float32)
+
+
+def resident(ms: Any, values: np.ndarray, name: str = "clips") -> Any:
+    """On the device to stay: MindSpore 2.10 copies a Tensor that a graph is given at every call, a Parameter once."""
+    return ms.Parameter(ms.Tensor(values), name=f"resident_{name}", requires_grad=False)
 
 
 def seconds_of(run: Run, what: str, rounds: int) -> float:
@@ -109,13 +121,16 @@ class MindSpore:
 
     def __init__(self, arm: Arm, device: str) -> None:
         from train import gpu
+        from train.runtime import choose_convolutions
 
         self.ms, self.arm = open_mindspore(device), arm
         self.ms.set_context(jit_config={"jit_level": arm.jit})
         self.facts = {"mindspore": self.ms.__version__, "device": device}
         if device == "GPU":
-            driver = gpu.Driver()
-            self.facts |= {"device": driver.cards[0].name, "driver": f"CUDA {driver.cuda}"}
+            choose_convolutions(arm.convolutions)
+            driver, cudnn = gpu.Driver(), importlib.metadata.version("nvidia-cudnn-cu11")
+            self.facts |= {"device": driver.cards[0].name, "driver": f"{driver.version}, CUDA {driver.cuda}"}
+            self.facts["MindSpore's cuDNN"] = cudnn
         self.network = self._build(arm.layout, arm.precision)
 
     def _build(self, layout: str, precision: str) -> Any:
@@ -124,8 +139,8 @@ class MindSpore:
         from train.network import build_network
         from train.precision import set_amp_level
 
-        if layout == "unpadded":
-            nthwc.PLANES, layout = 1, "NTHWC"
+        if layout in ("unpadded", "unfused"):
+            nthwc.PLANES, nthwc.FUSE, layout = (1, True, "NTHWC") if layout == "unpadded" else (8, False, "NTHWC")
         network = build_network(Model(num_classes=NUM_CLASSES, layout=layout))
         names = {name: weights.torchvision_name(name) for name in weights.parameters(network)}
         shapes = [(names[name], tuple(p.shape)) for name, p in weights.parameters(network).items()]
@@ -166,10 +181,10 @@ class MindSpore:
         clips, labels = stored_clips(batch, shape), self.ms.Tensor(np.zeros(batch, np.int32))
         if self.arm.feed == "sink":
             return self._sunk(step, clips)
-        resident = self.ms.Tensor(clips)
+        kept = resident(self.ms, clips)
 
         def run(what: str) -> int:
-            given = resident
+            given = kept
             if self.arm.feed != "resident":
                 given = self.ms.Tensor(normalized(clips) if on_host else clips)
             if what == "train":
@@ -220,7 +235,7 @@ class Torch:
                 del sys.modules[name]
             from torchvision.models.video import r2plus1d_18
         torch.backends.cudnn.benchmark = True
-        self.facts = {"torch": torch.__version__, "cudnn": str(torch.backends.cudnn.version())}
+        self.facts = {"torch": torch.__version__, "PyTorch's cuDNN": str(torch.backends.cudnn.version())}
         self.network = r2plus1d_18(num_classes=NUM_CLASSES)
         held = {name: value for name, value in self.network.state_dict().items() if "num_batches" not in name}
         values = reference_weights((name, tuple(value.shape)) for name, value in held.items())
@@ -313,8 +328,9 @@ def streamed_over_resident(arm: Arm, device: str, config_path: str, overrides: l
     optimizer = make_optimizer(config.optimizer, network, [1e-4] * 1_000_000)
     step = TrainStep(Loss(network, Normalize.of(loader.map)), optimizer, config.optimizer).set_train(True)
     clips, labels, _samples = next(iter(iterate(source, 0)))
-    resident, marks = ms.Tensor(np.array(clips)), ms.Tensor(np.array(labels))
-    step(resident, marks)[0].asnumpy()
+    kept, marks = resident(ms, np.array(clips)), resident(ms, np.array(labels), "labels")
+    step(ms.Tensor(np.array(clips)), ms.Tensor(np.array(labels)))[0].asnumpy()  # a graph for each kind of input
+    step(kept, marks)[0].asnumpy()
     ratios = []
     for epoch in range(1, rounds + 1):
         began = time.perf_counter()
@@ -322,6 +338,6 @@ def streamed_over_resident(arm: Arm, device: str, config_path: str, overrides: l
             step(ms.Tensor(clips), ms.Tensor(labels))[0].asnumpy()
         streamed, began = time.perf_counter() - began, time.perf_counter()
         for _ in range(source.num_batches):
-            step(resident, marks)[0].asnumpy()
+            step(kept, marks)[0].asnumpy()
         ratios.append((time.perf_counter() - began) / streamed)
     return statistics.median(ratios)
