@@ -94,7 +94,8 @@ def to_own_names(network: nn.Cell, weights: Mapping[str, NDArray]) -> tuple[dict
 
     Returns:
         The arrays, those with a name unknown to the network under the name they came with; the naming of NAMINGS
-        that fits most of them; and the names left out because they never belong to a network.
+        that fits most of them; and the names left out because they never belong to a network.  A parameter that the
+        file has in two namings is there twice, once under a name that no network has.
     """
     left_out = [name for name in weights if _NOT_THE_NETWORKS.fullmatch(name)]
     candidates = {
@@ -102,7 +103,11 @@ def to_own_names(network: nn.Cell, weights: Mapping[str, NDArray]) -> tuple[dict
     }  # fmt: skip
     naming = max(candidates, key=lambda each: len(candidates[each].keys() & weights.keys()))
     own = candidates[naming]
-    return {own.get(name, name): weights[name] for name in weights if name not in left_out}, naming, left_out
+    named = {own[name]: array for name, array in weights.items() if name in own}
+    for name, array in weights.items():
+        if name not in own and name not in left_out:
+            named[f"{name} (once more)" if name in named else name] = array
+    return named, naming, left_out
 
 
 def assign(network: nn.Cell, weights: Mapping[str, NDArray], *, source: str, head: Head = "same") -> None:

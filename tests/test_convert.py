@@ -17,7 +17,7 @@ from model import weights
 from model.r2plus1d import r2plus1d_18, r2plus1d_50
 from pipeline.cli import EXIT_OK
 from pipeline.settings import UserError
-from train import checkpoint, convert, pretrained
+from train import checkpoint, convert, pretrained, weight_files
 from train.config import Model
 from train.network import build_network
 
@@ -116,6 +116,48 @@ def test_classes_go_along(tmp_path, caplog):
     assert pretrained.load(tmp_path / "b.safetensors", network)["classes"] == list("abcde")
     with safe_open(tmp_path / "b.safetensors", framework="np") as file:
         assert json.loads(file.metadata()["facts"])["model"] == "R2Plus1d18"
+    other = build_network(Model(type="R3d18", stage_channels=(4, 4, 8, 8), num_classes=5))
+    with pytest.raises(UserError, match=r"; it was saved from model\.type R2Plus1d18$"):
+        pretrained.load(tmp_path / "b.safetensors", other)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_renamed_checkpoint_is_still_compared_with_its_checksum(flipped, tmp_path):
+    network = build_network(SETTINGS)
+    checkpoint.save_weights(tmp_path / "a.ckpt", network, {"classes": list("abcde")})
+    content = bytearray((tmp_path / "a.ckpt").read_bytes())
+    content[len(content) // 2] ^= flipped
+    (tmp_path / "b.ckpt").write_bytes(content)
+    (tmp_path / "a.json").rename(tmp_path / "b.json")
+    if flipped:
+        with pytest.raises(UserError, match=r"b\.ckpt: damaged: its SHA-256 is not the one in b\.json"):
+            pretrained.load(tmp_path / "b.ckpt", network)
+    else:
+        assert pretrained.load(tmp_path / "b.ckpt", network)["classes"] == list("abcde")
+
+
+@pytest.mark.parametrize("content", ["[1]", '"x"', "{", "{}", '{"classes": []}', '{"sha256": [1]}', "\x00"])
+def test_a_json_that_says_no_checksum_is_refused(content, tmp_path):
+    network = build_network(SETTINGS)
+    checkpoint.save_weights(tmp_path / "a.ckpt", network, {})
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(UserError, match=r"a\.json: damaged"):
+        pretrained.load(tmp_path / "a.ckpt", network)
+
+
+def test_a_flipped_bit_in_any_byte_of_our_header_is_seen(tmp_path):
+    # All but the five letters that say that it is ours: without them it is another program's file.
+    path = tmp_path / "a.safetensors"
+    arrays = {"stem.0.weight": np.ones((2, 3), np.float32), "fc.bias": np.ones(2, np.float32)}
+    weight_files.write_safetensors(path, arrays, {"model": "R2Plus1d18", "classes": ["b", "a"]})
+    content = path.read_bytes()
+    end, ours = 8 + int.from_bytes(content[:8], "little"), content.index(b"facts")
+    for at in set(range(end)) - set(range(ours, ours + 5)):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match="damaged"):
+            weight_files.read_safetensors(path)
 
 
 def test_a_misfit_lists_every_name_and_writes_nothing(torchvisions, tmp_path, capsys):
@@ -137,6 +179,23 @@ def test_a_misfit_lists_every_name_and_writes_nothing(torchvisions, tmp_path, ca
     assert not (tmp_path / "out.ckpt").exists() and not (tmp_path / "out.json").exists()
 
 
+def test_a_parameter_that_is_there_in_two_namings_is_refused(torchvisions, tmp_path):
+    arrays = load_file(torchvisions)
+    source = write(tmp_path / "twice.safetensors", arrays | {"stem.1.bn2d.gamma": arrays["stem.1.weight"] + 1})
+    network = build_network(SETTINGS)
+    before = values(network)
+    with pytest.raises(UserError, match=r"\(1 faults\): unexpected stem\.1\.bn2d\.gamma \(once more\) \(2,\)"):
+        pretrained.load(source, network)
+    assert same(values(network), before)
+
+
+def test_numbers_of_another_kind_are_refused(torchvisions, tmp_path):
+    kind = pytest.importorskip("ml_dtypes").bfloat16
+    half = {name: array.astype(kind) for name, array in load_file(torchvisions).items()}
+    with pytest.raises(UserError, match=r"stem\.0\.weight holds bfloat16, expected float32"):
+        pretrained.load(write(tmp_path / "half.safetensors", half), build_network(SETTINGS))
+
+
 def test_another_class_count_is_refused_unless_the_head_is_new(torchvisions, tmp_path):
     three = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=3"]
     with pytest.raises(UserError, match=r"only the classes differ: set model\.num_classes .* train\.head"):
@@ -154,7 +213,7 @@ def test_another_class_count_is_refused_unless_the_head_is_new(torchvisions, tmp
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model.type=R3d18"], r"does not fit this network \(\d+ faults\): missing stem\.1\.bn2d|missing layer1"),
+        (["--model.type=R3d18"], r"does not fit this network \(\d+ faults\): missing layer1\.0\.conv1\.0\.weight"),
         (["--model.type=R2Plus1d34"], r"missing layer1\.2"),
         (["--model.midplanes=paper"], r"got \(11, 4, 1, 3, 3\), expected|expected"),
     ],
@@ -293,7 +352,7 @@ def test_without_pytorch_the_message_says_what_to_install(tmp_path, monkeypatch)
         ("gone.ckpt", "x.ckpt", r"gone\.ckpt: no such checkpoint"),
         ("theirs.safetensors", "x.pth", r"TO: got .*x\.pth, expected an ending of .* \(make convert FROM=in TO=out\)"),
         ("theirs.safetensors", "theirs.safetensors", r"which is FROM itself"),
-        ("theirs.onnx", "x.ckpt", r"got '\.onnx', expected one of \.ckpt, \.safetensors, \.pth"),
+        ("theirs.onnx", "x.ckpt", r"got '\.onnx', expected one of .* \.pth \(infer and eval: or \.mindir"),
     ],
 )
 def test_mistakes_are_one_clear_line(source, target, message, torchvisions, tmp_path):

@@ -92,7 +92,7 @@ def test_a_file_that_computes_something_else_is_not_written(network, ending, tmp
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["empty", "short", "flip", "no facts", "bad facts"])
+@pytest.mark.parametrize("damage", ["empty", "short", "flip", "no facts", "bad facts", "no input"])
 def test_a_damaged_mindir_is_refused(damage, tmp_path):
     path = tmp_path / "net.mindir"
     ms.export(nn.Flatten(), ms.Tensor(clips(2)), file_name=str(path), file_format="MINDIR")
@@ -106,6 +106,8 @@ def test_a_damaged_mindir_is_refused(damage, tmp_path):
         facts_path(path).unlink()
     elif damage == "bad facts":
         facts_path(path).write_text("[]")
+    elif damage == "no input":
+        facts_path(path).write_text(json.dumps({"sha256": digest}))
     else:
         path.write_bytes({"empty": b"", "short": content[:-5], "flip": content}[damage])
     with pytest.raises(ExportedError, match="damaged|missing"):

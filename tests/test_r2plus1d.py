@@ -136,6 +136,12 @@ def test_multiply_adds_are_torchvisions(networks):
     assert found == {"r2plus1d_18": 40.52, "r3d_18": 40.7, "mc3_18": 43.34}
 
 
+@pytest.mark.slow  # 420 million weights are drawn
+def test_what_each_network_costs_is_printed_as_in_the_readme(capsys):
+    complexity.main()
+    assert capsys.readouterr().out in (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -217,6 +218,19 @@ def test_a_checkpoint_its_export_and_its_safetensors_score_alike(run, words, fol
     message = r"exported for clip \(T, H, W\) \[8, 56, 56\], but the settings give \[4, 56, 56\]"
     with pytest.raises(UserError, match=message):
         evaluate.main([*words, f"--eval.pretrained_model={path}", "--data_loader.eval.dataset.seq=4"])
+    message = r"exported for model\.type R2Plus1d18, but the settings give R3d18"
+    with pytest.raises(UserError, match=message):
+        evaluate.main([*words, f"--eval.pretrained_model={path}", "--model.type=R3d18"])
+    path.with_name(path.name + ".json").write_text(json.dumps({**facts, "model": {}}))
+    with pytest.raises(UserError, match=r"mindir\.json: damaged: KeyError\('type'\)"):
+        evaluate.main([*words, f"--eval.pretrained_model={path}"])
+
+    assert export.main([*words, "--export.file_formate=ONNX", "--export.batch_size=dynamic"]) == EXIT_OK
+    assert "input [None, 3, 8, 56, 56], reloaded and run: largest difference" in capsys.readouterr().out
+    content = onnx.load(str(path.with_suffix(".onnx")))
+    del facts["sha256"]
+    facts["input"]["shape"][0] = None
+    assert {entry.key: json.loads(entry.value) for entry in content.metadata_props} == facts
 
 
 def test_weights_are_not_scored_on_classes_of_another_meaning(run, words, folder, capsys):

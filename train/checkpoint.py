@@ -104,7 +104,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """The JSON beside a `.ckpt` file; empty when there is none.
 
     Raises:
-        CheckpointError: the weights are missing or the JSON cannot be read.
+        CheckpointError: the weights are missing.
+        DamagedError: the JSON cannot be read, or does not say what the weights' SHA-256 is.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
@@ -112,9 +113,17 @@ def read_state(path: Path) -> dict[str, Any]:
     if not beside.is_file():
         return {}
     try:
-        return json.loads(beside.read_text(encoding="utf-8"))
+        state = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DamagedError(f"{beside}: damaged: {error}") from None
+    if not isinstance(state, dict) or not isinstance(state.get("sha256"), dict):
+        raise DamagedError(
+            f"{beside}: damaged, or another program's: it has no SHA-256 of {path.name}; without a .json of its name "
+            f"{path.name} is taken as it is"
+        )
+    if not isinstance(state.get("classes", []), list):
+        raise DamagedError(f"{beside}: damaged: its classes are no list")
+    return state
 
 
 def newest(runs: Path, pointer: str) -> Path:
@@ -222,14 +231,19 @@ def _write_parameters(path: Path, values: Mapping[str, Parameter]) -> str:
 def read_parameters(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     """The arrays of a .ckpt file by name.
 
+    Args:
+        path: the file.
+        state: the JSON beside it, whose SHA-256 it must have; empty: there is none to compare with.
+
     Raises:
-        CheckpointError: it is missing, damaged, or differs from the SHA-256 in `state`, the JSON beside it.
+        CheckpointError: it is missing, damaged, or differs from its SHA-256.
     """
     if not path.is_file():
         raise DamagedError(f"{path}: no such checkpoint")
-    expected = state.get("sha256", {}).get(path.name)
-    if expected is not None and _sha256(path) != expected:
-        raise DamagedError(f"{path}: damaged: its SHA-256 is not the one in {path.stem.split('.')[0]}.json")
+    if state:
+        digests = state["sha256"]  # a file that was renamed, with its JSON, is in there under its old name
+        if _sha256(path) not in ([digests[path.name]] if path.name in digests else digests.values()):
+            raise DamagedError(f"{path}: damaged: its SHA-256 is not the one in {path.stem.split('.')[0]}.json")
     try:
         return weight_files.read_ckpt(path)
     except weight_files.WeightFileError as error:

@@ -37,8 +37,8 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise ExportedError(f"{beside}: missing; make export writes it, and it says what {path.name} expects")
     try:
         facts = json.loads(beside.read_text(encoding="utf-8"))
-        expected = facts["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        expected, _batch_size = facts["sha256"], facts["input"]["shape"][0]
+    except (ValueError, LookupError, TypeError) as error:
         raise ExportedError(f"{beside}: damaged: {error!r}") from None
     if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
         raise ExportedError(f"{path}: damaged: its SHA-256 is not the one in {beside.name}")
@@ -72,7 +72,7 @@ class MindirNetwork:
         """Refuse settings whose clips are not those the file was made for.
 
         Raises:
-            ExportedError: naming both.
+            ExportedError: naming both; or the JSON beside the file does not say what it was made for.
         """
         loader = config.data_loader.eval
         crop = loader.map.find("VideoCenterCrop")
@@ -82,14 +82,19 @@ class MindirNetwork:
             "clip (T, H, W)": [loader.dataset.seq, *size],
             "mean": to_plain(normalize and normalize.mean),
             "std": to_plain(normalize and normalize.std),
+            "model.type": config.model.type,
             "classes": config.model.num_classes,
         }
-        there = {
-            "clip (T, H, W)": self.facts["input"]["shape"][2:],
-            "mean": self.facts["normalisation"]["mean"],
-            "std": self.facts["normalisation"]["std"],
-            "classes": self.facts["model"]["num_classes"],
-        }
+        try:
+            there = {
+                "clip (T, H, W)": self.facts["input"]["shape"][2:],
+                "mean": self.facts["normalisation"]["mean"],
+                "std": self.facts["normalisation"]["std"],
+                "model.type": self.facts["model"]["type"],
+                "classes": self.facts["model"]["num_classes"],
+            }
+        except (KeyError, TypeError) as error:
+            raise ExportedError(f"{facts_path(path)}: damaged: {error!r}") from None
         for key, mine in here.items():
             if there[key] != mine:
                 raise ExportedError(f"{path}: exported for {key} {there[key]}, but the settings give {mine}")

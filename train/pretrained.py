@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 class MisfitError(UserError):
     """Weights of another network; `faults` has a line for each name that does not fit."""
 
-    def __init__(self, error: weights.WeightsError) -> None:
-        super().__init__(str(error))
+    def __init__(self, error: weights.WeightsError, facts: dict[str, Any]) -> None:
+        super().__init__(f"{error}; it was saved from model.type {facts['model']}" if "model" in facts else str(error))
         self.faults = error.faults
 
 
@@ -35,7 +35,10 @@ def load(path: Path, network: nn.Cell, *, head: weights.Head = "same") -> dict[s
         UserError: the file is missing, damaged, of another form, or (MisfitError) does not fit.
     """
     if path.suffix not in (".ckpt", ".safetensors", ".pth"):
-        raise UserError(f"{path}: got {path.suffix or 'no ending'!r}, expected one of .ckpt, .safetensors, .pth")
+        raise UserError(
+            f"{path}: got {path.suffix or 'no ending'!r}, expected one of .ckpt, .safetensors, .pth (infer and eval: "
+            "or .mindir)"
+        )
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     facts: dict[str, Any] = {}
@@ -58,5 +61,5 @@ def load(path: Path, network: nn.Cell, *, head: weights.Head = "same") -> dict[s
     try:
         weights.assign(network, arrays, source=str(path), head=head)
     except weights.WeightsError as error:
-        raise MisfitError(error) from None
+        raise MisfitError(error, facts) from None
     return facts

@@ -1,7 +1,7 @@
 """Weights as files: MindSpore's .ckpt, .safetensors, and PyTorch's .pth, which is only read.
 
 A file is read whole or refused; nothing in it is ever executed.  Names are the file's own (model/weights.py maps
-them).  A .safetensors file written here carries a SHA-256 of its arrays, since the format has no checksum.
+them).  A .safetensors file written here carries a SHA-256 of its content, since the format has no checksum.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ class WeightFileError(UserError):
 def write_safetensors(path: Path, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> None:
     """Write arrays and what a user of them needs to know; the file appears under its name once it is whole."""
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    sealed = {**facts, "sha256": _digest(plain, facts)}
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         # One key, since safetensors writes several in any order: same weights, same bytes.
-        save_file(plain, temporary, metadata={"facts": json.dumps({**facts, "sha256": _digest(plain)})})
+        save_file(plain, temporary, metadata={"facts": json.dumps(sealed)})
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -98,8 +99,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
         facts = dict(json.loads(metadata.get("facts", "{}")))
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise WeightFileError(f"{path}: damaged: cannot be read as safetensors: {_first_line(error)}") from None
-    if facts.pop("sha256", expected := _digest(arrays)) != expected:
-        raise WeightFileError(f"{path}: damaged: its arrays do not have the SHA-256 in its header")
+    if facts and facts.pop("sha256", None) != _digest(arrays, facts):
+        raise WeightFileError(f"{path}: damaged: its content does not have the SHA-256 in its header")
     return arrays, facts
 
 
@@ -134,8 +135,8 @@ def read_pth(path: Path) -> dict[str, NDArray]:
     return {str(name): tensor.contiguous().numpy() for name, tensor in content.items()}
 
 
-def _digest(arrays: Mapping[str, NDArray]) -> str:
-    digest = hashlib.sha256()
+def _digest(arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
