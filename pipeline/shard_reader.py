@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,20 +98,13 @@ class ShardReader:
         return row
 
     def copy_clip(
-        self,
-        row: int,
-        frame_indices: NDArray[np.int64],
-        top: int,
-        left: int,
-        out: NDArray[np.uint8],
-        *,
-        flip: bool = False,
+        self, row: int, frames: Sequence[int], top: int, left: int, out: NDArray[np.uint8], *, flip: bool = False
     ) -> None:
         """Copy a crop of chosen frames of a video into a batch's memory.
 
         Args:
             row: of the video.
-            frame_indices: (T,) each in 0..num_frames-1.
+            frames: T indices, each in 0..num_frames-1; a `range` where they can be one, which is faster.
             top: first row of pixels.
             left: first column of pixels.
             out: (T, h, w, 3) uint8, C-contiguous, filled; h and w are the size of the crop.
@@ -120,31 +114,32 @@ class ShardReader:
             IndexError: a frame is not there, or the crop does not lie in it.
             ShardError: with codec jpeg, a frame is no whole JPEG.
         """
-        indices, (_, height, width, _) = frame_indices.tolist(), out.shape
-        if not 0 <= min(indices) <= max(indices) < self.num_frames[row]:
-            raise IndexError(f"{self.video_ids[row]}: frames {frame_indices} of {self.num_frames[row]}")
+        _, height, width, _ = out.shape
+        even = isinstance(frames, range) and frames.step > 0
+        lowest, highest = (frames[0], frames[-1]) if even else (min(frames), max(frames))
+        if not 0 <= lowest <= highest < self.num_frames[row]:
+            raise IndexError(f"{self.video_ids[row]}: frames {list(frames)} of {self.num_frames[row]}")
         if not (0 <= top <= self._frame_shape[0] - height and 0 <= left <= self._frame_shape[1] - width):
             raise IndexError(f"{height} x {width} pixels at {top}, {left} of frames of {self._frame_shape[:2]}")
-        first, step = indices[0], indices[1] - indices[0] if len(indices) > 1 else 1
-        pictures = out.reshape(-1, width, 3)
-        if not self._jpeg and step > 0 and indices == list(range(first, indices[-1] + 1, step)):
+        if even and not self._jpeg:
             # Rows of pixels as items of a dtype: numpy copies 112 of them in its inner loop instead of one, and the
             # clip in one call, in which it does not hold the interpreter's lock.
-            shape, item, row_nbytes = (len(indices), height), f"V{3 * width}", 3 * self._frame_shape[1]
-            start = int(self._offsets[row]) + first * self._frame_nbytes + top * row_nbytes + 3 * left
-            strides = (step * self._frame_nbytes, row_nbytes)
+            shape, item, row_nbytes = (len(frames), height), _pixels(width), 3 * self._frame_shape[1]
+            start = int(self._offsets[row]) + lowest * self._frame_nbytes + top * row_nbytes + 3 * left
+            strides = (frames.step * self._frame_nbytes, row_nbytes)
             stored: NDArray[np.void] = np.ndarray(shape, item, self._mapped()[0], start, strides)
-            np.copyto(np.ndarray(shape, item, out.data), stored)
+            np.copyto(np.ndarray(shape, item, out), stored)
         else:
             bottom, right = top + height, left + width
             frame = functools.partial(self._decode_jpeg, row) if self._jpeg else self._frames(row).__getitem__
-            cv2.vconcat([frame(each)[top:bottom, left:right] for each in indices], dst=pictures)
+            cv2.vconcat([frame(each)[top:bottom, left:right] for each in frames], dst=out.reshape(-1, width, 3))
         if flip:  # in place, while the clip is in the cache
+            pictures = out.reshape(-1, width, 3)
             cv2.flip(pictures, 1, dst=pictures)
 
-    def read_ahead(self, row: int, frame_indices: NDArray[np.int64]) -> None:
+    def read_ahead(self, row: int, frames: Sequence[int]) -> None:
         """Have the kernel read the frames of a clip from the disk, without waiting for them."""
-        first, last = int(frame_indices.min()), int(frame_indices.max())
+        first, last = min(frames), max(frames)
         begin = int(self._offsets[row])
         if self._jpeg:
             starts = self._starts(row)
@@ -234,3 +229,9 @@ class ShardReader:
                 f"{self._frame_shape[:2]} pixels; run `make verify ARGS=--repair`"
             )
         return picture
+
+
+@functools.cache
+def _pixels(width: int) -> np.dtype[np.void]:
+    """A row of pixels."""
+    return np.dtype(f"V{3 * width}")
