@@ -93,7 +93,9 @@ def test_any_clip_is_that_of_numpy(raw, row, data):
     top, left = data.draw(st.integers(0, 16 - height)), data.draw(st.integers(0, 20 - width))
     flip = data.draw(st.booleans())
     out = np.empty((len(indices), height, width, 3), np.uint8)
-    ShardReader(raw).copy_clip(row, indices, top, left, out, flip=flip)
+    reader = ShardReader(raw)
+    reader.mapped = data.draw(st.booleans())
+    reader.copy_clip(row, indices, top, left, out, flip=flip)
     crop = frames_of(row, LENGTHS[row], settings)[indices, top : top + height, left : left + width]
     assert (out == (crop[:, :, ::-1] if flip else crop)).all()
 
@@ -138,6 +140,17 @@ def test_a_reader_holds_no_file_open(raw):
     assert (frames == frames_of(0, 12, settings_for(raw.parent))).all()
     shutil.move(moved, raw)
     reader.close()
+
+
+def test_a_shard_cut_short_while_it_is_read_is_named(raw, tmp_path):
+    path = Path(shutil.copy(raw, tmp_path))
+    reader = ShardReader(path)
+    reader.mapped = False  # of one that is mapped, the kernel ends the process
+    out = np.empty((4, 8, 8, 3), np.uint8)
+    reader.copy_clip(3, range(4), 0, 0, out)
+    os.truncate(path, reader.offset(3) + 900)
+    with pytest.raises(ShardError, match=rf"{path}: truncated since it was opened; run `make verify ARGS=--repair`"):
+        reader.copy_clip(3, range(4), 0, 0, out)
 
 
 def test_same_inputs_same_bytes(raw, jpeg, tmp_path):

@@ -37,8 +37,8 @@ from train.views import Views
 
 log = logging.getLogger(__name__)
 
-# Shards a process keeps mapped: far below the usual limits, enough for every shard in use.
-MAX_MAPPED_SHARDS = 256
+# Shards a process keeps mapped or open: far below the usual limits, enough for every shard in use.
+MAX_OPEN_SHARDS = 256
 # Batches made ahead: two more than there are threads, if that many bytes hold them.  MindSpore and the consumer's
 # thread hold four more.
 PREFETCH_BYTES = 256 << 20
@@ -102,10 +102,12 @@ class ClipBatches:
         self._seed, self._rank, self._world = seed, rank, world
         memory = free_memory_bytes()
         self._fits = videos.nbytes < memory
+        self._stay_mapped = self._fits and len(videos.shards) <= MAX_OPEN_SHARDS
         self._begun, self.read_ahead = False, True
         log.info(
-            "%s: %.1f GiB of frames, %.1f GiB of memory free: mapped, and read ahead %s",
-            videos.identity, videos.nbytes / 2**30, memory / 2**30,
+            "%s: %.1f GiB of frames in %d shards, %.1f GiB of memory free: %s, and read ahead %s",
+            videos.identity, videos.nbytes / 2**30, len(videos.shards), memory / 2**30,
+            "mapped" if self._stay_mapped else "read with preadv",
             "in the first epoch" if self._fits else "in every epoch, since the page cache cannot hold them",
         )  # fmt: skip
         num_samples = len(videos.video_ids) * self.views.num_views
@@ -117,8 +119,8 @@ class ClipBatches:
                 f"{videos.identity} has only {num_samples} clips an epoch"
             )
         self._buffers = Buffers((size, self.options.seq, *self.views.crop, 3))
-        self._known: dict[int, ShardReader] = {}  # every shard met: its tables are small, and nothing is mapped
-        self._mapped: OrderedDict[int, ShardReader] = OrderedDict()  # copies that are, least recently used first
+        self._known: dict[int, ShardReader] = {}  # every shard met: its tables are small, and no file is open
+        self._in_use: OrderedDict[int, ShardReader] = OrderedDict()  # copies with a file, the least recently used first
         self._rows = np.full(len(videos.video_ids), -1, np.int32)  # of each video in its shard, once that is open
         self._verified = np.zeros(len(videos.video_ids), bool)
         self._lock = threading.Lock()  # of the readers
@@ -129,9 +131,10 @@ class ClipBatches:
         """Choose the epoch (0-based): which clips, in which order; before the first batch is asked for."""
         self.read_ahead = not (self._fits and self._begun)
         self._begun = True
-        shard_of = np.repeat(self.videos.shard_of, self.views.num_views)
-        options, ordered = self.options, np.arange(len(shard_of))
+        num_views, options = self.views.num_views, self.options
+        ordered = np.arange(len(self.videos.video_ids) * num_views)
         if options.shuffle:
+            shard_of = np.repeat(self.videos.shard_of, num_views)
             ordered = order.shuffled(shard_of, seed=self._seed, epoch=epoch, open_shards=options.shuffle_shards)
         # Two blocks are kept, as a thread may still be at the last batch of the one before.
         self._plan = functools.lru_cache(maxsize=2)(functools.partial(self._plan_of, ordered, epoch))
@@ -155,8 +158,8 @@ class ClipBatches:
             rows = self._rows[[cut[0] for cut in cuts]].tolist()
             places = list(zip(cuts, readers, rows, strict=True))
             if self.read_ahead:
-                for cut, reader, row in places:
-                    reader.read_ahead(row, cut[2])
+                for (video, _, frames, *_), reader, row in places:  # noqa: B007  as above
+                    reader.read_ahead(row, frames)
             for ((video, _, frames, top, left, flip), reader, row), clip in zip(places, clips, strict=False):
                 if self.options.verify_checksums and not self._verified[video]:
                     reader.verify(row)
@@ -187,15 +190,16 @@ class ClipBatches:
 
     def _reader(self, shard: int) -> ShardReader:
         """Asked by one thread at a time."""
-        reader = self._mapped.get(shard)
+        reader = self._in_use.get(shard)
         if reader is not None:
-            self._mapped.move_to_end(shard)
+            self._in_use.move_to_end(shard)
             return reader
         if shard not in self._known:
             self._known[shard] = self._open(shard)
-        reader = self._mapped[shard] = copy.copy(self._known[shard])
-        if len(self._mapped) > MAX_MAPPED_SHARDS:  # a batch in flight keeps its own reference to the reader
-            self._mapped.popitem(last=False)
+        reader = self._in_use[shard] = copy.copy(self._known[shard])
+        reader.mapped = self._stay_mapped
+        if len(self._in_use) > MAX_OPEN_SHARDS:  # a batch in flight keeps its own reference to the reader
+            self._in_use.popitem(last=False)
         return reader
 
     def _open(self, shard: int) -> ShardReader:
