@@ -1,6 +1,6 @@
 """Batches of clips out of shards, through MindSpore's GeneratorDataset.
 
-One item of the GeneratorDataset is one whole batch, copied by a thread straight from the mapped shards into the
+One item of the GeneratorDataset is one whole batch, copied by a thread straight out of the shards into the
 batch's memory, each clip in one call that does not hold the GIL.  Threads share that memory, so `/dev/shm` is not used
 at all.  Which frames, crop and flip a sample gets is a function of (seed, epoch, sample number) alone, so neither the
 number of workers nor a restart changes what is trained on.
