@@ -6,13 +6,14 @@ Label CSVs and ledgers are checked with pandera, lazily: all rules run over all 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
-import pandera.pandas as pa
-from pandera.errors import SchemaErrors
 
 from pipeline.settings import UserError
+
+if TYPE_CHECKING:
+    import pandera.pandas as pa
 
 _SHOWN = 1000  # faults printed; `--json` gives all of them
 
@@ -66,6 +67,8 @@ def collect(schema: pa.DataFrameSchema, table: pd.DataFrame, file: str, rows: Se
         file: name of the table's file, for the report.
         rows: line of each row of `table` in that file.
     """
+    from pandera.errors import SchemaErrors
+
     table = plain(table)
     try:
         schema.validate(table, lazy=True)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pandera.pandas as pa
 
 from pipeline.faults import Fault, ManifestError, collect, plain
 from pipeline.recipe import SPLITS
+
+if TYPE_CHECKING:  # imported where rules are made: training makes none, and would pay 10 MiB for it
+    import pandera.pandas as pa
 
 COLUMNS: dict[str, str] = {
     "video_id": "str", "youtube_id": "str", "time_start": "int64", "time_end": "int64", "label": "str",
@@ -79,6 +82,8 @@ def typed(table: pd.DataFrame, file: str) -> tuple[pd.DataFrame, list[Fault]]:
 
 def check(rule: str, test: Callable[[pd.Series], pd.Series]) -> pa.Check:
     """A vectorised check that says what was expected; tables have no nulls, so none are looked for."""
+    import pandera.pandas as pa
+
     return pa.Check(test, error=rule, ignore_na=False)
 
 
@@ -105,6 +110,8 @@ def _first_of(keys: pd.Series, values: pd.Series) -> pd.Series:
 
 def _schema(ledger: pd.DataFrame) -> pa.DataFrameSchema:
     """The rules of a ledger; those between columns are bound to `ledger`."""
+    import pandera.pandas as pa
+
     rules = _own_rules()
     for name, checks in _cross_rules(ledger).items():
         rules[name] = [*rules.get(name, []), *checks]

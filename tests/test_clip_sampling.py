@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from train.clip_sampling import clip_indices, num_draws
+from train.clip_sampling import as_ranges, clip_indices, num_draws
 
 MODES = ["part", "interval", "random", "uniform", "discrete", "average"]
 
@@ -125,3 +125,12 @@ def test_a_short_video_runs_forward_where_frames_are_repeated(mode, num_frames, 
     assert (np.diff(indices) >= 0).all()
     if mode == "average" and clip_len >= num_frames:
         assert set(indices.tolist()) == set(range(num_frames))
+
+
+def test_frames_that_are_equally_far_apart_are_a_range():
+    frames = np.array([[3, 4, 5], [0, 4, 8], [5, 5, 5], [4, 3, 2], [0, 1, 0], [1, 2, 4]])
+    ranges = as_ranges(frames)
+    assert ranges[:2] == [range(3, 6), range(0, 12, 4)]
+    assert ranges[2:] == frames[2:].tolist()
+    assert as_ranges(np.array([[7], [0]])) == [range(7, 8), range(1)]
+    assert as_ranges(np.zeros((0, 4), np.int64)) == []

@@ -110,6 +110,7 @@ def test_killed_stopped_and_damaged_training_ends_in_the_same_bits_having_seen_t
     assert train.main(resume) == EXIT_OK
     said = (folder.parent / "train.log").read_text()
     assert re.search(r"step_000007\.ckpt: damaged: .*; going back to epoch_002-step_000006", said)
+    assert re.search(r"clips/s, data wait \d+\.\d %", said)
     assert seen == whole_clips[12:]
 
     assert files_of(broken, LAST) == files_of(whole, LAST)

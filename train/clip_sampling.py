@@ -69,6 +69,18 @@ def clip_indices(
     return np.where(frames < count, frames, frames % count)
 
 
+def as_ranges(frames: NDArray[np.int64]) -> list[range | list[int]]:
+    """Clips, (N, T), each as a `range` if its frames are equally far apart, in order, and else as a list."""
+    first = frames[:, 0]
+    step = frames[:, 1] - first if frames.shape[1] > 1 else np.ones_like(first)
+    even = (step > 0) & (np.diff(frames) == step[:, None]).all(axis=1)
+    ends = zip(first.tolist(), (first + step * frames.shape[1]).tolist(), step.tolist(), strict=True)
+    return [
+        range(*each) if is_range else clip.tolist()
+        for each, is_range, clip in zip(ends, even.tolist(), frames, strict=True)
+    ]
+
+
 def _different(draws: list[float], count: int) -> list[int]:
     """The first places of a random permutation of 0..count-1, one for each draw; Fisher and Yates', of what moved."""
     moved: dict[int, int] = {}

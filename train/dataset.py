@@ -1,6 +1,6 @@
 """Batches of clips out of shards, through MindSpore's GeneratorDataset.
 
-One item of the GeneratorDataset is one whole batch, copied by a thread straight from the mapped shards into the
+One item of the GeneratorDataset is one whole batch, copied by a thread straight out of the shards into the
 batch's memory, each clip in one call that does not hold the GIL.  Threads share that memory, so `/dev/shm` is not used
 at all.  Which frames, crop and flip a sample gets is a function of (seed, epoch, sample number) alone, so neither the
 number of workers nor a restart changes what is trained on.
@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import mindspore.dataset as ms_dataset
 import numpy as np
@@ -27,6 +29,7 @@ from pipeline.recipe import Preprocess
 from pipeline.settings import UserError
 from pipeline.shard_reader import ShardReader
 from train import order
+from train.clip_sampling import as_ranges
 from train.config import Dataset, Loader
 from train.prefetch import Ahead, Buffers, LoaderError
 from train.videos import Videos
@@ -34,13 +37,29 @@ from train.views import Views
 
 log = logging.getLogger(__name__)
 
-# Shards a process keeps mapped: far below the usual limits, enough for every shard in use.
-MAX_MAPPED_SHARDS = 256
+# Shards a process keeps mapped or open: far below the usual limits, enough for every shard in use.
+MAX_OPEN_SHARDS = 256
 # Batches made ahead: two more than there are threads, if that many bytes hold them.  MindSpore and the consumer's
 # thread hold four more.
 PREFETCH_BYTES = 256 << 20
+# Clips whose places are worked out at once: numpy takes about as long for 16 as for 256, and holds the GIL meanwhile.
+PLANNED_CLIPS = 256
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int64]]
+
+
+class _Plan(NamedTuple):
+    """What B batches of N clips are made of.
+
+    Attributes:
+        samples: (B, N) sample numbers, -1 where there is none.
+        labels: (B, N), -1 where there is none.
+        cuts: of each clip its video, shard, frames, top, left, and whether it is mirrored.
+    """
+
+    samples: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    cuts: list[tuple[int, int, range | list[int], int, int, bool]]
 
 
 class ClipBatches:
@@ -81,13 +100,14 @@ class ClipBatches:
         self.views = Views(loader, (settings.height, settings.width), seed)
         self._recipe_sha256 = settings.fingerprint()
         self._seed, self._rank, self._world = seed, rank, world
-        self._epoch = 0
         memory = free_memory_bytes()
         self._fits = videos.nbytes < memory
+        self._stay_mapped = self._fits and len(videos.shards) <= MAX_OPEN_SHARDS
         self._begun, self.read_ahead = False, True
         log.info(
-            "%s: %.1f GiB of frames, %.1f GiB of memory free: mapped, and read ahead %s",
-            videos.identity, videos.nbytes / 2**30, memory / 2**30,
+            "%s: %.1f GiB of frames in %d shards, %.1f GiB of memory free: %s, and read ahead %s",
+            videos.identity, videos.nbytes / 2**30, len(videos.shards), memory / 2**30,
+            "mapped" if self._stay_mapped else "read with preadv",
             "in the first epoch" if self._fits else "in every epoch, since the page cache cannot hold them",
         )  # fmt: skip
         num_samples = len(videos.video_ids) * self.views.num_views
@@ -98,23 +118,26 @@ class ClipBatches:
                 f"data_loader.train.dataset.batch_size: got {size}{f' on {world} ranks' if world > 1 else ''}, but "
                 f"{videos.identity} has only {num_samples} clips an epoch"
             )
-        self._order = np.arange(num_samples)
         self._buffers = Buffers((size, self.options.seq, *self.views.crop, 3))
-        self._known: dict[int, ShardReader] = {}  # every shard met: its tables are small, and nothing is mapped
-        self._mapped: OrderedDict[int, ShardReader] = OrderedDict()  # copies that are, least recently used first
+        self._known: dict[int, ShardReader] = {}  # every shard met: its tables are small, and no file is open
+        self._in_use: OrderedDict[int, ShardReader] = OrderedDict()  # copies with a file, the least recently used first
         self._rows = np.full(len(videos.video_ids), -1, np.int32)  # of each video in its shard, once that is open
         self._verified = np.zeros(len(videos.video_ids), bool)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the readers
+        self._batches_planned = max(1, PLANNED_CLIPS // size)
+        self._plan: Callable[[int], _Plan]  # of a block of batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (0-based): which clips, in which order."""
+        """Choose the epoch (0-based): which clips, in which order; before the first batch is asked for."""
         self.read_ahead = not (self._fits and self._begun)
-        self._epoch, self._begun = epoch, True
-        if self.options.shuffle:
-            shard_of = np.repeat(self.videos.shard_of, self.views.num_views)
-            self._order = order.shuffled(
-                shard_of, seed=self._seed, epoch=epoch, open_shards=self.options.shuffle_shards
-            )
+        self._begun = True
+        num_views, options = self.views.num_views, self.options
+        ordered = np.arange(len(self.videos.video_ids) * num_views)
+        if options.shuffle:
+            shard_of = np.repeat(self.videos.shard_of, num_views)
+            ordered = order.shuffled(shard_of, seed=self._seed, epoch=epoch, open_shards=options.shuffle_shards)
+        # Two blocks are kept, as a thread may still be at the last batch of the one before.
+        self._plan = functools.lru_cache(maxsize=2)(functools.partial(self._plan_of, ordered, epoch))
 
     def batch(self, number: int) -> Batch:
         """Batch `number` of the epoch: clips (N, T, H, W, 3) uint8, labels (N,) int32, sample numbers (N,) int64.
@@ -122,51 +145,62 @@ class ClipBatches:
         Raises:
             UserError: a shard is missing, damaged, or of another recipe.
         """
-        samples = order.samples_of(self._order, number, self.options.batch_size, rank=self._rank, world=self._world)
-        real = samples[samples >= 0]
-        videos = real // self.views.num_views
-        cuts = self.views.cuts(real, self.videos.num_frames[videos], self._epoch)
-        labels = np.full(len(samples), -1, np.int32)
-        labels[: len(real)] = self.videos.label_ids[videos]
+        block, place = divmod(number, self._batches_planned)
+        plan, size = self._plan(block), self.options.batch_size
+        cuts = plan.cuts[place * size : (place + 1) * size]
         clips = self._buffers.take()
-        found = []
+        readers = []
         video = -1
         try:
-            for video, shard, frames in zip(
-                videos.tolist(), self.videos.shard_of[videos].tolist(), cuts.frames, strict=True
-            ):
-                reader = self._reader(shard)
-                row = int(self._rows[video])
-                found.append((video, reader, row))
-                if self.read_ahead:
+            with self._lock:
+                for video, shard, *_rest in cuts:  # noqa: B007  an error names the video
+                    readers.append(self._reader(shard))
+            rows = self._rows[[cut[0] for cut in cuts]].tolist()
+            places = list(zip(cuts, readers, rows, strict=True))
+            if self.read_ahead:
+                for (video, _, frames, *_), reader, row in places:  # noqa: B007  as above
                     reader.read_ahead(row, frames)
-            places = zip(found, clips[: len(found)], cuts.frames, *(each.tolist() for each in cuts[1:]), strict=True)
-            for (video, reader, row), clip, frames, top, left, flip in places:
+            for ((video, _, frames, top, left, flip), reader, row), clip in zip(places, clips, strict=False):
                 if self.options.verify_checksums and not self._verified[video]:
                     reader.verify(row)
                     self._verified[video] = True
                 reader.copy_clip(row, frames, top, left, clip, flip=flip)
         except ShardError as error:
             raise ShardError(f"video {self.videos.video_ids[video]}: {error}") from None
-        clips[len(found) :] = 0
-        return clips, labels, samples
+        clips[len(cuts) :] = 0
+        return clips, plan.labels[place], plan.samples[place]
+
+    def _plan_of(self, ordered: NDArray[np.int64], epoch: int, block: int) -> _Plan:
+        begin = block * self._batches_planned
+        numbers = range(begin, min(begin + self._batches_planned, self.num_batches))
+        size, rank, world = self.options.batch_size, self._rank, self._world
+        samples = np.stack([order.samples_of(ordered, each, size, rank=rank, world=world) for each in numbers])
+        real = samples[samples >= 0]  # all but the very last ones
+        videos = real // self.views.num_views
+        labels = np.full(samples.shape, -1, np.int32)
+        labels[samples >= 0] = self.videos.label_ids[videos]
+        frames, *places = self.views.cuts(real, self.videos.num_frames[videos], epoch)
+        columns = [videos.tolist(), self.videos.shard_of[videos].tolist(), as_ranges(frames)]
+        columns += [each.tolist() for each in places]
+        return _Plan(samples, labels, list(zip(*columns, strict=True)))
 
     def batch_nbytes(self) -> int:
         """Bytes of one batch's clips."""
         return int(np.prod((self.options.batch_size, self.options.seq, *self.views.crop, 3)))
 
     def _reader(self, shard: int) -> ShardReader:
-        with self._lock:
-            reader = self._mapped.get(shard)
-            if reader is None:
-                if shard not in self._known:
-                    self._known[shard] = self._open(shard)
-                reader = self._mapped[shard] = copy.copy(self._known[shard])
-                if len(self._mapped) > MAX_MAPPED_SHARDS:  # a batch in flight keeps its own reference to the reader
-                    self._mapped.popitem(last=False)
-            else:
-                self._mapped.move_to_end(shard)
+        """Asked by one thread at a time."""
+        reader = self._in_use.get(shard)
+        if reader is not None:
+            self._in_use.move_to_end(shard)
             return reader
+        if shard not in self._known:
+            self._known[shard] = self._open(shard)
+        reader = self._in_use[shard] = copy.copy(self._known[shard])
+        reader.mapped = self._stay_mapped
+        if len(self._in_use) > MAX_OPEN_SHARDS:  # a batch in flight keeps its own reference to the reader
+            self._in_use.popitem(last=False)
+        return reader
 
     def _open(self, shard: int) -> ShardReader:
         """Open a shard for the first time, and hold it against the configuration and the ledger."""

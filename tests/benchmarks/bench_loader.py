@@ -342,7 +342,7 @@ def bench_reader(raw: Preprocess, folder: Path, rounds: int) -> None:
 
     def ours(stride: int) -> Callable[[int, int, int, int, NDArray[np.uint8]], None]:
         def copy(video: int, start: int, top: int, left: int, out: NDArray[np.uint8]) -> None:
-            reader.copy_clip(video, start + stride * steps, top, left, out)
+            reader.copy_clip(video, range(start, start + stride * CLIP_LEN, stride), top, left, out)
 
         return copy
 
