@@ -168,7 +168,8 @@ class ShardReader:
             page = begin - begin % mmap.PAGESIZE
             self._mapped()[0].madvise(mmap.MADV_WILLNEED, page, end - page)
         else:
-            os.posix_fadvise(self._opened().fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)
+            file = self._opened()
+            os.posix_fadvise(file.fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)
 
     def frames(self, row: int) -> NDArray[np.uint8]:
         """All frames of a video, (T, height, width, 3); a view of the mapped file with codec raw."""
@@ -251,7 +252,8 @@ class ShardReader:
         memory: NDArray[np.uint8] | None = getattr(_of_thread, "memory", None)
         if memory is None or len(memory) < nbytes:
             memory = _of_thread.memory = np.empty(nbytes, np.uint8)
-        if os.preadv(self._opened().fileno(), [memory[:nbytes].data], begin) < nbytes:
+        file = self._opened()  # held until it is read: another thread may let go of it, and its number pass to another
+        if os.preadv(file.fileno(), [memory[:nbytes].data], begin) < nbytes:
             raise ShardError(f"{self.path}: truncated since it was opened; run `make verify ARGS=--repair`")
         return memory
 
