@@ -46,8 +46,6 @@ def worker() -> int:
     make_step = trainer.Trainer._step
 
     def step(self, *args):
-        if self.progress.step == 0:
-            _note_settled_statistics(out, self.world)
         loss = make_step(self, *args)
         np.savez(out / f"rank{self.world.rank}-step{self.progress.step}.npz", **values(self.network))
         (out / f"rank{self.world.rank}.pid").write_text(str(os.getpid()))
@@ -55,6 +53,12 @@ def worker() -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         return loss
 
+    def fit(self):
+        _note_settled_statistics(out, self.world)  # not in a step: its graph would go into the compile cache
+        return train_on(self)
+
+    train_on = trainer.Trainer.fit
+    trainer.Trainer.fit = fit
     trainer.Trainer._step = step
     trainer.build_network = lambda _settings: frozen_network()
     return train.main(sys.argv[1:])

@@ -284,6 +284,16 @@ def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(config
     assert train.main([*words, "--resume", "auto"]) == EXIT_OK
 
 
+def test_when_no_checkpoint_is_whole_training_says_so(config, tmp_path):
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.epochs=1", "--train.eval_epochs=0"]
+    assert train.main(words) == EXIT_OK
+    for path in (tmp_path / "tiny").glob("*/ckpt/*.optimizer.ckpt"):
+        path.unlink()
+    message = r"step_000003\.optimizer\.ckpt: no such checkpoint; none before it to go back to; start anew without"
+    with pytest.raises(checkpoint.DamagedError, match=message):
+        train.main([*words, "--resume", "auto"])
+
+
 def test_resuming_where_there_is_nothing_says_so_and_starts(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert train.checkpoints_to_resume(tmp_path / "tiny", "auto") == []

@@ -86,7 +86,7 @@ def memory_errors_in_one_line(batch_size: int) -> Iterator[None]:
         telling = [line for line in str(error).splitlines() if any(text in line.lower() for text in _OUT_OF_MEMORY)]
         if not telling and not isinstance(error, MemoryError):
             raise
-        said = telling[0].strip() if telling else "MemoryError"
+        said = max(telling, key=len).strip(" -:") if telling else "MemoryError"
         raise OutOfMemoryError(
             f"data_loader.train.dataset.batch_size: got {batch_size}, which does not fit in memory ({said}); halve it "
             "and double data_loader.group_size, which but for batch norms is the same, or try --train.amp_level=O2"

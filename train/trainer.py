@@ -132,7 +132,8 @@ class Trainer:
                 state = checkpoint.load(path, self.network, self.train_step.state())
             except checkpoint.DamagedError as error:
                 if number + 1 == len(checkpoints):
-                    raise
+                    what_next = "none before it to go back to; start anew without --resume, or with --resume FILE"
+                    raise checkpoint.DamagedError(f"{error}; {what_next}") from None
                 log.warning("warning: %s; going back to %s", error, checkpoints[number + 1].stem)
                 continue
             self._check_resumable(path, state)
