@@ -131,7 +131,7 @@ def streaming_full(folder: Path) -> None:
         "data_loader.eval.map.operations": json.dumps(operations("VideoCenterCrop")),
     }
     document = store(folder, 128, 171, 120, {**MANY_CLIPS, **full})
-    take_turns("R(2+1)D-18, 16x112x112", document, block=1, pairs=25)
+    take_turns("R(2+1)D-18, 16x112x112", document, block=1, pairs=35)
 
 
 def take_turns(name: str, document: Document, *, block: int, pairs: int) -> None:
