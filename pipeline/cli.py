@@ -73,6 +73,8 @@ def run(main: Callable[[], int]) -> NoReturn:
         raise SystemExit(EXIT_SIGTERM)
 
     signal.signal(signal.SIGTERM, on_sigterm)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # pipeline/__init__.py; a script's background job ignores it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = main()
         sys.stdout.flush()

@@ -68,6 +68,29 @@ def test_damage_is_found_and_nothing_is_loaded(saved, damage, ending):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.parametrize("ending", [".ckpt", ".optimizer.ckpt"])
+def test_half_a_checkpoint_counts_as_damaged(saved, ending):
+    path, network, step = saved
+    path.with_name(path.stem + ending).unlink()
+    with pytest.raises(DamagedError, match=f"{path.stem}{ending}: no such checkpoint"):
+        checkpoint.load(path, network, step.state())
+
+
+def test_without_a_whole_pointer_the_most_steps_are_the_latest(tmp_path, caplog):
+    network, step = make()
+    folder = tmp_path / "20260101-000000" / "ckpt"
+    for number in (3, 6):
+        checkpoint.save(folder, checkpoint.stem(1, number), network, step.state(), {})
+    for damage in (b"", b"{}", b"[1]"):
+        caplog.clear()
+        (folder / "latest.json").write_bytes(damage)
+        assert [int(path.stem[-1]) for path in checkpoint.resumable(tmp_path)] == [6, 3]
+        assert caplog.messages == [f"warning: {folder}/latest.json: damaged; doing without"]
+    (folder / "best.json").write_bytes(b"{")
+    with pytest.raises(CheckpointError, match=r"best\.json: damaged; give a checkpoint beside it with CKPT=FILE"):
+        checkpoint.newest(tmp_path, "best")
+
+
 def test_a_checkpoint_of_another_network_is_refused(saved):
     path, *_ = saved
     with pytest.raises(CheckpointError, match=r"0\.weight: got \(3, 4\), expected \(5, 4\)"):

@@ -25,6 +25,21 @@ def test_the_seeds_file_loads_and_acts(caplog):
     assert "learning_rate.lr_gamma" in caplog.text
 
 
+def test_torchvisions_recipe_is_the_published_one():
+    config = load(Document(CONFIGS / "torchvision.yaml"))
+    train, rate, optimizer, stored = config.data_loader.train, config.learning_rate, config.optimizer, config.preprocess
+    assert (stored.fps, stored.height, stored.width, stored.interpolation) == (15, 128, 171, "bilinear")
+    clips = train.dataset
+    assert (clips.seq, clips.seq_mode, clips.frame_interval, clips.num_clips) == (16, "random", 1, 5)
+    crop, flip = (train.map.find(name) for name in ("VideoRandomCrop", "VideoRandomHorizontalFlip"))
+    assert crop is not None and crop.size == (112, 112) and flip is not None and flip.prob == 0.5
+    assert (rate.lr, rate.lr_batch_size, rate.warmup_epochs, rate.warmup_start) == (0.01, 24, 10, 0.001)
+    assert (rate.lr_scheduler, rate.lr_epochs, rate.lr_gamma) == ("multi_step", (20, 30, 40), 0.1)
+    assert (config.train.epochs, optimizer.momentum, optimizer.weight_decay) == (45, 0.9, 1e-4)
+    tested = config.data_loader.eval.dataset
+    assert (tested.seq, tested.seq_mode, tested.num_clips, tested.num_crops) == (16, "uniform", 5, 1)
+
+
 @pytest.mark.skipif(not SEED_README.is_file(), reason="../shared/seed is not here")
 def test_the_seeds_file_loads_as_its_readme_prints_it(tmp_path):
     text = SEED_README.read_text(encoding="utf-8").split("```text\n# model architecture")[1].split("\n```")[0]

@@ -225,8 +225,9 @@ def test_a_dry_run_writes_nothing(inputs, tmp_path, capsys):
 def start(settings):
     """A run of its own process group, as a shell starts it, and the wait until it writes."""
     run = subprocess.Popen(
-        command(settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command(settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a script's background job ignores Ctrl-C
+    )  # fmt: skip
     end = time.monotonic() + 60
     while not list(Path(settings.store).glob(".*.tmp")) and time.monotonic() < end:
         time.sleep(0.005)

@@ -1,6 +1,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,17 @@ def test_one_signal_lets_the_step_end_and_what_follows_or_precedes_training_ends
         assert said[-1] == f"{signals[-1].name}: " + (
             "leaving at once" if at_once else "finishing the step, then saving"
         )
+
+
+def test_a_ctrl_c_while_libraries_are_imported_ends_the_command_without_a_word():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train.train", "-c", "no.yaml"], cwd=Path(__file__).parents[1], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a script's background job ignores Ctrl-C
+    )  # fmt: skip
+    maps = Path(f"/proc/{process.pid}/maps")
+    while process.poll() is None and "mindspore" not in maps.read_text():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == -signal.SIGINT  # of which a shell makes 130

@@ -164,13 +164,15 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count_and_the_scale(m
     kept = (step.loss.network.weight, step.optimizer.moments[0], step.average[0])
     run(step, *BATCHES[2])  # from here on the average is not the weights
     bad = np.full((2, 4), np.inf, np.float32)
-    scales = []
+    scales, left_out = [], []
     for clips in (bad, BATCHES[0][0], bad, BATCHES[1][0], BATCHES[2][0]):
         before = [p.asnumpy().copy() for p in kept]
         run(step, clips, BATCHES[0][1])
         unchanged = [np.array_equal(old, p.asnumpy()) for old, p in zip(before, kept, strict=True)]
         assert unchanged == [clips is bad] * 3
         scales.append(float(step.scale.asnumpy()))
+        left_out.append(int(step.left_out.asnumpy()))
+    assert left_out == [1, 0, 1, 0, 0]
     assert scales == [2.0**15, 2.0**15, 2.0**14, 2.0**14, 2.0**15]
     assert step.optimizer.global_step.asnumpy().tolist() == [6]
 

@@ -1,4 +1,5 @@
 import contextlib
+import io
 import json
 import logging
 import math
@@ -166,6 +167,53 @@ def test_a_loss_that_stays_nan_keeps_the_last_good_checkpoint(config, tmp_path, 
     assert all(np.isfinite(value).all() for value in values.values())
 
 
+def test_gradients_that_never_are_finite_end_training(config, tmp_path, capsys):
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.nonfinite_steps=3"]
+    with pytest.raises(
+        NotFiniteError, match="gradients at step 3 are not finite, and no weight has changed in 3 steps"
+    ):
+        train.main([*words, "--train.amp_level=O2", "--optimizer.loss_scale=1e9"])
+    assert "warning: step 1: gradients are not finite; its update is left out" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_people_see_a_bar_and_whole_lines_of_the_log(stream, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream())
+    assert train.main(["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.epochs=1"]) == EXIT_OK
+    shown = sys.stderr.getvalue()
+    bars = re.findall(r"\repoch 1: +\d+%\|[^\r\n]*\| (\d)/8 \[[\d:]+<[\d:?]+, *\S*(?:step/s|s/step)\]", shown)
+    assert bars[:1] + bars[-1:] == (["0", "8"] if stream is Terminal else [])
+    lines = [line for line in re.split(r"[\r\n]+", shown) if line.startswith("epoch: ")]
+    form = r"epoch: 1 step: {}, loss is \d+\.\d+, lr [\d.]+, [\d.]+ clips/s, data wait [\d.]+ %.*, eta {}"
+    for number, line in enumerate(lines[:8], 1):
+        assert re.fullmatch(form.format(number, "unknown" if number == 1 else r"\d\d:\d\d"), line)
+    assert lines[8].startswith("epoch: 1 evaluation: video top-1 ") and len(lines) == 9
+
+
+def test_what_is_evaluated_and_kept_when(config, monkeypatch):
+    made, saved = [], []
+    found = iter([0.5, 0.4, 0.6])  # video top-1
+    monkeypatch.setattr(trainer.RunningStatistics, "settle", lambda *_: False)
+    monkeypatch.setattr(trainer.Trainer, "_train_epoch", lambda *_: None)
+    monkeypatch.setattr(
+        trainer.Trainer,
+        "_evaluate",
+        lambda _, epoch: made.append(epoch + 1) or {"video_top1": next(found), "loss": 1.0},
+    )
+    monkeypatch.setattr(
+        trainer.Trainer, "save", lambda self, best: saved.append((self.progress.epoch, self.progress.best, best))
+    )
+    overrides = {"train.epochs": "7", "train.eval_epochs": "3", "train.save_checkpoint_epochs": "2"}
+    trainer.Trainer(load(Document(config, overrides)), World(), None).fit()
+    assert made == [3, 6, 7]  # every third, and the last
+    assert saved == [(2, -1.0, False), (3, 0.5, True), (4, 0.5, False), (6, 0.5, False), (7, 0.6, True)]
+
+
 def test_an_evaluation_whose_loss_is_not_finite_is_never_the_best(config, monkeypatch, caplog):
     found = iter([(1.0, math.nan), (0.5, 2.0), (0.4, 1.0)])  # video top-1 and loss of each epoch
     saved = []
@@ -235,6 +283,16 @@ def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(config
     newest = checkpoint.resumable(tmp_path / "tiny")[0].stem
     assert "epoch_001-step_000003" <= newest <= "epoch_001-step_000005"  # batches that were ready may be dropped
     assert train.main([*words, "--resume", "auto"]) == EXIT_OK
+
+
+def test_when_no_checkpoint_is_whole_training_says_so(config, tmp_path):
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.epochs=1", "--train.eval_epochs=0"]
+    assert train.main(words) == EXIT_OK
+    for path in (tmp_path / "tiny").glob("*/ckpt/*.optimizer.ckpt"):
+        path.unlink()
+    message = r"step_000003\.optimizer\.ckpt: no such checkpoint; none before it to go back to; start anew without"
+    with pytest.raises(checkpoint.DamagedError, match=message):
+        train.main([*words, "--resume", "auto"])
 
 
 def test_resuming_where_there_is_nothing_says_so_and_starts(tmp_path, caplog):

@@ -104,12 +104,12 @@ def read_state(path: Path) -> dict[str, Any]:
     """The JSON beside a `.ckpt` file; empty when there is none.
 
     Raises:
-        CheckpointError: the weights are missing.
-        DamagedError: the JSON cannot be read, or does not say what the weights' SHA-256 is.
+        CheckpointError: neither weights nor JSON are there.
+        DamagedError: the JSON cannot be read, is there without the weights, or does not say what their SHA-256 is.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
     beside = path.with_suffix(".json")
+    if not path.is_file():
+        raise (DamagedError if beside.is_file() else CheckpointError)(f"{path}: no such checkpoint")
     if not beside.is_file():
         return {}
     try:
@@ -142,7 +142,10 @@ def newest(runs: Path, pointer: str) -> Path:
         stems = _stems(last / "ckpt")
         latest = f" (its latest: CKPT={last / 'ckpt' / stems[-1]}.ckpt)" if stems else ""
         log.warning("warning: %s, the newest run, has no %s checkpoint%s; taking %s's", last, pointer, latest, run.name)
-    return found[0].with_name(json.loads(found[0].read_text(encoding="utf-8"))["stem"] + ".ckpt")
+    stem = _pointed(found[0])
+    if stem is None:
+        raise CheckpointError(f"{found[0]}: damaged; give a checkpoint beside it with CKPT=FILE")
+    return found[0].with_name(f"{stem}.ckpt")
 
 
 def check_resumable(path: Path) -> None:
@@ -171,10 +174,10 @@ def resumable(runs: Path) -> list[Path]:
 
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints and the best one."""
-    kept = {json.loads(path.read_text(encoding="utf-8"))["stem"] for path in folder.glob("best.json")}
+    kept = _pointed(folder / "best.json")
     stems = _stems(folder)
     for stem in stems[: max(len(stems) - keep, 0)]:
-        if stem not in kept:  # the JSON first: what is left without it is no checkpoint
+        if stem != kept:  # the JSON first: what is left without it is no checkpoint
             for ending in (".json", ".ckpt", ".optimizer.ckpt"):
                 (folder / f"{stem}{ending}").unlink(missing_ok=True)
 
@@ -206,11 +209,20 @@ def _stems(folder: Path) -> list[str]:
     """
     stems = [path.stem for path in folder.glob("epoch_*-step_*.json")]
     stems.sort(key=lambda stem: int(stem.rpartition("_")[2]))
-    for pointer in folder.glob("latest.json"):
-        latest = json.loads(pointer.read_text(encoding="utf-8"))["stem"]
-        end = stems.index(latest) + 1 if latest in stems else len(stems)
-        stems = stems[end:] + stems[:end]
-    return stems
+    latest = _pointed(folder / "latest.json")
+    end = stems.index(latest) + 1 if latest in stems else len(stems)
+    return stems[end:] + stems[:end]
+
+
+def _pointed(pointer: Path) -> str | None:
+    """The stem that latest.json or best.json names; None when it is not there or, with a warning, damaged."""
+    if not pointer.is_file():
+        return None
+    try:
+        return str(json.loads(pointer.read_text(encoding="utf-8"))["stem"])
+    except (ValueError, KeyError, TypeError):
+        log.warning("warning: %s: damaged; doing without", pointer)
+        return None
 
 
 def _write_parameters(path: Path, values: Mapping[str, Parameter]) -> str:

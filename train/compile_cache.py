@@ -48,6 +48,7 @@ def cached_compilation(shape: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     log.info("compile cache: %s", f"warm, {final}" if warm else "cold; the first step compiles for a while")
     ms.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
+    stderr = sys.stderr
     try:
         yield
     except BaseException:
@@ -55,6 +56,7 @@ def cached_compilation(shape: str) -> Iterator[None]:
         raise
     finally:
         ms.set_context(enable_compile_cache=False)
+        sys.stderr = stderr  # MindSpore puts another object in its place, of which logging and tqdm know nothing
     if warm:
         os.utime(final)
     else:

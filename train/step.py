@@ -111,6 +111,7 @@ class TrainStep(nn.Cell):
 
     Attributes:
         scale: what the loss is multiplied by before the backward pass.
+        left_out: int32, the updates left out in a row up to now, because gradients were not finite.
         average: moving average of the weights, empty without `ema_decay`.
     """
 
@@ -132,6 +133,7 @@ class TrainStep(nn.Cell):
             )
         else:
             self.scale = Tensor(settings.loss_scale, ms.float32)
+        self.left_out = Parameter(Tensor(0, ms.int32), name="left_out", requires_grad=False)
         self.clip_norm = settings.clip_norm
         self.ema_decay = None if settings.ema_decay is None else Tensor(settings.ema_decay, ms.float32)
         self.average = optimizer.parameters.clone(prefix="average", init="same") if settings.ema_decay else ()
@@ -162,8 +164,10 @@ class TrainStep(nn.Cell):
             self.optimizer(gradients)
             if self.ema_decay is not None:
                 self.all(ops.partial(move_average, self.ema_decay), self.average, self.optimizer.parameters)
+            ops.assign(self.left_out, Tensor(0, ms.int32))
         else:
             ops.assign_add(self.optimizer.global_step, Tensor([1], ms.int32))
+            ops.assign_add(self.left_out, Tensor(1, ms.int32))
         if self.dynamic:
             self.adjust_scale(finite)
         return loss, logits
@@ -178,10 +182,10 @@ class TrainStep(nn.Cell):
     def state(self) -> dict[str, Parameter]:
         """What a resumed run needs besides the network's weights: moments, step, loss scale, average.
 
-        Not among it are learning rates and momentum, which the configuration gives, and the sums inside a group, which
-        are zero between steps.
+        Not among it are learning rates and momentum, which the configuration gives, the sums inside a group, which
+        are zero between steps, and the count of updates left out.
         """
-        held = {id(parameter) for parameter in [*self.loss.network.get_parameters(), *self.totals]}
+        held = {id(parameter) for parameter in [*self.loss.network.get_parameters(), *self.totals, self.left_out]}
         return {
             parameter.name: parameter
             for parameter in self.get_parameters()

@@ -132,7 +132,8 @@ class Trainer:
                 state = checkpoint.load(path, self.network, self.train_step.state())
             except checkpoint.DamagedError as error:
                 if number + 1 == len(checkpoints):
-                    raise
+                    what_next = "none before it to go back to; start anew without --resume, or with --resume FILE"
+                    raise checkpoint.DamagedError(f"{error}; {what_next}") from None
                 log.warning("warning: %s; going back to %s", error, checkpoints[number + 1].stem)
                 continue
             self._check_resumable(path, state)
@@ -146,7 +147,7 @@ class Trainer:
 
         Raises:
             Stopped: a signal asked for it; the checkpoint is written.
-            NotFiniteError: the loss stayed NaN or infinite.
+            NotFiniteError: the loss or its gradients stayed NaN or infinite.
             OutOfMemoryError: a step does not fit.
         """
         log.info(
@@ -200,7 +201,7 @@ class Trainer:
                 with cached_compilation(self.graph_shape):
                     loss = self._step(batches, interval, epoch)
                 bar.update()
-                self.finite.check(loss, self.progress.step)
+                self._check_health(loss)
                 if in_epoch % self.config.train.log_steps == 0 or in_epoch == self.steps_per_epoch:
                     self._log(epoch, in_epoch, interval)
                     interval = Interval(self.clips_per_step)
@@ -225,6 +226,11 @@ class Trainer:
         self.progress.step += 1
         interval.add_step(sum(losses) / len(losses))
         return sum(losses) / len(losses)
+
+    def _check_health(self, loss: float) -> None:
+        scale_can_fall = self.train_step.dynamic and float(self.train_step.scale.asnumpy()) > 1
+        left_out = int(self.train_step.left_out.asnumpy())
+        self.finite.check(loss, self.progress.step, left_out, scale_can_fall=scale_can_fall)
 
     def _kept(self, samples: NDArray[np.int64], epoch: int) -> Tensor | None:
         """Dropout of a batch; None without."""

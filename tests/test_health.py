@@ -1,0 +1,31 @@
+import pytest
+
+from train.health import FiniteLosses, NotFiniteError
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("steps", "ends_at", "said"),
+    [  # (loss, updates left out in a row, whether the loss scale can fall) of each step
+        (
+            [(NAN, 1, False), (1.0, 0, False), (NAN, 1, False), (NAN, 2, False), (float("inf"), 3, False)],
+            5,
+            "loss is inf",
+        ),
+        ([(1.0, 1, False), (1.0, 2, False), (1.0, 3, False)], 3, "no weight has changed in 3 steps in a row"),
+        ([(1.0, 1, True), (1.0, 2, True), (1.0, 3, True), (1.0, 4, False)], 4, "no weight has changed in 4 steps"),
+        ([(1.0, 1, True), (1.0, 2, True), (1.0, 3, True), (1.0, 0, True)], None, ""),
+        ([(NAN, 1, True), (NAN, 2, True), (NAN, 3, True)], 3, "loss is nan at step 3"),
+    ],
+)
+def test_training_gives_up_when_no_weight_moves(steps, ends_at, said, caplog):
+    finite = FiniteLosses(limit=3)
+    for step, (loss, left_out, scale_can_fall) in enumerate(steps, 1):
+        if step == ends_at:
+            with pytest.raises(NotFiniteError, match=said):
+                finite.check(loss, step, left_out, scale_can_fall=scale_can_fall)
+        else:
+            finite.check(loss, step, left_out, scale_can_fall=scale_can_fall)
+        assert (f"step {step}: " in caplog.text) == bool(left_out)
+    assert ends_at in (None, len(steps))
