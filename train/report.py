@@ -9,6 +9,7 @@ learning rate, and clips/s with the share of time spent waiting for data.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,7 +24,7 @@ from train.run_folder import read_metrics, runs_root
 TRAIN, VAL, VAL5 = "tab:blue", "tab:orange", "tab:green"
 
 
-def draw(records: list[dict[str, float]], title: str) -> Figure:
+def draw(records: list[dict[str, Any]], title: str) -> Figure:
     """Four plots over the optimizer step.
 
     Args:
@@ -57,14 +58,14 @@ def draw(records: list[dict[str, float]], title: str) -> Figure:
     return figure
 
 
-def series(records: list[dict[str, float]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(steps, values) of one scalar, where it is given."""
+def series(records: list[dict[str, Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(steps, values) of one scalar, where it is given; NaN where it was not finite."""
     pairs = [(record["step"], record[name]) for record in records if name in record]
     both = np.array(pairs, np.float64).reshape(-1, 2)
     return both[:, 0], both[:, 1]
 
 
-def _noisy(axes: Axes, records: list[dict[str, float]], name: str, colour: str) -> None:
+def _noisy(axes: Axes, records: list[dict[str, Any]], name: str, colour: str) -> None:
     """A curve as it is, faint, and its running mean over a fiftieth of it."""
     steps, values = series(records, name)
     window = max(len(values) // 50, 1)
@@ -73,7 +74,7 @@ def _noisy(axes: Axes, records: list[dict[str, float]], name: str, colour: str) 
     axes.plot(steps[window - 1 :], means, color=colour, label=name)
 
 
-def _points(axes: Axes, records: list[dict[str, float]], name: str, colour: str) -> None:
+def _points(axes: Axes, records: list[dict[str, Any]], name: str, colour: str) -> None:
     axes.plot(*series(records, name), color=colour, marker="o", markersize=3, label=name)
 
 

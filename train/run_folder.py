@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import shutil
 import time
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +29,7 @@ def runs_root(config: Config, document: Document) -> Path:
 
 
 class RunFolder:
-    """One run's folder, as a context manager that closes its files.
+    """One run's folder, as a context manager that closes its files, and removes a new one if nothing has begun.
 
     Args:
         root: `runs_root(...)`.
@@ -37,7 +39,7 @@ class RunFolder:
     """
 
     def __init__(self, root: Path, config: Config, environment: dict[str, Any], existing: Path | None = None) -> None:
-        self.path = existing or self._new(root)
+        self.path, self._is_new = existing or self._new(root), existing is None
         self.checkpoints = self.path / "ckpt"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         remove_unfinished(self.checkpoints)
@@ -76,7 +78,8 @@ class RunFolder:
     def record(self, step: int, values: dict[str, float]) -> None:
         """Append scalars (`train/loss`, `val/acc1` ...) of a global step to metrics.jsonl and TensorBoard."""
         assert self._metrics is not None and self._scalars is not None, "begin comes first"
-        self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+        self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
         self._metrics.flush()
         for name, value in values.items():
             self._scalars.add_scalar(name, value, step)
@@ -91,13 +94,18 @@ class RunFolder:
             logging.getLogger(__name__).debug("run ended early", exc_info=error)
         logging.getLogger().removeHandler(self._log)
         self._log.close()
+        if error is not None and self._metrics is None and self._is_new:  # refused: nothing but the log is there
+            shutil.rmtree(self.path)
         if self._metrics is not None and self._scalars is not None:
             self._metrics.close()
             self._scalars.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The records of a metrics.jsonl; none when it is not there, and not the last one if a kill cut it short."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, with None for what was not finite.
+
+    None at all when it is not there, and not the last one if a kill cut it short.
+    """
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")

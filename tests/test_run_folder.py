@@ -1,0 +1,44 @@
+import json
+import logging
+
+import pytest
+
+from pipeline.settings import Document
+from train import config
+from train.report import series
+from train.run_folder import RunFolder, read_metrics
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return config.load(Document("train/configs/sample.yaml", {}))
+
+
+def test_metrics_are_json_for_everyone(settings, tmp_path):
+    with RunFolder(tmp_path, settings, {}) as run:
+        run.begin(0)
+        run.record(1, {"train/loss": float("nan"), "train/acc1": 0.5})
+        run.record(2, {"train/loss": 1.5, "train/acc1": 0.5})
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line, parse_constant=refuse)["train/loss"] for line in lines]
+    assert losses == [None, 1.5]
+    steps, values = series(read_metrics(run.path / "metrics.jsonl"), "train/loss")
+    assert steps.tolist() == [1, 2] and str(values.tolist()) == "[nan, 1.5]"
+
+
+def test_a_start_that_is_refused_leaves_no_folder(settings, tmp_path):
+    with pytest.raises(ValueError, match="no such data"), RunFolder(tmp_path, settings, {}) as run:
+        logging.getLogger().warning("before anything begins")
+        raise ValueError("no such data")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="later"), RunFolder(tmp_path, settings, {}) as run:
+        run.begin(0)
+        raise ValueError("later")
+    assert (run.path / "train.log").is_file()
+    with pytest.raises(ValueError, match="again"), RunFolder(tmp_path, settings, {}, existing=run.path):
+        raise ValueError("again")
+    assert (run.path / "metrics.jsonl").is_file()
