@@ -72,8 +72,11 @@ def run(main: Callable[[], int]) -> NoReturn:
     def on_sigterm(_signum: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(EXIT_SIGTERM)
 
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        os._exit(128 + number)
+
     signal.signal(signal.SIGTERM, on_sigterm)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # pipeline/__init__.py; a script's background job ignores it
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by pipeline/__init__.py; one that is ignored stays so
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = main()
@@ -96,4 +99,8 @@ def run(main: Callable[[], int]) -> NoReturn:
             f"error: {error}; nothing finished is lost: mend this and run the same command again",
             file=sys.stderr,
         )
+    # While the interpreter ends an exception is printed and forgotten: a Ctrl-C would leave with 0 and a traceback.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, leave)
     raise SystemExit(code)

@@ -17,7 +17,6 @@ _PR_SET_PDEATHSIG = 1
 
 def confine(parent: int) -> None:
     """Limits, and an end with the parent's, however that comes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(0)

@@ -132,8 +132,12 @@ def gate(container: av.container.InputContainer, size: int) -> tuple[av.VideoStr
     duration_s = (container.duration or 0) / av.time_base
     if stream.duration and stream.time_base:
         duration_s = float(stream.duration * stream.time_base)
-    if stream.width * stream.height > MAX_FRAME_PIXELS or duration_s > MAX_DURATION_S or rate > MAX_FPS:
-        raise DecodeError("too_large", f"{stream.width}x{stream.height}, {duration_s:.0f} s, {rate:g} frames/s")
+    if stream.width * stream.height > MAX_FRAME_PIXELS:
+        raise DecodeError("too_large", f"{stream.width}x{stream.height}, at most {MAX_FRAME_PIXELS} pixels a frame")
+    if duration_s > MAX_DURATION_S:
+        raise DecodeError("too_large", f"{duration_s:.0f} s, at most {MAX_DURATION_S:.0f}")
+    if rate > MAX_FPS:
+        raise DecodeError("too_large", f"{rate:g} frames/s, at most {MAX_FPS:g}")
     if rate <= 0 or not stream.width or not stream.height:
         raise DecodeError("unreadable", "has no frame rate or size")
     stream.codec_context.thread_count = 1  # one decoder a core: threads inside it only add delay

@@ -102,13 +102,20 @@ def size(nbytes: float) -> str:
     return f"{nbytes / 1e3:.2f} kB"
 
 
+def duration(seconds: float) -> str:
+    """Time for people: 1.5 h."""
+    for unit, factor in (("h", 3600), ("min", 60)):
+        if seconds >= factor:
+            return f"{seconds / factor:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
 def table(costs: list[Cost], num_videos: int, num_files: int, jobs: int) -> list[str]:
     """One line for each way of storing, the recipe's own first and marked."""
     lines = [f"{'':2}{'fps':>7} {'codec':6}{'stored':>11}{'':>9}{'time':>11}{'files':>8}"]
     for cost in costs:
         spread = f"+- {100 * cost.error / cost.nbytes:.0f} %" if cost.nbytes else ""
-        hours = cost.seconds * num_videos / jobs / 3600
-        took = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+        took = duration(cost.seconds * num_videos / jobs)
         mark = "* " if cost is costs[0] else "  "
         total = size(cost.nbytes * num_videos)
         lines.append(f"{mark}{cost.fps:>7} {cost.codec:6}{total:>11}{spread:>9}{took:>11}{num_files:>8,}")

@@ -33,6 +33,7 @@ from pipeline.recipe import Preprocess
 
 ENTRY = "from pipeline.child import main; main()"
 READY = b"ready"
+_TICK_S = 0.5  # of a deadline; at most so much passes while this process is stopped
 _START_S = 120  # a cold disk may take long to load the libraries; nothing is decoded yet
 _KILLED = "signal 9 (SIGKILL): out of memory?"
 _KEEP_BYTES = 64 << 20  # shared memory kept between videos
@@ -181,6 +182,7 @@ class Decoder:
                 stdout=subprocess.PIPE,
                 pass_fds=[slot.fd for slot in self._slots],
                 env={**os.environ, **_CHILD_ENVIRONMENT},
+                start_new_session=True,  # a Ctrl-C is the parent's, which stops its decoders itself
             )
         assert self._child.stdout is not None
         self._replies = _Lines(self._child.stdout.fileno())
@@ -219,11 +221,17 @@ class _Lines:
         self._poll.register(fd, select.POLLIN)
 
     def read(self, seconds: float) -> bytes | None:
-        """The next line without its end; b"" at the end of the pipe; None when it does not come in time."""
-        end = time.monotonic() + seconds
+        """The next line without its end; b"" at the end of the pipe; None when it does not come in time.
+
+        Time for which this process was stopped (Ctrl-Z, a scheduler that suspends jobs) is not the child's.
+        """
         while b"\n" not in self._rest:
-            if not self._poll.poll(max(0.0, 1000 * (end - time.monotonic()))):
-                return None
+            began = time.monotonic()
+            if not self._poll.poll(1000 * min(seconds, _TICK_S)):
+                seconds -= min(time.monotonic() - began, _TICK_S)
+                if seconds <= 0:
+                    return None
+                continue
             part = os.read(self._fd, 1 << 16)
             if not part:
                 return b""

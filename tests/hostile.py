@@ -35,6 +35,11 @@ def decode_hostile(path, settings, _allocate, with_decord):
     elif how == "spin":  # in C, holding the interpreter's lock: no Python thread could stop it
         signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
         ctypes.PyDLL(None).usleep(600_000_000)
+    elif how == "slow":
+        if not with_decord:
+            raise DecodeError("unreadable", "was called too slow")
+        for _ in range(40):  # and not in one go, which would go on while the process is stopped
+            time.sleep(0.02)
     elif how == "sleep":
         time.sleep(600)
     elif how == "print":

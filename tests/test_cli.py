@@ -1,6 +1,9 @@
 import errno
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +90,43 @@ print(sorted(name for name in sys.modules if name.split(".")[0] in {"mindspore",
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def run_python(*words: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code and output of a fresh interpreter, on which Ctrl-C acts whatever it does on this one."""
+    done = subprocess.run(
+        [sys.executable, *words], cwd=Path(__file__).parents[1], env={**os.environ, **environment}, text=True,
+        capture_output=True, timeout=60, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_the_interpreter_ends_is_not_lost(name, code):
+    program = f"""
+import atexit, os, signal
+from pipeline import cli
+def main():
+    atexit.register(os.kill, os.getpid(), signal.{name})
+    print("done")
+    return 0
+cli.run(main)
+"""
+    assert run_python("-c", program) == (code, "done\n", "")
+
+
+def test_a_ctrl_c_while_libraries_are_loaded_leaves_no_traceback(tmp_path):
+    (tmp_path / "tqdm.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    code, said, told = run_python("-m", "pipeline.preprocess", "--help", PYTHONPATH=str(tmp_path))
+    assert (code, said, told) == (-signal.SIGINT, "", "")
+
+
+def test_a_ctrl_c_at_work_is_answered_in_one_line():
+    program = """
+import os, signal, sys
+sys.argv = ["-m"]
+from pipeline import cli
+assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+cli.run(lambda: os.kill(os.getpid(), signal.SIGINT))
+"""
+    assert run_python("-c", program) == (130, "", "interrupted; run the same command again to go on\n")

@@ -382,7 +382,7 @@ def test_what_exceeds_a_limit_is_too_large(
     for module in (container, decode, second_decoder):
         if hasattr(module, limit):
             monkeypatch.setattr(module, limit, value)
-    assert status(path) == "too_large"
+    assert status(path, said="at most") == "too_large"
 
 
 def test_a_file_that_grows_while_it_is_decoded_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

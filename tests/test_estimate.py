@@ -79,3 +79,8 @@ def test_nothing_to_measure_is_a_users_mistake(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("nbytes", "words"), [(2.4e12, "2.40 TB"), (1.5e9, "1.50 GB"), (0, "0.00 kB")])
 def test_sizes_are_for_people(nbytes: float, words: str) -> None:
     assert estimate.size(nbytes) == words
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(5400, "1.5 h"), (90, "1.5 min"), (2.04, "2.0 s")])
+def test_times_are_for_people(seconds: float, words: str) -> None:
+    assert estimate.duration(seconds) == words

@@ -153,6 +153,37 @@ next(results)
     assert not is_alive(pid)
 
 
+def test_a_ctrl_c_does_not_reach_a_decoder(hostile):
+    with Decoder(SETTINGS) as decoder:
+        results = decoder.decode([Path("good-1")])
+        next(results)
+        assert os.getpgid(decoder._child.pid) != os.getpgid(0)  # not even while its interpreter starts
+
+
+def test_time_for_which_a_run_is_suspended_is_not_the_videos(tmp_path):
+    code = f"""
+import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]
+from pathlib import Path
+from pipeline import isolate
+from pipeline.recipe import Preprocess
+from pipeline.schema import STATUSES
+isolate.ENTRY = "sys.path.insert(0, {str(TESTS)!r}); from hostile import main; main()"
+decoder = isolate.Decoder(Preprocess(height=16, width=20, video_timeout_s=2))
+results = decoder.decode([Path("good-1"), Path("slow-2")])
+next(results)
+print(decoder._child.pid, flush=True)
+print(next(results).status, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
+        pids = [int(run.stdout.readline()), run.pid]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(2.3)
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
+        assert run.stdout.readline() == "ok\n"
+
+
 def test_a_real_video_comes_whole_with_its_checksum(tmp_path):
     path = write_mp4(tmp_path / "a b é.mp4", 30, 30)
     with Decoder(SETTINGS) as decoder:

@@ -1,5 +1,8 @@
+import contextlib
 import errno
+import io
 import os
+import re
 import resource
 import shutil
 import signal
@@ -215,34 +218,64 @@ def test_too_many_bad_videos_end_in_exit_code_3_with_the_rest_stored(inputs, tmp
     assert (read_ledger(settings)["status"] == "ok").sum() == 7
 
 
-def test_a_dry_run_writes_nothing(inputs, tmp_path, capsys):
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_run_shows_how_far_it_is_and_ends_in_a_table_of_reasons_and_a_line(inputs, tmp_path, capsys, monkeypatch):
+    settings = moved(inputs, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", bar := Terminal())
+        patch.setattr(preprocess.tqdm, "mininterval", 0, raising=False)
+        assert preprocess.run(settings) == 0
+    last = bar.getvalue().rstrip().rsplit("\r", 1)[-1]
+    assert re.search(r"100%.* 9/9 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(video/s|s/video), bad=1\]", last)
+    *reasons, line = capsys.readouterr().out.splitlines()
+    assert [reason.split(": ", 1)[0].split() for reason in reasons] == [["1", "unreadable"]]
+    folder = re.escape(str(Path(settings.manifests) / "tiny"))
+    said = rf"ok 7, missing 1, bad 1 \(see {folder}\), 3 of 3 shards written, 38 frames, 0.00 GB, [\d,]+ frames/s -> "
+    assert re.fullmatch(said + re.escape(settings.store), line)
+
+
+def test_a_dry_run_says_what_comes_first_and_writes_nothing(inputs, tmp_path, capsys):
     settings = moved(inputs, tmp_path)
     assert preprocess.main([*command(settings)[3:], "--dry-run"]) == 0
-    assert "3 shards to write" in capsys.readouterr().out
+    first, *actions = capsys.readouterr().out.splitlines()
+    assert first == "train: 9 videos, 8 to decode, 3 shards to write"
+    assert len(actions) == 3
+    for task, action in zip(preprocess.plan(ledger.read(ledger.ledger_path(settings, "train")), settings, "train"),
+                            actions, strict=True):  # fmt: skip
+        assert action == f"  {task.path}: {len(task.videos)} videos, first {task.videos[0].video_id}"
     assert not Path(settings.store).exists()
 
 
 def start(settings):
-    """A run of its own process group, as a shell starts it, and the wait until it writes."""
+    """A run of its own process group, as a shell starts it, that has begun to write and cannot end."""
     run = subprocess.Popen(
         command(settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a script's background job ignores Ctrl-C
+        # A shell that is not interactive has the programs in its background ignore SIGINT, and so their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     end = time.monotonic() + 60
-    while not list(Path(settings.store).glob(".*.tmp")) and time.monotonic() < end:
+    while run.poll() is None and time.monotonic() < end:
+        # One that has not been given its program yet would hold up the run itself, which waits for it in vfork.
+        decoders = processes_of(settings, "pipeline.confine")
+        if decoders and list(Path(settings.store).glob(".*.tmp")):
+            os.kill(decoders.pop(), signal.SIGSTOP)
+            return run
         time.sleep(0.005)
-    return run
+    pytest.fail(f"no decoder was seen at work: {run.communicate()}")
 
 
-def survivors(group: int) -> list[str]:
+def processes_of(settings, *words: str) -> list[int]:
+    """Processes whose command line names the store, and `words`: the run, and its decoders."""
     found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rsplit(") ", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            found.append(status.parent.name)
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended since
+            line = entry.read_bytes()
+            if all(word.encode() in line for word in (settings.store, *words)):
+                found.append(int(entry.parent.name))
     return found
 
 
@@ -257,7 +290,7 @@ def test_one_signal_ends_a_run_without_a_trace(inputs, undisturbed, tmp_path, nu
         _, said = run.communicate(timeout=30)
     assert run.returncode == code
     assert "Traceback" not in said
-    assert survivors(run.pid) == []
+    assert processes_of(settings) == []
     assert [name for name in leftovers(settings) if name != "train.csv"] == []
     assert preprocess.run(settings) == 0
     assert files(settings) == files(undisturbed)
@@ -266,12 +299,15 @@ def test_one_signal_ends_a_run_without_a_trace(inputs, undisturbed, tmp_path, nu
 def test_a_killed_run_leaves_no_process_and_can_be_gone_on_with(inputs, undisturbed, tmp_path):
     settings = moved(inputs, tmp_path)
     with start(settings) as run:
-        run.send_signal(signal.SIGKILL)
+        run.kill()
+        for pid in processes_of(settings):  # one that stood before it had its limits goes on, and ends by itself
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
         run.communicate(timeout=30)
     end = time.monotonic() + 5
-    while survivors(run.pid) and time.monotonic() < end:
+    while processes_of(settings) and time.monotonic() < end:
         time.sleep(0.02)
-    assert survivors(run.pid) == []
+    assert processes_of(settings) == []
     assert preprocess.run(settings) == 0
     assert files(settings) == files(undisturbed)
     assert leftovers(settings) == []
