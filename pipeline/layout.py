@@ -72,7 +72,10 @@ def scan(root: Path) -> Files:
 
 
 def _walk(prefix: str, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Files below a folder without following symlinks; and the symlinks, each with its place on the disk."""
+    """Files below a folder without following symlinks; and the symlinks, each with its place on the disk.
+
+    What has a video's name and is no file (a FIFO, a folder) is among them: decoding says so, `missing` would not.
+    """
     files: list[str] = []
     links: list[tuple[str, str]] = []
     folders = [(prefix, folder)]
@@ -84,10 +87,12 @@ def _walk(prefix: str, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
                     continue
                 if entry.is_file(follow_symlinks=False):
                     files.append(prefix + entry.name)
-                elif entry.is_dir(follow_symlinks=False):
+                elif entry.is_dir(follow_symlinks=False) and not ("." in entry.name and segment(entry.name)[0]):
                     folders.append((f"{prefix}{entry.name}/", entry.path))
                 elif entry.is_symlink():
                     links.append((prefix + entry.name, entry.path))
+                else:
+                    files.append(prefix + entry.name)
     return files, links
 
 

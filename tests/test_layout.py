@@ -7,6 +7,8 @@ from make_ledgers import IDS, ROWS, command, label_file, recipe_of, touch
 
 from pipeline import cli, layout
 from pipeline.build import build, join
+from pipeline.container import DecodeError
+from pipeline.decode import decode_video
 from pipeline.faults import ManifestError
 
 
@@ -93,6 +95,18 @@ def test_what_no_label_row_names_is_listed_apart(root):
     (root / "x/fffffffffff_000001_000011").unlink()
     assert command(root) == cli.EXIT_OK
     assert not (folder / "other.extra.csv").exists()
+
+
+def test_what_has_a_videos_name_and_is_no_file_is_there_to_be_named_by_decoding(root):
+    touch(root, f"val/{IDS[0]}.mp4")
+    os.mkfifo(root / f"val/{IDS[1]}.mp4")
+    touch(root, f"val/{IDS[2]}.mp4/frame.mp4", f"val/{IDS[3]}/frame.mp4")
+    table = build(recipe_of(root))["val"].set_index("video_id")
+    assert table["path"].loc[[*IDS[:4]]].tolist() == [*(f"val/{name}.mp4" for name in IDS[:3]), ""]
+    assert table["status"].loc[[*IDS[:4]]].tolist() == ["pending"] * 3 + ["missing"]
+    for name in IDS[1:3]:
+        with pytest.raises(DecodeError, match="io: not a regular file"):
+            decode_video(root / table.at[name, "path"], recipe_of(root))
 
 
 def test_no_path_leaves_data_root(root, tmp_path):

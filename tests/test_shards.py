@@ -251,6 +251,16 @@ def test_an_error_publishes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_shard_gets_its_name_in_one_step(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.EIO, f"{Path(target).name} refused")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="val-00000-of-00001.h5 refused"):
+        write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_old_shard_stays_until_the_new_one_is_whole(raw, tmp_path):
     path = tmp_path / raw.name
     shutil.copy(raw, path)
