@@ -99,8 +99,9 @@ def run(main: Callable[[], int]) -> NoReturn:
             f"error: {error}; nothing finished is lost: mend this and run the same command again",
             file=sys.stderr,
         )
-    # While the interpreter ends an exception is printed and forgotten: a Ctrl-C would leave with 0 and a traceback.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, leave)
+    finally:
+        # While the interpreter ends an exception is printed and forgotten: a Ctrl-C would leave with 0 and a traceback.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, leave)
     raise SystemExit(code)

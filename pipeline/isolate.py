@@ -227,15 +227,15 @@ class _Lines:
         """
         while b"\n" not in self._rest:
             began = time.monotonic()
-            if not self._poll.poll(1000 * min(seconds, _TICK_S)):
-                seconds -= min(time.monotonic() - began, _TICK_S)
-                if seconds <= 0:
-                    return None
-                continue
-            part = os.read(self._fd, 1 << 16)
-            if not part:
-                return b""
-            self._rest += part
+            readable = self._poll.poll(1000 * min(seconds, _TICK_S))
+            seconds -= min(time.monotonic() - began, _TICK_S)
+            if readable:
+                part = os.read(self._fd, 1 << 16)
+                if not part:
+                    return b""
+                self._rest += part
+            if seconds <= 0 and b"\n" not in self._rest:
+                return None
         line, _, self._rest = self._rest.partition(b"\n")
         return line
 

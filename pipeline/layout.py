@@ -57,9 +57,9 @@ def scan(root: Path) -> Files:
             refused.append((path, "symlink to nothing"))
         elif not f"{real}/".startswith(f"{real_root}/"):
             refused.append((path, OUTWARD))
-        elif os.path.isfile(real):
+        elif not os.path.isdir(real) or "." in path and segment(path)[1]:
             linked.add(path)
-        elif os.path.isdir(real) and real not in followed and not f"{place}/".startswith(f"{real}/"):
+        elif real not in followed and not f"{place}/".startswith(f"{real}/"):
             followed.add(real)  # once each, so that links in a ring end
             more, deeper = _walk(f"{path}/", real)
             linked.update(more)
@@ -87,7 +87,7 @@ def _walk(prefix: str, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
                     continue
                 if entry.is_file(follow_symlinks=False):
                     files.append(prefix + entry.name)
-                elif entry.is_dir(follow_symlinks=False) and not ("." in entry.name and segment(entry.name)[0]):
+                elif entry.is_dir(follow_symlinks=False) and not ("." in entry.name and segment(entry.name)[1]):
                     folders.append((f"{prefix}{entry.name}/", entry.path))
                 elif entry.is_symlink():
                     links.append((prefix + entry.name, entry.path))

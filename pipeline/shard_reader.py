@@ -50,6 +50,7 @@ class ShardReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file_number = _file_number(path)
         with hdf5.open_finished(path) as file:
             recipe = json.loads(str(file.attrs["recipe"]))
             self.recipe_sha256 = str(file.attrs["recipe_sha256"])
@@ -141,11 +142,11 @@ class ShardReader:
             shape, item, row_nbytes = (len(frames), height), _pixels(width), 3 * self._frame_shape[1]
             start = int(self._offsets[row]) + lowest * self._frame_nbytes + top * row_nbytes + 3 * left
             strides = (step * self._frame_nbytes, row_nbytes)
-            if self.mapped or step > 1:
-                stored: NDArray[np.void] = np.ndarray(shape, item, self._mapped()[0], start, strides)
-            else:
+            if self._reads(frames):
                 end = start + (highest - lowest) * self._frame_nbytes + (height - 1) * row_nbytes + 3 * width
-                stored = np.ndarray(shape, item, self._read(start, end - start), 0, strides)
+                stored: NDArray[np.void] = np.ndarray(shape, item, self._read(start, end - start), 0, strides)
+            else:
+                stored = np.ndarray(shape, item, self._mapped()[0], start, strides)
             np.copyto(np.ndarray(shape, item, out), stored)
         else:
             bottom, right = top + height, left + width
@@ -164,12 +165,12 @@ class ShardReader:
             begin, end = begin + int(starts[first]), begin + int(starts[last + 1])
         else:
             begin, end = begin + first * self._frame_nbytes, begin + (last + 1) * self._frame_nbytes
-        if self.mapped:
-            page = begin - begin % mmap.PAGESIZE
-            self._mapped()[0].madvise(mmap.MADV_WILLNEED, page, end - page)
-        else:
+        if self._reads(frames):
             file = self._opened()
             os.posix_fadvise(file.fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)
+        else:
+            page = begin - begin % mmap.PAGESIZE
+            self._mapped()[0].madvise(mmap.MADV_WILLNEED, page, end - page)
 
     def frames(self, row: int) -> NDArray[np.uint8]:
         """All frames of a video, (T, height, width, 3); a view of the mapped file with codec raw."""
@@ -227,25 +228,41 @@ class ShardReader:
         """Let go of the map and the file; arrays that view it stay valid, and the next read opens it again."""
         self._map = self._file = None
 
+    def _reads(self, frames: Sequence[int]) -> bool:
+        """Whether a clip is read with preadv, and not out of the map."""
+        return not self.mapped and not self._jpeg and isinstance(frames, range) and frames.step == 1
+
     def _mapped(self) -> tuple[mmap.mmap, NDArray[np.uint8]]:
         mapped = self._map
         if mapped is None:
             with self._open() as file:
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             mapped = self._map = memory, np.frombuffer(memory, np.uint8)
+            self._file = None  # a map has a descriptor of its own: one is enough
         return mapped
 
     def _opened(self) -> io.FileIO:
         file = self._file
         if file is None:
             file = self._file = self._open()
+            self._map = None
         return file
 
     def _open(self) -> io.FileIO:
+        """The file that the index was read from, open.
+
+        Raises:
+            ShardError: it is gone, or another one has its name.
+        """
         try:
-            return open(self.path, "rb", buffering=0)
+            file = open(self.path, "rb", buffering=0)  # noqa: SIM115  the caller's
         except FileNotFoundError:
             raise ShardError(f"{self.path}: no such shard any more; run `make preprocess`") from None
+        if _file_number(file.fileno()) != self._file_number:
+            raise ShardError(
+                f"{self.path}: replaced by another file since its index was read; run the same command again"
+            )
+        return file
 
     def _read(self, begin: int, nbytes: int) -> NDArray[np.uint8]:
         """Bytes of the file, in memory that the thread's next call overwrites, so that it stays in the cache."""
@@ -253,8 +270,12 @@ class ShardReader:
         if memory is None or len(memory) < nbytes:
             memory = _of_thread.memory = np.empty(nbytes, np.uint8)
         file = self._opened()  # held until it is read: another thread may let go of it, and its number pass to another
-        if os.preadv(file.fileno(), [memory[:nbytes].data], begin) < nbytes:
-            raise ShardError(f"{self.path}: truncated since it was opened; run `make verify ARGS=--repair`")
+        rest = memory[:nbytes].data
+        while rest:
+            read = os.preadv(file.fileno(), [rest], begin)
+            if not read:
+                raise ShardError(f"{self.path}: truncated since it was opened; run `make verify ARGS=--repair`")
+            rest, begin = rest[read:], begin + read
         return memory
 
     def _starts(self, row: int) -> NDArray[np.int64]:
@@ -279,6 +300,15 @@ class ShardReader:
                 f"{self._frame_shape[:2]} pixels; run `make verify ARGS=--repair`"
             )
         return picture
+
+
+def _file_number(file: Path | int) -> tuple[int, int] | None:
+    """What tells a file from one that takes its name; None when it is not there."""
+    try:
+        found = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @functools.cache

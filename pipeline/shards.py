@@ -9,7 +9,8 @@ What is in it, and how it is written; `pipeline/shard_reader.py` reads the frame
       index             table of the stored videos: video_id, num_frames, offset in the file, nbytes, crc32,
                         and with codec jpeg the offset of jpeg/<video_id> (raw: 0)
       times_s           (sum of T,) float32: when each frame is shown, in seconds since its video's first frame;
-                        the videos one after another, as in `index`, which has the offset of each
+                        the videos one after another, as in `index`, which has the offset of each; of a video whose
+                        own times do not rise, those of its mean rate
       outcomes          table of every planned video: video_id, status, reason and what is known of the source
       (after HDF5's)    the seal, a CRC-32 of everything but the frames: seal.py
 

@@ -101,10 +101,14 @@ def test_what_has_a_videos_name_and_is_no_file_is_there_to_be_named_by_decoding(
     touch(root, f"val/{IDS[0]}.mp4")
     os.mkfifo(root / f"val/{IDS[1]}.mp4")
     touch(root, f"val/{IDS[2]}.mp4/frame.mp4", f"val/{IDS[3]}/frame.mp4")
+    os.mkfifo(root / "pipe")
+    (root / f"val/{IDS[4]}.mp4").symlink_to(root / "pipe")
+    (root / f"val/{IDS[5]}.mp4").symlink_to(root / f"val/{IDS[3]}")
     table = build(recipe_of(root))["val"].set_index("video_id")
-    assert table["path"].loc[[*IDS[:4]]].tolist() == [*(f"val/{name}.mp4" for name in IDS[:3]), ""]
-    assert table["status"].loc[[*IDS[:4]]].tolist() == ["pending"] * 3 + ["missing"]
-    for name in IDS[1:3]:
+    odd = [IDS[1], IDS[2], IDS[4], IDS[5]]
+    assert table["path"].loc[[IDS[0], *odd]].tolist() == [f"val/{name}.mp4" for name in (IDS[0], *odd)]
+    assert table["status"].loc[[IDS[0], *odd, IDS[3]]].tolist() == ["pending"] * 5 + ["missing"]
+    for name in odd:
         with pytest.raises(DecodeError, match="io: not a regular file"):
             decode_video(root / table.at[name, "path"], recipe_of(root))
 

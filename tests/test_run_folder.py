@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from pipeline.settings import Document
+from pipeline.settings import Document, UserError
 from train import config
 from train.report import series
 from train.run_folder import RunFolder, read_metrics
@@ -31,14 +31,17 @@ def test_metrics_are_json_for_everyone(settings, tmp_path):
 
 
 def test_a_start_that_is_refused_leaves_no_folder(settings, tmp_path):
-    with pytest.raises(ValueError, match="no such data"), RunFolder(tmp_path, settings, {}) as run:
+    with pytest.raises(UserError, match="no such data"), RunFolder(tmp_path, settings, {}) as run:
         logging.getLogger().warning("before anything begins")
-        raise ValueError("no such data")
+        raise UserError("no such data")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError, match="later"), RunFolder(tmp_path, settings, {}) as run:
+    with pytest.raises(UserError, match="later"), RunFolder(tmp_path, settings, {}) as run:
         run.begin(0)
-        raise ValueError("later")
+        raise UserError("later")
     assert (run.path / "train.log").is_file()
-    with pytest.raises(ValueError, match="again"), RunFolder(tmp_path, settings, {}, existing=run.path):
-        raise ValueError("again")
+    with pytest.raises(UserError, match="again"), RunFolder(tmp_path, settings, {}, existing=run.path):
+        raise UserError("again")
     assert (run.path / "metrics.jsonl").is_file()
+    with pytest.raises(ValueError, match="a bug"), RunFolder(tmp_path, settings, {}) as run:
+        raise ValueError("a bug")
+    assert (run.path / "train.log").is_file()

@@ -242,6 +242,32 @@ def test_a_disk_that_takes_back_direct_writes_will_do(tmp_path, monkeypatch):
     assert refused in ([3 * 4096], [])  # none, where no direct writes were granted in the first place
 
 
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_file_that_takes_a_shards_name_is_not_read_by_the_old_index(raw, tmp_path, mapped):
+    path = Path(shutil.copy(raw, tmp_path))
+    reader = ShardReader(path)
+    reader.mapped = mapped
+    out = np.zeros((4, 8, 8, 3), np.uint8)
+    reader.copy_clip(0, range(4), 0, 0, out)  # from now on it has the file, whatever has its name
+    os.replace(shutil.copy(raw, tmp_path / "other"), path)
+    reader.copy_clip(0, range(4), 0, 0, out)
+    reader.close()
+    with pytest.raises(ShardError, match="replaced by another file since its index was read"):
+        reader.copy_clip(0, range(4), 0, 0, out)
+
+
+def test_a_reader_has_one_descriptor_however_it_reads(raw, jpeg):
+    for path in (raw, jpeg):
+        reader = ShardReader(path)
+        reader.mapped = False
+        before, out = len(os.listdir("/proc/self/fd")), np.zeros((3, 8, 8, 3), np.uint8)
+        for frames in (range(3), range(0, 6, 2), [0, 2, 1], range(3)):
+            reader.read_ahead(0, frames)
+            reader.copy_clip(0, frames, 0, 0, out)
+            reader.verify(0)
+            assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
 def test_an_error_publishes_nothing(tmp_path):
     settings = settings_for(tmp_path)
     path = tmp_path / shard_name("val", 0, 1)

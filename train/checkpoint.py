@@ -210,6 +210,8 @@ def _stems(folder: Path) -> list[str]:
     stems = [path.stem for path in folder.glob("epoch_*-step_*.json")]
     stems.sort(key=lambda stem: int(stem.rpartition("_")[2]))
     latest = _pointed(folder / "latest.json")
+    if latest is not None and latest not in stems:
+        log.warning("warning: %s: names %s, which is not there; doing without", folder / "latest.json", latest)
     end = stems.index(latest) + 1 if latest in stems else len(stems)
     return stems[end:] + stems[:end]
 

@@ -105,9 +105,9 @@ class ClipBatches:
         self._stay_mapped = self._fits and len(videos.shards) <= MAX_OPEN_SHARDS
         self._begun, self.read_ahead = False, True
         log.info(
-            "%s: %.1f GiB of frames in %d shards, %.1f GiB of memory free: %s, and read ahead %s",
+            "%s: %.1f GiB of frames in %d shards, %.1f GiB of memory free: %s; read ahead %s",
             videos.identity, videos.nbytes / 2**30, len(videos.shards), memory / 2**30,
-            "mapped" if self._stay_mapped else "read with preadv",
+            "mapped" if self._stay_mapped else "raw clips without gaps are read with preadv, others mapped",
             "in the first epoch" if self._fits else "in every epoch, since the page cache cannot hold them",
         )  # fmt: skip
         num_samples = len(videos.video_ids) * self.views.num_views
@@ -124,6 +124,7 @@ class ClipBatches:
         self._rows = np.full(len(videos.video_ids), -1, np.int32)  # of each video in its shard, once that is open
         self._verified = np.zeros(len(videos.video_ids), bool)
         self._lock = threading.Lock()  # of the readers
+        self._planning = threading.Lock()
         self._batches_planned = max(1, PLANNED_CLIPS // size)
         self._plan: Callable[[int], _Plan]  # of a block of batches
 
@@ -136,8 +137,9 @@ class ClipBatches:
         if options.shuffle:
             shard_of = np.repeat(self.videos.shard_of, num_views)
             ordered = order.shuffled(shard_of, seed=self._seed, epoch=epoch, open_shards=options.shuffle_shards)
-        # Two blocks are kept, as a thread may still be at the last batch of the one before.
-        self._plan = functools.lru_cache(maxsize=2)(functools.partial(self._plan_of, ordered, epoch))
+        # As many blocks are kept as the threads may be at, and those batches that wait.
+        blocks = 2 + (options.num_parallel_workers + 6) // self._batches_planned
+        self._plan = functools.lru_cache(maxsize=blocks)(functools.partial(self._plan_of, ordered, epoch))
 
     def batch(self, number: int) -> Batch:
         """Batch `number` of the epoch: clips (N, T, H, W, 3) uint8, labels (N,) int32, sample numbers (N,) int64.
@@ -146,7 +148,9 @@ class ClipBatches:
             UserError: a shard is missing, damaged, or of another recipe.
         """
         block, place = divmod(number, self._batches_planned)
-        plan, size = self._plan(block), self.options.batch_size
+        size = self.options.batch_size
+        with self._planning:  # or every thread would plan the block that all wait for
+            plan = self._plan(block)
         cuts = plan.cuts[place * size : (place + 1) * size]
         clips = self._buffers.take()
         readers = []

@@ -36,7 +36,8 @@ class FiniteLosses:
         limit: `train.nonfinite_steps`.
 
     Attributes:
-        in_a_row: steps up to now whose loss was NaN or infinite; 0 after a finite one.
+        in_a_row: steps up to now whose loss was NaN or infinite; 0 after a finite one.  Those whose gradients alone
+            were not finite are counted by TrainStep.
     """
 
     def __init__(self, limit: int) -> None:

@@ -68,7 +68,7 @@ def start(program: list[str], *, devices: int, port: int, log_dir: Path) -> int:
     before = {number: signal.signal(number, lambda got, _frame: asked.append(got)) for number in SIGNALS}
     with tempfile.TemporaryDirectory() as folder:
         environment = {
-            "GLOG_v": "3", **os.environ, _NOTES: folder,
+            **os.environ, _NOTES: folder,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # msrun starts `python`
         }  # fmt: skip
         with subprocess.Popen(

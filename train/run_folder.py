@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import yaml
 from tensorboardX import SummaryWriter
 
-from pipeline.settings import Document, to_plain
+from pipeline.settings import Document, UserError, to_plain
 from train.checkpoint import remove_unfinished, write_json
 from train.config import Config
 
@@ -29,7 +29,7 @@ def runs_root(config: Config, document: Document) -> Path:
 
 
 class RunFolder:
-    """One run's folder, as a context manager that closes its files, and removes a new one if nothing has begun.
+    """One run's folder, as a context manager that closes its files, and removes a new one if the start is refused.
 
     Args:
         root: `runs_root(...)`.
@@ -94,8 +94,8 @@ class RunFolder:
             logging.getLogger(__name__).debug("run ended early", exc_info=error)
         logging.getLogger().removeHandler(self._log)
         self._log.close()
-        if error is not None and self._metrics is None and self._is_new:  # refused: nothing but the log is there
-            shutil.rmtree(self.path)
+        if isinstance(error, UserError) and self._metrics is None and self._is_new:
+            shutil.rmtree(self.path, ignore_errors=True)  # refused, and told: nothing but the log is there
         if self._metrics is not None and self._scalars is not None:
             self._metrics.close()
             self._scalars.close()

@@ -138,8 +138,12 @@ def _gpu_or_cpu(device_id: int) -> str:
     fault = train.GPU_FAULT or _try("GPU", device_id)
     if not fault:
         return "GPU"
+    if not train.GPU_FAULT and (device_id or under_msrun()):  # some processes on cards and some not would never meet
+        raise DeviceError(f"device_target: got auto, but its card cannot be used ({fault}); try --device_target=CPU")
     if not train.GPU_FAULT or shutil.which("nvidia-smi") or os.path.exists("/dev/nvidiactl"):
         log.warning("warning: an NVIDIA card is here but cannot be used: %s; using the CPU", fault)
+    if fault := _try("CPU", 0):  # with its plug-in loaded, MindSpore's own default is the GPU
+        raise DeviceError(f"device_target: got auto, but MindSpore can use neither GPU nor CPU here ({fault})")
     return "CPU"
 
 

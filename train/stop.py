@@ -69,6 +69,7 @@ class StopRequests:
         self.thread = threading.Thread(target=self._wait, name="signals", daemon=True)
         self._blocked = blocked()
         self._closed = False
+        self._late = False  # whether a Ctrl-C came while this was closed
 
     def __enter__(self) -> StopRequests:
         self._blocked.__enter__()
@@ -82,11 +83,14 @@ class StopRequests:
         signal.pthread_kill(self.thread.ident or 0, signal.SIGTERM)
         self.thread.join()
         self._blocked.__exit__(None, None, None)
+        if self._late:
+            signal.raise_signal(signal.SIGINT)
 
     def _wait(self) -> None:
         while True:
             number = signal.sigwait(SIGNALS)
             if self._closed:
+                self._late = number == signal.SIGINT
                 return
             again = self.exit_code is not None and number == signal.SIGINT
             if again or not self.training:

@@ -100,7 +100,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise WeightFileError(f"{path}: damaged: cannot be read as safetensors: {_first_line(error)}") from None
     if facts and facts.pop("sha256", None) != _digest(arrays, facts):
-        raise WeightFileError(f"{path}: damaged: its content does not have the SHA-256 in its header")
+        raise WeightFileError(
+            f"{path}: damaged: its content does not have the SHA-256 in its header (or an earlier "
+            "version of this program wrote it: convert it again)"
+        )
     return arrays, facts
 
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -146,6 +148,25 @@ def print_table(results: list[Result], batches: list[int]) -> None:
         print(f"{result.arm:44} {logits:>8}  {line} {other} {result.fault}".rstrip())
 
 
+def run_arm(arm: Arm, command: list[str]) -> Result:
+    """Measure an arm in a process of its own, which ends with this one."""
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            out, errors = process.communicate(timeout=ARM_S)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                return Result(str(arm), fault=f"stopped after {ARM_S} s")
+            raise
+    lines = out.strip().splitlines()
+    if process.returncode or not lines:
+        said = errors.strip().splitlines() or ["nothing said"]
+        return Result(str(arm), fault=f"ended with {process.returncode}: {said[-1]}")
+    return Result(**json.loads(lines[-1]))
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the arms one after the other, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,16 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     for arm in map(Arm.parse, args.arms):
         python = args.torch_python if arm.library == "torch" else sys.executable
         words = [*(argv if argv is not None else sys.argv[1:]), "--measure", str(arm)]
-        command = ["timeout", "--kill-after=10", str(ARM_S), python, __file__, *words]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        lines = done.stdout.strip().splitlines()
-        if done.returncode in (124, 137):
-            results.append(Result(str(arm), fault=f"stopped after {ARM_S} s"))
-        elif done.returncode or not lines:
-            said = done.stderr.strip().splitlines() or ["nothing said"]
-            results.append(Result(str(arm), fault=f"ended with {done.returncode}: {said[-1]}"))
-        else:
-            results.append(Result(**json.loads(lines[-1])))
+        results.append(run_arm(arm, [python, __file__, *words]))
         print(f"{arm}: {results[-1].fault or 'measured'}", file=sys.stderr)
         facts = {key: value for result in results for key, value in result.facts.items()}
         reached = targets(results) if args.device == "GPU" and not args.tiny else []
