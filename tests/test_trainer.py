@@ -285,6 +285,22 @@ def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(config
     assert train.main([*words, "--resume", "auto"]) == EXIT_OK
 
 
+def test_a_worker_that_dies_ends_training_with_a_checkpoint_to_resume_from(config, tmp_path, monkeypatch):
+    make = ClipBatches.batch
+
+    def batch(self, number):
+        return 1 / 0 if number == 5 and self.options.split == "train" else make(self, number)
+
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipBatches, "batch", batch)
+        with pytest.raises(LoaderError, match="died: ZeroDivisionError") as caught:
+            train.main(words)
+    assert caught.value.exit_code == EXIT_RETRY
+    assert checkpoint.resumable(tmp_path / "tiny")[0].stem == "epoch_001-step_000005"
+    assert train.main([*words, "--resume", "auto"]) == EXIT_OK
+
+
 def test_when_no_checkpoint_is_whole_training_says_so(config, tmp_path):
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.epochs=1", "--train.eval_epochs=0"]
     assert train.main(words) == EXIT_OK
