@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline import labels, layout, learned, matching
-from pipeline.faults import ManifestError
-from pipeline.ledger import blank, ledger_path, some
-from pipeline.recipe import SPLITS, Preprocess
+from pipeline.common.recipe import SPLITS, Preprocess
+from pipeline.common.tables import InputError
+from pipeline.common.text import some
+from pipeline.ledger import blank, ledger_path
 from pipeline.schema import COLUMNS
 
 
@@ -62,7 +63,7 @@ def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
     """
     root = settings.data_root
     if root and not Path(root).is_dir():
-        raise ManifestError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
+        raise InputError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
     said = labels.load(settings)
     files = layout.scan(Path(root)) if root else layout.Files([], frozenset(), [])
     found = matching.match(said, files)
@@ -76,7 +77,7 @@ def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
         if fresh.empty and (count := int(found.extra["split"].eq(split).sum())):
             built.warnings.append(f"{count:,} videos lie under {split}, and no label file speaks of {split}")
     if root and all(ledger["status"].eq("missing").all() for ledger in built.ledgers.values()):
-        raise ManifestError(
+        raise InputError(
             f"{root}: none of the {len(said.table):,} videos of the label files is here, nor in a shard; expected "
             f"{_expected(said.kinetics)} (for ledgers of label files alone: --preprocess.data_root= and "
             "preprocess.labels)",

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from pipeline import labels, layout, matching
-from pipeline.faults import Fault, ManifestError
-from pipeline.ledger import ledger_path, read_all, some
-from pipeline.recipe import Preprocess
-from pipeline.schema import list_of
+from pipeline.common.recipe import Preprocess
+from pipeline.common.tables import BadValue, InputError, list_of
+from pipeline.common.text import some
+from pipeline.ledger import ledger_path, read_all
 
 
 def check(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], list[str]]:
@@ -37,10 +37,10 @@ def check(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], list[str]]:
     for split, rows in labelled.items():
         path = ledger_path(settings, split)
         if split not in ledgers:
-            raise ManifestError(f"{path}: no such ledger, but label files have {len(rows):,} rows of it")
+            raise InputError(f"{path}: no such ledger, but label files have {len(rows):,} rows of it")
         faults += _against_labels(ledgers[split], rows, str(path))
     if faults:
-        raise ManifestError(f"ledgers and label files differ ({len(faults):,} faults); run `make manifests`", faults)
+        raise InputError(f"ledgers and label files differ ({len(faults):,} faults); run `make manifests`", faults)
     said = _against_store(settings, ledgers)
     return ledgers, said if disk is None else said + _against_disk(settings, ledgers, disk)
 
@@ -66,7 +66,7 @@ def _outside(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], _Disk | Non
         return rows, None
     root = Path(settings.data_root)
     if not root.is_dir():
-        raise ManifestError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
+        raise InputError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
     files = layout.scan(root)
     spare: set[str] = set()
     if files.links:  # a build neither uses nor lists some of them; only it knows which
@@ -75,7 +75,7 @@ def _outside(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], _Disk | Non
     return rows, _Disk(set(files.paths), spare)
 
 
-def _against_labels(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list[Fault]:
+def _against_labels(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list[BadValue]:
     names = ("label", "label_id")
     if len(rows) == len(ledger) and all(_by_id(rows, name) == _by_id(ledger, name) for name in names):
         return []  # nearly always, and fast
@@ -84,14 +84,14 @@ def _against_labels(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list
     faults = []
     for at, row in zip(line, both.to_dict("records"), strict=True):
         if row["_merge"] == "right_only":
-            faults.append(Fault(file, 1, "video_id", row["video_id"], "a row for it, as the label files have"))
+            faults.append(BadValue(file, 1, "video_id", row["video_id"], "a row for it, as the label files have"))
         elif row["_merge"] == "left_only":
-            faults.append(Fault(file, at, "video_id", row["video_id"], "a video of the label files"))
+            faults.append(BadValue(file, at, "video_id", row["video_id"], "a video of the label files"))
         else:
             for name in ("label", "label_id"):
                 if row[name] != row[f"{name}_there"]:
                     said = f"{row[f'{name}_there']!r}, as the label files have"
-                    faults.append(Fault(file, at, name, str(row[name]), said))
+                    faults.append(BadValue(file, at, name, str(row[name]), said))
     return faults
 
 

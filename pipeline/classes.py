@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.faults import ManifestError
-from pipeline.recipe import Preprocess
+from pipeline.common.recipe import Preprocess
+from pipeline.common.tables import InputError
 
 KINETICS400 = Path(__file__).resolve().parent.parent / "data_manifests" / "kinetics400_classes.csv"
 
@@ -34,9 +34,9 @@ def read_names(path: Path) -> list[str]:
         table = pd.read_csv(path, dtype={"label_id": "int64", "label": "str"}, na_filter=False)
         ids, names = table["label_id"].tolist(), table["label"].tolist()
     except (OSError, ValueError, KeyError) as error:
-        raise ManifestError(f"{path}: not a class list (label_id,label): {error}") from None
+        raise InputError(f"{path}: not a class list (label_id,label): {error}") from None
     if ids != list(range(len(ids))):
-        raise ManifestError(f"{path}: label_id is not 0, 1, 2, ... from the first row to the last")
+        raise InputError(f"{path}: label_id is not 0, 1, 2, ... from the first row to the last")
     return names
 
 
@@ -64,12 +64,12 @@ def number(table: pd.DataFrame, settings: Preprocess) -> tuple[np.ndarray, str]:
         unknown = sorted(used - known)
         if unknown:
             mend = _OTHER_RELEASE if kept[1] == KINETICS400 else _MEND
-            raise ManifestError(f"{_unknown(unknown, kept[0], f'class list {kept[1].name}')}; {mend}")
+            raise InputError(f"{_unknown(unknown, kept[0], f'class list {kept[1].name}')}; {mend}")
         names, said = kept[0], f"{len(used)} of the {len(kept[0])} classes of {kept[1].name}, which numbers them"
     elif kept is not None and used:
         said += f" (none is in {kept[1].name}: set preprocess.dataset to a name of your own)"
     elif unknown := sorted(used - set(names)):
-        raise ManifestError(f"{_unknown(unknown, names, 'labels of train and val')}; {_MEND}")
+        raise InputError(f"{_unknown(unknown, names, 'labels of train and val')}; {_MEND}")
     ids = {name: index for index, name in enumerate(names)} | {"": -1}
     codes, labels = pd.factorize(table["label"])
     return np.array([ids[label] for label in labels], dtype="int64")[codes], f"classes: {said}"

@@ -14,10 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.errors import UserError
+from pipeline.common.locking import owner
+from pipeline.common.recipe import Preprocess
 from pipeline.isolate import Decoder
-from pipeline.lock import owner
-from pipeline.recipe import Preprocess
-from pipeline.settings import UserError
 from pipeline.shard_task import Task, write_shard
 from pipeline.shards import Outcome
 

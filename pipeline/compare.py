@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.faults import ManifestError
+from pipeline.common.recipe import SPLITS
+from pipeline.common.tables import InputError
 from pipeline.ledger import read, read_each
-from pipeline.recipe import SPLITS
 from pipeline.schema import COLUMNS
 
 
@@ -82,9 +82,9 @@ def leaks(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
     try:
         theirs = pd.read_csv(other, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ManifestError(f"{other}: no such ledger; give --leaks a ledger or a label CSV") from None
+        raise InputError(f"{other}: no such ledger; give --leaks a ledger or a label CSV") from None
     except (ValueError, IsADirectoryError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{other}: expected a CSV with a column youtube_id: {str(error).strip()}") from None
+        raise InputError(f"{other}: expected a CSV with a column youtube_id: {str(error).strip()}") from None
     ids = set(theirs["youtube_id"]) - {""}
     return {
         split: {"num_ids": ledger["youtube_id"].nunique(), "shared": sorted(ids & set(ledger["youtube_id"]))}

@@ -16,11 +16,11 @@ import numpy as np
 from decord._ffi.base import DECORDError, DECORDLimitReachedError
 from numpy.typing import NDArray
 
+from pipeline.common.recipe import Preprocess
 from pipeline.container import DecodeError, faults, file_size, gate, open_container
 from pipeline.extent import declared_bytes
 from pipeline.frames import MAX_STORED_BYTES, Allocate, Video, kept_frames, new_frames, since_first
 from pipeline.pixels import resize_rgb
-from pipeline.recipe import Preprocess
 from pipeline.second_decoder import checked, decode_with_pyav
 
 decord.logging.set_level(decord.logging.QUIET)

@@ -13,12 +13,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import shards
-from pipeline.ledger import some
-from pipeline.recipe import Preprocess
-from pipeline.seal import FormatError
+from pipeline.common.errors import FormatError, ShardError
+from pipeline.common.recipe import Preprocess
+from pipeline.common.text import some
 from pipeline.shard_task import Task, check_same_recipe
-from pipeline.shards import ShardError
+from pipeline.shards import read_account, sync
 
 _FOLDER = "earlier"
 
@@ -43,7 +42,7 @@ def set_aside(tasks: Iterable[Task], settings: Preprocess, only: Collection[str]
         if only is not None and path.name not in only:
             continue
         try:
-            account = shards.read_account(path)
+            account = read_account(path)
         except FormatError:
             raise
         except ShardError:  # damaged: written anew if it is planned, named by `make verify` if it is not
@@ -58,8 +57,8 @@ def set_aside(tasks: Iterable[Task], settings: Preprocess, only: Collection[str]
     folder.mkdir(exist_ok=True)
     for path in moving:
         os.replace(path, _free(folder / path.name))
-    shards.sync(folder)
-    shards.sync(store)
+    sync(folder)
+    sync(store)
     log.info(
         "%d shards are of another plan: the label files have changed. What they hold is copied, not decoded again; "
         "until that is done they are in %s", len(moving), folder,
@@ -117,7 +116,7 @@ def _shards(settings: Preprocess) -> list[Path]:
 def _stored(path: Path, settings: Preprocess) -> list[str]:
     """The videos whose frames a shard of this recipe holds; none of one that cannot be read."""
     try:
-        account = shards.read_account(path)
+        account = read_account(path)
     except ShardError:
         return []
     if account.recipe_sha256 != settings.fingerprint():

@@ -9,7 +9,7 @@ import simplejpeg
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from pipeline.recipe import Preprocess
+from pipeline.common.recipe import Preprocess
 
 
 class Encoded(NamedTuple):

@@ -20,10 +20,11 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from pipeline import cli, ledger, recipe
+from pipeline.common import cli, recipe
+from pipeline.common.errors import EXIT_IO, EXIT_OK, UserError
+from pipeline.common.recipe import Preprocess
 from pipeline.isolate import Decoder
-from pipeline.recipe import Preprocess
-from pipeline.settings import UserError
+from pipeline.ledger import read_all
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def table(costs: list[Cost], num_videos: int, num_files: int, jobs: int) -> list
 
 def estimate(settings: Preprocess) -> int:
     """Measure, print, and compare with the free space; returns an exit code."""
-    ledgers = ledger.read_all(settings)
+    ledgers = read_all(settings)
     paths = sample(ledgers, settings)
     log.info("decoding %d videos in %d ways of storing them", len(paths), len(ways(settings)))
     costs = [measure(paths, way) for way in ways(settings)]
@@ -141,8 +142,8 @@ def estimate(settings: Preprocess) -> int:
     print(f"to be written: {size(needed)} at most; free at {settings.store}: {size(free)}: {verdict}")
     if needed > free:
         log.error("error: preprocess.store: not enough space; use another STORE=DIR, codec jpeg or a lower fps")
-        return cli.EXIT_IO
-    return cli.EXIT_OK
+        return EXIT_IO
+    return EXIT_OK
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from pipeline import seal
+from pipeline.common.errors import ShardError as ShardError
 from pipeline.direct import BLOCK_BYTES
-from pipeline.seal import ShardError as ShardError
+from pipeline.seal import check
 
 _METADATA_BLOCK_BYTES = 1 << 14
 _ALIGNED_FROM_BYTES = 1 << 16
@@ -70,7 +70,7 @@ def open_finished(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():
         raise ShardError(f"{path}: no such shard; run `make preprocess`")
     try:
-        seal.check(path)
+        check(path)
         with h5py.File(path, "r", locking=False) as file:
             if not file.attrs.get("complete", False):
                 raise ShardError(f"{path}: unfinished; run `make preprocess`")

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.common.recipe import Preprocess
 from pipeline.encoding import Encoded
-from pipeline.recipe import Preprocess
 
 ENTRY = "from pipeline.child import main; main()"
 READY = b"ready"

@@ -20,9 +20,9 @@ import pandera.pandas as pa
 
 from pipeline import lists
 from pipeline.classes import number
-from pipeline.faults import Fault, ManifestError, collect
-from pipeline.recipe import SPLITS, Preprocess
-from pipeline.schema import ID_PATTERN, check, full_matches, video_ids
+from pipeline.common.recipe import SPLITS, Preprocess
+from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches
+from pipeline.common.video_id import ID_PATTERN, video_ids
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
@@ -58,7 +58,7 @@ def load(settings: Preprocess) -> Labels:
             those of all files are listed).
     """
     paths, found = find(settings)
-    faults: list[Fault] = []
+    faults: list[BadValue] = []
     tables, verdict = [], []
     for path in paths:
         table, form = _read(path, settings, faults)
@@ -66,13 +66,13 @@ def load(settings: Preprocess) -> Labels:
         splits = ", ".join(f"{split} {count:,}" for split, count in table["split"].value_counts(sort=False).items())
         verdict.append(f"labels: {path}: {form}; {len(table):,} rows ({splits})")
     if faults:
-        raise ManifestError(f"label files: {len(faults):,} faults; mend them and run this again", faults)
+        raise InputError(f"label files: {len(faults):,} faults; mend them and run this again", faults)
     table = pd.concat(tables, ignore_index=True)
     if found:
         _one_file_a_split(table)
     kinetics = table["youtube_id"].ne("").any()
     if kinetics and table["youtube_id"].eq("").any():
-        raise ManifestError("label files: some name videos by YouTube id, others by path; use one kind")
+        raise InputError("label files: some name videos by YouTube id, others by path; use one kind")
     table, told = _join(table)
     label_id, said = number(table, settings)
     table = table.assign(label_id=label_id).drop(columns=["file", "row"])
@@ -94,17 +94,17 @@ def find(settings: Preprocess) -> tuple[list[Path], bool]:
         chosen = [next((p for p in (Path(name), root / name) if p.is_file()), None) for name in settings.labels]
         missing = [name for name, path in zip(settings.labels, chosen, strict=True) if path is None]
         if missing or not chosen:
-            raise ManifestError(f"preprocess.labels: no such file: {', '.join(missing) or 'the list is empty'}")
+            raise InputError(f"preprocess.labels: no such file: {', '.join(missing) or 'the list is empty'}")
         return [path for path in chosen if path is not None], False
     own = Path(settings.manifests) / settings.dataset / "labels"
     kept = [own / f"{split}.csv" for split in SPLITS if (own / f"{split}.csv").is_file()]
     if kept:
         return kept, False
     if not settings.data_root:
-        raise ManifestError("preprocess.data_root is not set, nor preprocess.labels: set --preprocess.data_root=FOLDER")
+        raise InputError("preprocess.data_root is not set, nor preprocess.labels: set --preprocess.data_root=FOLDER")
     found = [path for folder in (root, root / "annotations") for path in sorted(folder.glob("*.csv")) if _is_ours(path)]
     if not found:
-        raise ManifestError(
+        raise InputError(
             f"{root}: no label CSV here or in annotations/; name some in preprocess.labels (CSV files with {FORMS})"
         )
     return found, True
@@ -128,7 +128,7 @@ def _head(path: Path, must: bool = True) -> tuple[str, str]:
         head = file.read(1 << 16)
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     if must and not head.decode(encoding, "replace").strip():
-        raise ManifestError(f"{path}: empty; expected {FORMS}")
+        raise InputError(f"{path}: empty; expected {FORMS}")
     return (head.decode(encoding, "replace").lstrip("\r\n").splitlines() or [""])[0], encoding
 
 
@@ -138,7 +138,7 @@ def _columns(head: str) -> tuple[list[str], str]:
     return [name.strip().strip('"').lower() for name in head.split(delimiter)], delimiter
 
 
-def _read(path: Path, settings: Preprocess, faults: list[Fault]) -> tuple[pd.DataFrame, str]:
+def _read(path: Path, settings: Preprocess, faults: list[BadValue]) -> tuple[pd.DataFrame, str]:
     """One label file as a table with columns of Labels.table, `file` and `row`; and its form in plain words."""
     head, encoding = _head(path)
     names, delimiter = _columns(head)
@@ -153,7 +153,7 @@ def _read(path: Path, settings: Preprocess, faults: list[Fault]) -> tuple[pd.Dat
         raw["split"] = split_of(path.stem)
     if "label" not in raw:
         if raw["split"].ne("test").any():
-            raise ManifestError(f"{path}:1: no column label (only a test split may go without); it has {head}")
+            raise InputError(f"{path}:1: no column label (only a test split may go without); it has {head}")
         raw["label"] = ""
     raw["label"] = each_unique(raw["label"], str.strip)
     raw["file"] = str(path)
@@ -166,7 +166,7 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
     needed = ["path"] if "path" in names else ["youtube_id", "time_start", "time_end"]
     lacking = [name for name in needed if name not in names]
     if lacking:
-        raise ManifestError(f"{path}:1: no column {', '.join(lacking)}; it has {', '.join(names)}; expected {FORMS}")
+        raise InputError(f"{path}:1: no column {', '.join(lacking)}; it has {', '.join(names)}; expected {FORMS}")
     options: dict[str, Any] = {"sep": delimiter, "encoding": encoding, "names": names, "index_col": False}
     try:
         with warnings.catch_warnings():
@@ -176,11 +176,11 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
             table = pd.read_csv(path, header=0, dtype=object, na_filter=False, skip_blank_lines=False, **options)
     except pd.errors.ParserWarning:
         said = f"{path}:2: more values than the {len(names)} columns of the header"
-        raise ManifestError(f"{said}; put a label with a comma in quotes") from None
+        raise InputError(f"{said}; put a label with a comma in quotes") from None
     except UnicodeDecodeError:
-        raise ManifestError(f"{path}:{_first_odd_line(path, encoding)}: not UTF-8; save it as that") from None
+        raise InputError(f"{path}:{_first_odd_line(path, encoding)}: not UTF-8; save it as that") from None
     except ValueError as error:  # pandas' ParserError, for one
-        raise ManifestError(f"{path}: cannot be read as CSV: {str(error).strip()}") from None
+        raise InputError(f"{path}: cannot be read as CSV: {str(error).strip()}") from None
     table = table.fillna("")
     table["row"] = np.arange(2, len(table) + 2)
     suspects = table[table[needed[0]].eq("")]  # few, if any; one that says anything is kept, for the rules to fault
@@ -188,7 +188,7 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
     kept = [name for name in table.columns if name in {*needed, "label", "split", "row"}]
     table = table.loc[:, kept].drop(index=blank).reset_index(drop=True)
     if table.empty:
-        raise ManifestError(f"{path}: a header and no rows; expected {FORMS}")
+        raise InputError(f"{path}: a header and no rows; expected {FORMS}")
     return table
 
 
@@ -216,17 +216,17 @@ def _seconds(column: pd.Series) -> pd.Series:
     return pd.Series(seconds[codes], index=column.index)
 
 
-def _kinetics(raw: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
+def _kinetics(raw: pd.DataFrame, faults: list[BadValue]) -> pd.DataFrame:
     """Check rows that name a YouTube segment; times may be floats, and are cut as the crawler cuts them."""
     times = (np.floor(_seconds(raw[name])) for name in ("time_start", "time_end"))
     start, end = (values.where(np.isfinite(values) & values.abs().lt(1e9), -1) for values in times)
     unlabelled = raw["split"].eq("test")
     rules = {
-        "youtube_id": check(f"^{ID_PATTERN}$", lambda ids: full_matches(ID_PATTERN, ids)),
-        "time_start": check("seconds, at least 0", lambda _: start.ge(0)),
-        "time_end": check("seconds, more than time_start once both are whole", lambda _: end.gt(start)),
-        "label": check("a label", lambda label: label.ne("") | unlabelled),
-        "split": check(" | ".join(SPLITS) + " (a column, or a word of the file's name)", lambda s: s.isin(SPLITS)),
+        "youtube_id": expect(f"^{ID_PATTERN}$", lambda ids: full_matches(ID_PATTERN, ids)),
+        "time_start": expect("seconds, at least 0", lambda _: start.ge(0)),
+        "time_end": expect("seconds, more than time_start once both are whole", lambda _: end.gt(start)),
+        "label": expect("a label", lambda label: label.ne("") | unlabelled),
+        "split": expect(" | ".join(SPLITS) + " (a column, or a word of the file's name)", lambda s: s.isin(SPLITS)),
     }
     schema = pa.DataFrameSchema({name: pa.Column(None, rule) for name, rule in rules.items()})
     faults += collect(schema, raw, raw["file"].iloc[0], raw["row"].to_list())
@@ -261,7 +261,7 @@ def _one_file_a_split(table: pd.DataFrame) -> None:
     for split, files in table.groupby("split")["file"].unique().items():
         if len(files) > 1:
             said = ", ".join(files)
-            raise ManifestError(f"two label files for split {split}: {said}; name those to use in preprocess.labels")
+            raise InputError(f"two label files for split {split}: {said}; name those to use in preprocess.labels")
 
 
 def _join(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -283,11 +283,13 @@ def _join(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             if rows[column].nunique() > 1:
                 others = " and ".join(f"{value!r}" for value in rows[column].unique())
                 faults += [
-                    Fault(row.file, row.row, column, getattr(row, column), f"{rule} for {video_id}, which has {others}")
+                    BadValue(
+                        row.file, row.row, column, getattr(row, column), f"{rule} for {video_id}, which has {others}"
+                    )
                     for row in rows.itertuples()
                 ]
     if faults:
-        raise ManifestError(f"{clash['video_id'].nunique():,} videos have two labels or are in two splits", faults)
+        raise InputError(f"{clash['video_id'].nunique():,} videos have two labels or are in two splits", faults)
     return table, told
 
 

@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.common.video_id import ID_PATTERN
 from pipeline.labels import split_of
-from pipeline.schema import ID_PATTERN
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # in order of preference
 OUTWARD = "symlink out of data_root"

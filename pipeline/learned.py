@@ -15,11 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import shards
-from pipeline.faults import ManifestError
-from pipeline.ledger import blank, fill, ledger_path, read, some
-from pipeline.recipe import Preprocess, differences
+from pipeline.common.errors import ShardError
+from pipeline.common.recipe import Preprocess, differences
+from pipeline.common.tables import InputError
+from pipeline.common.text import some
+from pipeline.ledger import blank, fill, ledger_path, read
 from pipeline.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED
+from pipeline.shards import Account, outcomes_table, read_account
 
 # Begins the reason of a pending row whose bad outcome, still in its shard, a rebuild must not bring back.
 RETRY = "to be tried again: "
@@ -47,7 +49,7 @@ def from_ledger(settings: Preprocess, split: str) -> tuple[pd.DataFrame | None, 
         return None, []
     try:
         return read(path), []
-    except ManifestError as error:
+    except InputError as error:
         said = str(error).splitlines()[0]
         return None, [f"{said}; what it learned comes from shards only, and it is kept as {broken_path(path).name}"]
 
@@ -66,7 +68,7 @@ def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
     current = f"-of-{-(-num_rows // settings.videos_per_shard):05d}.h5"
     paths = sorted(Path(settings.store).glob(f"{split}-*-of-*.h5"))
     paths.sort(key=lambda path: not path.name.endswith(current))
-    accounts: dict[str, shards.Account] = {}
+    accounts: dict[str, Account] = {}
     left_out: dict[str, list[str]] = {}
     for path in paths:
         account, why = _read_shard(path, settings)
@@ -77,7 +79,7 @@ def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
     verdict = [f"shards: {split}: left out {some(names, 2)}: {why}" for why, names in left_out.items()]
     if not accounts:
         return Stored(blank(0).assign(video_id=pd.Series(dtype="str")), frozenset(), verdict)
-    outcomes = shards.outcomes_table(accounts.values())
+    outcomes = outcomes_table(accounts.values())
     outcomes = outcomes.sort_values("status", key=lambda status: status.eq("missing"), kind="stable")
     outcomes = outcomes.drop_duplicates("video_id", ignore_index=True)
     older = sum(not name.endswith(current) for name in accounts)
@@ -86,11 +88,11 @@ def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
     return Stored(outcomes, frozenset(accounts), verdict)
 
 
-def _read_shard(path: Path, settings: Preprocess) -> tuple[shards.Account | None, str]:
+def _read_shard(path: Path, settings: Preprocess) -> tuple[Account | None, str]:
     """What a shard says, or why it is left out."""
     try:
-        account = shards.read_account(path)
-    except shards.ShardError as error:
+        account = read_account(path)
+    except ShardError as error:
         return None, str(error).replace(f"{path}: ", "")
     if account.recipe_sha256 != settings.fingerprint():
         return None, f"another recipe ({differences(settings.to_json(), account.recipe)})"

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.faults import ManifestError
-from pipeline.recipe import SPLITS, Preprocess
-from pipeline.schema import COLUMNS, LEARNED, list_of, typed, validate
+from pipeline.common.recipe import SPLITS, Preprocess
+from pipeline.common.tables import InputError, list_of
+from pipeline.common.text import some
+from pipeline.schema import COLUMNS, LEARNED, typed, validate
 
 
 def folder(settings: Preprocess) -> Path:
@@ -62,18 +63,18 @@ def read_each(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
     """
     there = {split: path for split, path in paths.items() if path.is_file()}
     if not there:
-        raise ManifestError(f"{next(iter(paths.values())).parent}: no ledgers here; run `make manifests`")
+        raise InputError(f"{next(iter(paths.values())).parent}: no ledgers here; run `make manifests`")
     ledgers, errors = {}, []
     for split, path in there.items():
         try:
             ledgers[split] = read(path)
-        except ManifestError as error:
+        except InputError as error:
             errors.append(error)
     if len(errors) == 1:
         raise errors[0]
     if errors:
         said = "; ".join(error.message for error in errors)
-        raise ManifestError(said, [fault for error in errors for fault in error.faults])
+        raise InputError(said, [fault for error in errors for fault in error.faults])
     return ledgers
 
 
@@ -94,7 +95,7 @@ def _read_rows(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
         header = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
         if header != list(COLUMNS):
             wrong = sorted(set(header).symmetric_difference(COLUMNS)) or ["order of columns"]
-            raise ManifestError(f"{path}:1: not a ledger ({', '.join(wrong)}); `make manifests` builds one")
+            raise InputError(f"{path}:1: not a ledger ({', '.join(wrong)}); `make manifests` builds one")
         read_csv = functools.partial(pd.read_csv, path, usecols=names, na_filter=False, encoding="utf-8")
         try:
             return read_csv(dtype=COLUMNS, float_precision="round_trip")
@@ -103,9 +104,9 @@ def _read_rows(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
         except (ValueError, OverflowError):  # some value is no number: read again as text, to list them all
             return read_csv(dtype=str)
     except FileNotFoundError:
-        raise ManifestError(f"{path}: no such ledger; run `make manifests`") from None
+        raise InputError(f"{path}: no such ledger; run `make manifests`") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: not a ledger: {str(error).strip()}; `make manifests` rebuilds it") from None
+        raise InputError(f"{path}: not a ledger: {str(error).strip()}; `make manifests` rebuilds it") from None
 
 
 def write(path: Path | str, ledger: pd.DataFrame) -> None:
@@ -187,9 +188,9 @@ def fill(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
     ids = outcomes["video_id"]
     rows = pd.Index(ledger["video_id"]).get_indexer(pd.Index(ids))
     if (rows < 0).any():
-        raise ManifestError(f"in a shard, not in the ledger: {some(ids[rows < 0])}; run `make manifests`")
+        raise InputError(f"in a shard, not in the ledger: {some(ids[rows < 0])}; run `make manifests`")
     if ids.duplicated().any():
-        raise ManifestError(f"in two shards: {some(ids[ids.duplicated()])}; run `make verify`")
+        raise InputError(f"in two shards: {some(ids[ids.duplicated()])}; run `make verify`")
     known = ledger["status"].to_numpy("object")[rows] == "missing"
     fresh = ~(
         known & outcomes["status"].eq("missing").to_numpy()
@@ -217,7 +218,7 @@ def class_names(*ledgers: pd.DataFrame) -> list[str]:
     twice = pairs[pairs["label_id"].duplicated(keep=False)].head(10)
     if len(twice):
         said = "; ".join(f"{one} is {label!r}" for one, label in zip(twice["label_id"], twice["label"], strict=True))
-        raise ManifestError(f"ledgers of different class lists: {said}; `make manifests` rebuilds them together")
+        raise InputError(f"ledgers of different class lists: {said}; `make manifests` rebuilds them together")
     names = [""] * (int(pairs["label_id"].max()) + 1 if len(pairs) else 0)
     for label_id, label in zip(pairs["label_id"], pairs["label"], strict=True):
         names[label_id] = label
@@ -238,9 +239,3 @@ def identity(dataset: str, ledger: pd.DataFrame, statuses: Iterable[str] = ("ok"
     short = re.sub(r"^kinetics[-_]?(?=\d)", "k", dataset)
     split = "+".join(sorted(ledger["split"].unique(), key=SPLITS.index))
     return f"{short}-{split}@{digest} ({len(used):,} of {len(ledger):,})"
-
-
-def some(ids: Iterable[str], shown: int = 5) -> str:
-    """The first few of many names, and how many more there are."""
-    names = list(ids)
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown:,} more" if len(names) > shown else "")

@@ -17,9 +17,9 @@ import pandas as pd
 import pandera.pandas as pa
 
 from pipeline.classes import KINETICS400, read_names
-from pipeline.faults import Fault, ManifestError, collect
-from pipeline.recipe import SPLITS, Preprocess
-from pipeline.schema import ID_PATTERN, check, full_matches, inside, video_ids
+from pipeline.common.recipe import SPLITS, Preprocess
+from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches, inside
+from pipeline.common.video_id import ID_PATTERN, video_ids
 
 _LINE = re.compile(r"(.*\S)\s*[\s,;]\s*(-?\d+)\s*")
 _NAMED = re.compile(rf"({ID_PATTERN})_(\d+)_(\d+)")
@@ -30,15 +30,15 @@ def is_list(line: str) -> bool:
     return _LINE.fullmatch(line) is not None
 
 
-def read(path: Path, encoding: str, settings: Preprocess, faults: list[Fault]) -> tuple[pd.DataFrame, str]:
+def read(path: Path, encoding: str, settings: Preprocess, faults: list[BadValue]) -> tuple[pd.DataFrame, str]:
     """A list of `path label_id` as columns path, label, row; and its form in plain words."""
     try:
         lines = path.read_text(encoding=encoding).splitlines()
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: cannot be read as text: {error}") from None
+        raise InputError(f"{path}: cannot be read as text: {error}") from None
     rows = [(index, line) for index, line in enumerate(lines, 1) if line.strip()]
     parts = [(index, line, _LINE.fullmatch(line)) for index, line in rows]
-    faults += [Fault(str(path), index, "line", line, "path label_id") for index, line, found in parts if not found]
+    faults += [BadValue(str(path), index, "line", line, "path label_id") for index, line, found in parts if not found]
     found = [(index, match.group(1).strip('"'), int(match.group(2))) for index, _, match in parts if match]
     names, source = _names(path, settings)
     labels = []
@@ -48,7 +48,7 @@ def read(path: Path, encoding: str, settings: Preprocess, faults: list[Fault]) -
         elif label_id in names:
             labels.append(names[label_id])
         else:
-            faults.append(Fault(str(path), index, "label_id", str(label_id), f"an id of {source}"))
+            faults.append(BadValue(str(path), index, "label_id", str(label_id), f"an id of {source}"))
             labels.append("?")
     table = pd.DataFrame(
         {"path": [name for _, name, _ in found], "label": labels, "row": [index for index, _, _ in found]}
@@ -56,7 +56,7 @@ def read(path: Path, encoding: str, settings: Preprocess, faults: list[Fault]) -
     return table, f"list of path and label_id, {len(set(labels))} classes named by {source}"
 
 
-def own(raw: pd.DataFrame, settings: Preprocess, faults: list[Fault]) -> pd.DataFrame:
+def own(raw: pd.DataFrame, settings: Preprocess, faults: list[BadValue]) -> pd.DataFrame:
     """Check rows that name a file; files named like Kinetics segments are Kinetics rows wherever they lie."""
     root = str(Path(settings.data_root).resolve()) + "/"
     raw = raw.copy()
@@ -65,9 +65,9 @@ def own(raw: pd.DataFrame, settings: Preprocess, faults: list[Fault]) -> pd.Data
     raw["split"] = raw["split"].where(raw["split"].ne("") | ~first.isin(SPLITS), first)
     unlabelled = raw["split"].eq("test")
     rules = {
-        "path": check("a path inside data_root", lambda path: inside(path) & full_matches(r"[^\x00-\x1f]+", path)),
-        "label": check("a label", lambda label: label.ne("") | unlabelled),
-        "split": check(f"{' | '.join(SPLITS)}: a column, or a word of the file's name", lambda s: s.isin(SPLITS)),
+        "path": expect("a path inside data_root", lambda path: inside(path) & full_matches(r"[^\x00-\x1f]+", path)),
+        "label": expect("a label", lambda label: label.ne("") | unlabelled),
+        "split": expect(f"{' | '.join(SPLITS)}: a column, or a word of the file's name", lambda s: s.isin(SPLITS)),
     }
     schema = pa.DataFrameSchema({name: pa.Column(None, rule) for name, rule in rules.items()})
     faults += collect(schema, raw, raw["file"].iloc[0], raw["row"].to_list())
@@ -82,7 +82,7 @@ def own(raw: pd.DataFrame, settings: Preprocess, faults: list[Fault]) -> pd.Data
         table["video_id"] = video_ids(table["youtube_id"], table["time_start"], table["time_end"])
         rule = "a name whose second time is more than its first"
         backwards = table[table["time_end"].le(table["time_start"])]
-        faults += [Fault(row.file, row.row, "path", row.path, rule) for row in backwards.itertuples()]
+        faults += [BadValue(row.file, row.row, "path", row.path, rule) for row in backwards.itertuples()]
         return table.assign(path="")
     table["youtube_id"], table["time_start"], table["time_end"] = "", 0, 0
     table["video_id"] = [re.sub(r"[^\w.-]", "_", posixpath.splitext(path)[0]) for path in table["path"]]
@@ -90,13 +90,13 @@ def own(raw: pd.DataFrame, settings: Preprocess, faults: list[Fault]) -> pd.Data
     return table
 
 
-def _one_file_an_id(table: pd.DataFrame, faults: list[Fault]) -> None:
+def _one_file_an_id(table: pd.DataFrame, faults: list[BadValue]) -> None:
     """Two paths that come to the same video_id (`a b.mp4`, `a_b.mp4`) cannot both be stored."""
     clash = table[table["video_id"].duplicated(keep=False)]
     for video_id, rows in clash.groupby("video_id"):
         if rows["path"].nunique() > 1:
             rule = f"a path whose video_id {video_id} no other file has; rename one"
-            faults += [Fault(row.file, row.row, "path", row.path, rule) for row in rows.itertuples()]
+            faults += [BadValue(row.file, row.row, "path", row.path, rule) for row in rows.itertuples()]
 
 
 def _names(path: Path, settings: Preprocess) -> tuple[dict[int, str] | None, str]:
@@ -117,9 +117,9 @@ def _index_of(path: Path) -> dict[str, int]:
     try:
         index_of = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise ManifestError(f"{path}: not JSON: {error}") from None
+        raise InputError(f"{path}: not JSON: {error}") from None
     if not isinstance(index_of, dict) or not all(isinstance(index, int) for index in index_of.values()):
-        raise ManifestError(f"{path}: expected an object of label: number")
+        raise InputError(f"{path}: expected an object of label: number")
     return index_of
 
 

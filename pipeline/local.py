@@ -12,8 +12,8 @@ from types import TracebackType
 
 import joblib
 
+from pipeline.common.recipe import Preprocess
 from pipeline.isolate import Decoder, Stopped
-from pipeline.recipe import Preprocess
 from pipeline.shard_task import Task, write_shard
 from pipeline.shards import Outcome
 

@@ -14,14 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import check, cli, compare, coverage, recipe, subsets
+from pipeline import check, compare, coverage, subsets
 from pipeline.build import Built, join
-from pipeline.faults import ManifestError
+from pipeline.common import cli, recipe
+from pipeline.common.errors import EXIT_OK
+from pipeline.common.locking import locked
+from pipeline.common.recipe import SPLITS, Preprocess
+from pipeline.common.tables import InputError
 from pipeline.learned import broken_path
 from pipeline.ledger import folder, ledger_path, read_all, write_all, write_table
-from pipeline.lock import locked
 from pipeline.matching import by_split
-from pipeline.recipe import SPLITS, Preprocess
 from pipeline.schema import BAD_STATUSES, UNWRITTEN_STATUSES
 from pipeline.shard_task import check_recipe
 
@@ -37,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = recipe.load(document)
     try:
         result, text = _do(args, settings)
-    except ManifestError as error:
+    except InputError as error:
         if args.json:
             faults = [fault._asdict() for fault in error.faults]
             print(json.dumps({"error": error.message, "details": error.details, "faults": faults}))
         raise
     print(json.dumps(result) if args.json else text)
-    return cli.EXIT_OK
+    return EXIT_OK
 
 
 def _refuse_what_does_not_go_together(made: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -89,7 +91,7 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     if args.check:
         ledgers, stale = check.check(settings)
         if stale:
-            raise ManifestError("ledgers are behind the disk; run `make manifests`", details=stale)
+            raise InputError("ledgers are behind the disk; run `make manifests`", details=stale)
         return _report(settings, ledgers, args.min_per_class, [])
     if args.classes is not None or args.per_class is not None:
         return _subset(args, settings)

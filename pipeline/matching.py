@@ -10,9 +10,9 @@ from functools import cached_property
 
 import pandas as pd
 
+from pipeline.common.text import some
 from pipeline.labels import Labels
 from pipeline.layout import ENDINGS, OUTWARD, Files, Folder, Folders, is_video, segment
-from pipeline.ledger import some
 
 _MEND_OUTWARD = (
     "; a symlink out of data_root is not followed: set data_root to the real folder that holds the videos, and "

@@ -18,13 +18,15 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline import cli, cluster, earlier, ledger, local, recipe, shards
-from pipeline.lock import locked, remove_temporary
-from pipeline.recipe import Preprocess
+from pipeline import cluster, earlier, local
+from pipeline.common import cli, recipe
+from pipeline.common.errors import EXIT_OK, EXIT_TOO_MANY_BAD, UserError
+from pipeline.common.locking import locked, remove_temporary
+from pipeline.common.recipe import Preprocess
+from pipeline.ledger import fill, folder, ledger_path, read_all, write
 from pipeline.schema import BAD_STATUSES
-from pipeline.settings import UserError
 from pipeline.shard_task import Task, check_recipe, is_finished, plan
-from pipeline.shards import Outcome
+from pipeline.shards import Outcome, read_outcomes
 
 __all__ = ["main", "plan", "run"]
 
@@ -72,10 +74,10 @@ def _expected_bytes(task: Task, settings: Preprocess) -> int:
 def run(settings: Preprocess) -> int:
     """Write every shard that is not finished, fill the ledgers in, and print a summary; returns an exit code."""
     check_data_root(settings)
-    ledger.read_all(settings)  # complain before a store is made
+    read_all(settings)  # complain before a store is made
     began = time.perf_counter()
-    with locked(Path(settings.store)), locked(ledger.folder(settings)):
-        ledgers = ledger.read_all(settings)
+    with locked(Path(settings.store)), locked(folder(settings)):
+        ledgers = read_all(settings)
         tasks = plan_all(ledgers, settings)
         earlier.set_aside(tasks, settings)
         tasks = earlier.with_places(tasks, settings)
@@ -127,8 +129,8 @@ def fill_ledgers(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: 
     filled = []
     for split, table in ledgers.items():
         written = [task.path for task in tasks if task.split == split]
-        filled.append(ledger.fill(table, shards.read_outcomes(*written)) if written else table)
-        ledger.write(ledger.ledger_path(settings, split), filled[-1])
+        filled.append(fill(table, read_outcomes(*written)) if written else table)
+        write(ledger_path(settings, split), filled[-1])
     return pd.concat(filled, ignore_index=True)
 
 
@@ -150,8 +152,8 @@ def _report(settings: Preprocess, rows: pd.DataFrame, written: str, frames: int,
             "ledgers say what is wrong with each; raise the key to go on without them",
             len(bad), present, settings.max_bad_fraction,
         )  # fmt: skip
-        return cli.EXIT_TOO_MANY_BAD
-    return cli.EXIT_OK
+        return EXIT_TOO_MANY_BAD
+    return EXIT_OK
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -163,13 +165,13 @@ def main(argv: list[str] | None = None) -> int:
     settings = recipe.load(document)
     if args.dry_run:
         check_recipe(Path(settings.store), settings)
-        for split, table in ledger.read_all(settings).items():
+        for split, table in read_all(settings).items():
             todo = [task for task in plan(table, settings, split) if not is_finished(task, settings)]
             pending = int(table["status"].eq("pending").sum())
             print(f"{split}: {len(table):,} videos, {pending:,} to decode, {len(todo)} shards to write")
             for task in todo[:5]:
                 print(f"  {task.path}: {len(task.videos)} videos, first {task.videos[0].video_id}")
-        return cli.EXIT_OK
+        return EXIT_OK
     return run(settings)
 
 

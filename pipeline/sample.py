@@ -27,11 +27,11 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.cli import run, set_up_logging
-from pipeline.lock import LockedError
+from pipeline.common.cli import run, set_up_logging
+from pipeline.common.errors import UserError
+from pipeline.common.locking import LockedError
+from pipeline.common.recipe import SPLITS
 from pipeline.motion import CLASSES, Motion, draw_motion, motion_frames
-from pipeline.recipe import SPLITS
-from pipeline.settings import UserError
 
 log = logging.getLogger(__name__)
 

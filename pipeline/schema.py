@@ -7,15 +7,15 @@ the same bytes.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from pipeline.faults import Fault, ManifestError, collect, plain
-from pipeline.recipe import SPLITS
+from pipeline.common.recipe import SPLITS
+from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches, inside, plain
+from pipeline.common.video_id import ID_PATTERN, video_ids
 
 if TYPE_CHECKING:  # imported where rules are made: training makes none, and would pay 10 MiB for it
     import pandera.pandas as pa
@@ -39,12 +39,10 @@ UNWRITTEN_STATUSES = ("duplicated_frames", "too_short")
 LEARNED = tuple(COLUMNS)[list(COLUMNS).index("status") :]
 STORED = ("num_frames", "fps", "shard", "offset", "nbytes", "crc32")  # of those, what speaks of a shard
 
-ID_PATTERN = r"[A-Za-z0-9_-]{11}"
 SHARD_PATTERN = rf"(?:{'|'.join(SPLITS)})-\d{{5,}}-of-\d{{5,}}\.h5"
-OUTSIDE = r"^/|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)"  # of data_root: absolute, a drive, or upwards
 
 
-def validate(ledger: pd.DataFrame, file: str, faults: Iterable[Fault] = ()) -> None:
+def validate(ledger: pd.DataFrame, file: str, faults: Iterable[BadValue] = ()) -> None:
     """Check a ledger against the schema.
 
     Args:
@@ -61,10 +59,10 @@ def validate(ledger: pd.DataFrame, file: str, faults: Iterable[Fault] = ()) -> N
     ledger = plain(ledger)
     found += [fault for fault in collect(_schema(ledger), ledger, file, rows) if fault.row not in broken]
     if found:
-        raise ManifestError(f"{file}: not a valid ledger ({len(found):,} faults); `make manifests` rebuilds it", found)
+        raise InputError(f"{file}: not a valid ledger ({len(found):,} faults); `make manifests` rebuilds it", found)
 
 
-def typed(table: pd.DataFrame, file: str) -> tuple[pd.DataFrame, list[Fault]]:
+def typed(table: pd.DataFrame, file: str) -> tuple[pd.DataFrame, list[BadValue]]:
     """A ledger read as text, in the dtypes of COLUMNS; what is no number becomes 0 and a fault."""
     faults = []
     for name, dtype in COLUMNS.items():
@@ -75,24 +73,9 @@ def typed(table: pd.DataFrame, file: str) -> tuple[pd.DataFrame, list[Fault]]:
         if dtype == "int64":
             good &= (numbers % 1 == 0) & (numbers.abs() < 2**63)
         rule = "a whole number" if dtype == "int64" else "a number"
-        faults += [Fault(file, int(row) + 2, name, table[name][row], rule) for row in np.flatnonzero(~good)]
+        faults += [BadValue(file, int(row) + 2, name, table[name][row], rule) for row in np.flatnonzero(~good)]
         table[name] = numbers.where(good, 0).astype(dtype)
     return table, faults
-
-
-def check(rule: str, test: Callable[[pd.Series], pd.Series]) -> pa.Check:
-    """A vectorised check that says what was expected; tables have no nulls, so none are looked for."""
-    import pandera.pandas as pa
-
-    return pa.Check(test, error=rule, ignore_na=False)
-
-
-def inside(path: pd.Series) -> pd.Series:
-    """Which paths stay in data_root."""
-    joined = "\n".join(["", *path.tolist()])
-    if not any(part in joined for part in ("\n/", "..", ":", "\\")):  # nearly always, and fast
-        return pd.Series(True, index=path.index)
-    return ~path.str.contains(OUTSIDE)
 
 
 def _in_order(ids: pd.Series) -> pd.Series:
@@ -126,21 +109,21 @@ def _own_rules() -> dict[str, list[pa.Check]]:
     """Rules that look at one column."""
     rules = {
         "video_id": [
-            check("a name without slashes", lambda ids: full_matches(r"[^/\\\x00-\x1f]+", ids)),
-            check("rows sorted by video_id", _in_order),
+            expect("a name without slashes", lambda ids: full_matches(r"[^/\\\x00-\x1f]+", ids)),
+            expect("rows sorted by video_id", _in_order),
         ],
-        "label_id": [check("-1 or an index", lambda value: value.ge(-1))],
+        "label_id": [expect("-1 or an index", lambda value: value.ge(-1))],
         "split": [
-            check(" | ".join(SPLITS), lambda split: split.isin(SPLITS)),
-            check("one split a ledger", lambda split: split.eq(split.iloc[0])),
+            expect(" | ".join(SPLITS), lambda split: split.isin(SPLITS)),
+            expect("one split a ledger", lambda split: split.eq(split.iloc[0])),
         ],
-        "path": [check("a path inside data_root", inside)],
-        "status": [check(" | ".join(STATUSES), lambda status: status.isin(STATUSES))],
-        **dict.fromkeys(("source_crc32", "crc32"), [check("at most 4294967295", lambda value: value.lt(2**32))]),
+        "path": [expect("a path inside data_root", inside)],
+        "status": [expect(" | ".join(STATUSES), lambda status: status.isin(STATUSES))],
+        **dict.fromkeys(("source_crc32", "crc32"), [expect("at most 4294967295", lambda value: value.lt(2**32))]),
     }
     for name, dtype in COLUMNS.items():
         if dtype != "str" and name != "label_id":
-            natural = check("at least 0 and finite", lambda value: value.ge(0) & np.isfinite(value))
+            natural = expect("at least 0 and finite", lambda value: value.ge(0) & np.isfinite(value))
             rules[name] = [natural, *rules.get(name, [])]
     return rules
 
@@ -150,26 +133,26 @@ def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
     labels, label_ids, status = ledger["label"], ledger["label_id"], ledger["status"]
     stored = status.eq("ok")
     rules = {
-        "label": [check("a label where label_id is not -1", lambda label: label.ne("").eq(label_ids.ge(0)))],
+        "label": [expect("a label where label_id is not -1", lambda label: label.ne("").eq(label_ids.ge(0)))],
         "label_id": [
-            check("one label_id a label", lambda value: _first_of(labels, value)),
-            check("one label a label_id", lambda value: _first_of(value, labels)),
+            expect("one label_id a label", lambda value: _first_of(labels, value)),
+            expect("one label a label_id", lambda value: _first_of(value, labels)),
         ],
         "path": [
-            check("a path where status is pending", lambda path: path.ne("") | status.ne("pending")),
-            check("no path where status is missing", lambda path: path.eq("") | status.ne("missing")),
+            expect("a path where status is pending", lambda path: path.ne("") | status.ne("pending")),
+            expect("no path where status is missing", lambda path: path.eq("") | status.ne("missing")),
         ],
-        "shard": [check("a shard's file name", lambda name: _shards(name) | name.eq("") & ~stored)],
-        "num_frames": [check("at least 1 where status is ok", lambda value: value.gt(0) | ~stored)],
+        "shard": [expect("a shard's file name", lambda name: _shards(name) | name.eq("") & ~stored)],
+        "num_frames": [expect("at least 1 where status is ok", lambda value: value.gt(0) | ~stored)],
     }
     if ledger["youtube_id"].ne("").any():  # Kinetics; other people's videos have no YouTube id at all
         start, end = ledger["time_start"], ledger["time_end"]
         named = video_ids(ledger["youtube_id"], start, end)
-        rules["youtube_id"] = [check(f"^{ID_PATTERN}$", lambda ids: full_matches(ID_PATTERN, ids))]
+        rules["youtube_id"] = [expect(f"^{ID_PATTERN}$", lambda ids: full_matches(ID_PATTERN, ids))]
         rules["video_id"] = [
-            check("{youtube_id}_{start:06d}_{end:06d}", lambda ids: ids.eq(pd.Series(named, dtype=object)))
+            expect("{youtube_id}_{start:06d}_{end:06d}", lambda ids: ids.eq(pd.Series(named, dtype=object)))
         ]
-        rules["time_end"] = [check("more than time_start", lambda end: end.gt(start))]
+        rules["time_end"] = [expect("more than time_start", lambda end: end.gt(start))]
     return rules
 
 
@@ -177,30 +160,3 @@ def _shards(names: pd.Series) -> pd.Series:
     """Whether each is a shard's file name; looked at once a name."""
     unique = pd.Series(names.unique(), dtype="str")
     return names.isin(unique[full_matches(SHARD_PATTERN, unique)])
-
-
-def video_ids(youtube_id: Iterable[str], start: Iterable[int], end: Iterable[int]) -> list[str]:
-    """The key of Kinetics rows, and the name of their files: `{youtube_id}_{start:06d}_{end:06d}`."""
-    # As lists: iterating over a Series makes an object of each value the slow way.
-    starts, ends = list_of(start), list_of(end)
-    padded = {second: f"_{second:06d}" for second in {*starts, *ends}}  # some hundred seconds, some 100,000 rows
-    rows = zip(list_of(youtube_id), starts, ends, strict=True)
-    return [f"{name}{padded[first]}{padded[last]}" for name, first, last in rows]
-
-
-def list_of(values: Iterable) -> list:
-    """A column as Python values, fast."""
-    if not isinstance(values, pd.Series):
-        return list(values)
-    # A text column's own tolist looks for missing values first.
-    return (values if pd.api.types.is_numeric_dtype(values) else values.to_numpy(object)).tolist()
-
-
-def full_matches(pattern: str, column: pd.Series) -> pd.Series:
-    """Whether each text is `pattern` from end to end; when all are, one search over all of them tells."""
-    texts = column.tolist()
-    joined = "\n".join(texts)
-    if joined.count("\n") == len(texts) - 1 and not re.search(rf"(?m)^(?!(?:{pattern})$)", joined):
-        return pd.Series(True, index=column.index)
-    match = re.compile(pattern).fullmatch
-    return pd.Series([match(text) is not None for text in texts], index=column.index, dtype=bool)

@@ -21,22 +21,14 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from pipeline.recipe import FORMAT_VERSION
-from pipeline.settings import UserError
+from pipeline.common.errors import FormatError, ShardError
+from pipeline.common.recipe import FORMAT_VERSION
 
 _TAIL = struct.Struct("<8sIII")
 _MAGIC = b"K-SEALED"
 _RUN_BYTES = 16
 _PART_BYTES = 1 << 20
 _HEAD_BYTES = 1 << 16
-
-
-class ShardError(UserError):
-    """A shard that is missing, damaged, unfinished, or not ours to read."""
-
-
-class FormatError(ShardError):
-    """A whole shard in a format of another version of this program."""
 
 
 def write(fd: int, extents: Iterable[tuple[int, int]]) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import av
 import numpy as np
 
+from pipeline.common.recipe import Preprocess
 from pipeline.container import DecodeError, Source, faults, gate, open_container, words
 from pipeline.frames import MAX_STORED_BYTES, Video, kept_frames, resampling, since_first
 from pipeline.pixels import FrameResizer, quarter_turns
-from pipeline.recipe import Preprocess
 
 # Packets of files up to this size are read before the first is decoded: their times tell which frame each one is, so
 # that a frame which is neither kept nor referred to need not be decoded at all.

@@ -23,9 +23,9 @@ import simplejpeg
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from pipeline import hdf5
+from pipeline.common.errors import ShardError
 from pipeline.encoding import Encoded
-from pipeline.seal import ShardError
+from pipeline.hdf5 import open_finished, read_rows
 
 _of_thread = threading.local()
 
@@ -51,10 +51,10 @@ class ShardReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file_number = _file_number(path)
-        with hdf5.open_finished(path) as file:
+        with open_finished(path) as file:
             recipe = json.loads(str(file.attrs["recipe"]))
             self.recipe_sha256 = str(file.attrs["recipe_sha256"])
-            index = hdf5.read_rows(file, "index")
+            index = read_rows(file, "index")
             self.video_ids: list[str] = [name.decode("utf-8") for name in index["video_id"].tolist()]
             self.num_frames = index["num_frames"].astype(np.int64)
             self.crc32 = index["crc32"].astype(np.int64)

@@ -10,15 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline import recipe, shards
+from pipeline.common import recipe
+from pipeline.common.errors import FormatError, ShardError, UserError
+from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.encoding import Encoded
 from pipeline.isolate import Decoder
 from pipeline.learned import RETRY
-from pipeline.recipe import SPLITS, Preprocess
-from pipeline.seal import FormatError
-from pipeline.settings import UserError
 from pipeline.shard_reader import ShardReader
-from pipeline.shards import Account, Outcome, ShardError, ShardWriter
+from pipeline.shards import Account, Outcome, ShardWriter, read_account, read_outcomes, shard_name
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def plan(table: pd.DataFrame, settings: Preprocess, split: str) -> list[Task]:
     count = -(-len(rows) // size)
     return [
         Task(
-            path=Path(settings.store) / shards.shard_name(split, number, count),
+            path=Path(settings.store) / shard_name(split, number, count),
             split=split,
             videos=tuple(rows[row] for row in order[number * size : (number + 1) * size]),
         )
@@ -71,7 +70,7 @@ def check_recipe(store: Path, settings: Preprocess) -> None:
     """
     for path in sorted(store.glob("*.h5")):
         try:
-            account = shards.read_account(path)
+            account = read_account(path)
         except FormatError:
             raise
         except ShardError:
@@ -102,7 +101,7 @@ def is_finished(task: Task, settings: Preprocess) -> bool:
     if not task.path.is_file():
         return False
     try:
-        account = shards.read_account(task.path)
+        account = read_account(task.path)
     except FormatError:
         raise
     except ShardError:
@@ -203,7 +202,7 @@ class _Stored:
         if path not in self._shards:
             try:
                 reader = ShardReader(path)
-                rows = shards.read_outcomes(path)[list(Outcome._fields)].itertuples(index=False, name=None)
+                rows = read_outcomes(path)[list(Outcome._fields)].itertuples(index=False, name=None)
                 same = reader.recipe_sha256 == self._settings.fingerprint()
                 self._shards[path] = (reader, {row[0]: Outcome(*row) for row in rows}) if same else None
             except ShardError:

@@ -33,12 +33,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import hdf5, seal
+from pipeline import hdf5
+from pipeline.common.errors import ShardError as ShardError  # what reading a shard raises
+from pipeline.common.recipe import FORMAT_VERSION, Preprocess
 from pipeline.direct import DirectFile
 from pipeline.encoding import Encoded, encode
 from pipeline.frames import steady_times
-from pipeline.recipe import FORMAT_VERSION, Preprocess
-from pipeline.seal import ShardError as ShardError  # what reading a shard raises
+from pipeline.seal import write
 from pipeline.shard_reader import ShardReader
 
 # What a ledger learns of a video by decoding it; unknown numbers are 0, unknown texts empty.
@@ -178,7 +179,7 @@ class ShardWriter:
         self._file.attrs["complete"] = True
         self._file.close()
         os.ftruncate(fd, hdf5.end(fd))
-        seal.write(fd, [(offset, nbytes) for _, _, offset, nbytes, _, _ in self._index])
+        write(fd, [(offset, nbytes) for _, _, offset, nbytes, _, _ in self._index])
         os.fsync(fd)
         self._raw.close()
         ShardReader(self._temporary).close()  # what cannot be opened again is not published

@@ -11,10 +11,10 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from pipeline.common.recipe import SPLITS, Preprocess
+from pipeline.common.tables import InputError
 from pipeline.coverage import USABLE
-from pipeline.faults import ManifestError
 from pipeline.ledger import class_names, ledger_path, write_table
-from pipeline.recipe import SPLITS, Preprocess
 
 
 def choose(
@@ -38,11 +38,11 @@ def choose(
     }
     usable = {split: rows for split, rows in usable.items() if len(rows)}
     if not usable:
-        raise ManifestError("no labelled video is usable: nothing to take a subset of; see `make manifests`")
+        raise InputError("no labelled video is usable: nothing to take a subset of; see `make manifests`")
     there = sorted(set.intersection(*(set(rows["label_id"]) for rows in usable.values())))
     wanted = num_classes if num_classes is not None else len(there)
     if not 1 <= wanted <= len(there):
-        raise ManifestError(
+        raise InputError(
             f"--classes: got {wanted}, expected 1..{len(there)}, the classes usable in {', '.join(usable)}"
         )
     taken = {there[index] for index in np.random.default_rng(seed).permutation(len(there))[:wanted]}

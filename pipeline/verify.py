@@ -16,13 +16,18 @@ from pathlib import Path
 import joblib
 import pandas as pd
 
-from pipeline import cli, earlier, hdf5, learned, ledger, preprocess, recipe, shards
-from pipeline.lock import locked
-from pipeline.recipe import Preprocess
+from pipeline import earlier, learned, preprocess
+from pipeline.common import cli, recipe
+from pipeline.common.errors import EXIT_OK, ShardError
+from pipeline.common.locking import locked
+from pipeline.common.recipe import Preprocess
+from pipeline.common.text import some
+from pipeline.hdf5 import open_finished, own
+from pipeline.ledger import fill, folder, ledger_path, read_all, write
 from pipeline.schema import LEARNED
 from pipeline.shard_reader import ShardReader
 from pipeline.shard_task import Task, check_recipe
-from pipeline.shards import ShardError
+from pipeline.shards import outcomes_table, read_account, read_outcomes
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +62,8 @@ def check_shard(task: Task, table: pd.DataFrame, settings: Preprocess) -> list[F
     """
     name = task.path.name
     try:
-        account = shards.read_account(task.path)
-        outcomes = shards.outcomes_table([account])
+        account = read_account(task.path)
+        outcomes = outcomes_table([account])
         planned = [video.video_id for video in task.videos]
         if outcomes["video_id"].tolist() != planned:
             held = str(outcomes["video_id"].iloc[0]) if len(outcomes) else "nothing"
@@ -75,7 +80,7 @@ def check_shard(task: Task, table: pd.DataFrame, settings: Preprocess) -> list[F
 def _check_layout(path: Path, settings: Preprocess) -> Iterator[tuple[str, str]]:
     """Faults of the HDF5 file itself: what is in it, where, and of what shape."""
     reader = ShardReader(path)
-    with hdf5.open_finished(path) as file:
+    with open_finished(path) as file:
         groups = {"frames", "jpeg"} if settings.codec == "jpeg" else {"frames"}
         for name in sorted(set(file) ^ (groups | {"index", "outcomes", "times_s"})):
             yield "", f"{'unexpected' if name in file else 'lacks'} {name}"
@@ -84,12 +89,12 @@ def _check_layout(path: Path, settings: Preprocess) -> Iterator[tuple[str, str]]
                 yield video_id, f"{'stored' if video_id in file[group] else 'not stored'}, against the index"
         for row, video_id in enumerate(reader.video_ids):
             for name, expected in reader.datasets(row).items():
-                stored = hdf5.own(file, name)
+                stored = own(file, name)
                 actual = (str(stored.shape), str(stored.dtype), stored.id.get_offset())
                 if actual != expected:
                     yield video_id, f"{name}: (shape, dtype, offset) is {actual}, expected {expected}"
         if "times_s" in file and reader.video_ids:
-            stored, expected = hdf5.own(file, "times_s"), reader.times_dataset()
+            stored, expected = own(file, "times_s"), reader.times_dataset()
             actual = (str(stored.shape), str(stored.dtype), stored.id.get_offset())
             if actual != expected:
                 yield "", f"times_s: (shape, dtype, offset) is {actual}, expected {expected}"
@@ -114,7 +119,7 @@ def _check_contents(path: Path, outcomes: pd.DataFrame) -> Iterator[tuple[str, s
 def _check_ledger(outcomes: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
     """Ledger rows that do not say what their shard says."""
     rows = rows.reset_index()
-    filled = ledger.fill(rows, outcomes[~learned.awaited(rows, outcomes)]).set_index("video_id")
+    filled = fill(rows, outcomes[~learned.awaited(rows, outcomes)]).set_index("video_id")
     rows = rows.set_index("video_id")
     for column in LEARNED:
         for video_id in rows.index[rows[column].to_numpy() != filled[column].to_numpy()]:
@@ -144,9 +149,9 @@ def repair(ledgers: dict[str, pd.DataFrame], tasks: list[Task], faults: list[Fau
     for split, table in ledgers.items():
         written = [task.path for task in tasks if task.split == split]
         if written:
-            outcomes = shards.read_outcomes(*written)
-            table = ledger.fill(table, outcomes[~learned.awaited(table, outcomes)])
-        ledger.write(ledger.ledger_path(settings, split), table)
+            outcomes = read_outcomes(*written)
+            table = fill(table, outcomes[~learned.awaited(table, outcomes)])
+        write(ledger_path(settings, split), table)
     earlier.clear(tasks, settings)
 
 
@@ -159,7 +164,7 @@ def run(settings: Preprocess, *, mend: bool) -> int:
     """
     if mend:
         preprocess.check_data_root(settings)
-    ledgers = ledger.read_all(settings)
+    ledgers = read_all(settings)
     tasks = preprocess.plan_all(ledgers, settings)
     check_recipe(Path(settings.store), settings)
     faults = check(ledgers, tasks, settings)
@@ -168,9 +173,9 @@ def run(settings: Preprocess, *, mend: bool) -> int:
         for fault in faults:
             log.info("mending: %s", fault)
         before = _stored(ledgers)
-        with locked(Path(settings.store)), locked(ledger.folder(settings)):
-            repair(ledger.read_all(settings), tasks, faults, settings)
-        ledgers = ledger.read_all(settings)
+        with locked(Path(settings.store)), locked(folder(settings)):
+            repair(read_all(settings), tasks, faults, settings)
+        ledgers = read_all(settings)
         faults = check(ledgers, tasks, settings)
         lost = sorted(before - _stored(ledgers))
     for fault in faults:
@@ -180,7 +185,7 @@ def run(settings: Preprocess, *, mend: bool) -> int:
         raise ShardError(f"{settings.store}: {len(faults):,} faults in {len(tasks):,} shards{hint}")
     if lost:
         raise ShardError(
-            f"{settings.store}: {len(lost):,} videos were damaged and cannot be decoded again: {ledger.some(lost)}; "
+            f"{settings.store}: {len(lost):,} videos were damaged and cannot be decoded again: {some(lost)}; "
             "the ledgers say why, and all else is right"
         )
     size = sum(int(table["nbytes"].sum()) for table in ledgers.values())
@@ -189,7 +194,7 @@ def run(settings: Preprocess, *, mend: bool) -> int:
         print(f"{waiting:,} videos wait to be decoded; run `make preprocess`")
     held = f"{len(tasks):,} shards, {len(_stored(ledgers)):,} videos, {size / 1e9:.2f} GB"
     print(f"{held}: every checksum, count and place is right")
-    return cli.EXIT_OK
+    return EXIT_OK
 
 
 def _stored(ledgers: dict[str, pd.DataFrame]) -> set[str]:

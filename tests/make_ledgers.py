@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import ledger, manifests, shards
-from pipeline.recipe import Preprocess
+from pipeline import manifests
+from pipeline.common.recipe import Preprocess
+from pipeline.ledger import fill, ledger_path, read, write
+from pipeline.shards import Outcome, ShardWriter, read_outcomes, shard_name
 
 # (label, youtube_id, start, end): labels that every copy of Kinetics writes differently, ids that look like options.
 ROWS = [
@@ -54,7 +56,7 @@ def ledger_bytes(root):
 
 
 def val(root, **keys):
-    return ledger.read(ledger.ledger_path(recipe_of(root, **keys), "val")).set_index("video_id")
+    return read(ledger_path(recipe_of(root, **keys), "val")).set_index("video_id")
 
 
 OUTCOMES = {
@@ -72,15 +74,15 @@ def write_shards(root, outcomes=OUTCOMES, complete=True, **keys):
     settings = recipe_of(root, **keys)
     Path(settings.store).mkdir(exist_ok=True)
     for number, rows in enumerate(([5, 0, 3, 1], [2, 4])):
-        with shards.ShardWriter(Path(settings.store) / shards.shard_name("val", number, 2), settings, "val") as writer:
+        with ShardWriter(Path(settings.store) / shard_name("val", number, 2), settings, "val") as writer:
             for row in rows:
                 status, reason = outcomes[row]
                 if status == "ok":
                     frames = np.full((row + 1, settings.height, settings.width, 3), row, np.uint8)
                     facts = ("h264", 340, 256, 8, 30000 / 1001, 300, 12_345, 0xABCDEF01, row + 1, 15.0)
-                    writer.add(shards.Outcome(IDS[row], "ok", "", *facts), frames)
+                    writer.add(Outcome(IDS[row], "ok", "", *facts), frames)
                 else:
-                    writer.add(shards.Outcome(IDS[row], status, reason, source_bytes=0))
+                    writer.add(Outcome(IDS[row], status, reason, source_bytes=0))
 
 
 def preprocess(root):
@@ -89,7 +91,7 @@ def preprocess(root):
     command(root)
     write_shards(root)
     settings = recipe_of(root)
-    told = shards.read_outcomes(*sorted(Path(settings.store).glob("*.h5")))
-    path = ledger.ledger_path(settings, "val")
-    ledger.write(path, ledger.fill(ledger.read(path), told))
+    told = read_outcomes(*sorted(Path(settings.store).glob("*.h5")))
+    path = ledger_path(settings, "val")
+    write(path, fill(read(path), told))
     return root

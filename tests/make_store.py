@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import hdf5, ledger, seal
+from pipeline import seal
+from pipeline.common.recipe import FORMAT_VERSION, Preprocess
+from pipeline.hdf5 import end
+from pipeline.ledger import blank, fill, ledger_path, write
 from pipeline.preprocess import plan
-from pipeline.recipe import FORMAT_VERSION, Preprocess
 from pipeline.schema import COLUMNS
 from pipeline.shards import Outcome, ShardWriter, read_outcomes
 
@@ -51,7 +53,7 @@ def make_ledger(num_videos: int, split: str, bad: tuple[int, ...] = ()) -> pd.Da
     table["path"] = [
         "" if number in bad else f"{split}/{video_id}.mp4" for number, video_id in enumerate(table["video_id"])
     ]
-    learned = ledger.blank(num_videos)
+    learned = blank(num_videos)
     learned["status"] = ["missing" if number in bad else "pending" for number in range(num_videos)]
     table = pd.concat([table, learned], axis=1)[list(COLUMNS)]
     return table.astype(COLUMNS).sort_values("video_id", ignore_index=True)
@@ -77,8 +79,8 @@ def make_split(
                 outcome = Outcome(video.video_id, "ok", num_frames=len(frames), fps=15.0, **facts)
                 writer.add(outcome, frames)
         written.append(task.path)
-    filled = ledger.fill(table, read_outcomes(*written))
-    ledger.write(ledger.ledger_path(settings, split), filled)
+    filled = fill(table, read_outcomes(*written))
+    write(ledger_path(settings, split), filled)
     return filled
 
 
@@ -88,7 +90,7 @@ def edited(path: Path) -> Iterator[h5py.File]:
     with h5py.File(path, "r+") as file:
         yield file
     with open(path, "r+b") as raw:
-        os.ftruncate(raw.fileno(), hdf5.end(raw.fileno()))
+        os.ftruncate(raw.fileno(), end(raw.fileno()))
         seal.write(raw.fileno(), [])
 
 
@@ -101,5 +103,5 @@ def renumber(path: Path, version: int) -> None:
 def make_format_1(path: Path) -> None:
     """What a shard looked like before there were seals."""
     with open(path, "r+b") as raw:
-        os.ftruncate(raw.fileno(), hdf5.end(raw.fileno()))
+        os.ftruncate(raw.fileno(), end(raw.fileno()))
     path.write_bytes(path.read_bytes().replace(f'"format_version":{FORMAT_VERSION}'.encode(), b'"format_version":1'))

@@ -22,8 +22,8 @@ from make_store import make_split, settings_for
 from mindspore import Tensor, nn
 
 from model.r2plus1d import batch_norm, conv
-from pipeline import cli
-from pipeline.settings import to_plain
+from pipeline.common import cli
+from pipeline.common.settings import to_plain
 from train import train, trainer
 
 NUM_TRAIN, NUM_VAL = 17, 4

@@ -2,7 +2,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
 from train.augment import HostTransform, Normalize
 from train.transforms import Map, Operation
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, recipe
-from pipeline.settings import UserError
+from pipeline.common import cli, recipe
+from pipeline.common.errors import EXIT_IO, EXIT_LOCKED, EXIT_OK, EXIT_SIGINT, EXIT_USAGE, UserError
 
 
 def parsed(*words: str):
@@ -29,7 +29,7 @@ def test_overrides_go_over_the_file(tmp_path):
 def test_an_override_without_equals_loses_nothing_silently(words, capsys):
     with pytest.raises(SystemExit) as caught:
         parsed(*words)
-    assert caught.value.code == cli.EXIT_USAGE
+    assert caught.value.code == EXIT_USAGE
     assert "--preprocess.store: got no value, expected --preprocess.store=VALUE" in capsys.readouterr().err
 
 
@@ -46,7 +46,7 @@ def test_folders_that_have_no_name_are_refused(tmp_path, key):
 def test_words_that_are_no_override_are_refused(word, capsys):
     with pytest.raises(SystemExit) as caught:
         parsed(word)
-    assert caught.value.code == cli.EXIT_USAGE
+    assert caught.value.code == EXIT_USAGE
     assert word.split("=")[0] in capsys.readouterr().err
 
 
@@ -58,17 +58,17 @@ def test_help_lists_every_key(capsys):
 
 
 class Locked(UserError):
-    exit_code = cli.EXIT_LOCKED
+    exit_code = EXIT_LOCKED
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (UserError("wrong"), cli.EXIT_USAGE),
-        (Locked("locked"), cli.EXIT_LOCKED),
-        (KeyboardInterrupt(), cli.EXIT_SIGINT),
-        (BrokenPipeError(), cli.EXIT_OK),
-        (OSError(errno.ENOSPC, "No space left on device"), cli.EXIT_IO),
+        (UserError("wrong"), EXIT_USAGE),
+        (Locked("locked"), EXIT_LOCKED),
+        (KeyboardInterrupt(), EXIT_SIGINT),
+        (BrokenPipeError(), EXIT_OK),
+        (OSError(errno.ENOSPC, "No space left on device"), EXIT_IO),
     ],
 )
 def test_exit_codes(error, code, capfd):
@@ -105,7 +105,7 @@ def run_python(*words: str, **environment: str) -> tuple[int, str, str]:
 def test_a_signal_while_the_interpreter_ends_is_not_lost(name, code):
     program = f"""
 import atexit, os, signal
-from pipeline import cli
+from pipeline.common import cli
 def main():
     atexit.register(os.kill, os.getpid(), signal.{name})
     print("done")
@@ -125,7 +125,7 @@ def test_a_ctrl_c_at_work_is_answered_in_one_line():
     program = """
 import os, signal, sys
 sys.argv = ["-m"]
-from pipeline import cli
+from pipeline.common import cli
 assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 cli.run(lambda: os.kill(os.getpid(), signal.SIGINT))
 """

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings import Document, SettingsError
+from pipeline.common.settings import Document, SettingsError
 from train.config import Config, load
 
 RESOURCES = Path(__file__).parent / "resources"

@@ -15,8 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from model import weights
 from model.r2plus1d import r2plus1d_18, r2plus1d_50
-from pipeline.cli import EXIT_OK
-from pipeline.settings import UserError
+from pipeline.common.errors import EXIT_OK, UserError
 from train import checkpoint, convert, pretrained, weight_files
 from train.config import Model
 from train.network import build_network

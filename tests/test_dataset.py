@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from make_store import edited, frames_of, make_ledger, make_split, renumber, settings_for
 
-from pipeline import ledger
-from pipeline.hdf5 import ShardError
-from pipeline.settings import UserError
+from pipeline.common.errors import ShardError, UserError
+from pipeline.ledger import ledger_path, read, write
 from pipeline.shard_reader import ShardReader
 from train import dataset
 from train.config import Dataset, Loader
@@ -275,10 +274,10 @@ def test_a_bad_shard_is_named_with_its_video_and_what_to_run(settings, tmp_path,
 
 def test_a_ledger_of_other_shards_is_found_out(settings, tmp_path):
     copy = copy_of(settings, tmp_path)
-    path = ledger.ledger_path(copy, "train")
-    table = ledger.read(path)
+    path = ledger_path(copy, "train")
+    table = read(path)
     table.loc[table["status"] == "ok", "crc32"] += 1
-    ledger.write(path, table)
+    write(path, table)
     with pytest.raises(ShardError, match=r"frames with CRC-32 .*, but its ledger says .*; run `make manifests`"):
         everything(source(copy), epoch=0)
 
@@ -306,8 +305,8 @@ HANGING = """
 import sys, threading
 import model
 from pathlib import Path
-from pipeline import cli
-from pipeline.recipe import Preprocess
+from pipeline.common import cli
+from pipeline.common.recipe import Preprocess
 from train.config import Dataset, Loader
 from train.transforms import Map
 from train.dataset import ClipBatches, iterate
@@ -366,6 +365,6 @@ def test_nothing_to_train_on_says_what_to_run(settings, tmp_path):
     empty = dataclasses.replace(settings, manifests=str(tmp_path))
     with pytest.raises(UserError, match=r"train\.csv: no such ledger; run `make manifests preprocess`"):
         read_videos(empty, "train")
-    ledger.write(ledger.ledger_path(empty, "train"), make_ledger(21, "train", bad=(3, 8)))
+    write(ledger_path(empty, "train"), make_ledger(21, "train", bad=(3, 8)))
     with pytest.raises(UserError, match=r"none of its 21 videos is stored; run `make preprocess`"):
         read_videos(empty, "train")

@@ -29,10 +29,10 @@ from make_videos import (
 )
 
 from pipeline import container, decode, second_decoder
+from pipeline.common.recipe import Preprocess
 from pipeline.container import DecodeError, file_crc32, probe
 from pipeline.decode import decode_video
 from pipeline.frames import kept_frames, since_first
-from pipeline.recipe import Preprocess
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Preprocess(fps="source", height=64, width=96)

@@ -20,7 +20,8 @@ from make_training import TinyNetwork, to_the_waiting_thread, write_config
 from mindspore import nn
 
 from model import weights
-from pipeline import cli
+from pipeline.common import cli
+from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_USAGE
 from train import checkpoint, msrun, train, trainer
 from train.batch_norm import RunningStatistics
 
@@ -113,7 +114,7 @@ def died(folder) -> tuple[int, str]:
 
 def test_the_death_of_one_ends_all(died, folder):
     code, said = died
-    assert code == cli.EXIT_RETRY
+    assert code == EXIT_RETRY
     assert said.splitlines()[-1].startswith("error: a process was killed or crashed, and so all were ended; see")
     assert "go on with --resume auto" in said
     for rank in (0, 1):
@@ -148,14 +149,14 @@ def test_one_process_makes_the_same_steps_and_goes_on_where_two_ended(died, fold
 
     monkeypatch.setattr(trainer.Trainer, "_step", step)
     words = ["-c", f"{folder}/tiny.yaml", "--data_loader.train.dataset.batch_size=4"]  # the two had 2 each
-    assert train.main([*words, f"--train.ckpt_path={folder}/alone"]) == cli.EXIT_OK
+    assert train.main([*words, f"--train.ckpt_path={folder}/alone"]) == EXIT_OK
     alone = dict(made)
     for number in range(1, DIES_AT):
         together = np.load(folder / f"rank0-step{number}.npz")
         for name in together.files:
             np.testing.assert_allclose(together[name], alone[number][name], atol=1e-5, rtol=1e-5, err_msg=name)
     made.clear()
-    assert train.main([*words, "--resume", "auto"]) == cli.EXIT_OK
+    assert train.main([*words, "--resume", "auto"]) == EXIT_OK
     assert sorted(made) == [4, 5, 6, 7, 8]
     moved = max(np.abs(alone[8][name] - alone[3][name]).max() for name in alone[8])
     assert moved > 1e-3  # or the comparison would say nothing
@@ -164,7 +165,7 @@ def test_one_process_makes_the_same_steps_and_goes_on_where_two_ended(died, fold
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, cli.EXIT_RETRY), (signal.SIGINT, cli.EXIT_SIGINT)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, EXIT_RETRY), (signal.SIGINT, EXIT_SIGINT)])
 def test_a_signal_ends_all_with_a_checkpoint_and_an_exit_code(tmp_path, number, code):
     write_config(tmp_path, epochs=100_000, eval_epochs=0)
     started = together(tmp_path, "--data_loader.train.dataset.batch_size=4", f"--train.seed={NOBODY_DIES}")
@@ -205,12 +206,12 @@ def test_two_go_on_where_one_ended(tmp_path, monkeypatch, group_size):
         f"--data_loader.train.dataset.batch_size={4 // group_size}",
         f"--data_loader.group_size={group_size}",
     ]
-    assert train.main([*alone, f"--train.ckpt_path={tmp_path}/whole"]) == cli.EXIT_OK
+    assert train.main([*alone, f"--train.ckpt_path={tmp_path}/whole"]) == EXIT_OK
     whole = dict(made)
-    assert train.main([*alone, f"--train.ckpt_path={tmp_path}/runs"]) == cli.EXIT_RETRY
+    assert train.main([*alone, f"--train.ckpt_path={tmp_path}/runs"]) == EXIT_RETRY
     process = together(tmp_path, *words[2:], "--resume", "auto")  # each with 2 clips
     _, said = process.communicate(timeout=150)
-    assert process.returncode == cli.EXIT_OK, said
+    assert process.returncode == EXIT_OK, said
     assert sorted(int(path.stem[-1]) for path in tmp_path.glob("rank0-step*.npz")) == [4, 5, 6, 7, 8]
     (run,) = (tmp_path / "runs" / "tiny").iterdir()
     assert "resuming" in (run / "train.log").read_text()
@@ -226,7 +227,7 @@ def test_a_mistake_keeps_its_exit_code(tmp_path):
     write_config(tmp_path)
     process = together(tmp_path, "--model.num_classes=2")
     _, said = process.communicate(timeout=100)
-    assert process.returncode == cli.EXIT_USAGE and said.rstrip().endswith("mend that first"), said
+    assert process.returncode == EXIT_USAGE and said.rstrip().endswith("mend that first"), said
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ import pytest
 from make_store import make_ledger
 from test_preprocess import files, leftovers, make_inputs, read_ledger
 
-from pipeline import earlier, learned, ledger, local, preprocess, shards
-from pipeline.recipe import Preprocess
-from pipeline.settings import UserError
+from pipeline import earlier, learned, local, preprocess
+from pipeline.common.errors import UserError
+from pipeline.common.recipe import Preprocess
+from pipeline.ledger import ledger_path, read_all, write
+from pipeline.shards import Outcome, ShardWriter, shard_name
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def write_rows(settings, count: int) -> None:
     for row, path in enumerate(table["path"]):
         if path and not (Path(settings.data_root) / path).exists():
             table.loc[row, ["path", "status"]] = ["", "missing"]
-    ledger.write(ledger.ledger_path(settings, "train"), table)
+    write(ledger_path(settings, "train"), table)
 
 
 @pytest.mark.parametrize("count", [10, 13])  # as many shards as before, and one more
@@ -127,10 +129,10 @@ def test_a_rebuild_believes_frames_of_any_plan_before_a_missing(tmp_path):
     settings = Preprocess(store=str(tmp_path), height=1, width=1)
     frame = np.zeros((1, 1, 1, 3), np.uint8)
     for number, (outcome, frames) in enumerate([
-        (shards.Outcome("a", "ok", num_frames=1), frame), (shards.Outcome("a", "missing"), None),
+        (Outcome("a", "ok", num_frames=1), frame), (Outcome("a", "missing"), None),
     ]):  # fmt: skip
-        path = tmp_path / shards.shard_name("train", 0, 2 - number)  # the second is of the plan for one row
-        with shards.ShardWriter(path, settings, "train") as writer:
+        path = tmp_path / shard_name("train", 0, 2 - number)  # the second is of the plan for one row
+        with ShardWriter(path, settings, "train") as writer:
             writer.add(outcome, frames)
     stored = learned.from_shards(settings, "train", 1)
     assert stored.outcomes[["video_id", "status", "shard"]].to_numpy().tolist() == [
@@ -141,7 +143,7 @@ def test_a_rebuild_believes_frames_of_any_plan_before_a_missing(tmp_path):
 def test_nothing_is_set_aside_when_nothing_changed(inputs, tmp_path):
     settings = with_rows(inputs, tmp_path, 9)
     assert preprocess.run(settings) == 0
-    tasks = preprocess.plan_all(ledger.read_all(settings), settings)
+    tasks = preprocess.plan_all(read_all(settings), settings)
     earlier.set_aside(tasks, settings)
     assert not (Path(settings.store) / "earlier").exists()
     assert earlier.with_places(tasks, settings) == tasks

@@ -9,7 +9,7 @@ import pytest
 from mindspore import nn
 
 from model.r2plus1d import mc3_18, r2plus1d_18, r2plus1d_50
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
 from train import export as export_module
 from train.export import ExportError, export
 from train.exported import ExportedError, MindirNetwork, facts_path

@@ -18,11 +18,12 @@ import pytest
 from make_store import frames_of, make_ledger, settings_for
 from make_videos import write_mp4
 
-from pipeline import hdf5, ledger, local, preprocess
+from pipeline import hdf5, local, preprocess
+from pipeline.common.recipe import Preprocess
 from pipeline.encoding import encode
 from pipeline.frames import steady_times
 from pipeline.isolate import Decoded
-from pipeline.recipe import Preprocess
+from pipeline.ledger import ledger_path, read, write
 from pipeline.shard_reader import ShardReader
 
 SIDE_EFFECTS = [
@@ -63,14 +64,14 @@ def prepared(folder: Path, **changes: object) -> Preprocess:
         file = Path(settings.data_root) / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x")
-    ledger.write(ledger.ledger_path(settings, "train"), table)
+    write(ledger_path(settings, "train"), table)
     return settings
 
 
 def result(settings: Preprocess) -> dict[str, bytes]:
     """Every file of the store, and the ledger."""
     files = [path for path in Path(settings.store).glob("*") if path.name != ".lock"]
-    ledgers = [ledger.ledger_path(settings, "train")]
+    ledgers = [ledger_path(settings, "train")]
     return {path.name: path.read_bytes() for path in [*files, *ledgers]}
 
 
@@ -160,7 +161,7 @@ def test_the_ledger_left_unfinished_by_a_killed_run_is_swept_away(
 ) -> None:
     monkeypatch.setattr(local, "Decoder", InstantDecoder)
     settings = prepared(tmp_path)
-    folder = ledger.ledger_path(settings, "train").parent
+    folder = ledger_path(settings, "train").parent
 
     def act(_number: int, _name: str) -> None:
         if list(folder.glob(".*.tmp")):
@@ -185,7 +186,7 @@ def processes_of(folder: Path) -> list[str]:
 
 def test_a_killed_run_leaves_no_decoder_behind(tmp_path: Path) -> None:
     settings = prepared(tmp_path)
-    table = ledger.read(ledger.ledger_path(settings, "train"))
+    table = read(ledger_path(settings, "train"))
     for path in filter(None, table["path"]):
         write_mp4(Path(settings.data_root) / path, num_frames=5)
     seen = tmp_path / "seen"

@@ -11,7 +11,7 @@ import pytest
 from make_driver import make_driver, make_libraries
 
 import train
-from pipeline.settings import Document
+from pipeline.common.settings import Document
 from train import config as configuration
 from train import doctor, gpu, runtime
 from train.check import DeviceError

@@ -21,7 +21,7 @@ import train
 assert train.GPU_FAULT == "", train.GPU_FAULT
 import mindspore as ms
 import numpy as np
-from pipeline.settings import Document
+from pipeline.common.settings import Document
 from model import nthwc
 from model.r2plus1d import VideoResNet
 from train import config, network, runtime

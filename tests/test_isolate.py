@@ -14,8 +14,8 @@ import pytest
 from make_videos import truncate, write_mp4
 
 from pipeline import isolate
+from pipeline.common.recipe import Preprocess
 from pipeline.isolate import Decoded, Decoder, Stopped
-from pipeline.recipe import Preprocess
 from pipeline.schema import STATUSES
 
 TESTS = Path(__file__).parent
@@ -132,7 +132,7 @@ def test_children_die_with_a_killed_parent(tmp_path):
 import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]
 from pathlib import Path
 from pipeline import isolate
-from pipeline.recipe import Preprocess
+from pipeline.common.recipe import Preprocess
 from pipeline.schema import STATUSES
 isolate.ENTRY = "sys.path.insert(0, {str(TESTS)!r}); from hostile import main; main()"
 decoder = isolate.Decoder(Preprocess(height=16, width=20))
@@ -165,7 +165,7 @@ def test_time_for_which_a_run_is_suspended_is_not_the_videos(tmp_path):
 import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]
 from pathlib import Path
 from pipeline import isolate
-from pipeline.recipe import Preprocess
+from pipeline.common.recipe import Preprocess
 from pipeline.schema import STATUSES
 isolate.ENTRY = "sys.path.insert(0, {str(TESTS)!r}); from hostile import main; main()"
 decoder = isolate.Decoder(Preprocess(height=16, width=20, video_timeout_s=2))

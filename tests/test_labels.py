@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from pipeline import classes, labels
-from pipeline.faults import ManifestError
-from pipeline.recipe import Preprocess
+from pipeline.common.recipe import Preprocess
+from pipeline.common.tables import InputError
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "kinetics"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the official label files are not beside the repository")
@@ -98,7 +98,7 @@ def test_one_id_may_have_two_segments_with_two_labels(tmp_path):
 def test_a_video_with_two_labels_or_in_two_splits_is_an_error_that_lists_them(tmp_path):
     write(tmp_path, "train.csv", f"{VAL}zumba,{A},1,11,train\narchery,{A},1,11,train\nzumba,{B},5,15,train\n")
     write(tmp_path, "val.csv", f"{VAL}zumba,{B},5,15,val\nzumba,{A},3,13,val\n")
-    with pytest.raises(ManifestError, match="2 videos have two labels or are in two splits") as error:
+    with pytest.raises(InputError, match="2 videos have two labels or are in two splits") as error:
         load(tmp_path)
     assert sorted(faults(error)) == [(2, "label"), (2, "split"), (3, "label"), (4, "split")]
     assert "'zumba' and 'archery'" in str(error.value) and "'train' and 'val'" in str(error.value)
@@ -120,7 +120,7 @@ def test_footage_of_one_video_in_train_and_val_is_told(tmp_path):
 def test_all_faults_of_all_rows_of_all_files_in_one_report(tmp_path):
     write(tmp_path, "train.csv", f"{VAL}zumba,short,1,11,train\n,{A},9,3,train\nzumba,{B},-1,11,train\n")
     write(tmp_path, "val.csv", f"{VAL}zumba,{A},1,eleven,val\nzumba,{B},inf,11,holdout\n\nzumba,#NAME?,1,11,val\n")
-    with pytest.raises(ManifestError, match="label files: 8 faults") as error:
+    with pytest.raises(InputError, match="label files: 8 faults") as error:
         load(tmp_path)
     assert sorted(faults(error)) == [
         (2, "time_end"), (2, "youtube_id"), (3, "label"), (3, "split"), (3, "time_end"), (3, "time_start"),
@@ -140,18 +140,18 @@ def test_all_faults_of_all_rows_of_all_files_in_one_report(tmp_path):
 )
 def test_only_a_row_without_any_value_is_blank(tmp_path, header, blank, lacking, columns):
     write(tmp_path, "val.csv", f"{header}\n{blank}\n\n{lacking}\n")
-    with pytest.raises(ManifestError) as error:
+    with pytest.raises(InputError) as error:
         load(tmp_path)
     assert set(faults(error)) == {(4, column) for column in columns}
 
 
 def test_times_are_compared_as_they_are_stored(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}zumba,{A},11.9,12.1,val\nzumba,{A},12.2,12.9,val\nzumba,{A},-0.5,9,val\n")
-    with pytest.raises(ManifestError, match="got '12.9', expected seconds, more than time_start once") as error:
+    with pytest.raises(InputError, match="got '12.9', expected seconds, more than time_start once") as error:
         load(tmp_path)
     assert faults(error) == [(3, "time_end"), (4, "time_start")]
     write(tmp_path, "val.csv", f"path,label\n{A}_000001_000011.mp4,x\n{B}_000012_000012.mp4,x\n")
-    with pytest.raises(ManifestError) as error:
+    with pytest.raises(InputError) as error:
         load(tmp_path)
     assert faults(error) == [(3, "path")]
 
@@ -171,7 +171,7 @@ def test_times_are_compared_as_they_are_stored(tmp_path):
 )
 def test_a_file_that_is_no_label_file_is_one_clear_line(tmp_path, text, said):
     write(tmp_path, "val.csv", text)
-    with pytest.raises(ManifestError, match=said) as error:
+    with pytest.raises(InputError, match=said) as error:
         load(tmp_path)
     assert len(str(error.value).splitlines()) == 1
 
@@ -179,24 +179,24 @@ def test_a_file_that_is_no_label_file_is_one_clear_line(tmp_path, text, said):
 def test_an_encoding_of_old_spreadsheets_is_named_with_its_line(tmp_path):
     text = f"{VAL}zumba,{A},1,11,val\nfölen,{B},1,11,val\n"
     (tmp_path / "val.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ManifestError, match=r"val\.csv:3: not UTF-8; save it as that"):
+    with pytest.raises(InputError, match=r"val\.csv:3: not UTF-8; save it as that"):
         load(tmp_path)
 
 
 def test_no_label_file_at_all(tmp_path):
     write(tmp_path, "prices.csv", "what,price\ntea,3\n")
-    with pytest.raises(ManifestError, match="no label CSV here or in annotations/"):
+    with pytest.raises(InputError, match="no label CSV here or in annotations/"):
         load(tmp_path)
-    with pytest.raises(ManifestError, match="preprocess.labels: no such file: gone.csv"):
+    with pytest.raises(InputError, match="preprocess.labels: no such file: gone.csv"):
         load(tmp_path, labels=("gone.csv",))
-    with pytest.raises(ManifestError, match="data_root is not set"):
+    with pytest.raises(InputError, match="data_root is not set"):
         labels.load(Preprocess(dataset="k", manifests=str(tmp_path)))
 
 
 def test_two_files_for_one_split_must_be_named(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}zumba,{A},1,11,val\n")
     write(tmp_path, "annotations/val.csv", f"{VAL}zumba,{B},1,11,val\n")
-    with pytest.raises(ManifestError, match="two label files for split val"):
+    with pytest.raises(InputError, match="two label files for split val"):
         load(tmp_path)
     assert len(load(tmp_path, labels=("val.csv", "annotations/val.csv")).table) == 2
 
@@ -224,13 +224,13 @@ def test_a_part_of_kinetics400_keeps_the_official_ids(tmp_path):
 
 def test_a_misspelt_kinetics400_label_is_an_error_not_a_renumbering(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}zumbaa,{A},1,11,val\nabseiling,{B},1,11,val\n")
-    with pytest.raises(ManifestError, match="'zumbaa' .nearest: 'zumba'"):
+    with pytest.raises(InputError, match="'zumbaa' .nearest: 'zumba'"):
         load(tmp_path, "kinetics400")
 
 
 def test_another_release_under_the_name_kinetics400_is_told_to_take_a_name_of_its_own(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}zumba,{A},1,11,val\nadjusting glasses,{B},1,11,val\n")
-    with pytest.raises(ManifestError, match="set --preprocess.dataset to a name of your own, such as kinetics600"):
+    with pytest.raises(InputError, match="set --preprocess.dataset to a name of your own, such as kinetics600"):
         load(tmp_path, "kinetics400")
     assert load(tmp_path, "kinetics600").table["label_id"].tolist() == [1, 0]
 
@@ -260,14 +260,14 @@ def test_own_videos_whose_folder_says_the_split(tmp_path):
 
 def test_own_paths_that_leave_data_root_are_faults(tmp_path):
     write(tmp_path, "train.csv", "path,label\n../a.mp4,x\n/etc/b.mp4,x\nc/../../d.mp4,x\nok.mp4,x\n")
-    with pytest.raises(ManifestError) as error:
+    with pytest.raises(InputError) as error:
         load(tmp_path)
     assert faults(error) == [(2, "path"), (3, "path"), (4, "path")]
 
 
 def test_own_files_that_come_to_one_id_are_faults(tmp_path):
     write(tmp_path, "train.csv", "path,label\na b.mp4,x\na_b.mp4,x\n")
-    with pytest.raises(ManifestError, match="rename one"):
+    with pytest.raises(InputError, match="rename one"):
         load(tmp_path)
 
 
@@ -287,7 +287,7 @@ def test_a_list_with_a_label_map_and_one_without(tmp_path):
     write(tmp_path, "label_map_x.txt", "zero\none\ntwo\n")
     assert load(tmp_path, labels=("val.txt",)).table["label"].tolist() == ["zero", "two"]
     write(tmp_path, "val.txt", "a.mp4 0\nb.mp4 9\n")
-    with pytest.raises(ManifestError) as error:
+    with pytest.raises(InputError) as error:
         load(tmp_path, labels=("val.txt",))
     assert faults(error) == [(2, "label_id")]
 

@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from make_ledgers import IDS, ROWS, command, label_file, recipe_of, touch
 
-from pipeline import cli, layout
+from pipeline import layout
 from pipeline.build import build, join
+from pipeline.common.errors import EXIT_OK
+from pipeline.common.tables import InputError
 from pipeline.container import DecodeError
 from pipeline.decode import decode_video
-from pipeline.faults import ManifestError
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_a_replacement_video_goes_before_the_corrupt_one(root):
 def test_what_no_label_row_names_is_listed_apart(root):
     touch(root, f"val/{IDS[0]}.mp4", "val/-aaaaaaaaaa_000007_000017.mp4", "train/eeeeeeeeeee_000001_000011.mkv",
           "val/holiday.mp4", "x/fffffffffff_000001_000011", "readme.txt", "README", f"{IDS[1]}.mp4.part")  # fmt: skip
-    assert command(root) == cli.EXIT_OK
+    assert command(root) == EXIT_OK
     folder = root.parent / "ledgers" / "kinetics400"
     extra = {path.name: pd.read_csv(path)["path"].tolist() for path in folder.glob("*.extra.csv")}
     assert extra == {
@@ -93,7 +94,7 @@ def test_what_no_label_row_names_is_listed_apart(root):
     why = pd.read_csv(folder / "val.extra.csv")["reason"].tolist()
     assert why == ["the label files have its id with other times: 1-11", "not named {youtube_id}_{start}_{end}"]
     (root / "x/fffffffffff_000001_000011").unlink()
-    assert command(root) == cli.EXIT_OK
+    assert command(root) == EXIT_OK
     assert not (folder / "other.extra.csv").exists()
 
 
@@ -139,7 +140,7 @@ def test_no_path_leaves_data_root(root, tmp_path):
 def test_a_split_folder_that_is_a_symlink_out_of_data_root_is_told_with_what_to_do(root, tmp_path):
     touch(tmp_path / "fast" / "val", *(f"{name}.mp4" for name in IDS))
     (root / "val").symlink_to(tmp_path / "fast" / "val")
-    with pytest.raises(ManifestError, match="none of the 6 videos") as error:
+    with pytest.raises(InputError, match="none of the 6 videos") as error:
         build(recipe_of(root))
     told = [line for line in str(error.value).splitlines() if "val (symlink out of data_root)" in line]
     assert len(told) == 1 and "set data_root to the real folder" in told[0]
@@ -151,7 +152,7 @@ def test_file_names_that_a_ledger_cannot_hold(root):
     touch(root, f"val/{IDS[0]}.mp4")
     for name in (b"a\nb.mp4", b"\xff\xfe.mp4", b"back\\slash.mp4"):
         os.close(os.open(os.fsencode(root / "val") + b"/" + name, os.O_CREAT))
-    assert command(root) == cli.EXIT_OK
+    assert command(root) == EXIT_OK
     lines = (root.parent / "ledgers/kinetics400/val.extra.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 4 and lines[1].startswith("val/\\udcff")
 

@@ -8,10 +8,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from make_ledgers import IDS, ROWS, command, ledger_bytes, recipe_of, touch, val
 
-from pipeline import ledger
 from pipeline.build import build
 from pipeline.classes import KINETICS400, read_names
-from pipeline.faults import ManifestError
+from pipeline.common.tables import InputError
+from pipeline.ledger import blank, class_names, identity, ledger_path, read, read_part, write
 from pipeline.schema import BAD_STATUSES, COLUMNS
 
 
@@ -35,7 +35,7 @@ def test_one_row_a_label_row_sorted_with_the_official_ids(root):
 def test_all_faults_of_a_ledger_in_one_report(root, capsys):
     touch(root, f"val/{IDS[0]}.mp4")
     command(root)
-    path = ledger.ledger_path(recipe_of(root), "val")
+    path = ledger_path(recipe_of(root), "val")
     table = pd.read_csv(path, dtype=str, na_filter=False)
     table.loc[0, ["status", "path"]] = ["lost", "../x.mp4"]
     table.loc[1, "source_fps"] = "fast"
@@ -44,7 +44,7 @@ def test_all_faults_of_a_ledger_in_one_report(root, capsys):
     table.loc[4, "video_id"] = table.loc[5, "video_id"]
     table.to_csv(path, index=False)
     capsys.readouterr()
-    with pytest.raises(ManifestError) as error:
+    with pytest.raises(InputError) as error:
         command(root, "--check", "--json")
     found = {(fault.row, fault.column) for fault in error.value.faults}
     assert found >= {
@@ -59,10 +59,10 @@ def test_all_faults_of_a_ledger_in_one_report(root, capsys):
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\xff\xfe\x00"])
 def test_what_is_no_ledger(tmp_path, text):
     (tmp_path / "x.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ManifestError, match="not a ledger"):
-        ledger.read(tmp_path / "x.csv")
-    with pytest.raises(ManifestError, match="no such ledger; run `make manifests`"):
-        ledger.read(tmp_path / "gone.csv")
+    with pytest.raises(InputError, match="not a ledger"):
+        read(tmp_path / "x.csv")
+    with pytest.raises(InputError, match="no such ledger; run `make manifests`"):
+        read(tmp_path / "gone.csv")
 
 
 FLOATS = st.floats(min_value=0, max_value=1e6, allow_nan=False)
@@ -80,13 +80,13 @@ def test_what_is_written_is_read_and_written_again_the_same(tmp_path, learned):
         {"video_id": IDS[: len(rows)], "youtube_id": [row[1] for row in rows], "time_start": [row[2] for row in rows],
          "time_end": [row[3] for row in rows], "label": "", "label_id": -1, "split": "test", "path": "x.mp4"}
     )  # fmt: skip
-    table = pd.concat([table, ledger.blank(len(rows))], axis=1)
+    table = pd.concat([table, blank(len(rows))], axis=1)
     table["status"], table["reason"] = [row[0] for row in learned], [row[1] for row in learned]
     table["source_fps"], table["source_bytes"] = [row[2] for row in learned], [row[3] for row in learned]
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
-    ledger.write(one, table)
-    back = ledger.read(one)
-    ledger.write(two, back)
+    write(one, table)
+    back = read(one)
+    write(two, back)
     assert one.read_bytes() == two.read_bytes()
     expected = table.sort_values("video_id", ignore_index=True)
     for name in COLUMNS:
@@ -96,14 +96,14 @@ def test_what_is_written_is_read_and_written_again_the_same(tmp_path, learned):
 def test_a_part_is_that_part_of_the_whole_and_no_less_strict_about_numbers(root):
     touch(root, *(f"val/{name}.mp4" for name in IDS[:4]))
     command(root)
-    path = ledger.ledger_path(recipe_of(root), "val")
+    path = ledger_path(recipe_of(root), "val")
     names = ["video_id", "label_id", "status", "num_frames"]
-    pd.testing.assert_frame_equal(ledger.read_part(path, names), ledger.read(path)[names])
+    pd.testing.assert_frame_equal(read_part(path, names), read(path)[names])
     table = pd.read_csv(path, dtype=str, na_filter=False)
     table.loc[1, "num_frames"] = "many"
     table.to_csv(path, index=False)
-    with pytest.raises(ManifestError) as caught:
-        ledger.read_part(path, names)
+    with pytest.raises(InputError) as caught:
+        read_part(path, names)
     assert any(fault.row == 3 and fault.value == "many" for fault in caught.value.faults)
 
 
@@ -111,11 +111,11 @@ def test_an_invalid_table_is_not_written(root):
     touch(root, f"val/{IDS[0]}.mp4")
     command(root)
     before = ledger_bytes(root)
-    path = ledger.ledger_path(recipe_of(root), "val")
-    table = ledger.read(path)
+    path = ledger_path(recipe_of(root), "val")
+    table = read(path)
     table.loc[0, "status"] = "lost"
-    with pytest.raises(ManifestError):
-        ledger.write(path, table)
+    with pytest.raises(InputError):
+        write(path, table)
     assert ledger_bytes(root) == before
     assert not list(path.parent.glob(".*.tmp"))
 
@@ -123,12 +123,12 @@ def test_an_invalid_table_is_not_written(root):
 def test_class_names_and_identity(root):
     touch(root, *(f"val/{name}.mp4" for name in IDS[:4]))
     table = build(recipe_of(root))["val"]
-    names = ledger.class_names(table)
+    names = class_names(table)
     assert len(names) == 400 and names[399] == "zumba" and names[0] == ""
-    said = ledger.identity("kinetics400", table, ("pending",))
+    said = identity("kinetics400", table, ("pending",))
     assert said.startswith("k400-val@") and said.endswith(" (4 of 6)")
-    assert said != ledger.identity("kinetics400", table.assign(label="zumba"), ("pending",))
+    assert said != identity("kinetics400", table.assign(label="zumba"), ("pending",))
     shuffled = table.sample(frac=1, random_state=0)
-    assert said == ledger.identity("kinetics400", shuffled, ("pending",))
-    with pytest.raises(ManifestError, match="different class lists"):
-        ledger.class_names(table, table.assign(label="other"))
+    assert said == identity("kinetics400", shuffled, ("pending",))
+    with pytest.raises(InputError, match="different class lists"):
+        class_names(table, table.assign(label="other"))

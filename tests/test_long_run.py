@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from make_training import TinyNetwork, write_config
 
-from pipeline.cli import EXIT_OK
+from pipeline.common.errors import EXIT_OK
 from train import train, trainer
 
 

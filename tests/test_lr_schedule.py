@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.settings import Document, UserError
+from pipeline.common.errors import UserError
+from pipeline.common.settings import Document
 from train.config import LearningRate, load
 from train.lr_schedule import learning_rates
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli
+from pipeline.common.errors import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM, EXIT_USAGE
 from train import msrun
 
 
@@ -21,20 +21,20 @@ def leave(folder: Path, rank: int, code: int, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("of_msrun", "codes", "asked", "expected", "said"),
     [
-        (0, [0, 0], [], cli.EXIT_OK, ""),
+        (0, [0, 0], [], EXIT_OK, ""),
         (
             1,
             [0, 75],
             [signal.SIGTERM],
-            cli.EXIT_RETRY,
+            EXIT_RETRY,
             "process 1 ended with exit code 75; see logs/worker_1.log; go on",
         ),
-        (1, [130, 130], [signal.SIGINT], cli.EXIT_SIGINT, "process 0 ended with exit code 130"),
-        (1, [70], [], cli.EXIT_NOT_FINITE, "mend that first"),
-        (1, [2], [], cli.EXIT_USAGE, "process 0 ended with exit code 2; see logs/worker_0.log; mend that first"),
-        (1, [], [], cli.EXIT_RETRY, "error: a process was killed or crashed, and so all were ended; see logs/*.log"),
-        (1, [], [signal.SIGTERM], cli.EXIT_SIGTERM, ""),
-        (1, [], [signal.SIGTERM, signal.SIGINT], cli.EXIT_SIGINT, ""),
+        (1, [130, 130], [signal.SIGINT], EXIT_SIGINT, "process 0 ended with exit code 130"),
+        (1, [70], [], EXIT_NOT_FINITE, "mend that first"),
+        (1, [2], [], EXIT_USAGE, "process 0 ended with exit code 2; see logs/worker_0.log; mend that first"),
+        (1, [], [], EXIT_RETRY, "error: a process was killed or crashed, and so all were ended; see logs/*.log"),
+        (1, [], [signal.SIGTERM], EXIT_SIGTERM, ""),
+        (1, [], [signal.SIGTERM, signal.SIGINT], EXIT_SIGINT, ""),
     ],
 )
 def test_the_first_process_that_fails_gives_the_exit_code(

@@ -6,7 +6,7 @@ import pytest
 from mindspore import nn
 
 from model import weights
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
 from train.config import Model, Optimizer
 from train.network import NETWORKS, build_network
 from train.step import Loss, TrainStep, make_optimizer

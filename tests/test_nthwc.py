@@ -10,7 +10,7 @@ from mindspore import nn
 
 from model import nthwc, weights
 from model.r2plus1d import mc3_18, r2plus1d_18, r2plus1d_50, r3d_18
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
 from train import checkpoint, export
 from train import network as network_module
 from train.config import Model, Optimizer

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe import Preprocess
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
+from pipeline.common.recipe import Preprocess
 from train.origin import check_class_names, warn_of_other_frames
 
 PATH = Path("runs/x/ckpt/best.ckpt")

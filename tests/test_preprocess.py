@@ -19,10 +19,11 @@ import pytest
 from make_store import make_format_1, make_ledger, settings_for
 from make_videos import read_number, write_mp4
 
-from pipeline import ledger, local, preprocess
-from pipeline.lock import LockedError, locked
-from pipeline.recipe import Preprocess
-from pipeline.settings import UserError
+from pipeline import local, preprocess
+from pipeline.common.errors import UserError
+from pipeline.common.locking import LockedError, locked
+from pipeline.common.recipe import Preprocess
+from pipeline.ledger import ledger_path, read, write
 from pipeline.shard_reader import ShardReader
 from pipeline.shards import read_outcomes
 
@@ -38,12 +39,12 @@ def make_inputs(folder: Path, num_videos: int = 9, **changes: object) -> Preproc
         if path:
             write_mp4(Path(settings.data_root) / path, 6 + number, 30, (32, 64), first=10 * number)
     (Path(settings.data_root) / table["path"][4]).write_bytes(b"no video")
-    ledger.write(ledger.ledger_path(settings, "train"), table)
+    write(ledger_path(settings, "train"), table)
     return settings
 
 
 def read_ledger(settings):
-    return ledger.read(ledger.ledger_path(settings, "train")).set_index("video_id")
+    return read(ledger_path(settings, "train")).set_index("video_id")
 
 
 def files(settings) -> dict[str, bytes]:
@@ -150,10 +151,10 @@ def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturb
     root = tmp_path / "data"
     shutil.copytree(inputs.data_root, root)
     settings = Preprocess(**{**settings.__dict__, "data_root": str(root)})
-    table = ledger.read(ledger.ledger_path(settings, "train"))
+    table = read(ledger_path(settings, "train"))
     table.loc[2, "path"] = f"train/{table.loc[2, 'video_id']}.mp4"
     table.loc[2, "status"] = "pending"
-    ledger.write(ledger.ledger_path(settings, "train"), table)
+    write(ledger_path(settings, "train"), table)
     write_mp4(root / table.loc[2, "path"], 8, 30, (32, 64), first=20)
     assert preprocess.run(settings) == 0
     after = read_ledger(settings)
@@ -244,7 +245,7 @@ def test_a_dry_run_says_what_comes_first_and_writes_nothing(inputs, tmp_path, ca
     first, *actions = capsys.readouterr().out.splitlines()
     assert first == "train: 9 videos, 8 to decode, 3 shards to write"
     assert len(actions) == 3
-    for task, action in zip(preprocess.plan(ledger.read(ledger.ledger_path(settings, "train")), settings, "train"),
+    for task, action in zip(preprocess.plan(read(ledger_path(settings, "train")), settings, "train"),
                             actions, strict=True):  # fmt: skip
         assert action == f"  {task.path}: {len(task.videos)} videos, first {task.videos[0].video_id}"
     assert not Path(settings.store).exists()
@@ -367,7 +368,7 @@ def test_few_open_files_are_enough(inputs, undisturbed, tmp_path):
 def test_a_folder_that_may_not_be_written_ends_in_exit_code_74(inputs, undisturbed, tmp_path, folder):
     settings = moved(inputs, tmp_path)
     Path(settings.store).mkdir()
-    closed = Path(settings.store) if folder == "store" else ledger.ledger_path(settings, "train").parent
+    closed = Path(settings.store) if folder == "store" else ledger_path(settings, "train").parent
     closed.chmod(0o500)
     before = files(settings)
     run = subprocess.run(

@@ -13,8 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline import ledger, manifests, preprocess, recipe
-from pipeline.settings import Document
+from pipeline import ledger, manifests, preprocess
+from pipeline.common import recipe
+from pipeline.common.settings import Document
 from pipeline.shard_reader import ShardReader
 
 ROOT = Path(__file__).parents[1]

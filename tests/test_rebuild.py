@@ -3,12 +3,14 @@ import pandas as pd
 import pytest
 from make_ledgers import IDS, OUTCOMES, command, ledger_bytes, recipe_of, touch, val, write_shards
 
-from pipeline import cli, ledger, shards
 from pipeline.build import build, join
-from pipeline.faults import ManifestError
+from pipeline.common.errors import EXIT_OK
+from pipeline.common.recipe import Preprocess
+from pipeline.common.tables import InputError
 from pipeline.learned import RETRY
-from pipeline.recipe import Preprocess
+from pipeline.ledger import fill, ledger_path, read, write
 from pipeline.schema import LEARNED, STORED
+from pipeline.shards import Outcome, ShardWriter
 
 
 @pytest.fixture
@@ -28,13 +30,13 @@ def test_a_rebuild_writes_the_bytes_that_preprocess_wrote(preprocessed):
     assert table.loc[IDS, "status"].tolist() == ["ok", "timeout", "ok", "unreadable", "missing", "ok"]
     assert table.loc[IDS[1], "reason"] == "60 s were not enough"
     assert (table.loc[[IDS[0], IDS[2], IDS[5]], "offset"] > 0).all()
-    assert command(preprocessed) == cli.EXIT_OK
+    assert command(preprocessed) == EXIT_OK
     assert ledger_bytes(preprocessed) == written
     for path in (preprocessed.parent / "ledgers" / "kinetics400").iterdir():
         path.unlink()
     (preprocessed.parent / "ledgers" / "kinetics400").rmdir()
     (preprocessed.parent / "ledgers").rmdir()
-    assert command(preprocessed) == cli.EXIT_OK
+    assert command(preprocessed) == EXIT_OK
     assert ledger_bytes(preprocessed) == written
 
 
@@ -55,7 +57,7 @@ def test_label_files_and_shards_without_videos(preprocessed):
 def test_what_was_learned_is_kept_without_its_shard_except_that_it_is_stored(preprocessed):
     for path in (preprocessed.parent / "store").iterdir():
         path.unlink()
-    with pytest.raises(ManifestError, match="3 videos are ok, and their shards are not in"):
+    with pytest.raises(InputError, match="3 videos are ok, and their shards are not in"):
         command(preprocessed, "--check")
     built = join(recipe_of(preprocessed))
     table = built.ledgers["val"].set_index("video_id")
@@ -66,23 +68,23 @@ def test_what_was_learned_is_kept_without_its_shard_except_that_it_is_stored(pre
 
 
 def test_a_timeout_is_forgotten_only_when_asked(preprocessed):
-    assert command(preprocessed, "--forget", "timeout") == cli.EXIT_OK
+    assert command(preprocessed, "--forget", "timeout") == EXIT_OK
     table = val(preprocessed)
     assert table.loc[IDS[1], "status"] == "pending" and table.loc[IDS[1], "reason"].startswith(RETRY)
     assert table.loc[IDS[3], "status"] == "unreadable"
     written = ledger_bytes(preprocessed)
-    assert command(preprocessed) == cli.EXIT_OK
+    assert command(preprocessed) == EXIT_OK
     assert ledger_bytes(preprocessed) == written, "the shard's old word must not come back"
     write_shards(preprocessed, {**OUTCOMES, 1: ("ok", "")})
-    assert command(preprocessed) == cli.EXIT_OK
+    assert command(preprocessed) == EXIT_OK
     assert val(preprocessed).loc[IDS[1], ["status", "reason"]].tolist() == ["ok", ""]
 
 
 def test_a_bad_file_that_was_replaced_is_tried_again(preprocessed):
-    path = ledger.ledger_path(recipe_of(preprocessed), "val")
-    table = ledger.read(path)
+    path = ledger_path(recipe_of(preprocessed), "val")
+    table = read(path)
     table.loc[table["video_id"] == IDS[3], "source_bytes"] = 777
-    ledger.write(path, table)
+    write(path, table)
     for shard in (preprocessed.parent / "store").iterdir():
         shard.unlink()
     assert build(recipe_of(preprocessed))["val"].set_index("video_id").loc[IDS[3], "status"] == "pending"
@@ -98,8 +100,8 @@ def test_shards_that_are_not_ours_are_left_out_and_told(preprocessed):
     store = preprocessed.parent / "store"
     (store / "val-00000-of-00002.h5").write_bytes(b"\x89HDF rubbish")
     other = recipe_of(preprocessed, fps=30.0)
-    with shards.ShardWriter(store / "val-00007-of-00009.h5", other, "val") as writer:
-        writer.add(shards.Outcome(IDS[4], "crash"))
+    with ShardWriter(store / "val-00007-of-00009.h5", other, "val") as writer:
+        writer.add(Outcome(IDS[4], "crash"))
     built = join(recipe_of(preprocessed))
     said = "\n".join(built.verdict)
     assert "val-00000-of-00002.h5: not a whole shard" in said
@@ -111,19 +113,19 @@ def test_shards_that_are_not_ours_are_left_out_and_told(preprocessed):
 
 def test_a_broken_ledger_is_kept_aside_and_rebuilt(preprocessed):
     written = ledger_bytes(preprocessed)
-    path = ledger.ledger_path(recipe_of(preprocessed), "val")
+    path = ledger_path(recipe_of(preprocessed), "val")
     path.write_text(path.read_text().replace("timeout", "tmeout"))
     broken = path.read_bytes()
-    assert command(preprocessed) == cli.EXIT_OK
+    assert command(preprocessed) == EXIT_OK
     assert path.with_name("val.broken.csv").read_bytes() == broken
     path.with_name("val.broken.csv").unlink()
     assert ledger_bytes(preprocessed) == written
 
 
 def test_fill_refuses_what_is_not_in_the_ledger_or_is_there_twice(preprocessed):
-    table = ledger.read(ledger.ledger_path(recipe_of(preprocessed), "val"))
+    table = read(ledger_path(recipe_of(preprocessed), "val"))
     told = table[["video_id", *LEARNED]]
-    with pytest.raises(ManifestError, match="not in the ledger: zzz"):
-        ledger.fill(table, told.head(1).assign(video_id="zzz"))
-    with pytest.raises(ManifestError, match="in two shards"):
-        ledger.fill(table, pd.concat([told.head(1)] * 2))
+    with pytest.raises(InputError, match="not in the ledger: zzz"):
+        fill(table, told.head(1).assign(video_id="zzz"))
+    with pytest.raises(InputError, match="in two shards"):
+        fill(table, pd.concat([told.head(1)] * 2))

@@ -3,7 +3,8 @@ import logging
 
 import pytest
 
-from pipeline.settings import Document, UserError
+from pipeline.common.errors import UserError
+from pipeline.common.settings import Document
 from train import config
 from train.report import series
 from train.run_folder import RunFolder, read_metrics

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import sample
-from pipeline.lock import LockedError
+from pipeline.common.errors import UserError
+from pipeline.common.locking import LockedError
 from pipeline.motion import CLASSES, draw_motion, motion_frames
-from pipeline.settings import UserError
 
 TINY = {"train": 2, "val": 1, "test": 1}
 ARGUMENTS = ["--train=2", "--val=1", "--test=1", "--jobs=1"]

@@ -19,7 +19,8 @@ import yaml
 from make_store import make_split, settings_for
 from make_training import TinyNetwork
 
-from pipeline.settings import Document, SettingsError, UserError, to_plain
+from pipeline.common.errors import UserError
+from pipeline.common.settings import Document, SettingsError, to_plain
 from train import evaluate, export, infer, pretrained, runtime, train, trainer
 from train.augment import Normalize
 from train.config import Config, load

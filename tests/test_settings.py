@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import recipe
-from pipeline.settings import Document, NonNegativeFloat, PositiveInt, SettingsError, build, to_plain
+from pipeline.common import recipe
+from pipeline.common.settings import Document, NonNegativeFloat, PositiveInt, SettingsError, build, to_plain
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from make_store import edited, frames_of, make_format_1, renumber, settings_for
 
 from pipeline import seal
+from pipeline.common.errors import ShardError
 from pipeline.direct import DirectFile
 from pipeline.shard_reader import ShardReader
-from pipeline.shards import Outcome, ShardError, ShardWriter, read_account, read_outcomes, shard_name
+from pipeline.shards import Outcome, ShardWriter, read_account, read_outcomes, shard_name
 
 IDS = ("-abcdefghij_000001_000011", "with space", "é_1", "zzz")
 LENGTHS = (12, 1, 5, 30)

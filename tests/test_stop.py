@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM
+from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM
 
 # The main thread is in C for some seconds, as it is while a graph runs; Python's own handlers would have to wait.
 PROGRAM = """

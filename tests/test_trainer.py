@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from make_training import NORMALIZE, TinyNetwork, signalling, to_the_waiting_thread, write_config
 
-from pipeline.cli import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT
-from pipeline.settings import Document, UserError
+from pipeline.common.errors import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT, UserError
+from pipeline.common.settings import Document
 from train import checkpoint, dropout, report, train, trainer
 from train.config import load
 from train.dataset import ClipBatches

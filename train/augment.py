@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
 from train.transforms import Map
 
 

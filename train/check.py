@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import train
-from pipeline import cli
-from pipeline.settings import UserError
+from pipeline.common import cli
+from pipeline.common.errors import EXIT_OK, UserError
 from train.config import SECTION_CLASSES, Config, load
 
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     check_request(load(document))
     if args.ckpt and not Path(args.ckpt).is_file():
         raise UserError(f"{args.ckpt}: no such checkpoint")
-    return cli.EXIT_OK
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import mindspore as ms
 from mindspore import Parameter, nn
 
 from model import weights
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
 from train import weight_files
 
 log = logging.getLogger(__name__)

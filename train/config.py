@@ -12,8 +12,8 @@ import typing
 from dataclasses import dataclass, field, is_dataclass
 from typing import Annotated, Literal
 
-from pipeline import recipe
-from pipeline.settings import (
+from pipeline.common import recipe
+from pipeline.common.settings import (
     Document,
     Fraction,
     NonNegativeFloat,

@@ -17,8 +17,9 @@ import mindspore as ms
 import numpy as np
 
 from model import weights
-from pipeline import cli
-from pipeline.settings import UserError, build
+from pipeline.common import cli
+from pipeline.common.errors import EXIT_OK, UserError
+from pipeline.common.settings import build
 from train import checkpoint, pretrained, weight_files
 from train.config import Model, Train
 from train.network import build_network
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     args, document = cli.parse(parser, argv)
     cli.set_up_logging()
     print(convert(args.source, args.target, build(Model, document, "model"), build(Train, document, "train")))
-    return cli.EXIT_OK
+    return EXIT_OK
 
 
 if __name__ == "__main__":

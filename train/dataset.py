@@ -24,9 +24,8 @@ import mindspore.dataset as ms_dataset
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.hdf5 import ShardError
-from pipeline.recipe import Preprocess
-from pipeline.settings import UserError
+from pipeline.common.errors import ShardError, UserError
+from pipeline.common.recipe import Preprocess
 from pipeline.shard_reader import ShardReader
 from train import order
 from train.clip_sampling import as_ranges

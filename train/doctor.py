@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Literal
 
 import model
-from pipeline import cli, hdf5
+from pipeline.common import cli
+from pipeline.common.errors import EXIT_OK, EXIT_USAGE
+from pipeline.hdf5 import h5py
 from train import GPU_FAULT, gpu
 from train.config import SECTION_CLASSES, Config, load
 
@@ -40,7 +42,7 @@ def examine(config: Config) -> Iterator[Finding]:
     """Look at everything, one finding after the other."""
     yield _versions()
     yield _onednn()
-    yield Finding("HDF5", "ok", f"{hdf5.h5py.version.hdf5_version}, h5py {hdf5.h5py.__version__}")
+    yield Finding("HDF5", "ok", f"{h5py.version.hdf5_version}, h5py {h5py.__version__}")
     yield _decord()
     yield from _gpu(asked_for=config.device_target == "GPU")
     yield _processors()
@@ -168,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     for finding in examine(load(document)):
         print(f"{finding.what:18} {finding.state:8} {finding.said}")
         missing += finding.state == "missing"
-    return cli.EXIT_USAGE if missing else cli.EXIT_OK
+    return EXIT_USAGE if missing else EXIT_OK
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
-from pipeline import cli
+from pipeline.common import cli
+from pipeline.common.errors import EXIT_OK
 from train import checkpoint, runtime
 from train.config import SECTION_CLASSES, Config, load
 from train.dataset import ClipBatches, iterate
@@ -131,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     else:
         print(f"{source.videos.identity} has no labels: predictions only -> {written.with_suffix('.csv')}")
-    return cli.EXIT_OK
+    return EXIT_OK
 
 
 if __name__ == "__main__":

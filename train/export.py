@@ -25,8 +25,9 @@ from mindspore import nn
 from numpy.typing import NDArray
 
 from model.r2plus1d import VideoResNet
-from pipeline import cli
-from pipeline.settings import UserError, to_plain
+from pipeline.common import cli
+from pipeline.common.errors import EXIT_OK, EXIT_UNEXPECTED, UserError
+from pipeline.common.settings import to_plain
 from train import checkpoint, onnx_graph, pretrained, runtime
 from train.config import SECTION_CLASSES, Config, load
 from train.exported import facts_path
@@ -45,7 +46,7 @@ Shape = tuple[int | None, int, int, int, int]
 class ExportError(UserError):
     """The exported file does not compute what the network does."""
 
-    exit_code = cli.EXIT_UNEXPECTED
+    exit_code = EXIT_UNEXPECTED
 
 
 def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> float:
@@ -171,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         checked = f"reloaded and run: largest difference {export(network, shape, path, facts):.1e}"
     size_mb = path.stat().st_size / 1e6
     print(f"{path}: {size_mb:.1f} MB, input {list(shape)}, {checked}")
-    return cli.EXIT_OK
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from pipeline.settings import UserError, to_plain
+from pipeline.common.errors import UserError
+from pipeline.common.settings import to_plain
 from train.config import Config
 
 

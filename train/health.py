@@ -10,8 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.cli import EXIT_NOT_FINITE
-from pipeline.settings import UserError
+from pipeline.common.errors import EXIT_NOT_FINITE, UserError
 
 log = logging.getLogger(__name__)
 

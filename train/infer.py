@@ -15,10 +15,11 @@ from mindspore import Tensor
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pipeline import classes, cli
+from pipeline import classes
+from pipeline.common import cli
+from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.container import DecodeError
 from pipeline.decode import decode_video
-from pipeline.settings import UserError
 from train import checkpoint, runtime
 from train.config import SECTION_CLASSES, Config, load
 from train.metrics import log_softmax
@@ -99,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     gif = Path(config.infer.output_dir) / f"{video_path.stem}.gif"
     write_gif(gif, video.frames, f"{lines[0][0]}  {lines[0][1]:.2f}", video.fps)
     print(f"picture: {gif}")
-    return cli.EXIT_OK
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
 from train.config import LearningRate
 
 

@@ -19,11 +19,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline import cli
+from pipeline.common import cli
+from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM, EXIT_UNEXPECTED
 from train.stop import SIGNALS, end_with_parent
 
 _NOTES = "KINETICS_R2PLUS1D_NOTES"  # the folder where the processes note what they are and how they end
-_SAVED = (cli.EXIT_RETRY, cli.EXIT_SIGINT)
+_SAVED = (EXIT_RETRY, EXIT_SIGINT)
 
 
 @contextlib.contextmanager
@@ -37,10 +38,10 @@ def noted() -> Iterator[None]:
         return
     note = Path(os.environ[_NOTES], os.environ["RANK_ID"])
     note.with_suffix(".pid").write_text(str(os.getpid()))
-    code = cli.EXIT_UNEXPECTED
+    code = EXIT_UNEXPECTED
     try:
         yield
-        code = cli.EXIT_OK
+        code = EXIT_OK
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else code
         raise
@@ -92,19 +93,19 @@ def start(program: list[str], *, devices: int, port: int, log_dir: Path) -> int:
 def _exit_code(of_msrun: int, notes: Path, asked: list[int], log_dir: Path) -> int:
     """What to end with, and a line that says why and what next."""
     if of_msrun == 0:
-        return cli.EXIT_OK
+        return EXIT_OK
     files = sorted(notes.glob("*.code"), key=lambda path: path.stat().st_mtime_ns)
     codes = [(path.stem, int(path.read_text())) for path in files]
     rank, code = next(((rank, code) for rank, code in codes if code), ("*", 0))
     if not code and asked:
-        return cli.EXIT_SIGINT if asked[-1] == signal.SIGINT else cli.EXIT_SIGTERM
+        return EXIT_SIGINT if asked[-1] == signal.SIGINT else EXIT_SIGTERM
     if not code:
         print(
             f"error: a process was killed or crashed, and so all were ended; see {log_dir}/*.log, and go on with "
             "--resume auto",
             file=sys.stderr,
         )
-        return cli.EXIT_RETRY
+        return EXIT_RETRY
     what_next = "go on with --resume auto" if code in _SAVED else "mend that first"
     print(f"process {rank} ended with exit code {code}; see {log_dir}/worker_{rank}.log; {what_next}", file=sys.stderr)
     return code

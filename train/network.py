@@ -12,7 +12,7 @@ from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
 from model import nthwc, r2plus1d
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
 from train import pretrained
 from train.augment import Normalize
 from train.config import Config, Model

@@ -7,8 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe import Preprocess, differences
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
+from pipeline.common.recipe import Preprocess, differences
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cli import EXIT_RETRY
-from pipeline.settings import UserError
+from pipeline.common.errors import EXIT_RETRY, UserError
 from train.health import stacks
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from mindspore import nn
 
 from model import weights
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
 from train import checkpoint, weight_files
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline import cli
-from pipeline.settings import UserError
+from pipeline.common import cli
+from pipeline.common.errors import EXIT_OK, UserError
 from train.config import SECTION_CLASSES, load
 from train.run_folder import read_metrics, runs_root
 
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     picture = path.with_name("learning_curves.png")
     draw(records, str(path.parent)).savefig(picture, dpi=110)
     print(f"{len(records)} records to step {int(records[-1]['step'])} -> {picture}")
-    return cli.EXIT_OK
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from typing import Any, TextIO
 import yaml
 from tensorboardX import SummaryWriter
 
-from pipeline.settings import Document, UserError, to_plain
+from pipeline.common.errors import UserError
+from pipeline.common.settings import Document, to_plain
 from train.checkpoint import remove_unfinished, write_json
 from train.config import Config
 

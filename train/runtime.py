@@ -16,7 +16,7 @@ from mindspore.device_context.gpu import op_tuning
 
 import model
 import train
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
 from train import gpu
 from train.check import DeviceError, check_request
 from train.config import Config

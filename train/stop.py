@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from types import TracebackType
 
-from pipeline.cli import EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM
+from pipeline.common.errors import EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import logging
 import sys
 from pathlib import Path
 
-from pipeline import cli
-from pipeline.hdf5 import ShardError
+from pipeline.common import cli
+from pipeline.common.errors import EXIT_OK, ShardError
 from train import checkpoint, msrun, runtime
 from train.config import SECTION_CLASSES, load
 from train.prefetch import LoaderError
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
                 else ""
             )
             print(f"{top1}{trainer.progress.step} steps -> {run.path}")
-    return cli.EXIT_OK
+    return EXIT_OK
 
 
 def checkpoints_to_resume(root: Path, asked: str | None) -> list[Path]:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipeline.cli import EXIT_RETRY
-from pipeline.settings import UserError, to_plain
+from pipeline.common.errors import EXIT_RETRY, UserError
+from pipeline.common.settings import to_plain
 from train import checkpoint, dropout, pretrained
 from train.augment import Normalize
 from train.batch_norm import RunningStatistics

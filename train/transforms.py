@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.settings import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from pipeline.common.settings import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 
 Size = tuple[PositiveInt, PositiveInt]
 Rgb = tuple[float, float, float]

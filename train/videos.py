@@ -11,9 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline import ledger
-from pipeline.recipe import SPLITS, Preprocess
-from pipeline.schema import list_of
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
+from pipeline.common.recipe import SPLITS, Preprocess
+from pipeline.common.tables import list_of
+from pipeline.common.text import some
 
 _NEEDED = ("video_id", "label", "label_id", "split", "status", "num_frames", "shard", "nbytes", "crc32")
 
@@ -67,7 +68,7 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
     if missing:
         held = stored["video_id"].to_numpy(object)[shard_of == missing[0]]
         raise UserError(
-            f"{store / names[missing[0]]}: holds {ledger.some(held, shown=1)}, says {path}, but is not there "
+            f"{store / names[missing[0]]}: holds {some(held, shown=1)}, says {path}, but is not there "
             f"({len(missing)} such shards); run `make preprocess`"
         )
     return Videos(

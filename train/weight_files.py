@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
 
 _CKPT_TYPES = {
     "Float16": np.float16,

@@ -26,11 +26,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from make_store import make_ledger  # noqa: E402
 
-from pipeline import hdf5, ledger  # noqa: E402
+from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.encoding import encode  # noqa: E402
 from pipeline.frames import steady_times  # noqa: E402
+from pipeline.hdf5 import reserve
+from pipeline.ledger import fill, ledger_path, write_table  # noqa: E402
 from pipeline.preprocess import plan  # noqa: E402
-from pipeline.recipe import Preprocess  # noqa: E402
 from pipeline.shard_task import Task  # noqa: E402
 from pipeline.shards import Outcome, ShardWriter, read_outcomes  # noqa: E402
 
@@ -41,7 +42,7 @@ START = """
 import resource, sys, time
 import model
 from pathlib import Path
-from pipeline.recipe import Preprocess
+from pipeline.common.recipe import Preprocess
 from train.config import Dataset, Loader
 from train.transforms import Map, Operation
 from train.dataset import ClipBatches, iterate
@@ -83,7 +84,7 @@ class SparseWriter(ShardWriter):
     """Leaves holes where frames would be."""
 
     def _store(self, group: str, name: str, data: NDArray) -> int:
-        return hdf5.reserve(self._file[group], name, data.shape, data.dtype)
+        return reserve(self._file[group], name, data.shape, data.dtype)
 
 
 def write(task: Task, settings: Preprocess) -> pd.DataFrame:
@@ -107,8 +108,8 @@ def write_store(folder: str, num_shards: int, videos_per_shard: int) -> None:
     table = make_ledger(num_shards * videos_per_shard, "train")
     tasks = plan(table, settings, "train")
     outcomes = joblib.Parallel(n_jobs=2)(joblib.delayed(write)(task, settings) for task in tasks)
-    filled = ledger.fill(table, pd.concat(outcomes, ignore_index=True))
-    ledger.write_table(ledger.ledger_path(settings, "train"), filled)
+    filled = fill(table, pd.concat(outcomes, ignore_index=True))
+    write_table(ledger_path(settings, "train"), filled)
     print(f"{len(table):,} rows, {len(tasks):,} shards, written in {time.perf_counter() - began:.0f} s", flush=True)
 
 

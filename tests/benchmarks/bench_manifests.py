@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))  # a script beside the package, run by path
 
 from pipeline.classes import KINETICS400, read_names  # noqa: E402
+from pipeline.common.recipe import Preprocess  # noqa: E402
+from pipeline.common.video_id import video_ids  # noqa: E402
 from pipeline.ledger import read  # noqa: E402
-from pipeline.recipe import Preprocess  # noqa: E402
-from pipeline.schema import video_ids  # noqa: E402
 from pipeline.shards import Outcome, ShardWriter, shard_name  # noqa: E402
 
 KINETICS400_ROWS = {"train": 246_534, "val": 19_906, "test": 39_805}

@@ -47,10 +47,10 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.container import DecodeError, probe  # noqa: E402
 from pipeline.decode import decode_video  # noqa: E402
 from pipeline.isolate import Decoder  # noqa: E402
-from pipeline.recipe import Preprocess  # noqa: E402
 from pipeline.shard_task import Planned, Task, write_shard  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")

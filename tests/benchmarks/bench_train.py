@@ -38,7 +38,7 @@ from mindspore import Tensor, nn  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from model.r2plus1d import r2plus1d_18  # noqa: E402
-from pipeline.settings import Document, to_plain  # noqa: E402
+from pipeline.common.settings import Document, to_plain  # noqa: E402
 from train import checkpoint  # noqa: E402
 from train.config import Optimizer, load  # noqa: E402
 from train.dataset import Batch  # noqa: E402

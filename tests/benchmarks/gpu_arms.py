@@ -307,7 +307,7 @@ def copy_bandwidth(device: str, num_bytes: int, rounds: int) -> float:
 
 def streamed_over_resident(arm: Arm, device: str, config_path: str, overrides: list[str], rounds: int) -> float:
     """Clips a second out of shards over those of a batch that stays on the device, in turns, one epoch at a time."""
-    from pipeline.settings import Document
+    from pipeline.common.settings import Document
     from train import config as configuration
 
     words = dict(word.removeprefix("--").split("=", 1) for word in overrides)

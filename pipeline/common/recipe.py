@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pipeline.settings import Document, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Range, build
+from pipeline.common.settings import Document, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Range, build
 
 SPLITS = ("train", "val", "test")
 FORMAT_VERSION = 3

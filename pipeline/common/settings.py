@@ -18,18 +18,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 
+from pipeline.common.errors import UserError
+
 T = TypeVar("T")
 
 SECTIONS = (
     "model_name", "device_target", "dataset_sink_mode", "context", "model", "learning_rate", "optimizer",
     "loss", "train", "eval", "infer", "export", "data_loader", "preprocess",
 )  # fmt: skip
-
-
-class UserError(ValueError):
-    """A mistake the user can mend; commands print it without a traceback and leave with `exit_code`."""
-
-    exit_code = 2
 
 
 class SettingsError(UserError):

@@ -18,11 +18,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from pipeline.settings import SECTIONS, Document, UserError, describe
-
-EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_TOO_MANY_BAD = 0, 1, 2, 3
-EXIT_NOT_FINITE, EXIT_LOCKED, EXIT_IO, EXIT_RETRY = 70, 73, 74, 75
-EXIT_SIGINT, EXIT_SIGTERM = 130, 143
+from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, UserError
+from pipeline.common.settings import SECTIONS, Document, describe
 
 # No space, file too large, quota, read-only, bad medium: the run cannot go on, but nothing is wrong with its input.
 _IO_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}

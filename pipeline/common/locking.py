@@ -10,8 +10,7 @@ from pathlib import Path
 
 import filelock
 
-from pipeline import cli
-from pipeline.settings import UserError
+from pipeline.common.errors import EXIT_LOCKED, UserError
 
 _OWNER = ".lock.owner"
 
@@ -19,7 +18,7 @@ _OWNER = ".lock.owner"
 class LockedError(UserError):
     """Another command is writing to the same folder."""
 
-    exit_code = cli.EXIT_LOCKED
+    exit_code = EXIT_LOCKED
 
 
 @contextlib.contextmanager

@@ -5,20 +5,22 @@ Label CSVs and ledgers are checked with pandera, lazily: all rules run over all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from pipeline.settings import UserError
+from pipeline.common.errors import UserError
 
 if TYPE_CHECKING:
     import pandera.pandas as pa
 
+OUTSIDE = r"^/|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)"  # of data_root: absolute, a drive, or upwards
 _SHOWN = 1000  # faults printed; `--json` gives all of them
 
 
-class Fault(NamedTuple):
+class BadValue(NamedTuple):
     """One value that breaks one rule.
 
     Attributes:
@@ -39,7 +41,7 @@ class Fault(NamedTuple):
         return f"{self.file}:{self.row}: {self.column}: got {self.value!r}, expected {self.rule}"
 
 
-class ManifestError(UserError):
+class InputError(UserError):
     """Label files, ledgers, videos or shards are not there, are malformed or contradict each other.
 
     Attributes:
@@ -48,7 +50,7 @@ class ManifestError(UserError):
         faults: every faulty value, when the error is about values.
     """
 
-    def __init__(self, message: str, faults: Iterable[Fault] = (), details: Iterable[str] = ()) -> None:
+    def __init__(self, message: str, faults: Iterable[BadValue] = (), details: Iterable[str] = ()) -> None:
         self.message = message
         self.details = list(details)
         self.faults = sorted(set(faults))
@@ -58,7 +60,7 @@ class ManifestError(UserError):
         super().__init__("\n".join([message, *lines]))
 
 
-def collect(schema: pa.DataFrameSchema, table: pd.DataFrame, file: str, rows: Sequence[int]) -> list[Fault]:
+def collect(schema: pa.DataFrameSchema, table: pd.DataFrame, file: str, rows: Sequence[int]) -> list[BadValue]:
     """Every fault that `schema` finds in `table`.
 
     Args:
@@ -81,7 +83,7 @@ def collect(schema: pa.DataFrameSchema, table: pd.DataFrame, file: str, rows: Se
         cases["column"], cases["check"], cases["index"], cases["failure_case"], strict=True
     ):
         known = pd.notna(index)
-        faults.append(Fault(file, int(rows[int(index)]) if known else 1, str(column), str(value), _rule(str(check))))
+        faults.append(BadValue(file, int(rows[int(index)]) if known else 1, str(column), str(value), _rule(str(check))))
     return faults
 
 
@@ -106,3 +108,36 @@ def _rule(check: str) -> str:
         if check.startswith(word):
             return rule
     return check
+
+
+def expect(rule: str, test: Callable[[pd.Series], pd.Series]) -> pa.Check:
+    """A vectorised check that says what was expected; tables have no nulls, so none are looked for."""
+    import pandera.pandas as pa
+
+    return pa.Check(test, error=rule, ignore_na=False)
+
+
+def inside(path: pd.Series) -> pd.Series:
+    """Which paths stay in data_root."""
+    joined = "\n".join(["", *path.tolist()])
+    if not any(part in joined for part in ("\n/", "..", ":", "\\")):  # nearly always, and fast
+        return pd.Series(True, index=path.index)
+    return ~path.str.contains(OUTSIDE)
+
+
+def list_of(values: Iterable) -> list:
+    """A column as Python values, fast."""
+    if not isinstance(values, pd.Series):
+        return list(values)
+    # A text column's own tolist looks for missing values first.
+    return (values if pd.api.types.is_numeric_dtype(values) else values.to_numpy(object)).tolist()
+
+
+def full_matches(pattern: str, column: pd.Series) -> pd.Series:
+    """Whether each text is `pattern` from end to end; when all are, one search over all of them tells."""
+    texts = column.tolist()
+    joined = "\n".join(texts)
+    if joined.count("\n") == len(texts) - 1 and not re.search(rf"(?m)^(?!(?:{pattern})$)", joined):
+        return pd.Series(True, index=column.index)
+    match = re.compile(pattern).fullmatch
+    return pd.Series([match(text) is not None for text in texts], index=column.index, dtype=bool)

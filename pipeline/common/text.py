@@ -1,0 +1,11 @@
+"""Words of messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def some(ids: Iterable[str], shown: int = 5) -> str:
+    """The first few of many names, and how many more there are."""
+    names = list(ids)
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown:,} more" if len(names) > shown else "")
