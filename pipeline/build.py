@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import labels, layout, learned, matching
+from pipeline import layout, learned, matching
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
+from pipeline.labels.label_files import load_labels
 from pipeline.ledger import blank, ledger_path
 from pipeline.schema import COLUMNS
 
@@ -64,7 +65,7 @@ def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
     root = settings.data_root
     if root and not Path(root).is_dir():
         raise InputError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
-    said = labels.load(settings)
+    said = load_labels(settings)
     files = layout.scan(Path(root)) if root else layout.Files([], frozenset(), [])
     found = matching.match(said, files)
     built = Built({}, found.extra, [], [], [*said.verdict, *found.verdict], [*said.warnings, *found.warnings])

@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import labels, layout, matching
+from pipeline import layout, matching
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import BadValue, InputError, list_of
 from pipeline.common.text import some
+from pipeline.labels.label_files import load_labels
 from pipeline.ledger import ledger_path, read_all
 
 
@@ -59,7 +60,7 @@ def _outside(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], _Disk | Non
     Raises:
         ManifestError: label files or data_root are not there, or label files are faulty.
     """
-    said = labels.load(settings)
+    said = load_labels(settings)
     table = said.table[["split", "video_id", "label", "label_id"]]
     rows = {str(split): part.drop(columns="split") for split, part in table.groupby("split")}
     if not settings.data_root:

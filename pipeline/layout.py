@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.common.video_id import ID_PATTERN
-from pipeline.labels import split_of
+from pipeline.labels.split_words import split_of
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # in order of preference
 OUTWARD = "symlink out of data_root"

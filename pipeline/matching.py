@@ -11,7 +11,7 @@ from functools import cached_property
 import pandas as pd
 
 from pipeline.common.text import some
-from pipeline.labels import Labels
+from pipeline.labels.label_files import Labels
 from pipeline.layout import ENDINGS, OUTWARD, Files, Folder, Folders, is_video, segment
 
 _MEND_OUTWARD = (

@@ -4,9 +4,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline import classes, labels
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import InputError
+from pipeline.labels.class_ids import KINETICS400, read_class_list
+from pipeline.labels.label_files import load_labels
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "kinetics"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the official label files are not beside the repository")
@@ -18,7 +19,7 @@ def settings(root, dataset="k", **keys):
 
 
 def load(root, dataset="k", **keys):
-    return labels.load(settings(root, dataset, **keys))
+    return load_labels(settings(root, dataset, **keys))
 
 
 def write(root, name, text, encoding="utf-8"):
@@ -190,7 +191,7 @@ def test_no_label_file_at_all(tmp_path):
     with pytest.raises(InputError, match="preprocess.labels: no such file: gone.csv"):
         load(tmp_path, labels=("gone.csv",))
     with pytest.raises(InputError, match="data_root is not set"):
-        labels.load(Preprocess(dataset="k", manifests=str(tmp_path)))
+        load_labels(Preprocess(dataset="k", manifests=str(tmp_path)))
 
 
 def test_two_files_for_one_split_must_be_named(tmp_path):
@@ -209,7 +210,7 @@ def test_labels_that_differ_in_case_are_two_classes(tmp_path):
 
 
 def test_the_frozen_classes_are_torchvisions_order():
-    names = classes.read_names(classes.KINETICS400)
+    names = read_class_list(KINETICS400)
     assert len(names) == 400 and names == sorted(names)
     assert names[0] == "abseiling" and names[399] == "zumba"
     assert names[308] == "skiing (not slalom or crosscountry)" and names[309] == "skiing crosscountry"
@@ -306,7 +307,7 @@ def test_the_official_label_files(tmp_path):
     val = found.table[found.table["split"] == "val"]
     assert len(val) == 19_906 and val["label"].nunique() == 400
     assert val["youtube_id"].str.startswith("-").sum() == 644
-    assert sorted(val["label"].unique()) == classes.read_names(classes.KINETICS400)
+    assert sorted(val["label"].unique()) == read_class_list(KINETICS400)
     official = pd.read_csv(paths[0], dtype=str, keep_default_na=False)
     assert val["youtube_id"].tolist() == official["youtube_id"].tolist()
     assert (found.table.loc[found.table["split"] == "test", "label_id"] == -1).all()

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from make_ledgers import IDS, ROWS, command, ledger_bytes, recipe_of, touch, val
 
 from pipeline.build import build
-from pipeline.classes import KINETICS400, read_names
 from pipeline.common.tables import InputError
+from pipeline.labels.class_ids import KINETICS400, read_class_list
 from pipeline.ledger import blank, class_names, identity, ledger_path, read, read_part, write
 from pipeline.schema import BAD_STATUSES, COLUMNS
 
@@ -27,7 +27,7 @@ def test_one_row_a_label_row_sorted_with_the_official_ids(root):
     table = val(root)
     assert table.index.tolist() == sorted(IDS)
     assert table.loc[IDS, "status"].tolist() == ["pending", *["missing"] * 4, "pending"]
-    names = read_names(KINETICS400)
+    names = read_class_list(KINETICS400)
     assert [names[label_id] for label_id in table.loc[IDS, "label_id"]] == [label for label, *_ in ROWS]
     assert table.loc[IDS[1], "youtube_id"] == "1e100000000"
 

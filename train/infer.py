@@ -15,11 +15,11 @@ from mindspore import Tensor
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pipeline import classes
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.container import DecodeError
 from pipeline.decode import decode_video
+from pipeline.labels.class_ids import frozen_classes
 from train import checkpoint, runtime
 from train.config import SECTION_CLASSES, Config, load
 from train.metrics import log_softmax
@@ -68,7 +68,7 @@ def write_gif(path: Path, frames: NDArray[np.uint8], caption: str, fps: float) -
 
 def _frozen_names(config: Config) -> list[str]:
     """The dataset's class list where it has one of the right length, for weights that came without names."""
-    kept = classes.frozen(config.preprocess)
+    kept = frozen_classes(config.preprocess)
     return kept[0] if kept is not None and len(kept[0]) == config.model.num_classes else []
 
 

@@ -25,9 +25,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))  # a script beside the package, run by path
 
-from pipeline.classes import KINETICS400, read_names  # noqa: E402
 from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.common.video_id import video_ids  # noqa: E402
+from pipeline.labels.class_ids import KINETICS400, read_class_list  # noqa: E402
 from pipeline.ledger import read  # noqa: E402
 from pipeline.shards import Outcome, ShardWriter, shard_name  # noqa: E402
 
@@ -42,7 +42,7 @@ def make_split(root: Path, split: str, num_rows: int, rng: np.random.Generator) 
     ids = letters.view("U11").ravel().tolist()
     start = rng.integers(0, 600, num_rows).tolist()
     end = [first + 10 for first in start]
-    labels = rng.choice(read_names(KINETICS400), num_rows).tolist()
+    labels = rng.choice(read_class_list(KINETICS400), num_rows).tolist()
     with (root / f"kinetics-400_{split}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if split == "test":

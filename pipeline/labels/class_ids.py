@@ -16,7 +16,7 @@ import pandas as pd
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import InputError
 
-KINETICS400 = Path(__file__).resolve().parent.parent / "data_manifests" / "kinetics400_classes.csv"
+KINETICS400 = Path(__file__).resolve().parents[2] / "data_manifests" / "kinetics400_classes.csv"
 
 _MEND = "mend the label files"
 _OTHER_RELEASE = (
@@ -24,7 +24,7 @@ _OTHER_RELEASE = (
 )
 
 
-def read_names(path: Path) -> list[str]:
+def read_class_list(path: Path) -> list[str]:
     """The labels of a class list (`label_id,label`), 0 first.
 
     Raises:
@@ -40,15 +40,15 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def frozen(settings: Preprocess) -> tuple[list[str], Path] | None:
+def frozen_classes(settings: Preprocess) -> tuple[list[str], Path] | None:
     """The class list a dataset must keep: its own in `<manifests>/<dataset>/labels/`, or Kinetics-400's."""
     own = Path(settings.manifests) / settings.dataset / "labels" / "classes.csv"
     if own.is_file():
-        return read_names(own), own
-    return (read_names(KINETICS400), KINETICS400) if settings.dataset == "kinetics400" else None
+        return read_class_list(own), own
+    return (read_class_list(KINETICS400), KINETICS400) if settings.dataset == "kinetics400" else None
 
 
-def number(table: pd.DataFrame, settings: Preprocess) -> tuple[np.ndarray, str]:
+def class_ids(table: pd.DataFrame, settings: Preprocess) -> tuple[np.ndarray, str]:
     """The label_id of each row (-1 without a label), and a sentence on where the numbers come from.
 
     Raises:
@@ -59,7 +59,7 @@ def number(table: pd.DataFrame, settings: Preprocess) -> tuple[np.ndarray, str]:
     names = sorted((taught if len(taught) else labelled)["label"].unique())
     used = set(labelled["label"].unique())
     said = f"{len(names)} classes, numbered in the order of the sorted labels"
-    kept = frozen(settings)
+    kept = frozen_classes(settings)
     if kept is not None and (known := used & set(kept[0])):
         unknown = sorted(used - known)
         if unknown:

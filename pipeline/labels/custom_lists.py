@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from pipeline.classes import KINETICS400, read_names
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches, inside
 from pipeline.common.video_id import ID_PATTERN, video_ids
+from pipeline.labels.class_ids import KINETICS400, read_class_list
 
 _LINE = re.compile(r"(.*\S)\s*[\s,;]\s*(-?\d+)\s*")
 _NAMED = re.compile(rf"({ID_PATTERN})_(\d+)_(\d+)")
@@ -30,7 +30,7 @@ def is_list(line: str) -> bool:
     return _LINE.fullmatch(line) is not None
 
 
-def read(path: Path, encoding: str, settings: Preprocess, faults: list[BadValue]) -> tuple[pd.DataFrame, str]:
+def read_list(path: Path, encoding: str, settings: Preprocess, faults: list[BadValue]) -> tuple[pd.DataFrame, str]:
     """A list of `path label_id` as columns path, label, row; and its form in plain words."""
     try:
         lines = path.read_text(encoding=encoding).splitlines()
@@ -56,7 +56,7 @@ def read(path: Path, encoding: str, settings: Preprocess, faults: list[BadValue]
     return table, f"list of path and label_id, {len(set(labels))} classes named by {source}"
 
 
-def own(raw: pd.DataFrame, settings: Preprocess, faults: list[BadValue]) -> pd.DataFrame:
+def own_videos(raw: pd.DataFrame, settings: Preprocess, faults: list[BadValue]) -> pd.DataFrame:
     """Check rows that name a file; files named like Kinetics segments are Kinetics rows wherever they lie."""
     root = str(Path(settings.data_root).resolve()) + "/"
     raw = raw.copy()
@@ -108,7 +108,7 @@ def _names(path: Path, settings: Preprocess) -> tuple[dict[int, str] | None, str
         for source in sorted(folder.glob("label_map*.txt")):
             return dict(enumerate(source.read_text(encoding="utf-8-sig").splitlines())), str(source)
     if settings.dataset == "kinetics400":
-        return dict(enumerate(read_names(KINETICS400))), KINETICS400.name
+        return dict(enumerate(read_class_list(KINETICS400))), KINETICS400.name
     return None, "their numbers (no cls2index.json or label_map*.txt beside the list)"
 
 

@@ -7,7 +7,6 @@ without labels; and `path,label` CSVs and `path label_id` lists of own videos (l
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,18 +15,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pandera.pandas as pa
 
-from pipeline import lists
-from pipeline.classes import number
 from pipeline.common.recipe import SPLITS, Preprocess
-from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches
-from pipeline.common.video_id import ID_PATTERN, video_ids
+from pipeline.common.tables import BadValue, InputError
+from pipeline.labels.class_ids import class_ids
+from pipeline.labels.custom_lists import is_list, other_numbering, own_videos, read_list
+from pipeline.labels.kinetics import kinetics_rows, release_of, shared_ids
+from pipeline.labels.split_words import SPLIT_WORDS, split_of
 
-SPLIT_WORDS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 FORMS = "columns youtube_id,time_start,time_end and label (no label in a test split), or path,label"
 _DELIMITERS = ",;\t"
 
@@ -50,14 +45,14 @@ class Labels:
     warnings: list[str]
 
 
-def load(settings: Preprocess) -> Labels:
+def load_labels(settings: Preprocess) -> Labels:
     """Find, read and join the label files of a dataset.
 
     Raises:
         ManifestError: there are none, they lack a column, or rows are faulty or contradict each other (all of
             those of all files are listed).
     """
-    paths, found = find(settings)
+    paths, found = find_label_files(settings)
     faults: list[BadValue] = []
     tables, verdict = [], []
     for path in paths:
@@ -74,13 +69,13 @@ def load(settings: Preprocess) -> Labels:
     if kinetics and table["youtube_id"].eq("").any():
         raise InputError("label files: some name videos by YouTube id, others by path; use one kind")
     table, told = _join(table)
-    label_id, said = number(table, settings)
+    label_id, said = class_ids(table, settings)
     table = table.assign(label_id=label_id).drop(columns=["file", "row"])
-    more = [*_odd_labels(table), *lists.other_numbering(settings, table), *(_shared(table) if kinetics else [])]
+    more = [*_odd_labels(table), *other_numbering(settings, table), *(shared_ids(table) if kinetics else [])]
     return Labels(table, bool(kinetics), [*verdict, said], [*told, *more])
 
 
-def find(settings: Preprocess) -> tuple[list[Path], bool]:
+def find_label_files(settings: Preprocess) -> tuple[list[Path], bool]:
     """The label files of a dataset, and whether they were looked for rather than named.
 
     `preprocess.labels` (relative to the current folder or to data_root), else `<manifests>/<dataset>/labels/` (a
@@ -110,12 +105,6 @@ def find(settings: Preprocess) -> tuple[list[Path], bool]:
     return found, True
 
 
-def split_of(name: str) -> str:
-    """The split that a file or folder name speaks of: `kinetics-400_val` -> val; empty when none."""
-    words = re.split(r"[^a-z]+", name.lower())
-    return next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), "")
-
-
 def _is_ours(path: Path) -> bool:
     """A label CSV by its header; one that is named after a split must be one, and is faulted later if not."""
     head, _ = _head(path, must=False)
@@ -142,8 +131,8 @@ def _read(path: Path, settings: Preprocess, faults: list[BadValue]) -> tuple[pd.
     """One label file as a table with columns of Labels.table, `file` and `row`; and its form in plain words."""
     head, encoding = _head(path)
     names, delimiter = _columns(head)
-    if not {"youtube_id", "path"} & set(names) and lists.is_list(head):
-        raw, form = lists.read(path, encoding, settings, faults)
+    if not {"youtube_id", "path"} & set(names) and is_list(head):
+        raw, form = read_list(path, encoding, settings, faults)
     else:
         raw = _rows(path, names, delimiter, encoding)
         form = ""
@@ -157,8 +146,8 @@ def _read(path: Path, settings: Preprocess, faults: list[BadValue]) -> tuple[pd.
         raw["label"] = ""
     raw["label"] = each_unique(raw["label"], str.strip)
     raw["file"] = str(path)
-    table = _kinetics(raw, faults) if "youtube_id" in raw else lists.own(raw, settings, faults)
-    return table, form or _form(path, names, table.loc[table["label"].ne(""), "label"].nunique())
+    table = kinetics_rows(raw, faults) if "youtube_id" in raw else own_videos(raw, settings, faults)
+    return table, form or release_of(path, names, table.loc[table["label"].ne(""), "label"].nunique())
 
 
 def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.DataFrame:
@@ -209,54 +198,6 @@ def each_unique(column: pd.Series, change: Callable[[str], str]) -> pd.Series:
     return pd.Series(changed[codes], index=column.index, dtype=object)
 
 
-def _seconds(column: pd.Series) -> pd.Series:
-    """A column of times as float64, each distinct text read once; nan for what is no number."""
-    codes, values = pd.factorize(column)
-    seconds = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").to_numpy("float64")
-    return pd.Series(seconds[codes], index=column.index)
-
-
-def _kinetics(raw: pd.DataFrame, faults: list[BadValue]) -> pd.DataFrame:
-    """Check rows that name a YouTube segment; times may be floats, and are cut as the crawler cuts them."""
-    times = (np.floor(_seconds(raw[name])) for name in ("time_start", "time_end"))
-    start, end = (values.where(np.isfinite(values) & values.abs().lt(1e9), -1) for values in times)
-    unlabelled = raw["split"].eq("test")
-    rules = {
-        "youtube_id": expect(f"^{ID_PATTERN}$", lambda ids: full_matches(ID_PATTERN, ids)),
-        "time_start": expect("seconds, at least 0", lambda _: start.ge(0)),
-        "time_end": expect("seconds, more than time_start once both are whole", lambda _: end.gt(start)),
-        "label": expect("a label", lambda label: label.ne("") | unlabelled),
-        "split": expect(" | ".join(SPLITS) + " (a column, or a word of the file's name)", lambda s: s.isin(SPLITS)),
-    }
-    schema = pa.DataFrameSchema({name: pa.Column(None, rule) for name, rule in rules.items()})
-    faults += collect(schema, raw, raw["file"].iloc[0], raw["row"].to_list())
-    table = raw[["youtube_id", "label", "split", "file", "row"]].copy()
-    table["time_start"], table["time_end"] = start.astype("int64"), end.astype("int64")
-    table["video_id"] = video_ids(table["youtube_id"], table["time_start"], table["time_end"])
-    table["path"] = ""
-    return table
-
-
-def _form(path: Path, names: list[str], num_classes: int) -> str:
-    """Which release a label CSV is of, in plain words, as far as its name, columns and classes tell."""
-    if "youtube_id" not in names:
-        return "own videos (path,label)"
-    stem = path.stem.lower()
-    digits = re.search(r"(?:kinetics|k)[-_]?([4-7]00)(?!\d)", stem)
-    release = digits.group(1) if digits else str(num_classes) if num_classes in (400, 600, 700) else ""
-    if path.parent.name == "annotations":
-        source = "CVDF's annotations"
-    elif stem.startswith("kinetics-"):
-        source = "ActivityNet crawler's form"
-    elif stem == "validate" or (path.parent / "validate.csv").is_file():
-        source = "DeepMind tarball's form"
-    else:
-        source = "Kinetics columns"
-    labelled = f"{num_classes} classes" if num_classes else "without labels"
-    flag = ", with is_cc" if "is_cc" in names else ""
-    return f"{source}{f', Kinetics-{release}' if release else ''}, {len(names)} columns{flag}, {labelled}"
-
-
 def _one_file_a_split(table: pd.DataFrame) -> None:
     for split, files in table.groupby("split")["file"].unique().items():
         if len(files) > 1:
@@ -298,10 +239,3 @@ def _odd_labels(table: pd.DataFrame) -> list[str]:
     labels = pd.Series(table["label"].unique())
     same = labels[labels.str.lower().duplicated(keep=False)].sort_values(key=lambda names: names.str.lower())
     return [f"labels that differ in case only are different classes: {', '.join(same)}"] if len(same) else []
-
-
-def _shared(table: pd.DataFrame) -> list[str]:
-    """YouTube ids with segments in train and in val: not the same clip, but the same footage."""
-    ids = {split: set(rows.tolist()) for split, rows in table.groupby("split")["youtube_id"]}
-    both = sorted(ids.get("train", set()) & ids.get("val", set()))
-    return [f"{len(both):,} YouTube ids have segments in train and in val: {', '.join(both[:5])}"] if both else []

@@ -1,0 +1,69 @@
+"""Kinetics' label rows: their rules, and which release and form a label CSV is of."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from pipeline.common.recipe import SPLITS
+from pipeline.common.tables import BadValue, collect, expect, full_matches
+from pipeline.common.video_id import ID_PATTERN, video_ids
+
+
+def _seconds(column: pd.Series) -> pd.Series:
+    """A column of times as float64, each distinct text read once; nan for what is no number."""
+    codes, values = pd.factorize(column)
+    seconds = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").to_numpy("float64")
+    return pd.Series(seconds[codes], index=column.index)
+
+
+def kinetics_rows(raw: pd.DataFrame, faults: list[BadValue]) -> pd.DataFrame:
+    """Check rows that name a YouTube segment; times may be floats, and are cut as the crawler cuts them."""
+    times = (np.floor(_seconds(raw[name])) for name in ("time_start", "time_end"))
+    start, end = (values.where(np.isfinite(values) & values.abs().lt(1e9), -1) for values in times)
+    unlabelled = raw["split"].eq("test")
+    rules = {
+        "youtube_id": expect(f"^{ID_PATTERN}$", lambda ids: full_matches(ID_PATTERN, ids)),
+        "time_start": expect("seconds, at least 0", lambda _: start.ge(0)),
+        "time_end": expect("seconds, more than time_start once both are whole", lambda _: end.gt(start)),
+        "label": expect("a label", lambda label: label.ne("") | unlabelled),
+        "split": expect(" | ".join(SPLITS) + " (a column, or a word of the file's name)", lambda s: s.isin(SPLITS)),
+    }
+    schema = pa.DataFrameSchema({name: pa.Column(None, rule) for name, rule in rules.items()})
+    faults += collect(schema, raw, raw["file"].iloc[0], raw["row"].to_list())
+    table = raw[["youtube_id", "label", "split", "file", "row"]].copy()
+    table["time_start"], table["time_end"] = start.astype("int64"), end.astype("int64")
+    table["video_id"] = video_ids(table["youtube_id"], table["time_start"], table["time_end"])
+    table["path"] = ""
+    return table
+
+
+def release_of(path: Path, names: list[str], num_classes: int) -> str:
+    """Which release a label CSV is of, in plain words, as far as its name, columns and classes tell."""
+    if "youtube_id" not in names:
+        return "own videos (path,label)"
+    stem = path.stem.lower()
+    digits = re.search(r"(?:kinetics|k)[-_]?([4-7]00)(?!\d)", stem)
+    release = digits.group(1) if digits else str(num_classes) if num_classes in (400, 600, 700) else ""
+    if path.parent.name == "annotations":
+        source = "CVDF's annotations"
+    elif stem.startswith("kinetics-"):
+        source = "ActivityNet crawler's form"
+    elif stem == "validate" or (path.parent / "validate.csv").is_file():
+        source = "DeepMind tarball's form"
+    else:
+        source = "Kinetics columns"
+    labelled = f"{num_classes} classes" if num_classes else "without labels"
+    flag = ", with is_cc" if "is_cc" in names else ""
+    return f"{source}{f', Kinetics-{release}' if release else ''}, {len(names)} columns{flag}, {labelled}"
+
+
+def shared_ids(table: pd.DataFrame) -> list[str]:
+    """YouTube ids with segments in train and in val: not the same clip, but the same footage."""
+    ids = {split: set(rows.tolist()) for split, rows in table.groupby("split")["youtube_id"]}
+    both = sorted(ids.get("train", set()) & ids.get("val", set()))
+    return [f"{len(both):,} YouTube ids have segments in train and in val: {', '.join(both[:5])}"] if both else []
