@@ -18,8 +18,8 @@ from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
 from pipeline.labels.label_files import load_labels
-from pipeline.ledger import blank, ledger_path
-from pipeline.schema import COLUMNS
+from pipeline.ledger.schema import COLUMNS
+from pipeline.ledger.table import blank_rows, ledger_path
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def build(settings: Preprocess) -> dict[str, pd.DataFrame]:
     """The ledgers of a dataset by split; nothing is written.
 
     Raises:
-        ManifestError: no label files, no videos, or faulty values (all of them are listed).
+        InputError: no label files, no videos, or faulty values (all of them are listed).
     """
     return join(settings).ledgers
 
@@ -60,7 +60,7 @@ def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
         forget: bad statuses whose videos are to be tried again.
 
     Raises:
-        ManifestError: no label files, no videos, or faulty values (all of them are listed).
+        InputError: no label files, no videos, or faulty values (all of them are listed).
     """
     root = settings.data_root
     if root and not Path(root).is_dir():
@@ -99,7 +99,7 @@ def _rows(table: pd.DataFrame, found: matching.Match, split: str) -> pd.DataFram
     """A split's ledger when only label files and the disk have been asked."""
     ids = table["video_id"].tolist()
     order = sorted(np.flatnonzero(table["split"].eq(split)).tolist(), key=ids.__getitem__)
-    rows = pd.concat([table.take(order).reset_index(drop=True), blank(len(order))], axis=1)
+    rows = pd.concat([table.take(order).reset_index(drop=True), blank_rows(len(order))], axis=1)
     rows["path"] = pd.Series([found.paths[row] for row in order], dtype="str")
     rows["status"] = pd.Series(["pending" if found.paths[row] else "missing" for row in order], dtype="str")
     rows["reason"] = pd.Series([found.reasons[row] for row in order], dtype="str")

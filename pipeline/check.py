@@ -16,7 +16,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import BadValue, InputError, list_of
 from pipeline.common.text import some
 from pipeline.labels.label_files import load_labels
-from pipeline.ledger import ledger_path, read_all
+from pipeline.ledger.table import ledger_path, read_ledgers
 
 
 def check(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], list[str]]:
@@ -27,12 +27,12 @@ def check(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], list[str]]:
         `make manifests` settles.
 
     Raises:
-        ManifestError: there are no ledgers, or some are faulty; or one lacks a label row, has one too many or says
+        InputError: there are no ledgers, or some are faulty; or one lacks a label row, has one too many or says
             otherwise: all such rows are listed.
     """
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("fork")) as beside:
         outside = beside.submit(_outside, settings)  # takes as long as the ledgers, and threads would share a lock
-        ledgers = read_all(settings)
+        ledgers = read_ledgers(settings)
         labelled, disk = outside.result()
     faults = []
     for split, rows in labelled.items():
@@ -58,7 +58,7 @@ def _outside(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], _Disk | Non
     """Rows of the label files by split, and the files on disk; None without a data_root.
 
     Raises:
-        ManifestError: label files or data_root are not there, or label files are faulty.
+        InputError: label files or data_root are not there, or label files are faulty.
     """
     said = load_labels(settings)
     table = said.table[["split", "video_id", "label", "label_id"]]

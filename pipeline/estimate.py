@@ -24,7 +24,7 @@ from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_IO, EXIT_OK, UserError
 from pipeline.common.recipe import Preprocess
 from pipeline.isolate import Decoder
-from pipeline.ledger import read_all
+from pipeline.ledger.table import read_ledgers
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def table(costs: list[Cost], num_videos: int, num_files: int, jobs: int) -> list
 
 def estimate(settings: Preprocess) -> int:
     """Measure, print, and compare with the free space; returns an exit code."""
-    ledgers = read_all(settings)
+    ledgers = read_ledgers(settings)
     paths = sample(ledgers, settings)
     log.info("decoding %d videos in %d ways of storing them", len(paths), len(ways(settings)))
     costs = [measure(paths, way) for way in ways(settings)]

@@ -19,8 +19,8 @@ from pipeline.common.errors import ShardError
 from pipeline.common.recipe import Preprocess, differences
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
-from pipeline.ledger import blank, fill, ledger_path, read
-from pipeline.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED
+from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED
+from pipeline.ledger.table import blank_rows, fill_ledger, ledger_path, read_ledger
 from pipeline.shards import Account, outcomes_table, read_account
 
 # Begins the reason of a pending row whose bad outcome, still in its shard, a rebuild must not bring back.
@@ -48,7 +48,7 @@ def from_ledger(settings: Preprocess, split: str) -> tuple[pd.DataFrame | None, 
     if not path.is_file():
         return None, []
     try:
-        return read(path), []
+        return read_ledger(path), []
     except InputError as error:
         said = str(error).splitlines()[0]
         return None, [f"{said}; what it learned comes from shards only, and it is kept as {broken_path(path).name}"]
@@ -78,7 +78,7 @@ def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
             accounts[path.name] = account
     verdict = [f"shards: {split}: left out {some(names, 2)}: {why}" for why, names in left_out.items()]
     if not accounts:
-        return Stored(blank(0).assign(video_id=pd.Series(dtype="str")), frozenset(), verdict)
+        return Stored(blank_rows(0).assign(video_id=pd.Series(dtype="str")), frozenset(), verdict)
     outcomes = outcomes_table(accounts.values())
     outcomes = outcomes.sort_values("status", key=lambda status: status.eq("missing"), kind="stable")
     outcomes = outcomes.drop_duplicates("video_id", ignore_index=True)
@@ -111,13 +111,13 @@ def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: Stored, r
     ledger = fresh if before is None else _copy(fresh, before, keep_paths=not root)
     lost = ledger["shard"].ne("") & ~ledger["shard"].isin(stored.names)
     again = lost & ledger["status"].eq("ok")
-    ledger.loc[lost, list(STORED)] = blank(1).loc[0, list(STORED)].tolist()
+    ledger.loc[lost, list(STORED)] = blank_rows(1).loc[0, list(STORED)].tolist()
     ledger.loc[again, "status"] = np.where(ledger.loc[again, "path"].ne(""), "pending", "missing")
     outcomes = stored.outcomes
     if outcomes.empty:
         return ledger
     outcomes = outcomes[outcomes["video_id"].isin(ledger["video_id"])]
-    return fill(ledger, outcomes[~awaited(ledger, outcomes)])
+    return fill_ledger(ledger, outcomes[~awaited(ledger, outcomes)])
 
 
 def awaited(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> NDArray[np.bool_]:
@@ -170,7 +170,7 @@ def try_again(ledger: pd.DataFrame, root: str, forget: Collection[str]) -> tuple
     if not rows:
         return ledger, []
     ledger = ledger.copy()
-    ledger.loc[rows, list(LEARNED)] = blank(len(rows)).to_numpy()
+    ledger.loc[rows, list(LEARNED)] = blank_rows(len(rows)).to_numpy()
     ledger.loc[rows, "reason"] = list(reasons.values())
     gone = ledger.index.isin(rows) & ledger["path"].eq("")
     ledger.loc[rows, "status"] = "pending"

@@ -14,17 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import check, compare, coverage, subsets
+from pipeline import check
 from pipeline.build import Built, join
 from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.locking import locked
 from pipeline.common.recipe import SPLITS, Preprocess
-from pipeline.common.tables import InputError
+from pipeline.common.tables import InputError, write_table
 from pipeline.learned import broken_path
-from pipeline.ledger import folder, ledger_path, read_all, write_all, write_table
+from pipeline.ledger import compare, coverage
+from pipeline.ledger.schema import BAD_STATUSES, UNWRITTEN_STATUSES
+from pipeline.ledger.subset import choose_subset, write_subset_labels
+from pipeline.ledger.table import ledger_folder, ledger_path, read_ledgers, write_ledgers
 from pipeline.matching import by_split
-from pipeline.schema import BAD_STATUSES, UNWRITTEN_STATUSES
 from pipeline.shard_task import check_recipe
 
 log = logging.getLogger(__name__)
@@ -83,10 +85,10 @@ def _parser() -> argparse.ArgumentParser:
 def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     """What was asked for, as JSON-able values and as text."""
     if args.diff is not None:
-        result = compare.diff(read_all(settings), args.diff)
+        result = compare.diff(read_ledgers(settings), args.diff)
         return result, compare.diff_text(result)
     if args.leaks is not None:
-        result = compare.leaks(read_all(settings), args.leaks)
+        result = compare.leaks(read_ledgers(settings), args.leaks)
         return result, compare.leaks_text(result, args.leaks)
     if args.check:
         ledgers, stale = check.check(settings)
@@ -102,21 +104,21 @@ def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     """Write the label files of a subset of the dataset, and its ledgers; nothing is written with --dry-run."""
     seed = args.seed or 0
     ledgers = join(settings).ledgers
-    chosen = subsets.choose(ledgers, args.classes, args.per_class, seed)
+    chosen = choose_subset(ledgers, args.classes, args.per_class, seed)
     parts = (("c", args.classes), ("p", args.per_class), ("s", seed))
     name = "-".join([settings.dataset, *(f"{letter}{value}" for letter, value in parts if value is not None)])
     if args.dry_run:
         sizes = {split: len(rows) for split, rows in chosen.items()}
         said = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
         return {"subset": name, "videos": sizes}, f"the subset {name} would have {sum(sizes.values()):,} videos: {said}"
-    made = subsets.write_labels(settings, ledgers, chosen, name)
+    made = write_subset_labels(settings, ledgers, chosen, name)
     log.info("subset: use it with --preprocess.dataset=%s and a --preprocess.store of its own", name)
     return _build(args, made)
 
 
 def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     check_recipe(Path(settings.store), settings)  # its frames would be forgotten
-    there = folder(settings)
+    there = ledger_folder(settings)
     with contextlib.ExitStack() as held:
         if there.is_dir() and not args.dry_run:  # the ledgers that stand are read, and must not change until written
             held.enter_context(locked(there))
@@ -136,7 +138,7 @@ def _write(settings: Preprocess, built: Built) -> None:
     for path in built.broken:
         shutil.copyfile(path, broken_path(path))
     valid = [ledger_path(settings, split) for split in built.unchanged]
-    write_all({ledger_path(settings, split): ledger for split, ledger in built.ledgers.items()}, valid)
+    write_ledgers({ledger_path(settings, split): ledger for split, ledger in built.ledgers.items()}, valid)
     extra = dict(by_split(built.extra))
     for split in (*SPLITS, "other"):
         listed = ledger_path(settings, split).with_name(f"{split}.extra.csv")

@@ -23,8 +23,8 @@ from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_OK, EXIT_TOO_MANY_BAD, UserError
 from pipeline.common.locking import locked, remove_temporary
 from pipeline.common.recipe import Preprocess
-from pipeline.ledger import fill, folder, ledger_path, read_all, write
-from pipeline.schema import BAD_STATUSES
+from pipeline.ledger.schema import BAD_STATUSES
+from pipeline.ledger.table import fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
 from pipeline.shard_task import Task, check_recipe, is_finished, plan
 from pipeline.shards import Outcome, read_outcomes
 
@@ -74,10 +74,10 @@ def _expected_bytes(task: Task, settings: Preprocess) -> int:
 def run(settings: Preprocess) -> int:
     """Write every shard that is not finished, fill the ledgers in, and print a summary; returns an exit code."""
     check_data_root(settings)
-    read_all(settings)  # complain before a store is made
+    read_ledgers(settings)  # complain before a store is made
     began = time.perf_counter()
-    with locked(Path(settings.store)), locked(folder(settings)):
-        ledgers = read_all(settings)
+    with locked(Path(settings.store)), locked(ledger_folder(settings)):
+        ledgers = read_ledgers(settings)
         tasks = plan_all(ledgers, settings)
         earlier.set_aside(tasks, settings)
         tasks = earlier.with_places(tasks, settings)
@@ -129,8 +129,8 @@ def fill_ledgers(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: 
     filled = []
     for split, table in ledgers.items():
         written = [task.path for task in tasks if task.split == split]
-        filled.append(fill(table, read_outcomes(*written)) if written else table)
-        write(ledger_path(settings, split), filled[-1])
+        filled.append(fill_ledger(table, read_outcomes(*written)) if written else table)
+        write_ledger(ledger_path(settings, split), filled[-1])
     return pd.concat(filled, ignore_index=True)
 
 
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = recipe.load(document)
     if args.dry_run:
         check_recipe(Path(settings.store), settings)
-        for split, table in read_all(settings).items():
+        for split, table in read_ledgers(settings).items():
             todo = [task for task in plan(table, settings, split) if not is_finished(task, settings)]
             pending = int(table["status"].eq("pending").sum())
             print(f"{split}: {len(table):,} videos, {pending:,} to decode, {len(todo)} shards to write")

@@ -23,8 +23,8 @@ from pipeline.common.locking import locked
 from pipeline.common.recipe import Preprocess
 from pipeline.common.text import some
 from pipeline.hdf5 import open_finished, own
-from pipeline.ledger import fill, folder, ledger_path, read_all, write
-from pipeline.schema import LEARNED
+from pipeline.ledger.schema import LEARNED
+from pipeline.ledger.table import fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
 from pipeline.shard_reader import ShardReader
 from pipeline.shard_task import Task, check_recipe
 from pipeline.shards import outcomes_table, read_account, read_outcomes
@@ -119,7 +119,7 @@ def _check_contents(path: Path, outcomes: pd.DataFrame) -> Iterator[tuple[str, s
 def _check_ledger(outcomes: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
     """Ledger rows that do not say what their shard says."""
     rows = rows.reset_index()
-    filled = fill(rows, outcomes[~learned.awaited(rows, outcomes)]).set_index("video_id")
+    filled = fill_ledger(rows, outcomes[~learned.awaited(rows, outcomes)]).set_index("video_id")
     rows = rows.set_index("video_id")
     for column in LEARNED:
         for video_id in rows.index[rows[column].to_numpy() != filled[column].to_numpy()]:
@@ -150,8 +150,8 @@ def repair(ledgers: dict[str, pd.DataFrame], tasks: list[Task], faults: list[Fau
         written = [task.path for task in tasks if task.split == split]
         if written:
             outcomes = read_outcomes(*written)
-            table = fill(table, outcomes[~learned.awaited(table, outcomes)])
-        write(ledger_path(settings, split), table)
+            table = fill_ledger(table, outcomes[~learned.awaited(table, outcomes)])
+        write_ledger(ledger_path(settings, split), table)
     earlier.clear(tasks, settings)
 
 
@@ -164,7 +164,7 @@ def run(settings: Preprocess, *, mend: bool) -> int:
     """
     if mend:
         preprocess.check_data_root(settings)
-    ledgers = read_all(settings)
+    ledgers = read_ledgers(settings)
     tasks = preprocess.plan_all(ledgers, settings)
     check_recipe(Path(settings.store), settings)
     faults = check(ledgers, tasks, settings)
@@ -173,9 +173,9 @@ def run(settings: Preprocess, *, mend: bool) -> int:
         for fault in faults:
             log.info("mending: %s", fault)
         before = _stored(ledgers)
-        with locked(Path(settings.store)), locked(folder(settings)):
-            repair(read_all(settings), tasks, faults, settings)
-        ledgers = read_all(settings)
+        with locked(Path(settings.store)), locked(ledger_folder(settings)):
+            repair(read_ledgers(settings), tasks, faults, settings)
+        ledgers = read_ledgers(settings)
         faults = check(ledgers, tasks, settings)
         lost = sorted(before - _stored(ledgers))
     for fault in faults:

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline import manifests
 from pipeline.common.recipe import Preprocess
-from pipeline.ledger import fill, ledger_path, read, write
+from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
 from pipeline.shards import Outcome, ShardWriter, read_outcomes, shard_name
 
 # (label, youtube_id, start, end): labels that every copy of Kinetics writes differently, ids that look like options.
@@ -56,7 +56,7 @@ def ledger_bytes(root):
 
 
 def val(root, **keys):
-    return read(ledger_path(recipe_of(root, **keys), "val")).set_index("video_id")
+    return read_ledger(ledger_path(recipe_of(root, **keys), "val")).set_index("video_id")
 
 
 OUTCOMES = {
@@ -93,5 +93,5 @@ def preprocess(root):
     settings = recipe_of(root)
     told = read_outcomes(*sorted(Path(settings.store).glob("*.h5")))
     path = ledger_path(settings, "val")
-    write(path, fill(read(path), told))
+    write_ledger(path, fill_ledger(read_ledger(path), told))
     return root

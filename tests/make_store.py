@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pipeline import seal
 from pipeline.common.recipe import FORMAT_VERSION, Preprocess
 from pipeline.hdf5 import end
-from pipeline.ledger import blank, fill, ledger_path, write
+from pipeline.ledger.schema import COLUMNS
+from pipeline.ledger.table import blank_rows, fill_ledger, ledger_path, write_ledger
 from pipeline.preprocess import plan
-from pipeline.schema import COLUMNS
 from pipeline.shards import Outcome, ShardWriter, read_outcomes
 
 LABELS = ("clapping", "jumping", "running")
@@ -53,7 +53,7 @@ def make_ledger(num_videos: int, split: str, bad: tuple[int, ...] = ()) -> pd.Da
     table["path"] = [
         "" if number in bad else f"{split}/{video_id}.mp4" for number, video_id in enumerate(table["video_id"])
     ]
-    learned = blank(num_videos)
+    learned = blank_rows(num_videos)
     learned["status"] = ["missing" if number in bad else "pending" for number in range(num_videos)]
     table = pd.concat([table, learned], axis=1)[list(COLUMNS)]
     return table.astype(COLUMNS).sort_values("video_id", ignore_index=True)
@@ -79,8 +79,8 @@ def make_split(
                 outcome = Outcome(video.video_id, "ok", num_frames=len(frames), fps=15.0, **facts)
                 writer.add(outcome, frames)
         written.append(task.path)
-    filled = fill(table, read_outcomes(*written))
-    write(ledger_path(settings, split), filled)
+    filled = fill_ledger(table, read_outcomes(*written))
+    write_ledger(ledger_path(settings, split), filled)
     return filled
 
 

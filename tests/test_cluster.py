@@ -10,7 +10,7 @@ from test_preprocess import files, leftovers, make_inputs, moved
 from pipeline import cluster, preprocess
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess
-from pipeline.ledger import read_all
+from pipeline.ledger.table import read_ledgers
 
 distributed = pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
 
@@ -81,7 +81,7 @@ def test_no_scheduler_is_said_in_one_line(undisturbed, tmp_path, monkeypatch):
 def test_a_worker_stops_writing_for_a_run_that_has_ended(undisturbed, tmp_path):
     settings = moved(undisturbed, tmp_path)
     Path(settings.store).mkdir()
-    task = preprocess.plan_all(read_all(settings), settings)[0]
+    task = preprocess.plan_all(read_ledgers(settings), settings)[0]
     with pytest.raises(RuntimeError, match="not held by process 1 on elsewhere any more"):
         cluster._write(task, settings, run="process 1 on elsewhere")
     assert os.listdir(settings.store) == []

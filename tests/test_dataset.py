@@ -13,7 +13,7 @@ import pytest
 from make_store import edited, frames_of, make_ledger, make_split, renumber, settings_for
 
 from pipeline.common.errors import ShardError, UserError
-from pipeline.ledger import ledger_path, read, write
+from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 from pipeline.shard_reader import ShardReader
 from train import dataset
 from train.config import Dataset, Loader
@@ -275,9 +275,9 @@ def test_a_bad_shard_is_named_with_its_video_and_what_to_run(settings, tmp_path,
 def test_a_ledger_of_other_shards_is_found_out(settings, tmp_path):
     copy = copy_of(settings, tmp_path)
     path = ledger_path(copy, "train")
-    table = read(path)
+    table = read_ledger(path)
     table.loc[table["status"] == "ok", "crc32"] += 1
-    write(path, table)
+    write_ledger(path, table)
     with pytest.raises(ShardError, match=r"frames with CRC-32 .*, but its ledger says .*; run `make manifests`"):
         everything(source(copy), epoch=0)
 
@@ -365,6 +365,6 @@ def test_nothing_to_train_on_says_what_to_run(settings, tmp_path):
     empty = dataclasses.replace(settings, manifests=str(tmp_path))
     with pytest.raises(UserError, match=r"train\.csv: no such ledger; run `make manifests preprocess`"):
         read_videos(empty, "train")
-    write(ledger_path(empty, "train"), make_ledger(21, "train", bad=(3, 8)))
+    write_ledger(ledger_path(empty, "train"), make_ledger(21, "train", bad=(3, 8)))
     with pytest.raises(UserError, match=r"none of its 21 videos is stored; run `make preprocess`"):
         read_videos(empty, "train")

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from make_store import make_ledger
-from test_preprocess import files, leftovers, make_inputs, read_ledger
+from test_preprocess import files, leftovers, make_inputs, train_rows
 
 from pipeline import earlier, learned, local, preprocess
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess
-from pipeline.ledger import ledger_path, read_all, write
+from pipeline.ledger.table import ledger_path, read_ledgers, write_ledger
 from pipeline.shards import Outcome, ShardWriter, shard_name
 
 
@@ -37,7 +37,7 @@ def write_rows(settings, count: int) -> None:
     for row, path in enumerate(table["path"]):
         if path and not (Path(settings.data_root) / path).exists():
             table.loc[row, ["path", "status"]] = ["", "missing"]
-    write(ledger_path(settings, "train"), table)
+    write_ledger(ledger_path(settings, "train"), table)
 
 
 @pytest.mark.parametrize("count", [10, 13])  # as many shards as before, and one more
@@ -60,13 +60,13 @@ def test_a_row_more_loses_no_video_whose_source_is_gone(inputs, tmp_path, asked)
     root = shutil.copytree(inputs.data_root, tmp_path / "data")
     settings = with_rows(inputs, tmp_path, 9, data_root=str(root))
     assert preprocess.run(settings) == 0
-    stored = read_ledger(settings).query("status == 'ok'")
+    stored = train_rows(settings).query("status == 'ok'")
     for path in stored["path"]:
         (root / path).unlink()
     asked.clear()
     write_rows(settings, 10)
     assert preprocess.run(settings) == 0
-    after = read_ledger(settings)
+    after = train_rows(settings)
     facts = ["status", "num_frames", "crc32", "source_frames"]
     assert after.loc[stored.index, facts].equals(stored[facts])
     assert not set(asked) & set(stored.index)
@@ -100,7 +100,7 @@ def test_a_run_that_ended_while_videos_were_copied_is_gone_on_with(inputs, tmp_p
 def test_videos_that_no_row_names_any_more_are_kept_and_named(inputs, tmp_path, asked, caplog):
     settings = with_rows(inputs, tmp_path, 9)
     assert preprocess.run(settings) == 0
-    stored = read_ledger(settings).query("status == 'ok'")
+    stored = train_rows(settings).query("status == 'ok'")
     write_rows(settings, 6)
     caplog.set_level(logging.WARNING)
     assert preprocess.run(settings) == 0
@@ -143,7 +143,7 @@ def test_a_rebuild_believes_frames_of_any_plan_before_a_missing(tmp_path):
 def test_nothing_is_set_aside_when_nothing_changed(inputs, tmp_path):
     settings = with_rows(inputs, tmp_path, 9)
     assert preprocess.run(settings) == 0
-    tasks = preprocess.plan_all(read_all(settings), settings)
+    tasks = preprocess.plan_all(read_ledgers(settings), settings)
     earlier.set_aside(tasks, settings)
     assert not (Path(settings.store) / "earlier").exists()
     assert earlier.with_places(tasks, settings) == tasks

@@ -11,7 +11,7 @@ from make_videos import write_mp4
 from pipeline import estimate
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess
-from pipeline.ledger import ledger_path, read, read_all, write
+from pipeline.ledger.table import ledger_path, read_ledger, read_ledgers, write_ledger
 
 
 def prepared(folder: Path, num_videos: int = 4, **changes: object) -> Preprocess:
@@ -22,13 +22,13 @@ def prepared(folder: Path, num_videos: int = 4, **changes: object) -> Preprocess
     for path in table["path"][:-1]:
         write_mp4(Path(settings.data_root) / path)
     (Path(settings.data_root) / table["path"].iloc[-1]).write_bytes(b"no video")
-    write(ledger_path(settings, "train"), table)
+    write_ledger(ledger_path(settings, "train"), table)
     return settings
 
 
 def test_the_bytes_told_are_the_bytes_stored(tmp_path: Path) -> None:
     settings = prepared(tmp_path)
-    paths = estimate.sample(read_all(settings), settings)
+    paths = estimate.sample(read_ledgers(settings), settings)
     cost = estimate.measure(paths, settings)
     assert len(paths) == 4 and cost.num_bad == 1
     assert cost.nbytes * 4 == 3 * 15 * 16 * 20 * 3  # 30 frames at 30/s are 15 at 15/s, and the bad one stores nothing
@@ -49,12 +49,12 @@ def test_it_compares_codecs_and_rates_and_writes_nothing(tmp_path: Path, capsys:
 
 def test_only_what_is_pending_is_still_to_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = prepared(tmp_path)
-    table = read(ledger_path(settings, "train"))
+    table = read_ledger(ledger_path(settings, "train"))
     stored = {"status": "ok", "path": "", "shard": "train-00000-of-00001.h5", "num_frames": 1}  # its source was deleted
     for row in range(len(table) - 1):
         table.loc[row, list(stored)] = list(stored.values())
     table.loc[len(table) - 1, ["status", "path"]] = ["crash", f"train/{table['video_id'][0]}.mp4"]
-    write(ledger_path(settings, "train"), table)
+    write_ledger(ledger_path(settings, "train"), table)
     assert estimate.estimate(settings) == 0
     assert "to be written: 0.00 kB at most" in capsys.readouterr().out
 

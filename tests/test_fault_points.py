@@ -23,7 +23,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.encoding import encode
 from pipeline.frames import steady_times
 from pipeline.isolate import Decoded
-from pipeline.ledger import ledger_path, read, write
+from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 from pipeline.shard_reader import ShardReader
 
 SIDE_EFFECTS = [
@@ -64,7 +64,7 @@ def prepared(folder: Path, **changes: object) -> Preprocess:
         file = Path(settings.data_root) / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x")
-    write(ledger_path(settings, "train"), table)
+    write_ledger(ledger_path(settings, "train"), table)
     return settings
 
 
@@ -186,7 +186,7 @@ def processes_of(folder: Path) -> list[str]:
 
 def test_a_killed_run_leaves_no_decoder_behind(tmp_path: Path) -> None:
     settings = prepared(tmp_path)
-    table = read(ledger_path(settings, "train"))
+    table = read_ledger(ledger_path(settings, "train"))
     for path in filter(None, table["path"]):
         write_mp4(Path(settings.data_root) / path, num_frames=5)
     seen = tmp_path / "seen"

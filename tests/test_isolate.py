@@ -16,7 +16,7 @@ from make_videos import truncate, write_mp4
 from pipeline import isolate
 from pipeline.common.recipe import Preprocess
 from pipeline.isolate import Decoded, Decoder, Stopped
-from pipeline.schema import STATUSES
+from pipeline.ledger.schema import STATUSES
 
 TESTS = Path(__file__).parent
 SETTINGS = Preprocess(height=16, width=20, video_timeout_s=1.0)
@@ -133,7 +133,7 @@ import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]
 from pathlib import Path
 from pipeline import isolate
 from pipeline.common.recipe import Preprocess
-from pipeline.schema import STATUSES
+from pipeline.ledger.schema import STATUSES
 isolate.ENTRY = "sys.path.insert(0, {str(TESTS)!r}); from hostile import main; main()"
 decoder = isolate.Decoder(Preprocess(height=16, width=20))
 results = decoder.decode([Path("good-1"), Path("spin-2")])
@@ -166,7 +166,7 @@ import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]
 from pathlib import Path
 from pipeline import isolate
 from pipeline.common.recipe import Preprocess
-from pipeline.schema import STATUSES
+from pipeline.ledger.schema import STATUSES
 isolate.ENTRY = "sys.path.insert(0, {str(TESTS)!r}); from hostile import main; main()"
 decoder = isolate.Decoder(Preprocess(height=16, width=20, video_timeout_s=2))
 results = decoder.decode([Path("good-1"), Path("slow-2")])

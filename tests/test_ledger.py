@@ -11,8 +11,16 @@ from make_ledgers import IDS, ROWS, command, ledger_bytes, recipe_of, touch, val
 from pipeline.build import build
 from pipeline.common.tables import InputError
 from pipeline.labels.class_ids import KINETICS400, read_class_list
-from pipeline.ledger import blank, class_names, identity, ledger_path, read, read_part, write
-from pipeline.schema import BAD_STATUSES, COLUMNS
+from pipeline.ledger.schema import BAD_STATUSES, COLUMNS
+from pipeline.ledger.table import (
+    blank_rows,
+    class_names,
+    identity,
+    ledger_path,
+    read_columns,
+    read_ledger,
+    write_ledger,
+)
 
 
 @pytest.fixture
@@ -60,9 +68,9 @@ def test_all_faults_of_a_ledger_in_one_report(root, capsys):
 def test_what_is_no_ledger(tmp_path, text):
     (tmp_path / "x.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match="not a ledger"):
-        read(tmp_path / "x.csv")
+        read_ledger(tmp_path / "x.csv")
     with pytest.raises(InputError, match="no such ledger; run `make manifests`"):
-        read(tmp_path / "gone.csv")
+        read_ledger(tmp_path / "gone.csv")
 
 
 FLOATS = st.floats(min_value=0, max_value=1e6, allow_nan=False)
@@ -80,13 +88,13 @@ def test_what_is_written_is_read_and_written_again_the_same(tmp_path, learned):
         {"video_id": IDS[: len(rows)], "youtube_id": [row[1] for row in rows], "time_start": [row[2] for row in rows],
          "time_end": [row[3] for row in rows], "label": "", "label_id": -1, "split": "test", "path": "x.mp4"}
     )  # fmt: skip
-    table = pd.concat([table, blank(len(rows))], axis=1)
+    table = pd.concat([table, blank_rows(len(rows))], axis=1)
     table["status"], table["reason"] = [row[0] for row in learned], [row[1] for row in learned]
     table["source_fps"], table["source_bytes"] = [row[2] for row in learned], [row[3] for row in learned]
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
-    write(one, table)
-    back = read(one)
-    write(two, back)
+    write_ledger(one, table)
+    back = read_ledger(one)
+    write_ledger(two, back)
     assert one.read_bytes() == two.read_bytes()
     expected = table.sort_values("video_id", ignore_index=True)
     for name in COLUMNS:
@@ -98,12 +106,12 @@ def test_a_part_is_that_part_of_the_whole_and_no_less_strict_about_numbers(root)
     command(root)
     path = ledger_path(recipe_of(root), "val")
     names = ["video_id", "label_id", "status", "num_frames"]
-    pd.testing.assert_frame_equal(read_part(path, names), read(path)[names])
+    pd.testing.assert_frame_equal(read_columns(path, names), read_ledger(path)[names])
     table = pd.read_csv(path, dtype=str, na_filter=False)
     table.loc[1, "num_frames"] = "many"
     table.to_csv(path, index=False)
     with pytest.raises(InputError) as caught:
-        read_part(path, names)
+        read_columns(path, names)
     assert any(fault.row == 3 and fault.value == "many" for fault in caught.value.faults)
 
 
@@ -112,10 +120,10 @@ def test_an_invalid_table_is_not_written(root):
     command(root)
     before = ledger_bytes(root)
     path = ledger_path(recipe_of(root), "val")
-    table = read(path)
+    table = read_ledger(path)
     table.loc[0, "status"] = "lost"
     with pytest.raises(InputError):
-        write(path, table)
+        write_ledger(path, table)
     assert ledger_bytes(root) == before
     assert not list(path.parent.glob(".*.tmp"))
 

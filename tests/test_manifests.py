@@ -10,7 +10,7 @@ from pipeline.build import build
 from pipeline.common.errors import EXIT_OK, EXIT_USAGE
 from pipeline.common.locking import LockedError, locked
 from pipeline.common.tables import InputError
-from pipeline.ledger import read, write
+from pipeline.ledger.table import read_ledger, write_ledger
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "kinetics"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the official label files are not beside the repository")
@@ -99,9 +99,9 @@ def test_diff(root, capsys):
     command(root)
     command(root, dataset="kinetics400-b")
     there = root.parent / "ledgers" / "kinetics400-b" / "val.csv"
-    table = read(there)
+    table = read_ledger(there)
     table.loc[table["video_id"] == IDS[1], "status"] = "crash"
-    write(there, table[table["video_id"] != IDS[0]])
+    write_ledger(there, table[table["video_id"] != IDS[0]])
     capsys.readouterr()
     assert command(root, "--diff", str(there), "--json") == EXIT_OK
     said = json.loads(capsys.readouterr().out)["val"]
@@ -160,7 +160,7 @@ def test_a_subset_is_a_dataset_of_its_own_with_its_parents_ids(tmp_path, capsys)
     assert command(root, *flags) == EXIT_OK
     assert {name: text for name, text in ledger_bytes(root).items() if name not in parent} == made
     folder = next((tmp_path / "ledgers").glob("kinetics400-*"))
-    train, held_out = read(folder / "train.csv"), read(folder / "val.csv")
+    train, held_out = read_ledger(folder / "train.csv"), read_ledger(folder / "val.csv")
     assert len(train) == len(held_out) == 6
     assert set(train["label_id"]) == set(held_out["label_id"]) < {0, 5, 399}
     assert set(train["label"].value_counts()) == {3} and set(train["status"]) == {"pending"}

@@ -23,7 +23,7 @@ from pipeline import local, preprocess
 from pipeline.common.errors import UserError
 from pipeline.common.locking import LockedError, locked
 from pipeline.common.recipe import Preprocess
-from pipeline.ledger import ledger_path, read, write
+from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 from pipeline.shard_reader import ShardReader
 from pipeline.shards import read_outcomes
 
@@ -39,12 +39,12 @@ def make_inputs(folder: Path, num_videos: int = 9, **changes: object) -> Preproc
         if path:
             write_mp4(Path(settings.data_root) / path, 6 + number, 30, (32, 64), first=10 * number)
     (Path(settings.data_root) / table["path"][4]).write_bytes(b"no video")
-    write(ledger_path(settings, "train"), table)
+    write_ledger(ledger_path(settings, "train"), table)
     return settings
 
 
-def read_ledger(settings):
-    return read(ledger_path(settings, "train")).set_index("video_id")
+def train_rows(settings):
+    return read_ledger(ledger_path(settings, "train")).set_index("video_id")
 
 
 def files(settings) -> dict[str, bytes]:
@@ -95,7 +95,7 @@ def command(settings, *more: str) -> list[str]:
 
 
 def test_every_row_ends_in_the_ledger_and_every_good_frame_in_a_shard(undisturbed):
-    table = read_ledger(undisturbed)
+    table = train_rows(undisturbed)
     numbers = dict(enumerate(table.index))
     assert table["status"].tolist() == ["ok", "ok", "missing", "ok", "unreadable", "ok", "ok", "ok", "ok"]
     for number, video_id in numbers.items():
@@ -151,13 +151,13 @@ def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturb
     root = tmp_path / "data"
     shutil.copytree(inputs.data_root, root)
     settings = Preprocess(**{**settings.__dict__, "data_root": str(root)})
-    table = read(ledger_path(settings, "train"))
+    table = read_ledger(ledger_path(settings, "train"))
     table.loc[2, "path"] = f"train/{table.loc[2, 'video_id']}.mp4"
     table.loc[2, "status"] = "pending"
-    write(ledger_path(settings, "train"), table)
+    write_ledger(ledger_path(settings, "train"), table)
     write_mp4(root / table.loc[2, "path"], 8, 30, (32, 64), first=20)
     assert preprocess.run(settings) == 0
-    after = read_ledger(settings)
+    after = train_rows(settings)
     assert after["status"].iloc[2] == "ok" and after["num_frames"].iloc[2] == 4
     shard = after["shard"].iloc[2]
     neighbours = set(read_outcomes(Path(settings.store) / shard).query("status != 'ok'")["video_id"])
@@ -216,7 +216,7 @@ def test_too_many_bad_videos_end_in_exit_code_3_with_the_rest_stored(inputs, tmp
     settings = moved(inputs, tmp_path, max_bad_fraction=0.05)
     assert preprocess.run(settings) == 3
     assert "1 of 8 videos are bad" in caplog.text
-    assert (read_ledger(settings)["status"] == "ok").sum() == 7
+    assert (train_rows(settings)["status"] == "ok").sum() == 7
 
 
 class Terminal(io.StringIO):
@@ -245,7 +245,7 @@ def test_a_dry_run_says_what_comes_first_and_writes_nothing(inputs, tmp_path, ca
     first, *actions = capsys.readouterr().out.splitlines()
     assert first == "train: 9 videos, 8 to decode, 3 shards to write"
     assert len(actions) == 3
-    for task, action in zip(preprocess.plan(read(ledger_path(settings, "train")), settings, "train"),
+    for task, action in zip(preprocess.plan(read_ledger(ledger_path(settings, "train")), settings, "train"),
                             actions, strict=True):  # fmt: skip
         assert action == f"  {task.path}: {len(task.videos)} videos, first {task.videos[0].video_id}"
     assert not Path(settings.store).exists()

@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline import ledger, manifests, preprocess
+from pipeline import manifests, preprocess
 from pipeline.common import recipe
 from pipeline.common.settings import Document
+from pipeline.ledger.table import ledger_path, read_ledger
 from pipeline.shard_reader import ShardReader
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +74,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def read_ledgers(options: list[str]) -> pd.DataFrame:
     overrides = dict(option.removeprefix("--").split("=", 1) for option in options[2:])
     settings = recipe.load(Document(options[1], overrides))
-    return pd.concat([ledger.read(ledger.ledger_path(settings, split)) for split in ("train", "val")])
+    return pd.concat([read_ledger(ledger_path(settings, split)) for split in ("train", "val")])
 
 
 def test_the_folder_holds_the_files_this_test_knows() -> None:
@@ -81,18 +82,18 @@ def test_the_folder_holds_the_files_this_test_knows() -> None:
 
 
 def test_every_file_is_in_the_ledger_with_its_status(options: list[str]) -> None:
-    ledger = read_ledgers(options).set_index("video_id")
+    table = read_ledgers(options).set_index("video_id")
     found = {
         name: (str(row["status"]), str(row["codec"]), int(row["source_frames"]))
-        for name, row in ((name, ledger.loc[video_id(name)]) for name in EXPECTED)
+        for name, row in ((name, table.loc[video_id(name)]) for name in EXPECTED)
     }
     assert found == EXPECTED
-    assert len(ledger) == len(EXPECTED)
+    assert len(table) == len(EXPECTED)
 
 
 def test_every_stored_video_can_be_read_back(options: list[str]) -> None:
-    ledger = read_ledgers(options)
-    stored = ledger[ledger["status"] == "ok"]
+    table = read_ledgers(options)
+    stored = table[table["status"] == "ok"]
     store = Path(next(option for option in options if "store=" in option).split("=", 1)[1])
     for shard, rows in stored.groupby("shard"):
         reader = ShardReader(store / str(shard))

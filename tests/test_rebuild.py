@@ -8,8 +8,8 @@ from pipeline.common.errors import EXIT_OK
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import InputError
 from pipeline.learned import RETRY
-from pipeline.ledger import fill, ledger_path, read, write
-from pipeline.schema import LEARNED, STORED
+from pipeline.ledger.schema import LEARNED, STORED
+from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
 from pipeline.shards import Outcome, ShardWriter
 
 
@@ -82,9 +82,9 @@ def test_a_timeout_is_forgotten_only_when_asked(preprocessed):
 
 def test_a_bad_file_that_was_replaced_is_tried_again(preprocessed):
     path = ledger_path(recipe_of(preprocessed), "val")
-    table = read(path)
+    table = read_ledger(path)
     table.loc[table["video_id"] == IDS[3], "source_bytes"] = 777
-    write(path, table)
+    write_ledger(path, table)
     for shard in (preprocessed.parent / "store").iterdir():
         shard.unlink()
     assert build(recipe_of(preprocessed))["val"].set_index("video_id").loc[IDS[3], "status"] == "pending"
@@ -123,9 +123,9 @@ def test_a_broken_ledger_is_kept_aside_and_rebuilt(preprocessed):
 
 
 def test_fill_refuses_what_is_not_in_the_ledger_or_is_there_twice(preprocessed):
-    table = read(ledger_path(recipe_of(preprocessed), "val"))
+    table = read_ledger(ledger_path(recipe_of(preprocessed), "val"))
     told = table[["video_id", *LEARNED]]
     with pytest.raises(InputError, match="not in the ledger: zzz"):
-        fill(table, told.head(1).assign(video_id="zzz"))
+        fill_ledger(table, told.head(1).assign(video_id="zzz"))
     with pytest.raises(InputError, match="in two shards"):
-        fill(table, pd.concat([told.head(1)] * 2))
+        fill_ledger(table, pd.concat([told.head(1)] * 2))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline import manifests, preprocess, sample
 from pipeline.common.errors import EXIT_OK, UserError
-from pipeline.ledger import read
+from pipeline.ledger.table import read_ledger
 from train import check, convert, evaluate, export, infer, train
 
 CONFIG = Path(__file__).parents[1] / "train" / "configs" / "sample.yaml"
@@ -72,7 +72,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_every_label_row_ends_in_the_ledger_with_its_status(folder, store):
     for split in COUNTS:
         labels = rows_of(folder / "data" / f"kinetics-sample_{split}.csv")
-        table = read(folder / "manifests" / "kinetics-sample" / f"{split}.csv")
+        table = read_ledger(folder / "manifests" / "kinetics-sample" / f"{split}.csv")
         names = {f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}" for row in labels}
         assert set(table["video_id"]) == names
         statuses = table["status"].value_counts().to_dict()
@@ -97,7 +97,7 @@ def test_a_bad_video_is_decoded_again_when_its_status_is_forgotten(words, store,
     path = folder / "manifests" / "kinetics-sample" / "train.csv"
     before = path.read_bytes()
     assert manifests.main([*words, "--forget", "no_video_stream"]) == EXIT_OK
-    assert (read(path)["status"] == "pending").sum() == 1
+    assert (read_ledger(path)["status"] == "pending").sum() == 1
     capsys.readouterr()
     assert preprocess.main(words) == EXIT_OK
     assert ", 1 of 7 shards written," in capsys.readouterr().out
@@ -147,7 +147,7 @@ def test_evaluation_scores_every_video_and_repeats_exactly(run, words, folder, c
     assert steps.search(first.err)
     (table,) = (run / "eval").glob("*-val.csv")
     rows = rows_of(table)
-    val = read(folder / "manifests" / "kinetics-sample" / "val.csv")
+    val = read_ledger(folder / "manifests" / "kinetics-sample" / "val.csv")
     assert [row["video_id"] for row in rows] == val["video_id"].tolist()
     right = np.mean([row["label"] == row["predicted"] for row in rows])
     assert f"video top-1 {right:.4f}" in first.out

@@ -10,7 +10,7 @@ from make_videos import write_mp4
 from pipeline import learned, preprocess, verify
 from pipeline.common.errors import ShardError, UserError
 from pipeline.common.recipe import Preprocess
-from pipeline.ledger import ledger_path, read, write
+from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 from pipeline.shards import read_outcomes
 
 
@@ -22,7 +22,7 @@ def make_inputs(folder: Path, num_videos: int = 10, bad: tuple[int, ...] = (3,),
         if path:
             write_mp4(Path(settings.data_root) / path, 6 + number, 15, (32, 48), first=number)
     Path(settings.data_root).mkdir(exist_ok=True)
-    write(ledger_path(settings, "train"), table)
+    write_ledger(ledger_path(settings, "train"), table)
     return settings
 
 
@@ -173,10 +173,10 @@ def short_index(settings):
 
 def ledger_row(settings):
     path = ledger_path(settings, "train")
-    table = read(path)
+    table = read_ledger(path)
     row = int(table.index[table["status"] == "ok"][0])
     table.loc[row, "crc32"] = 1
-    write(path, table)
+    write_ledger(path, table)
     return [str(table.loc[row, "video_id"]), "the ledger's crc32 is 1"]
 
 
@@ -257,7 +257,7 @@ def test_a_stored_video_whose_source_is_gone_cannot_be_mended_and_is_said_to_be_
     next(Path(moved.data_root).rglob(f"{video_id}.mp4")).unlink()
     with pytest.raises(ShardError, match=f"1 videos were damaged and cannot be decoded again: {video_id}; the ledgers"):
         verify.run(moved, mend=True)
-    table = read(ledger_path(moved, "train")).set_index("video_id")
+    table = read_ledger(ledger_path(moved, "train")).set_index("video_id")
     assert table.at[video_id, "status"] == "missing"
     assert (table["status"] == "ok").sum() == 8
 
@@ -282,16 +282,16 @@ def test_nothing_is_called_missing_when_the_videos_cannot_be_reached(store):
 
 def test_a_video_that_waits_to_be_decoded_again_is_no_fault_and_waits_on(pristine, tmp_path, capsys):
     made = make_inputs(tmp_path)
-    (Path(made.data_root) / read(ledger_path(made, "train")).loc[0, "path"]).write_bytes(b"no video")
+    (Path(made.data_root) / read_ledger(ledger_path(made, "train")).loc[0, "path"]).write_bytes(b"no video")
     settings = Preprocess(**{**made.__dict__, "max_bad_fraction": 1.0})
     assert preprocess.run(settings) == 0
-    table = read(ledger_path(settings, "train"))
+    table = read_ledger(ledger_path(settings, "train"))
     assert table.loc[0, "status"] == "unreadable"
     table, _said = learned.try_again(table, settings.data_root, ["unreadable"])
-    write(ledger_path(settings, "train"), table)
+    write_ledger(ledger_path(settings, "train"), table)
     assert verify.run(settings, mend=False) == 0
     assert "1 videos wait to be decoded; run `make preprocess`" in capsys.readouterr().out
     flip(settings)
     assert verify.run(settings, mend=True) == 0
-    after = read(ledger_path(settings, "train"))
+    after = read_ledger(ledger_path(settings, "train"))
     assert after.loc[0, ["status", "reason"]].tolist() == table.loc[0, ["status", "reason"]].tolist()

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import ledger
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import list_of
 from pipeline.common.text import some
+from pipeline.ledger import table as ledger_table
 
 _NEEDED = ("video_id", "label", "label_id", "split", "status", "num_frames", "shard", "nbytes", "crc32")
 
@@ -52,12 +52,12 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
     Raises:
         UserError: there is no ledger, nothing of it is stored, or a shard it names is missing.
     """
-    path = ledger.ledger_path(settings, split)
+    path = ledger_table.ledger_path(settings, split)
     if not path.is_file():
         others = ", ".join(sorted(each.stem for each in path.parent.glob("*.csv") if each.stem in SPLITS))
         why = f"the label files speak of {others} only" if others else "run `make manifests preprocess` first"
         raise UserError(f"{path}: no such ledger; {why}")
-    table = ledger.read_part(path, _NEEDED)
+    table = ledger_table.read_columns(path, _NEEDED)
     stored = table[(table["status"] == "ok") & (table["shard"] != "")]
     if stored.empty:
         raise UserError(f"{path}: none of its {len(table):,} videos is stored; run `make preprocess` first")
@@ -79,6 +79,6 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
         shard_of=shard_of.astype(np.int32),
         shards=[store / name for name in names],
         nbytes=int(stored["nbytes"].sum()),
-        class_names=ledger.class_names(table),
-        identity=ledger.identity(settings.dataset, table),
+        class_names=ledger_table.class_names(table),
+        identity=ledger_table.identity(settings.dataset, table),
     )

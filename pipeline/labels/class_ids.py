@@ -28,7 +28,7 @@ def read_class_list(path: Path) -> list[str]:
     """The labels of a class list (`label_id,label`), 0 first.
 
     Raises:
-        ManifestError: it is not there, or its ids are not 0, 1, 2, ...
+        InputError: it is not there, or its ids are not 0, 1, 2, ...
     """
     try:
         table = pd.read_csv(path, dtype={"label_id": "int64", "label": "str"}, na_filter=False)
@@ -52,7 +52,7 @@ def class_ids(table: pd.DataFrame, settings: Preprocess) -> tuple[np.ndarray, st
     """The label_id of each row (-1 without a label), and a sentence on where the numbers come from.
 
     Raises:
-        ManifestError: a frozen list lacks a label, or only the test split has it.
+        InputError: a frozen list lacks a label, or only the test split has it.
     """
     labelled = table[table["label"] != ""]
     taught = labelled[labelled["split"] != "test"]

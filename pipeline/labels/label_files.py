@@ -49,7 +49,7 @@ def load_labels(settings: Preprocess) -> Labels:
     """Find, read and join the label files of a dataset.
 
     Raises:
-        ManifestError: there are none, they lack a column, or rows are faulty or contradict each other (all of
+        InputError: there are none, they lack a column, or rows are faulty or contradict each other (all of
             those of all files are listed).
     """
     paths, found = find_label_files(settings)
@@ -82,7 +82,7 @@ def find_label_files(settings: Preprocess) -> tuple[list[Path], bool]:
     subset keeps its own), else the CSVs in data_root and its annotations/ that have the columns.
 
     Raises:
-        ManifestError: none, or one that was named is not there.
+        InputError: none, or one that was named is not there.
     """
     root = Path(settings.data_root)
     if settings.labels is not None:
@@ -209,7 +209,7 @@ def _join(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Fold rows that say the same thing twice; a video with two labels, or in two splits, is an error.
 
     Raises:
-        ManifestError: listing every row of every such video.
+        InputError: listing every row of every such video.
     """
     told: list[str] = []
     again = table.duplicated(["video_id", "label", "split"])

@@ -45,7 +45,7 @@ import model  # noqa: E402, F401  before mindspore
 from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.encoding import encode  # noqa: E402
 from pipeline.frames import steady_times  # noqa: E402
-from pipeline.ledger import fill, ledger_path, write  # noqa: E402
+from pipeline.ledger.table import fill_ledger, ledger_path, write_ledger  # noqa: E402
 from pipeline.preprocess import plan  # noqa: E402
 from pipeline.shard_reader import ShardReader  # noqa: E402
 from pipeline.shards import Outcome, ShardWriter, read_outcomes  # noqa: E402
@@ -116,8 +116,8 @@ def write_store(folder: Path, num_videos: int, videos_per_shard: int, codec: str
                 outcome = Outcome(video.video_id, "ok", num_frames=NUM_FRAMES, fps=15.0)
                 writer.add_encoded(outcome, encoded)
         outcomes.append(read_outcomes(task.path))
-    filled = fill(table, pd.concat(outcomes, ignore_index=True))
-    write(ledger_path(settings, "train"), filled)
+    filled = fill_ledger(table, pd.concat(outcomes, ignore_index=True))
+    write_ledger(ledger_path(settings, "train"), filled)
     return settings
 
 

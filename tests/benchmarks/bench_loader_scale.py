@@ -27,10 +27,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from make_store import make_ledger  # noqa: E402
 
 from pipeline.common.recipe import Preprocess  # noqa: E402
+from pipeline.common.tables import write_table  # noqa: E402
 from pipeline.encoding import encode  # noqa: E402
 from pipeline.frames import steady_times  # noqa: E402
 from pipeline.hdf5 import reserve
-from pipeline.ledger import fill, ledger_path, write_table  # noqa: E402
+from pipeline.ledger.table import fill_ledger, ledger_path
 from pipeline.preprocess import plan  # noqa: E402
 from pipeline.shard_task import Task  # noqa: E402
 from pipeline.shards import Outcome, ShardWriter, read_outcomes  # noqa: E402
@@ -108,7 +109,7 @@ def write_store(folder: str, num_shards: int, videos_per_shard: int) -> None:
     table = make_ledger(num_shards * videos_per_shard, "train")
     tasks = plan(table, settings, "train")
     outcomes = joblib.Parallel(n_jobs=2)(joblib.delayed(write)(task, settings) for task in tasks)
-    filled = fill(table, pd.concat(outcomes, ignore_index=True))
+    filled = fill_ledger(table, pd.concat(outcomes, ignore_index=True))
     write_table(ledger_path(settings, "train"), filled)
     print(f"{len(table):,} rows, {len(tasks):,} shards, written in {time.perf_counter() - began:.0f} s", flush=True)
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))  # a script beside the package, run by path
 from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.common.video_id import video_ids  # noqa: E402
 from pipeline.labels.class_ids import KINETICS400, read_class_list  # noqa: E402
-from pipeline.ledger import read  # noqa: E402
+from pipeline.ledger.table import read_ledger  # noqa: E402
 from pipeline.shards import Outcome, ShardWriter, shard_name  # noqa: E402
 
 KINETICS400_ROWS = {"train": 246_534, "val": 19_906, "test": 39_805}
@@ -65,7 +65,7 @@ def make_shards(folder: Path, settings: Preprocess) -> int:
     Path(settings.store).mkdir()
     total = 0
     for split in KINETICS400_ROWS:
-        ledger = read(folder / "ledgers" / settings.dataset / f"{split}.csv")
+        ledger = read_ledger(folder / "ledgers" / settings.dataset / f"{split}.csv")
         ids = ledger.loc[ledger["status"] == "pending", "video_id"].tolist()
         count = -(-len(ids) // settings.videos_per_shard)
         for number in range(count):

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
-import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -16,29 +14,29 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.common.recipe import SPLITS, Preprocess
-from pipeline.common.tables import InputError, list_of
+from pipeline.common.tables import InputError, list_of, write_table
 from pipeline.common.text import some
-from pipeline.schema import COLUMNS, LEARNED, typed, validate
+from pipeline.ledger.schema import COLUMNS, LEARNED, typed, validate
 
 
-def folder(settings: Preprocess) -> Path:
+def ledger_folder(settings: Preprocess) -> Path:
     """`<manifests>/<dataset>`, where a dataset's ledgers are."""
     return Path(settings.manifests) / settings.dataset
 
 
 def ledger_path(settings: Preprocess, split: str) -> Path:
     """`<manifests>/<dataset>/<split>.csv`."""
-    return folder(settings) / f"{split}.csv"
+    return ledger_folder(settings) / f"{split}.csv"
 
 
-def read(path: Path | str) -> pd.DataFrame:
+def read_ledger(path: Path | str) -> pd.DataFrame:
     """Read and validate a ledger.
 
     Returns:
         One row a video in the columns and dtypes of COLUMNS, sorted by video_id, index 0..n-1.
 
     Raises:
-        ManifestError: it is not there, is not a ledger, or has faulty values (all of them are listed).
+        InputError: it is not there, is not a ledger, or has faulty values (all of them are listed).
     """
     path = Path(path)
     table, faults = typed(_read_rows(path), str(path))
@@ -46,20 +44,20 @@ def read(path: Path | str) -> pd.DataFrame:
     return table
 
 
-def read_all(settings: Preprocess) -> dict[str, pd.DataFrame]:
+def read_ledgers(settings: Preprocess) -> dict[str, pd.DataFrame]:
     """The ledgers of a dataset by split.
 
     Raises:
-        ManifestError: there is none, or some are faulty: all faults of all of them.
+        InputError: there is none, or some are faulty: all faults of all of them.
     """
-    return read_each({split: ledger_path(settings, split) for split in SPLITS})
+    return read_ledgers_at({split: ledger_path(settings, split) for split in SPLITS})
 
 
-def read_each(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
+def read_ledgers_at(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
     """The ledgers that are there, by split.
 
     Raises:
-        ManifestError: none is, or some are faulty: all faults of all of them.
+        InputError: none is, or some are faulty: all faults of all of them.
     """
     there = {split: path for split, path in paths.items() if path.is_file()}
     if not there:
@@ -67,7 +65,7 @@ def read_each(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
     ledgers, errors = {}, []
     for split, path in there.items():
         try:
-            ledgers[split] = read(path)
+            ledgers[split] = read_ledger(path)
         except InputError as error:
             errors.append(error)
     if len(errors) == 1:
@@ -78,15 +76,15 @@ def read_each(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
     return ledgers
 
 
-def read_part(path: Path, names: Sequence[str]) -> pd.DataFrame:
+def read_columns(path: Path, names: Sequence[str]) -> pd.DataFrame:
     """Some columns of a ledger, held to their types but not to the rules: `read` takes five times as long.
 
     Raises:
-        ManifestError: as `read`.
+        InputError: as `read`.
     """
     table = _read_rows(path, names)
     numbers_only = all(COLUMNS[name] == "str" or pd.api.types.is_numeric_dtype(table[name]) for name in names)
-    return table if numbers_only else read(path)  # which lists what is no number
+    return table if numbers_only else read_ledger(path)  # which lists what is no number
 
 
 def _read_rows(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -109,16 +107,16 @@ def _read_rows(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
         raise InputError(f"{path}: not a ledger: {str(error).strip()}; `make manifests` rebuilds it") from None
 
 
-def write(path: Path | str, ledger: pd.DataFrame) -> None:
+def write_ledger(path: Path | str, ledger: pd.DataFrame) -> None:
     """Write a ledger, sorted; readers see the old file or the new one, whole; same table, same bytes.
 
     Raises:
-        ManifestError: the table is not a valid ledger; nothing is written.
+        InputError: the table is not a valid ledger; nothing is written.
     """
-    write_all({Path(path): ledger})
+    write_ledgers({Path(path): ledger})
 
 
-def write_all(ledgers: dict[Path, pd.DataFrame], valid: Collection[Path] = ()) -> None:
+def write_ledgers(ledgers: dict[Path, pd.DataFrame], valid: Collection[Path] = ()) -> None:
     """Write several ledgers, when all of them are valid.
 
     Args:
@@ -126,7 +124,7 @@ def write_all(ledgers: dict[Path, pd.DataFrame], valid: Collection[Path] = ()) -
         valid: those of the paths whose ledger was validated before, and is not again.
 
     Raises:
-        ManifestError: one is not a valid ledger; none is written.
+        InputError: one is not a valid ledger; none is written.
     """
     tables = {path: _sorted(ledger.loc[:, list(COLUMNS)]) for path, ledger in ledgers.items()}
     for path, table in tables.items():
@@ -142,35 +140,13 @@ def _sorted(ledger: pd.DataFrame) -> pd.DataFrame:
     return ledger.sort_values("video_id", kind="stable", ignore_index=True)
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write any table as CSV through a temporary file in the same folder, fsynced, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            # Three times as fast as DataFrame.to_csv; both print a float as repr does.
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(table.columns)
-            writer.writerows(zip(*(list_of(table[name]) for name in table.columns), strict=True))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    parent = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
-
-
-def blank(num_rows: int) -> pd.DataFrame:
+def blank_rows(num_rows: int) -> pd.DataFrame:
     """The learned columns of rows about which nothing is known."""
     zeros = {"str": "", "int64": 0, "float64": 0.0}
     return pd.DataFrame({name: pd.Series([zeros[COLUMNS[name]]] * num_rows, dtype=COLUMNS[name]) for name in LEARNED})
 
 
-def fill(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
+def fill_ledger(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
     """Copy into a ledger what shards say became of its videos.
 
     `preprocess` and a rebuild both come here, so that they write the same bytes.
@@ -183,7 +159,7 @@ def fill(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
         A new ledger; rows that `outcomes` does not name are as they were.
 
     Raises:
-        ManifestError: an outcome is of a video that is not in the ledger, or a video has two.
+        InputError: an outcome is of a video that is not in the ledger, or a video has two.
     """
     ids = outcomes["video_id"]
     rows = pd.Index(ledger["video_id"]).get_indexer(pd.Index(ids))
@@ -211,7 +187,7 @@ def class_names(*ledgers: pd.DataFrame) -> list[str]:
     """The label of each label_id, 0 first; empty for an id that no row has (a subset keeps its parent's ids).
 
     Raises:
-        ManifestError: one label_id has two labels.
+        InputError: one label_id has two labels.
     """
     pairs = pd.concat([ledger[["label_id", "label"]] for ledger in ledgers]).drop_duplicates()
     pairs = pairs[pairs["label_id"] >= 0].sort_values(["label_id", "label"])

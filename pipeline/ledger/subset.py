@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.common.recipe import SPLITS, Preprocess
-from pipeline.common.tables import InputError
-from pipeline.coverage import USABLE
-from pipeline.ledger import class_names, ledger_path, write_table
+from pipeline.common.tables import InputError, write_table
+from pipeline.ledger.coverage import USABLE
+from pipeline.ledger.table import class_names, ledger_path
 
 
-def choose(
+def choose_subset(
     ledgers: dict[str, pd.DataFrame], num_classes: int | None, per_class: int | None, seed: int
 ) -> dict[str, pd.DataFrame]:
     """Rows of some classes, the same classes in every split; a split without labels is left out.
@@ -31,7 +31,7 @@ def choose(
         seed: of both choices.
 
     Raises:
-        ManifestError: the dataset has fewer classes with usable videos.
+        InputError: the dataset has fewer classes with usable videos.
     """
     usable = {
         split: ledger[ledger["status"].isin(USABLE) & ledger["label_id"].ge(0)] for split, ledger in ledgers.items()
@@ -56,7 +56,7 @@ def choose(
     return chosen
 
 
-def write_labels(
+def write_subset_labels(
     settings: Preprocess, ledgers: dict[str, pd.DataFrame], chosen: dict[str, pd.DataFrame], name: str
 ) -> Preprocess:
     """Write the label files of a subset; returns the settings to build it with."""

@@ -51,7 +51,7 @@ def validate(ledger: pd.DataFrame, file: str, faults: Iterable[BadValue] = ()) -
         faults: what is known to be wrong with it already.
 
     Raises:
-        ManifestError: listing all faults of all rows.
+        InputError: listing all faults of all rows.
     """
     found = list(faults)
     broken = {fault.row for fault in found}  # do not report what only follows from an unreadable number

@@ -9,8 +9,8 @@ import pandas as pd
 
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import InputError
-from pipeline.ledger import read, read_each
-from pipeline.schema import COLUMNS
+from pipeline.ledger.schema import COLUMNS
+from pipeline.ledger.table import read_ledger, read_ledgers_at
 
 
 def diff(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def _keyed(ledger: pd.DataFrame | None) -> pd.DataFrame:
 
 def _theirs(other: Path) -> dict[str, pd.DataFrame]:
     if other.is_dir():
-        return read_each({split: other / f"{split}.csv" for split in SPLITS})
-    ledger = read(other)
+        return read_ledgers_at({split: other / f"{split}.csv" for split in SPLITS})
+    ledger = read_ledger(other)
     return {str(split): rows.reset_index(drop=True) for split, rows in ledger.groupby("split")}
 
 
@@ -77,7 +77,7 @@ def leaks(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
         {split: {num_ids, shared: [youtube_id, ...]}}
 
     Raises:
-        ManifestError: `other` is not there, or has no YouTube ids.
+        InputError: `other` is not there, or has no YouTube ids.
     """
     try:
         theirs = pd.read_csv(other, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig")
