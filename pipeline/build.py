@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import layout, learned, matching
+from pipeline import learned
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
 from pipeline.labels.label_files import load_labels
 from pipeline.ledger.schema import COLUMNS
 from pipeline.ledger.table import blank_rows, ledger_path
+from pipeline.videos.matching import Match, match_videos
+from pipeline.videos.names import ENDINGS
+from pipeline.videos.scan import Files, scan_videos
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
     if root and not Path(root).is_dir():
         raise InputError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
     said = load_labels(settings)
-    files = layout.scan(Path(root)) if root else layout.Files([], frozenset(), [])
-    found = matching.match(said, files)
+    files = scan_videos(Path(root)) if root else Files([], frozenset(), [])
+    found = match_videos(said, files)
     built = Built({}, found.extra, [], [], [*said.verdict, *found.verdict], [*said.warnings, *found.warnings])
     for split in SPLITS:
         fresh = _rows(said.table, found, split)
@@ -92,10 +95,10 @@ def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
 def _expected(kinetics: bool) -> str:
     if not kinetics:
         return "the files that the label files name"
-    return f"files named {{youtube_id}}_{{start}}_{{end}} ending in {' '.join(layout.ENDINGS)}, in folders or not"
+    return f"files named {{youtube_id}}_{{start}}_{{end}} ending in {' '.join(ENDINGS)}, in folders or not"
 
 
-def _rows(table: pd.DataFrame, found: matching.Match, split: str) -> pd.DataFrame:
+def _rows(table: pd.DataFrame, found: Match, split: str) -> pd.DataFrame:
     """A split's ledger when only label files and the disk have been asked."""
     ids = table["video_id"].tolist()
     order = sorted(np.flatnonzero(table["split"].eq(split)).tolist(), key=ids.__getitem__)

@@ -11,12 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import layout, matching
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import BadValue, InputError, list_of
 from pipeline.common.text import some
 from pipeline.labels.label_files import load_labels
 from pipeline.ledger.table import ledger_path, read_ledgers
+from pipeline.videos.matching import match_videos
+from pipeline.videos.names import is_video
+from pipeline.videos.scan import scan_videos
 
 
 def check(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], list[str]]:
@@ -68,10 +70,10 @@ def _outside(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], _Disk | Non
     root = Path(settings.data_root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
-    files = layout.scan(root)
+    files = scan_videos(root)
     spare: set[str] = set()
     if files.links:  # a build neither uses nor lists some of them; only it knows which
-        found = matching.match(said, files)
+        found = match_videos(said, files)
         spare = set(files.links) - {*found.paths, *found.extra["path"]}
     return rows, _Disk(set(files.paths), spare)
 
@@ -124,7 +126,7 @@ def _against_disk(settings: Preprocess, ledgers: dict[str, pd.DataFrame], disk: 
     folder = ledger_path(settings, "train").parent
     for path in folder.glob("*.extra.csv"):
         known |= set(pd.read_csv(path, dtype=str, na_filter=False)["path"])
-    new = sorted(path for path in disk.paths - known - disk.spare if layout.is_video(path))
+    new = sorted(path for path in disk.paths - known - disk.spare if is_video(path))
     if new:
         said.append(f"{len(new):,} videos on disk are in no ledger and no extra list: {', '.join(new[:5])}")
     return said

@@ -26,8 +26,8 @@ from pipeline.ledger import compare, coverage
 from pipeline.ledger.schema import BAD_STATUSES, UNWRITTEN_STATUSES
 from pipeline.ledger.subset import choose_subset, write_subset_labels
 from pipeline.ledger.table import ledger_folder, ledger_path, read_ledgers, write_ledgers
-from pipeline.matching import by_split
 from pipeline.shard_task import check_recipe
+from pipeline.videos.matching import by_split
 
 log = logging.getLogger(__name__)
 

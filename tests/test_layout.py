@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from make_ledgers import IDS, ROWS, command, label_file, recipe_of, touch
 
-from pipeline import layout
 from pipeline.build import build, join
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.tables import InputError
 from pipeline.container import DecodeError
 from pipeline.decode import decode_video
+from pipeline.videos.names import ENDINGS
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_every_layout_is_found_and_told(root, folder, said):
     assert built.warnings == [] and built.extra.empty
 
 
-@pytest.mark.parametrize("ending", [*layout.ENDINGS, ".MP4", ".WebM", ""])
+@pytest.mark.parametrize("ending", [*ENDINGS, ".MP4", ".WebM", ""])
 def test_every_ending_and_none(root, ending):
     touch(root, *(f"val/{name}{ending}" for name in IDS))
     assert set(build(recipe_of(root))["val"]["status"]) == {"pending"}

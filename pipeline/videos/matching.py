@@ -12,7 +12,9 @@ import pandas as pd
 
 from pipeline.common.text import some
 from pipeline.labels.label_files import Labels
-from pipeline.layout import ENDINGS, OUTWARD, Files, Folder, Folders, is_video, segment
+from pipeline.videos.folders import Folder, Folders
+from pipeline.videos.names import ENDINGS, is_video, segment_of
+from pipeline.videos.scan import OUTWARD, Files
 
 _MEND_OUTWARD = (
     "; a symlink out of data_root is not followed: set data_root to the real folder that holds the videos, and "
@@ -39,7 +41,7 @@ class Match:
     warnings: list[str]
 
 
-def match(labels: Labels, files: Files) -> Match:
+def match_videos(labels: Labels, files: Files) -> Match:
     """Match files to the rows of `labels`: by YouTube id and times in Kinetics, else by path."""
     folders = Folders(set(labels.table["label"]))
     joined = _Segments(labels.table, files, folders) if labels.kinetics else _Paths(labels.table, files)
@@ -112,7 +114,7 @@ class _Segments:
 
     def row_of(self, path: str) -> int:
         """The row that a file's name and folder speak of; -1: none, or more than one."""
-        video_id, youtube_id = segment(path)
+        video_id, youtube_id = segment_of(path)
         if video_id:
             return self._rows.get(video_id, -1)
         rows = self._rows_of.get(youtube_id, [])
@@ -132,7 +134,7 @@ class _Segments:
         return (not folder.replaces, elsewhere, len(stem) <= 11, path in self._files.links, order, path)
 
     def _why_none(self, path: str) -> str:
-        video_id, youtube_id = segment(path)
+        video_id, youtube_id = segment_of(path)
         rows = self._rows_of.get(youtube_id, [])
         if not youtube_id:
             return "not named {youtube_id}_{start}_{end}"

@@ -1,0 +1,91 @@
+"""Which files a data_root holds: a listing that never leaves it, and what a file's name and folder say.
+
+Only names are read here; nothing is opened.  A video is `{youtube_id}_{start}_{end}` or bare `{youtube_id}`,
+with one of ENDINGS or none, wherever it lies: flat or in class folders (labels with spaces, with underscores, or
+torchvision's without `'()`), under split folders or not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.videos.names import segment_of
+
+OUTWARD = "symlink out of data_root"
+_ODD = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")  # control characters, backslash, bytes that are not UTF-8
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a folder holds.
+
+    Attributes:
+        paths: every file, relative to the folder, with forward slashes, sorted.
+        links: those of `paths` that are, or are reached through, symlinks.
+        refused: files that may not be used, and why.
+    """
+
+    paths: list[str]
+    links: frozenset[str]
+    refused: list[tuple[str, str]]
+
+
+def scan_videos(root: Path) -> Files:
+    """List every file under `root`, following symlinks only where they stay inside it.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    real_root = os.path.realpath(root)
+    plain, links = _walk("", real_root)
+    paths, refused = plain, []
+    linked: set[str] = set()
+    followed: set[str] = set()
+    while links:
+        links.sort(reverse=True)  # by name, so that the answer does not hang on the order of the directory
+        path, place = links.pop()
+        real = os.path.realpath(place)
+        if not os.path.exists(real):
+            refused.append((path, "symlink to nothing"))
+        elif not f"{real}/".startswith(f"{real_root}/"):
+            refused.append((path, OUTWARD))
+        elif not os.path.isdir(real) or "." in path and segment_of(path)[1]:
+            linked.add(path)
+        elif real not in followed and not f"{place}/".startswith(f"{real}/"):
+            followed.add(real)  # once each, so that links in a ring end
+            more, deeper = _walk(f"{path}/", real)
+            linked.update(more)
+            links += deeper
+    paths += linked
+    odd = {path for path in paths if _ODD.search(path)} if _ODD.search("".join(paths)) else set()
+    refused += [(path, "its name has characters that a ledger cannot hold") for path in odd]
+    refused = sorted((ascii(path)[1:-1] if _ODD.search(path) else path, why) for path, why in refused)
+    return Files(sorted(path for path in paths if path not in odd), frozenset(linked - odd), refused)
+
+
+def _walk(prefix: str, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Files below a folder without following symlinks; and the symlinks, each with its place on the disk.
+
+    What has a video's name and is no file (a FIFO, a folder) is among them: decoding says so, `missing` would not.
+    """
+    files: list[str] = []
+    links: list[tuple[str, str]] = []
+    folders = [(prefix, folder)]
+    while folders:
+        prefix, folder = folders.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name[0] == ".":
+                    continue
+                if entry.is_file(follow_symlinks=False):
+                    files.append(prefix + entry.name)
+                elif entry.is_dir(follow_symlinks=False) and not ("." in entry.name and segment_of(entry.name)[1]):
+                    folders.append((f"{prefix}{entry.name}/", entry.path))
+                elif entry.is_symlink():
+                    links.append((prefix + entry.name, entry.path))
+                else:
+                    files.append(prefix + entry.name)
+    return files, links
