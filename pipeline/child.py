@@ -22,9 +22,9 @@ from pipeline.common.recipe import Preprocess
 from pipeline.confine import MAX_MEMORY_BYTES
 from pipeline.container import DecodeError, file_crc32, probe
 from pipeline.decode import decode_video
-from pipeline.encoding import Encoded, encode
 from pipeline.frames import new_frames
 from pipeline.isolate import READY, places
+from pipeline.shards.encoding import Encoded, encode
 
 
 def main() -> None:

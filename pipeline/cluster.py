@@ -16,10 +16,10 @@ from typing import Any
 
 from pipeline.common.errors import UserError
 from pipeline.common.locking import owner
+from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.isolate import Decoder
 from pipeline.shard_task import Task, write_shard
-from pipeline.shards import Outcome
 
 _CONNECT_S = 30
 _DECIDING = ("decord2", "av", "opencv-python-headless", "simplejpeg", "numpy", "h5py")  # the bytes of a shard

@@ -14,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.common.errors import FormatError, ShardError
+from pipeline.common.files import sync_folder
 from pipeline.common.recipe import Preprocess
 from pipeline.common.text import some
 from pipeline.shard_task import Task, check_same_recipe
-from pipeline.shards import read_account, sync
+from pipeline.shards.store import read_account
 
 _FOLDER = "earlier"
 
@@ -57,8 +58,8 @@ def set_aside(tasks: Iterable[Task], settings: Preprocess, only: Collection[str]
     folder.mkdir(exist_ok=True)
     for path in moving:
         os.replace(path, _free(folder / path.name))
-    sync(folder)
-    sync(store)
+    sync_folder(folder)
+    sync_folder(store)
     log.info(
         "%d shards are of another plan: the label files have changed. What they hold is copied, not decoded again; "
         "until that is done they are in %s", len(moving), folder,

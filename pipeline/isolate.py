@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.common.recipe import Preprocess
-from pipeline.encoding import Encoded
+from pipeline.shards.encoding import Encoded
 
 ENTRY = "from pipeline.child import main; main()"
 READY = b"ready"

@@ -21,7 +21,7 @@ from pipeline.common.tables import InputError
 from pipeline.common.text import some
 from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED
 from pipeline.ledger.table import blank_rows, fill_ledger, ledger_path, read_ledger
-from pipeline.shards import Account, outcomes_table, read_account
+from pipeline.shards.store import Account, outcomes_table, read_account
 
 # Begins the reason of a pending row whose bad outcome, still in its shard, a rebuild must not bring back.
 RETRY = "to be tried again: "

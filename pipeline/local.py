@@ -12,10 +12,10 @@ from types import TracebackType
 
 import joblib
 
+from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.isolate import Decoder, Stopped
 from pipeline.shard_task import Task, write_shard
-from pipeline.shards import Outcome
 
 _SPARE_BYTES = 64 << 20  # for each shard being written
 _STOP_S = 10  # that tasks have to drop their temporary files

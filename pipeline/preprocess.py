@@ -22,11 +22,12 @@ from pipeline import cluster, earlier, local
 from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_OK, EXIT_TOO_MANY_BAD, UserError
 from pipeline.common.locking import locked, remove_temporary
+from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.ledger.schema import BAD_STATUSES
 from pipeline.ledger.table import fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
 from pipeline.shard_task import Task, check_recipe, is_finished, plan
-from pipeline.shards import Outcome, read_outcomes
+from pipeline.shards.store import read_outcomes
 
 __all__ = ["main", "plan", "run"]
 

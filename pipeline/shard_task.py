@@ -12,12 +12,15 @@ import pandas as pd
 
 from pipeline.common import recipe
 from pipeline.common.errors import FormatError, ShardError, UserError
+from pipeline.common.outcome import OUTCOME_TYPES, Outcome
 from pipeline.common.recipe import SPLITS, Preprocess
-from pipeline.encoding import Encoded
 from pipeline.isolate import Decoder
 from pipeline.learned import RETRY
-from pipeline.shard_reader import ShardReader
-from pipeline.shards import Account, Outcome, ShardWriter, read_account, read_outcomes, shard_name
+from pipeline.shards.encoding import Encoded
+from pipeline.shards.format import shard_name
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.store import Account, read_account, read_outcomes
+from pipeline.shards.writer import ShardWriter
 
 
 @dataclass(frozen=True)
@@ -140,15 +143,17 @@ def write_shard(task: Task, settings: Preprocess, decoder: Decoder, done: Callab
             if copy is not None:
                 outcome, encoded = copy.outcome, copy.reader.encoded(copy.reader.row_of(video.video_id))
             elif not found:
-                outcome = Outcome(video.video_id, "missing")
+                outcome = Outcome(video_id=video.video_id, status="missing")
             else:
                 result = next(decoded)
                 encoded = result.encoded
                 # The size of a bad file tells a rebuild when there is another one in its place.
                 facts = {"source_bytes": _size_bytes(root / video.path), **result.facts}
                 num_frames = encoded.num_frames if encoded else 0
-                outcome = Outcome(video.video_id, result.status, result.reason, num_frames=num_frames, **facts)
-            writer.add_encoded(outcome, encoded)
+                outcome = Outcome(
+                    video_id=video.video_id, status=result.status, reason=result.reason, num_frames=num_frames, **facts
+                )
+            writer.add(outcome, encoded)
             done(outcome)
 
 
@@ -202,9 +207,9 @@ class _Stored:
         if path not in self._shards:
             try:
                 reader = ShardReader(path)
-                rows = read_outcomes(path)[list(Outcome._fields)].itertuples(index=False, name=None)
+                rows = read_outcomes(path)[list(OUTCOME_TYPES)].to_dict("records")
                 same = reader.recipe_sha256 == self._settings.fingerprint()
-                self._shards[path] = (reader, {row[0]: Outcome(*row) for row in rows}) if same else None
+                self._shards[path] = (reader, {row["video_id"]: Outcome(**row) for row in rows}) if same else None
             except ShardError:
                 self._shards[path] = None  # everything is decoded
         return self._shards[path]

@@ -22,12 +22,12 @@ from pipeline.common.errors import EXIT_OK, ShardError
 from pipeline.common.locking import locked
 from pipeline.common.recipe import Preprocess
 from pipeline.common.text import some
-from pipeline.hdf5 import open_finished, own
 from pipeline.ledger.schema import LEARNED
 from pipeline.ledger.table import fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
-from pipeline.shard_reader import ShardReader
 from pipeline.shard_task import Task, check_recipe
-from pipeline.shards import outcomes_table, read_account, read_outcomes
+from pipeline.shards.hdf5 import open_finished, own
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.store import outcomes_table, read_account, read_outcomes
 
 log = logging.getLogger(__name__)
 

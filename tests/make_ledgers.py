@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+from make_store import add_frames
 
 from pipeline import manifests
+from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
-from pipeline.shards import Outcome, ShardWriter, read_outcomes, shard_name
+from pipeline.shards.format import shard_name
+from pipeline.shards.store import read_outcomes
+from pipeline.shards.writer import ShardWriter
 
 # (label, youtube_id, start, end): labels that every copy of Kinetics writes differently, ids that look like options.
 ROWS = [
@@ -79,10 +83,14 @@ def write_shards(root, outcomes=OUTCOMES, complete=True, **keys):
                 status, reason = outcomes[row]
                 if status == "ok":
                     frames = np.full((row + 1, settings.height, settings.width, 3), row, np.uint8)
-                    facts = ("h264", 340, 256, 8, 30000 / 1001, 300, 12_345, 0xABCDEF01, row + 1, 15.0)
-                    writer.add(Outcome(IDS[row], "ok", "", *facts), frames)
+                    outcome = Outcome(
+                        video_id=IDS[row], status="ok", codec="h264", source_width=340, source_height=256,
+                        source_bit_depth=8, source_fps=30000 / 1001, source_frames=300, source_bytes=12_345,
+                        source_crc32=0xABCDEF01, num_frames=row + 1, fps=15.0,
+                    )  # fmt: skip
+                    add_frames(writer, outcome, frames, settings)
                 else:
-                    writer.add(Outcome(IDS[row], status, reason, source_bytes=0))
+                    writer.add(Outcome(video_id=IDS[row], status=status, reason=reason))
 
 
 def preprocess(root):

@@ -13,13 +13,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import seal
+from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import FORMAT_VERSION, Preprocess
-from pipeline.hdf5 import end
+from pipeline.frames import steady_times
 from pipeline.ledger.schema import COLUMNS
 from pipeline.ledger.table import blank_rows, fill_ledger, ledger_path, write_ledger
 from pipeline.preprocess import plan
-from pipeline.shards import Outcome, ShardWriter, read_outcomes
+from pipeline.shards import checksum
+from pipeline.shards.encoding import encode
+from pipeline.shards.hdf5 import end
+from pipeline.shards.store import read_outcomes
+from pipeline.shards.writer import ShardWriter
 
 LABELS = ("clapping", "jumping", "running")
 
@@ -59,6 +63,11 @@ def make_ledger(num_videos: int, split: str, bad: tuple[int, ...] = ()) -> pd.Da
     return table.astype(COLUMNS).sort_values("video_id", ignore_index=True)
 
 
+def add_frames(writer: ShardWriter, outcome: Outcome, frames: NDArray[np.uint8], settings: Preprocess) -> None:
+    """Store frames (T, height, width, 3), all shown equally long."""
+    writer.add(outcome, encode(frames, steady_times(np.arange(len(frames)), outcome.fps), settings))
+
+
 def make_split(
     settings: Preprocess, split: str, num_videos: int, bad: tuple[int, ...] = (), length: int = 12
 ) -> pd.DataFrame:
@@ -71,13 +80,13 @@ def make_split(
             for video in task.videos:
                 number = int(video.video_id.split("_")[-2])
                 if not video.path:
-                    writer.add(Outcome(video.video_id, "missing"))
+                    writer.add(Outcome(video_id=video.video_id, status="missing"))
                     continue
                 frames = frames_of(number, length + number % 5, settings)
                 facts = {"codec": "h264", "source_width": 340, "source_height": 256, "source_fps": 30.0,
                          "source_frames": 2 * len(frames), "source_bytes": 1000}  # fmt: skip
-                outcome = Outcome(video.video_id, "ok", num_frames=len(frames), fps=15.0, **facts)
-                writer.add(outcome, frames)
+                outcome = Outcome(video_id=video.video_id, status="ok", num_frames=len(frames), fps=15.0, **facts)
+                add_frames(writer, outcome, frames, settings)
         written.append(task.path)
     filled = fill_ledger(table, read_outcomes(*written))
     write_ledger(ledger_path(settings, split), filled)
@@ -91,12 +100,12 @@ def edited(path: Path) -> Iterator[h5py.File]:
         yield file
     with open(path, "r+b") as raw:
         os.ftruncate(raw.fileno(), end(raw.fileno()))
-        seal.write(raw.fileno(), [])
+        checksum.write(raw.fileno(), [])
 
 
 def renumber(path: Path, version: int) -> None:
     """Seal a shard as one of another format version."""
-    with mock.patch.object(seal, "FORMAT_VERSION", version), edited(path):
+    with mock.patch.object(checksum, "FORMAT_VERSION", version), edited(path):
         pass
 
 

@@ -14,7 +14,7 @@ from make_store import edited, frames_of, make_ledger, make_split, renumber, set
 
 from pipeline.common.errors import ShardError, UserError
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
-from pipeline.shard_reader import ShardReader
+from pipeline.shards.reader import ShardReader
 from train import dataset
 from train.config import Dataset, Loader
 from train.dataset import ClipBatches, iterate, waiting_hint

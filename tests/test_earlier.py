@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_store import make_ledger
+from make_store import add_frames, make_ledger
 from test_preprocess import files, leftovers, make_inputs, train_rows
 
 from pipeline import earlier, learned, local, preprocess
 from pipeline.common.errors import UserError
+from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.ledger.table import ledger_path, read_ledgers, write_ledger
-from pipeline.shards import Outcome, ShardWriter, shard_name
+from pipeline.shards.format import shard_name
+from pipeline.shards.writer import ShardWriter
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +131,14 @@ def test_a_rebuild_believes_frames_of_any_plan_before_a_missing(tmp_path):
     settings = Preprocess(store=str(tmp_path), height=1, width=1)
     frame = np.zeros((1, 1, 1, 3), np.uint8)
     for number, (outcome, frames) in enumerate([
-        (Outcome("a", "ok", num_frames=1), frame), (Outcome("a", "missing"), None),
+        (Outcome(video_id="a", status="ok", num_frames=1), frame), (Outcome(video_id="a", status="missing"), None),
     ]):  # fmt: skip
         path = tmp_path / shard_name("train", 0, 2 - number)  # the second is of the plan for one row
         with ShardWriter(path, settings, "train") as writer:
-            writer.add(outcome, frames)
+            if frames is None:
+                writer.add(outcome)
+            else:
+                add_frames(writer, outcome, frames, settings)
     stored = learned.from_shards(settings, "train", 1)
     assert stored.outcomes[["video_id", "status", "shard"]].to_numpy().tolist() == [
         ["a", "ok", "train-00000-of-00002.h5"]

@@ -18,13 +18,14 @@ import pytest
 from make_store import frames_of, make_ledger, settings_for
 from make_videos import write_mp4
 
-from pipeline import hdf5, local, preprocess
+from pipeline import local, preprocess
 from pipeline.common.recipe import Preprocess
-from pipeline.encoding import encode
 from pipeline.frames import steady_times
 from pipeline.isolate import Decoded
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
-from pipeline.shard_reader import ShardReader
+from pipeline.shards import hdf5
+from pipeline.shards.encoding import encode
+from pipeline.shards.reader import ShardReader
 
 SIDE_EFFECTS = [
     (hdf5, "create"), (os, "pwrite"), (os, "posix_fallocate"), (os, "ftruncate"), (os, "fsync"), (os, "replace"),

@@ -24,8 +24,8 @@ from pipeline.common.errors import UserError
 from pipeline.common.locking import LockedError, locked
 from pipeline.common.recipe import Preprocess
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
-from pipeline.shard_reader import ShardReader
-from pipeline.shards import read_outcomes
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.store import read_outcomes
 
 ROOT = Path(__file__).parents[1]
 MISSING = (2,)

@@ -17,7 +17,7 @@ from pipeline import manifests, preprocess
 from pipeline.common import recipe
 from pipeline.common.settings import Document
 from pipeline.ledger.table import ledger_path, read_ledger
-from pipeline.shard_reader import ShardReader
+from pipeline.shards.reader import ShardReader
 
 ROOT = Path(__file__).parents[1]
 VIDEOS = ROOT.parent / "shared" / "videos"

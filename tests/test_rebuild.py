@@ -5,12 +5,13 @@ from make_ledgers import IDS, OUTCOMES, command, ledger_bytes, recipe_of, touch,
 
 from pipeline.build import build, join
 from pipeline.common.errors import EXIT_OK
+from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import InputError
 from pipeline.learned import RETRY
 from pipeline.ledger.schema import LEARNED, STORED
 from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
-from pipeline.shards import Outcome, ShardWriter
+from pipeline.shards.writer import ShardWriter
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_shards_that_are_not_ours_are_left_out_and_told(preprocessed):
     (store / "val-00000-of-00002.h5").write_bytes(b"\x89HDF rubbish")
     other = recipe_of(preprocessed, fps=30.0)
     with ShardWriter(store / "val-00007-of-00009.h5", other, "val") as writer:
-        writer.add(Outcome(IDS[4], "crash"))
+        writer.add(Outcome(video_id=IDS[4], status="crash"))
     built = join(recipe_of(preprocessed))
     said = "\n".join(built.verdict)
     assert "val-00000-of-00002.h5: not a whole shard" in said

@@ -16,17 +16,20 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
-from make_store import edited, frames_of, make_format_1, renumber, settings_for
+from make_store import add_frames, edited, frames_of, make_format_1, renumber, settings_for
 
-from pipeline import seal
 from pipeline.common.errors import ShardError
-from pipeline.direct import DirectFile
-from pipeline.shard_reader import ShardReader
-from pipeline.shards import Outcome, ShardWriter, read_account, read_outcomes, shard_name
+from pipeline.common.outcome import Outcome
+from pipeline.shards import checksum
+from pipeline.shards.direct_io import DirectFile
+from pipeline.shards.format import shard_name
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.store import read_account, read_outcomes
+from pipeline.shards.writer import ShardWriter
 
 IDS = ("-abcdefghij_000001_000011", "with space", "é_1", "zzz")
 LENGTHS = (12, 1, 5, 30)
-BAD = Outcome("not_there", "missing")
+BAD = Outcome(video_id="not_there", status="missing")
 
 
 def write(folder: Path, codec: str = "raw", **changes: object) -> Path:
@@ -35,8 +38,10 @@ def write(folder: Path, codec: str = "raw", **changes: object) -> Path:
     path = folder / shard_name("val", 0, 1)
     with ShardWriter(path, settings, "val") as writer:
         for number, (video_id, length) in enumerate(zip(IDS, LENGTHS, strict=True)):
-            outcome = Outcome(video_id, "ok", codec="vp9", source_fps=29.97, num_frames=length, fps=15.0)
-            writer.add(outcome, frames_of(number, length, settings))
+            outcome = Outcome(
+                video_id=video_id, status="ok", codec="vp9", source_fps=29.97, num_frames=length, fps=15.0
+            )
+            add_frames(writer, outcome, frames_of(number, length, settings), settings)
             if number == 1:
                 writer.add(BAD)
     return path
@@ -198,7 +203,7 @@ def test_what_goes_past_the_page_cache_is_the_same_bytes(tmp_path, monkeypatch):
                 frames = frames_of(number, length, settings)
                 room = np.frombuffer(memory, np.uint8)[begin : begin + frames.nbytes].reshape(frames.shape)
                 room[:] = frames
-                writer.add(Outcome(str(number), "ok", num_frames=length), room)
+                add_frames(writer, Outcome(video_id=str(number), status="ok", num_frames=length), room, settings)
         reader = ShardReader(path)
         assert all((reader.frames(n) == frames_of(n, t, settings)).all() for n, t in enumerate((3, 1, 2)))
         # Of frames of 65,664 bytes; what is left of the last block goes the ordinary way.
@@ -273,7 +278,7 @@ def test_an_error_publishes_nothing(tmp_path):
     settings = settings_for(tmp_path)
     path = tmp_path / shard_name("val", 0, 1)
     with pytest.raises(ZeroDivisionError), ShardWriter(path, settings, "val") as writer:
-        writer.add(Outcome("a", "ok", num_frames=3), frames_of(0, 3, settings))
+        add_frames(writer, Outcome(video_id="a", status="ok", num_frames=3), frames_of(0, 3, settings), settings)
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 
@@ -303,7 +308,7 @@ def change(path: Path, name: str, value: object) -> None:
 
 def reseal(path: Path) -> None:
     with open(path, "r+b") as file:
-        seal.write(file.fileno(), [])
+        checksum.write(file.fileno(), [])
 
 
 def strip(path: Path, num_bytes: int) -> None:

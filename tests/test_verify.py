@@ -11,7 +11,7 @@ from pipeline import learned, preprocess, verify
 from pipeline.common.errors import ShardError, UserError
 from pipeline.common.recipe import Preprocess
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
-from pipeline.shards import read_outcomes
+from pipeline.shards.store import read_outcomes
 
 
 def make_inputs(folder: Path, num_videos: int = 10, bad: tuple[int, ...] = (3,), **changes: object) -> Preprocess:

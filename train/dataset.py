@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import ShardError, UserError
 from pipeline.common.recipe import Preprocess
-from pipeline.shard_reader import ShardReader
+from pipeline.shards.reader import ShardReader
 from train import order
 from train.clip_sampling import as_ranges
 from train.config import Dataset, Loader

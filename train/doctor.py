@@ -21,7 +21,7 @@ from typing import Literal
 import model
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, EXIT_USAGE
-from pipeline.hdf5 import h5py
+from pipeline.shards.hdf5 import h5py
 from train import GPU_FAULT, gpu
 from train.config import SECTION_CLASSES, Config, load
 

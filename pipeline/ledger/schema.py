@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from pipeline.common.outcome import OUTCOME_TYPES
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches, inside, plain
 from pipeline.common.video_id import ID_PATTERN, video_ids
@@ -20,12 +21,13 @@ from pipeline.common.video_id import ID_PATTERN, video_ids
 if TYPE_CHECKING:  # imported where rules are made: training makes none, and would pay 10 MiB for it
     import pandera.pandas as pa
 
+# The columns in order, each with its dtype; those that decoding teaches are the fields of an Outcome.
+_DTYPES = {str: "str", int: "int64", float: "float64"}
+LEARNED_COLUMNS = {name: _DTYPES[kind] for name, kind in OUTCOME_TYPES.items() if name != "video_id"}
+PLACE_COLUMNS = {"shard": "str", "offset": "int64", "nbytes": "int64", "crc32": "int64"}
 COLUMNS: dict[str, str] = {
     "video_id": "str", "youtube_id": "str", "time_start": "int64", "time_end": "int64", "label": "str",
-    "label_id": "int64", "split": "str", "path": "str", "status": "str", "reason": "str", "codec": "str",
-    "source_width": "int64", "source_height": "int64", "source_bit_depth": "int64", "source_fps": "float64",
-    "source_frames": "int64", "source_bytes": "int64", "source_crc32": "int64", "num_frames": "int64",
-    "fps": "float64", "shard": "str", "offset": "int64", "nbytes": "int64", "crc32": "int64",
+    "label_id": "int64", "split": "str", "path": "str", **LEARNED_COLUMNS, **PLACE_COLUMNS,
 }  # fmt: skip
 STATUSES = (
     "pending", "ok", "missing", "unreadable", "truncated", "no_video_stream", "unsupported_codec",
@@ -36,8 +38,8 @@ BAD_STATUSES = STATUSES[3:]
 UNWRITTEN_STATUSES = ("duplicated_frames", "too_short")
 
 # What only decoding tells; the columns before come from the label CSVs and from a look at the disk.
-LEARNED = tuple(COLUMNS)[list(COLUMNS).index("status") :]
-STORED = ("num_frames", "fps", "shard", "offset", "nbytes", "crc32")  # of those, what speaks of a shard
+LEARNED = (*LEARNED_COLUMNS, *PLACE_COLUMNS)
+STORED = ("num_frames", "fps", *PLACE_COLUMNS)  # of those, what speaks of a shard
 
 SHARD_PATTERN = rf"(?:{'|'.join(SPLITS)})-\d{{5,}}-of-\d{{5,}}\.h5"
 

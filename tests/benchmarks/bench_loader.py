@@ -42,13 +42,15 @@ from make_store import make_ledger  # noqa: E402
 from make_videos import write_mp4  # noqa: E402
 
 import model  # noqa: E402, F401  before mindspore
+from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess  # noqa: E402
-from pipeline.encoding import encode  # noqa: E402
 from pipeline.frames import steady_times  # noqa: E402
 from pipeline.ledger.table import fill_ledger, ledger_path, write_ledger  # noqa: E402
 from pipeline.preprocess import plan  # noqa: E402
-from pipeline.shard_reader import ShardReader  # noqa: E402
-from pipeline.shards import Outcome, ShardWriter, read_outcomes  # noqa: E402
+from pipeline.shards.encoding import encode  # noqa: E402
+from pipeline.shards.reader import ShardReader  # noqa: E402
+from pipeline.shards.store import read_outcomes  # noqa: E402
+from pipeline.shards.writer import ShardWriter
 from train.config import Dataset, Loader  # noqa: E402
 from train.dataset import ClipBatches, iterate  # noqa: E402
 from train.transforms import Map, Operation  # noqa: E402
@@ -113,8 +115,8 @@ def write_store(folder: Path, num_videos: int, videos_per_shard: int, codec: str
     for task in plan(table, settings, "train"):
         with ShardWriter(task.path, settings, "train") as writer:
             for video in task.videos:
-                outcome = Outcome(video.video_id, "ok", num_frames=NUM_FRAMES, fps=15.0)
-                writer.add_encoded(outcome, encoded)
+                outcome = Outcome(video_id=video.video_id, status="ok", num_frames=NUM_FRAMES, fps=15.0)
+                writer.add(outcome, encoded)
         outcomes.append(read_outcomes(task.path))
     filled = fill_ledger(table, pd.concat(outcomes, ignore_index=True))
     write_ledger(ledger_path(settings, "train"), filled)

@@ -26,15 +26,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from make_store import make_ledger  # noqa: E402
 
+from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.common.tables import write_table  # noqa: E402
-from pipeline.encoding import encode  # noqa: E402
 from pipeline.frames import steady_times  # noqa: E402
-from pipeline.hdf5 import reserve
 from pipeline.ledger.table import fill_ledger, ledger_path
 from pipeline.preprocess import plan  # noqa: E402
 from pipeline.shard_task import Task  # noqa: E402
-from pipeline.shards import Outcome, ShardWriter, read_outcomes  # noqa: E402
+from pipeline.shards.encoding import encode  # noqa: E402
+from pipeline.shards.hdf5 import reserve
+from pipeline.shards.store import read_outcomes  # noqa: E402
+from pipeline.shards.writer import ShardWriter
 
 NUM_FRAMES = 20
 
@@ -94,8 +96,8 @@ def write(task: Task, settings: Preprocess) -> pd.DataFrame:
     encoded = encode(frames, steady_times(np.arange(NUM_FRAMES), 15.0), settings)
     with SparseWriter(task.path, settings, "train") as writer:
         for video in task.videos:
-            outcome = Outcome(video.video_id, "ok", num_frames=NUM_FRAMES, fps=15.0)
-            writer.add_encoded(outcome, encoded)
+            outcome = Outcome(video_id=video.video_id, status="ok", num_frames=NUM_FRAMES, fps=15.0)
+            writer.add(outcome, encoded)
     return read_outcomes(task.path)
 
 

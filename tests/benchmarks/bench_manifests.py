@@ -22,14 +22,18 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.shards.encoding import encode
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))  # a script beside the package, run by path
 
+from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.common.video_id import video_ids  # noqa: E402
 from pipeline.labels.class_ids import KINETICS400, read_class_list  # noqa: E402
 from pipeline.ledger.table import read_ledger  # noqa: E402
-from pipeline.shards import Outcome, ShardWriter, shard_name  # noqa: E402
+from pipeline.shards.format import shard_name  # noqa: E402
+from pipeline.shards.writer import ShardWriter
 
 KINETICS400_ROWS = {"train": 246_534, "val": 19_906, "test": 39_805}
 ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"))
@@ -72,7 +76,11 @@ def make_shards(folder: Path, settings: Preprocess) -> int:
             path = Path(settings.store) / shard_name(split, number, count)
             with ShardWriter(path, settings, split) as writer:
                 for video_id in ids[number::count]:
-                    writer.add(Outcome(video_id, "ok", "", "h264", 340, 256, 30.0, 300, 1, 1, 15.0), frame)
+                    outcome = Outcome(
+                        video_id=video_id, status="ok", codec="h264", source_width=340, source_height=256,
+                        source_fps=30.0, source_frames=300, source_bytes=1, num_frames=1, fps=15.0,
+                    )  # fmt: skip
+                    writer.add(outcome, encode(frame, np.zeros(1, np.float32), settings))
         total += count
     return total
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline.common.errors import ShardError as ShardError
-from pipeline.direct import BLOCK_BYTES
-from pipeline.seal import check
+from pipeline.shards.checksum import check
+from pipeline.shards.direct_io import BLOCK_BYTES
 
 _METADATA_BLOCK_BYTES = 1 << 14
 _ALIGNED_FROM_BYTES = 1 << 16

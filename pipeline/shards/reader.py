@@ -24,8 +24,8 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from pipeline.common.errors import ShardError
-from pipeline.encoding import Encoded
-from pipeline.hdf5 import open_finished, read_rows
+from pipeline.shards.encoding import Encoded
+from pipeline.shards.hdf5 import open_finished, read_rows
 
 _of_thread = threading.local()
 

@@ -1,0 +1,32 @@
+"""What became of one video: what decoding teaches, and the columns of a ledger and of a shard that hold it."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one planned video; the fields are columns of the ledger (data_manifests/README.md).
+
+    Unknown numbers are 0, unknown texts empty.
+    """
+
+    video_id: str
+    status: str
+    reason: str = ""
+    codec: str = ""
+    source_width: int = 0
+    source_height: int = 0
+    source_bit_depth: int = 0
+    source_fps: float = 0.0
+    source_frames: int = 0
+    source_bytes: int = 0
+    source_crc32: int = 0
+    num_frames: int = 0
+    fps: float = 0.0
+
+
+OUTCOME_TYPES: dict[str, type] = typing.get_type_hints(Outcome)
+"""Every field in order: str, int or float."""

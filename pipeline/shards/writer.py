@@ -1,0 +1,126 @@
+"""Writes one shard: under a temporary name first, and under its own only whole and checked.  format.py says what is in one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import astuple
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.errors import ShardError as ShardError  # what reading a shard raises
+from pipeline.common.files import sync_folder
+from pipeline.common.outcome import Outcome
+from pipeline.common.recipe import FORMAT_VERSION, Preprocess
+from pipeline.shards import hdf5
+from pipeline.shards.checksum import write
+from pipeline.shards.direct_io import DirectFile
+from pipeline.shards.encoding import Encoded
+from pipeline.shards.format import INDEX_FIELDS, OUTCOME_FIELDS
+from pipeline.shards.reader import ShardReader
+
+
+class ShardWriter:
+    """Writes one shard under a temporary name; it appears under its own name only whole and checked.
+
+    As a context manager: leaving it with an exception removes the temporary file.
+
+    Args:
+        path: the shard's final path.
+        settings: the recipe.
+        split: train, val or test.
+    """
+
+    def __init__(self, path: Path, settings: Preprocess, split: str) -> None:
+        self.path = path
+        # A cluster's worker may still be at a shard of a run that has ended, and that the next one writes anew.
+        self._temporary = path.with_name(
+            f".{path.name.removesuffix('.h5')}.{socket.gethostname()}-{os.getpid()}.h5.tmp"
+        )
+        self._settings = settings
+        self._index: list[tuple] = []
+        self._times: list[NDArray[np.float32]] = []
+        self._outcomes: list[Outcome] = []
+        self._file = hdf5.create(self._temporary)
+        # Frames go past libhdf5: its writes hold the interpreter's lock, and one that fails crashes the process later.
+        self._raw = DirectFile(self._temporary)
+        self._file.create_group("frames", track_order=False)
+        if settings.codec == "jpeg":
+            self._file.create_group("jpeg", track_order=False)
+        self._file.attrs["format_version"] = FORMAT_VERSION
+        self._file.attrs["recipe"] = settings.to_json()
+        self._file.attrs["recipe_sha256"] = settings.fingerprint()
+        self._file.attrs["split"] = split
+        self._file.attrs["complete"] = False
+
+    def add(self, outcome: Outcome, encoded: Encoded | None = None) -> None:
+        """Note a video's outcome, and store its bytes if it is ok."""
+        self._outcomes.append(outcome)
+        if encoded is None:
+            return
+        offset = self._store("frames", outcome.video_id, encoded.data)
+        starts = 0 if encoded.starts is None else self._store("jpeg", outcome.video_id, encoded.starts)
+        row = (outcome.video_id, encoded.num_frames, offset, encoded.data.nbytes, encoded.crc32, starts)
+        self._index.append(row)
+        self._times.append(encoded.times_s.copy())  # its memory is the next video's
+
+    def _store(self, group: str, name: str, data: NDArray) -> int:
+        """Write a contiguous dataset; returns its byte offset in the file."""
+        offset = hdf5.reserve(self._file[group], name, data.shape, data.dtype)
+        self._raw.write(data, offset)
+        return offset
+
+    def _store_times(self) -> list[int]:
+        """Write when all frames are shown; returns the byte offset of each video's."""
+        if not self._times:
+            self._file.create_dataset("times_s", data=np.empty(0, np.float32), track_times=False)
+            return []
+        offset = self._store("/", "times_s", np.concatenate(self._times))
+        before = np.cumsum([0, *(times_s.nbytes for times_s in self._times[:-1])])
+        return (offset + before).tolist()
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.discard()
+            return
+        try:
+            self._publish()
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Drop what was written."""
+        self._raw.close()
+        self._temporary.unlink(missing_ok=True)
+        if self._file.id.valid:
+            hdf5.abandon(self._file)
+
+    def _publish(self) -> None:
+        times = self._store_times()
+        tables = {
+            "index": hdf5.table([(*row, time) for row, time in zip(self._index, times, strict=True)], INDEX_FIELDS),
+            "outcomes": hdf5.table([astuple(outcome) for outcome in self._outcomes], OUTCOME_FIELDS),
+        }
+        room = sum(table.nbytes for table in tables.values()) + 4096 * len(self._outcomes) + (1 << 20)
+        fd = self._raw.fd
+        os.posix_fallocate(fd, 0, os.fstat(fd).st_size + room)  # so that libhdf5 finds the disk not full
+        for name, table in tables.items():
+            self._file.create_dataset(name, data=table, track_times=False)
+        self._file.attrs["complete"] = True
+        self._file.close()
+        os.ftruncate(fd, hdf5.end(fd))
+        write(fd, [(offset, nbytes) for _, _, offset, nbytes, _, _ in self._index])
+        os.fsync(fd)
+        self._raw.close()
+        ShardReader(self._temporary).close()  # what cannot be opened again is not published
+        os.replace(self._temporary, self.path)
+        sync_folder(self.path.parent)
