@@ -18,7 +18,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.locking import owner
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
-from pipeline.isolate import Decoder
+from pipeline.decoding.process import Decoder
 from pipeline.shard_task import Task, write_shard
 
 _CONNECT_S = 30

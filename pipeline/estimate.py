@@ -23,7 +23,7 @@ import pandas as pd
 from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_IO, EXIT_OK, UserError
 from pipeline.common.recipe import Preprocess
-from pipeline.isolate import Decoder
+from pipeline.decoding.process import Decoder
 from pipeline.ledger.table import read_ledgers
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import joblib
 
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
-from pipeline.isolate import Decoder, Stopped
+from pipeline.decoding.process import Decoder, DecoderStopped
 from pipeline.shard_task import Task, write_shard
 
 _SPARE_BYTES = 64 << 20  # for each shard being written
@@ -79,7 +79,7 @@ class _Run:
             with self._changed:
                 self._finished_bytes += task.path.stat().st_size
                 self._finished_videos += len(task.videos)
-        except Stopped:
+        except DecoderStopped:
             pass
         finally:
             with self._changed:

@@ -14,7 +14,7 @@ from pipeline.common import recipe
 from pipeline.common.errors import FormatError, ShardError, UserError
 from pipeline.common.outcome import OUTCOME_TYPES, Outcome
 from pipeline.common.recipe import SPLITS, Preprocess
-from pipeline.isolate import Decoder
+from pipeline.decoding.process import Decoder
 from pipeline.learned import RETRY
 from pipeline.shards.encoding import Encoded
 from pipeline.shards.format import shard_name

@@ -1,17 +1,17 @@
-"""A decoder process that fails in every way a decoder can; the video's name says how.  Run by tests/test_isolate.py."""
+"""A decoder process that fails in every way a decoder can; the video's name says how.  Run by test_process.py."""
 
 import ctypes
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-from pipeline import child
-from pipeline.container import DecodeError, Source
-from pipeline.frames import Video, steady_times
+from pipeline.decoding.container import DecodeError, Source
+from pipeline.decoding.frames import DecodedVideo
+from pipeline.decoding.resample import steady_times
+from pipeline.decoding.worker import main
 
 
 def decode_hostile(path, settings, _allocate, with_decord):
@@ -55,14 +55,8 @@ def decode_hostile(path, settings, _allocate, with_decord):
     number = int(Path(path).stem.split("-")[1])
     frames = np.full((3 + number % 3, settings.height, settings.width, 3), number % 251, np.uint8)
     times_s = steady_times(np.arange(len(frames)), 15.0)
-    return Video(frames, times_s, 15.0, Source("h264", 340, 256, 8, 30.0, 2 * len(frames), 1000, 0.0))
-
-
-def main() -> None:
-    child.decode_video = decode_hostile
-    child.file_crc32 = lambda _path: 0  # there is no file
-    child.main()
+    return DecodedVideo(frames, times_s, 15.0, Source("h264", 340, 256, 8, 30.0, 2 * len(frames), 1000, 0.0))
 
 
 if __name__ == "__main__":
-    sys.exit("imported by a decoder process")
+    main(decode=decode_hostile, checksum=lambda _path: 0)  # there is no file

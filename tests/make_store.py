@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import FORMAT_VERSION, Preprocess
-from pipeline.frames import steady_times
+from pipeline.decoding.resample import steady_times
 from pipeline.ledger.schema import COLUMNS
 from pipeline.ledger.table import blank_rows, fill_ledger, ledger_path, write_ledger
 from pipeline.preprocess import plan

@@ -28,11 +28,11 @@ from make_videos import (
     write_two_streams,
 )
 
-from pipeline import container, decode, second_decoder
 from pipeline.common.recipe import Preprocess
-from pipeline.container import DecodeError, file_crc32, probe
-from pipeline.decode import decode_video
-from pipeline.frames import kept_frames, since_first
+from pipeline.decoding import container, decode, frames, with_decord, with_pyav
+from pipeline.decoding.container import DecodeError, file_crc32, probe
+from pipeline.decoding.decode import decode_video
+from pipeline.decoding.resample import kept_frames, since_first
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Preprocess(fps="source", height=64, width=96)
@@ -108,7 +108,7 @@ def test_a_name_is_only_a_name(tmp_path: Path, name: str, monkeypatch: pytest.Mo
 def either_decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs with decord first, and with PyAV alone."""
     if request.param == "pyav":
-        monkeypatch.setattr(decode, "_decode_with_decord", lambda *_arguments: None)
+        monkeypatch.setattr(decode, "decode_with_decord", lambda *_arguments: None)
 
 
 @pytest.mark.usefixtures("either_decoder")
@@ -221,7 +221,7 @@ def test_no_frame_is_stored_twice_where_an_edit_list_hides_some(tmp_path: Path) 
 def test_frames_that_decord_would_repeat_come_from_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_mp4(tmp_path / "a.mp4", num_frames=9)
     by_decord = decode_video(path, SOURCE).frames
-    monkeypatch.setattr(decode, "_decode_with_decord", lambda *_arguments: None)
+    monkeypatch.setattr(decode, "decode_with_decord", lambda *_arguments: None)
     by_pyav = decode_video(path, SOURCE).frames
     assert [read_number(frame) for frame in by_pyav] == list(range(9))
     assert np.abs(by_pyav.astype(int) - by_decord).mean() < 3
@@ -356,7 +356,7 @@ def test_what_is_no_file_is_io_and_does_not_block(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_io(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.mp4")
     path.chmod(0)
-    code = "import sys; from pathlib import Path; from pipeline.container import DecodeError, probe\n"
+    code = "import sys; from pathlib import Path; from pipeline.decoding.container import DecodeError, probe\n"
     code += "try: probe(Path(sys.argv[1]))\nexcept DecodeError as error: print(error.status)"
     run = subprocess.run(
         [sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, preexec_fn=powers.give_up
@@ -379,7 +379,7 @@ def test_what_exceeds_a_limit_is_too_large(
 ) -> None:
     path = write_mp4(tmp_path / "a.mp4")
     assert numbers(path) == list(range(30))
-    for module in (container, decode, second_decoder):
+    for module in (container, frames, with_decord, with_pyav):
         if hasattr(module, limit):
             monkeypatch.setattr(module, limit, value)
     assert status(path, said="at most") == "too_large"
@@ -387,14 +387,14 @@ def test_what_exceeds_a_limit_is_too_large(
 
 def test_a_file_that_grows_while_it_is_decoded_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_mp4(tmp_path / "a.mp4")
-    honest = decode._decode_with_decord
+    honest = decode.decode_with_decord
 
     def slow(*arguments: object) -> object:
         with path.open("ab") as file:
             file.write(b"more")
         return honest(*arguments)
 
-    monkeypatch.setattr(decode, "_decode_with_decord", slow)
+    monkeypatch.setattr(decode, "decode_with_decord", slow)
     assert status(path) == "io"
 
 
@@ -402,14 +402,14 @@ def test_a_file_that_vanishes_while_it_is_decoded_is_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_mp4(tmp_path / "a.mp4")
-    honest = decode._decode_with_decord
+    honest = decode.decode_with_decord
 
     def last(*arguments: object) -> object:
         video = honest(*arguments)
         path.unlink()
         return video
 
-    monkeypatch.setattr(decode, "_decode_with_decord", last)
+    monkeypatch.setattr(decode, "decode_with_decord", last)
     assert status(path) == "io"
 
 

@@ -20,8 +20,8 @@ from make_videos import write_mp4
 
 from pipeline import local, preprocess
 from pipeline.common.recipe import Preprocess
-from pipeline.frames import steady_times
-from pipeline.isolate import Decoded
+from pipeline.decoding.process import DecodeResult
+from pipeline.decoding.resample import steady_times
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 from pipeline.shards import hdf5
 from pipeline.shards.encoding import encode
@@ -40,17 +40,17 @@ class InstantDecoder:
     def __init__(self, settings: Preprocess, _core: int | None = None) -> None:
         self.settings = settings
 
-    def decode(self, paths: Iterable[Path]) -> Iterator[Decoded]:
+    def decode(self, paths: Iterable[Path]) -> Iterator[DecodeResult]:
         for path in paths:
             number = int(path.stem.split("_")[-2])
             if number == BAD:
-                yield Decoded("unreadable", "of no use", {"source_bytes": 0})
+                yield DecodeResult("unreadable", "of no use", {"source_bytes": 0})
                 continue
             facts = {"codec": "h264", "source_width": 20, "source_height": 16, "source_fps": 30.0,
                      "source_frames": 10, "source_bytes": 1, "fps": 15.0}  # fmt: skip
             frames = frames_of(number, 5 + number, self.settings)
             times_s = steady_times(np.arange(len(frames)), 15.0)
-            yield Decoded("ok", "", facts, encode(frames, times_s, self.settings))
+            yield DecodeResult("ok", "", facts, encode(frames, times_s, self.settings))
 
     def stop(self) -> None: ...
 

@@ -13,24 +13,24 @@ import numpy as np
 import pytest
 from make_videos import truncate, write_mp4
 
-from pipeline import isolate
 from pipeline.common.recipe import Preprocess
-from pipeline.isolate import Decoded, Decoder, Stopped
+from pipeline.decoding import process
+from pipeline.decoding.process import Decoder, DecodeResult, DecoderStopped
 from pipeline.ledger.schema import STATUSES
 
 TESTS = Path(__file__).parent
 SETTINGS = Preprocess(height=16, width=20, video_timeout_s=1.0)
 
 
-@pytest.fixture
-def hostile(monkeypatch):
-    monkeypatch.setattr(isolate, "ENTRY", f"sys.path.insert(0, {str(TESTS)!r}); from hostile import main; main()")
+@pytest.fixture(autouse=True)
+def _workers_of_tests(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))  # where a decoder process finds `hostile`
 
 
-def outcomes(names, settings=SETTINGS):
+def outcomes(names, worker="hostile"):
     """Status, reason and the value of the stored pixels of each name."""
     found = []
-    with Decoder(settings) as decoder:
+    with Decoder(SETTINGS, worker=worker) as decoder:
         for result in decoder.decode(Path(name) for name in names):
             value = int(result.encoded.data.flat[0]) if result.encoded else None
             found.append((result.status, result.reason, value))
@@ -57,37 +57,37 @@ def is_alive(pid):
         ("killed", "crash", "signal 9 (SIGKILL): out of memory?"),
     ],
 )
-def test_a_bad_video_costs_itself_alone(hostile, how, status, reason):
+def test_a_bad_video_costs_itself_alone(how, status, reason):
     bad = (status, reason, None)
     found = outcomes(["good-1", f"{how}-2", f"{how}-3", "good-4", "good-5"])
     assert found == [("ok", "", 1), bad, bad, ("ok", "", 4), ("ok", "", 5)]
 
 
-def test_one_that_the_kernel_killed_is_tried_again(hostile, tmp_path):
+def test_one_that_the_kernel_killed_is_tried_again(tmp_path):
     assert outcomes([tmp_path / "oncekilled-1.mp4", tmp_path / "good-2.mp4"]) == [("ok", "", 1), ("ok", "", 2)]
 
 
-def test_what_kills_decord_is_tried_without_it(hostile):
+def test_what_kills_decord_is_tried_without_it():
     found = outcomes(["good-1", "decordfault-2", "decordhang-3", "good-4"])
     told = "not decoded within 1 s; without decord: unreadable: no good"
     assert found == [("ok", "", 1), ("ok", "", 2), ("timeout", told, None), ("ok", "", 4)]
 
 
 def test_the_reason_says_how_a_video_was_tried_the_second_time():
-    killed, hung = Decoded("crash", isolate._KILLED, {}), Decoded("timeout", "not decoded within 1 s", {})
-    assert isolate._of_two(killed, hung).reason == "signal 9 (SIGKILL): out of memory?; again: timeout: " + hung.reason
-    assert isolate._of_two(hung, killed).reason == f"{hung.reason}; without decord: crash: {killed.reason}"
+    killed, hung = DecodeResult("crash", process._KILLED, {}), DecodeResult("timeout", "not decoded within 1 s", {})
+    assert process._of_two(killed, hung).reason == "signal 9 (SIGKILL): out of memory?; again: timeout: " + hung.reason
+    assert process._of_two(hung, killed).reason == f"{hung.reason}; without decord: crash: {killed.reason}"
 
 
-def test_the_deadline_is_of_each_video_and_not_of_the_queue(hostile):
+def test_the_deadline_is_of_each_video_and_not_of_the_queue():
     began = time.monotonic()
     found = outcomes(["sleep-1", "good-2", "sleep-3"])
     assert [status for status, _, _ in found] == ["timeout", "ok", "timeout"]
     assert time.monotonic() - began > 2.0  # each of the two had its own second
 
 
-def test_a_slow_consumer_is_no_timeout_of_the_child(hostile):
-    with Decoder(SETTINGS) as decoder:
+def test_a_slow_consumer_is_no_timeout_of_the_child():
+    with Decoder(SETTINGS, worker="hostile") as decoder:
         results = decoder.decode(Path(f"good-{number}") for number in range(3))
         statuses = []
         for result in results:
@@ -96,29 +96,30 @@ def test_a_slow_consumer_is_no_timeout_of_the_child(hostile):
     assert statuses == ["ok"] * 3
 
 
-def test_what_a_library_prints_is_no_answer(hostile):
+def test_what_a_library_prints_is_no_answer():
     assert outcomes(["print-1", "good-2"]) == [("ok", "", 1), ("ok", "", 2)]
 
 
-def test_a_child_that_cannot_start_blames_no_video(monkeypatch):
-    monkeypatch.setattr(isolate, "ENTRY", "sys.exit(9)")
+def test_a_child_that_cannot_start_blames_no_video(monkeypatch, tmp_path):
+    (tmp_path / "ends_at_once.py").write_text("raise SystemExit(9)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="does not start: exit status 9"):
-        outcomes(["good-1"])
+        outcomes(["good-1"], worker="ends_at_once")
 
 
-def test_stop_ends_a_decoder_at_work(hostile):
-    with Decoder(Preprocess(video_timeout_s=60)) as decoder:
+def test_stop_ends_a_decoder_at_work():
+    with Decoder(Preprocess(video_timeout_s=60), worker="hostile") as decoder:
         threading.Timer(0.7, decoder.stop).start()
-        with pytest.raises(Stopped):
+        with pytest.raises(DecoderStopped):
             list(decoder.decode([Path("sleep-1")]))
-        with pytest.raises(Stopped):
+        with pytest.raises(DecoderStopped):
             list(decoder.decode([Path("good-2")]))
 
 
-def test_no_child_outlives_its_decoder_and_no_file_stays_open(hostile):
+def test_no_child_outlives_its_decoder_and_no_file_stays_open():
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        with Decoder(SETTINGS) as decoder:
+        with Decoder(SETTINGS, worker="hostile") as decoder:
             results = decoder.decode([Path("good-1"), Path("segfault-2"), Path("good-3")])
             next(results)
             pid = decoder._child.pid
@@ -131,11 +132,10 @@ def test_children_die_with_a_killed_parent(tmp_path):
     code = f"""
 import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]
 from pathlib import Path
-from pipeline import isolate
+from pipeline.decoding.process import Decoder
 from pipeline.common.recipe import Preprocess
 from pipeline.ledger.schema import STATUSES
-isolate.ENTRY = "sys.path.insert(0, {str(TESTS)!r}); from hostile import main; main()"
-decoder = isolate.Decoder(Preprocess(height=16, width=20))
+decoder = Decoder(Preprocess(height=16, width=20), worker="hostile")
 results = decoder.decode([Path("good-1"), Path("spin-2")])
 next(results)
 print(decoder._child.pid, flush=True)
@@ -153,8 +153,8 @@ next(results)
     assert not is_alive(pid)
 
 
-def test_a_ctrl_c_does_not_reach_a_decoder(hostile):
-    with Decoder(SETTINGS) as decoder:
+def test_a_ctrl_c_does_not_reach_a_decoder():
+    with Decoder(SETTINGS, worker="hostile") as decoder:
         results = decoder.decode([Path("good-1")])
         next(results)
         assert os.getpgid(decoder._child.pid) != os.getpgid(0)  # not even while its interpreter starts
@@ -164,11 +164,10 @@ def test_time_for_which_a_run_is_suspended_is_not_the_videos(tmp_path):
     code = f"""
 import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]
 from pathlib import Path
-from pipeline import isolate
+from pipeline.decoding.process import Decoder
 from pipeline.common.recipe import Preprocess
 from pipeline.ledger.schema import STATUSES
-isolate.ENTRY = "sys.path.insert(0, {str(TESTS)!r}); from hostile import main; main()"
-decoder = isolate.Decoder(Preprocess(height=16, width=20, video_timeout_s=2))
+decoder = Decoder(Preprocess(height=16, width=20, video_timeout_s=2), worker="hostile")
 results = decoder.decode([Path("good-1"), Path("slow-2")])
 next(results)
 print(decoder._child.pid, flush=True)
@@ -241,12 +240,12 @@ def test_jpeg_comes_with_its_offsets(tmp_path):
         assert {picture.shape for picture in pictures} == {(16, 20, 3)}
 
 
-def test_shared_memory_grows_with_a_video_and_shrinks_after_it(hostile):
+def test_shared_memory_grows_with_a_video_and_shrinks_after_it():
     big = Preprocess(height=2000, width=4000, video_timeout_s=20)  # 72 to 120 MB a video
-    with Decoder(big) as decoder:
+    with Decoder(big, worker="hostile") as decoder:
         sizes = []
         for _ in decoder.decode(Path(f"good-{number}") for number in range(4)):
-            sizes.append([os.fstat(slot.fd).st_size for slot in decoder._slots])
+            sizes.append([os.fstat(block.fd).st_size for block in decoder._blocks])
     assert max(max(pair) for pair in sizes) > 64 << 20
     assert np.all([[size >= 72_000_000 or size == 0 for size in pair] for pair in sizes])
 
@@ -257,6 +256,6 @@ def test_a_decoder_works_with_few_files_to_open(tmp_path):
     used = max(int(fd) for fd in os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 16, hard))
     try:
-        assert [status for status, _, _ in outcomes([path] * 20)] == ["ok"] * 20
+        assert [status for status, _, _ in outcomes([path] * 20, worker="pipeline.decoding.worker")] == ["ok"] * 20
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -8,8 +8,8 @@ from make_ledgers import IDS, ROWS, command, label_file, recipe_of, touch
 from pipeline.build import build, join
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.tables import InputError
-from pipeline.container import DecodeError
-from pipeline.decode import decode_video
+from pipeline.decoding.container import DecodeError
+from pipeline.decoding.decode import decode_video
 from pipeline.videos.names import ENDINGS
 
 

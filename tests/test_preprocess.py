@@ -261,7 +261,7 @@ def start(settings):
     end = time.monotonic() + 60
     while run.poll() is None and time.monotonic() < end:
         # One that has not been given its program yet would hold up the run itself, which waits for it in vfork.
-        decoders = processes_of(settings, "pipeline.confine")
+        decoders = processes_of(settings, "pipeline.decoding.worker")
         if decoders and list(Path(settings.store).glob(".*.tmp")):
             os.kill(decoders.pop(), signal.SIGSTOP)
             return run

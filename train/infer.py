@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
-from pipeline.container import DecodeError
-from pipeline.decode import decode_video
+from pipeline.decoding.container import DecodeError
+from pipeline.decoding.decode import decode_video
 from pipeline.labels.class_ids import frozen_classes
 from train import checkpoint, runtime
 from train.config import SECTION_CLASSES, Config, load

@@ -44,7 +44,7 @@ from make_videos import write_mp4  # noqa: E402
 import model  # noqa: E402, F401  before mindspore
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess  # noqa: E402
-from pipeline.frames import steady_times  # noqa: E402
+from pipeline.decoding.resample import steady_times  # noqa: E402
 from pipeline.ledger.table import fill_ledger, ledger_path, write_ledger  # noqa: E402
 from pipeline.preprocess import plan  # noqa: E402
 from pipeline.shards.encoding import encode  # noqa: E402

@@ -29,7 +29,7 @@ from make_store import make_ledger  # noqa: E402
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.common.tables import write_table  # noqa: E402
-from pipeline.frames import steady_times  # noqa: E402
+from pipeline.decoding.resample import steady_times  # noqa: E402
 from pipeline.ledger.table import fill_ledger, ledger_path
 from pipeline.preprocess import plan  # noqa: E402
 from pipeline.shard_task import Task  # noqa: E402

@@ -48,9 +48,9 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.common.recipe import Preprocess  # noqa: E402
-from pipeline.container import DecodeError, probe  # noqa: E402
-from pipeline.decode import decode_video  # noqa: E402
-from pipeline.isolate import Decoder  # noqa: E402
+from pipeline.decoding.container import DecodeError, probe  # noqa: E402
+from pipeline.decoding.decode import decode_video  # noqa: E402
+from pipeline.decoding.process import Decoder  # noqa: E402
 from pipeline.shard_task import Planned, Task, write_shard  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -16,16 +16,17 @@ import av
 import numpy as np
 
 from pipeline.common.recipe import Preprocess
-from pipeline.container import DecodeError, Source, faults, gate, open_container, words
-from pipeline.frames import MAX_STORED_BYTES, Video, kept_frames, resampling, since_first
-from pipeline.pixels import FrameResizer, quarter_turns
+from pipeline.decoding.container import DecodeError, Source, faults, gate, open_container, words
+from pipeline.decoding.frames import MAX_STORED_BYTES, DecodedVideo
+from pipeline.decoding.resample import kept_frames, resampling, since_first
+from pipeline.decoding.resize import FrameResizer, quarter_turns
 
 # Packets of files up to this size are read before the first is decoded: their times tell which frame each one is, so
 # that a frame which is neither kept nor referred to need not be decoded at all.
 _MAX_AHEAD_BYTES = 64 << 20
 
 
-def decode_with_pyav(path: Path, size: int, settings: Preprocess, skip: bool) -> Video | None:
+def decode_with_pyav(path: Path, size: int, settings: Preprocess, skip: bool) -> DecodedVideo | None:
     """Decode a file once; None if `skip` left out a frame that is kept."""
     with faults(), open_container(path) as container:
         stream, source = gate(container, size)
@@ -74,14 +75,14 @@ class _Collector:
         self._indices.append(index)
         self.stored += 1
 
-    def video(self) -> Video:
+    def video(self) -> DecodedVideo:
         """What was kept; `seen` is the number of source frames."""
         if not self.stored:
             raise DecodeError("unreadable", "holds no frame that can be decoded")
         height, width = self.size
         times_s = since_first(np.array(self._times_s), np.array(self._indices), self.source.source_fps)
         source = replace(self.source, source_width=width, source_height=height, source_frames=self.seen)
-        return Video(self._frames[: self.stored], times_s, self.fps, source)
+        return DecodedVideo(self._frames[: self.stored], times_s, self.fps, source)
 
 
 def _decode(

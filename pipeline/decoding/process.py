@@ -11,7 +11,6 @@ video, the child decodes the one after it.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import select
 import signal
@@ -26,17 +25,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from pipeline.common.recipe import Preprocess
+from pipeline.decoding.shared_memory import SharedBlock
+from pipeline.decoding.worker import READY
 from pipeline.shards.encoding import Encoded
 
-ENTRY = "from pipeline.child import main; main()"
-READY = b"ready"
+_ROOT = Path(__file__).resolve().parents[2]  # where `-m` finds the package
 _TICK_S = 0.5  # of a deadline; at most so much passes while this process is stopped
 _START_S = 120  # a cold disk may take long to load the libraries; nothing is decoded yet
 _KILLED = "signal 9 (SIGKILL): out of memory?"
-_KEEP_BYTES = 64 << 20  # shared memory kept between videos
 _CHILD_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -48,7 +45,7 @@ _CHILD_ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodeResult:
     """What became of one file.
 
     Attributes:
@@ -64,7 +61,7 @@ class Decoded:
     encoded: Encoded | None = None
 
 
-class Stopped(Exception):
+class DecoderStopped(Exception):
     """The decoder was stopped from outside, for the run ends."""
 
 
@@ -74,30 +71,33 @@ class Decoder:
     Args:
         settings: the recipe, and the deadline of a video.
         core: the processor core that the child keeps to, with all its threads; None: any.
+        worker: the module that the child runs.
     """
 
-    def __init__(self, settings: Preprocess, core: int | None = None) -> None:
-        self._settings, self._core = settings, core
+    def __init__(self, settings: Preprocess, core: int | None = None, worker: str = "pipeline.decoding.worker") -> None:
+        self._settings, self._core, self._worker = settings, core, worker
         self._deadline_s = settings.video_timeout_s
         self._child: subprocess.Popen[bytes] | None = None
         self._replies: _Lines | None = None
         self._lock = threading.Lock()
         self._stopped = False
-        self._slots = [_Slot(), _Slot()]
+        self._blocks = [SharedBlock(), SharedBlock()]
 
-    def decode(self, paths: Iterable[Path]) -> Iterator[Decoded]:
+    def decode(self, paths: Iterable[Path]) -> Iterator[DecodeResult]:
         """What becomes of each file, in order.
 
         Raises:
-            Stopped: `stop` was called.
+            DecoderStopped: `stop` was called.
             OSError: this machine lacks room for what was decoded.
             RuntimeError: the child does not start.
         """
         waiting = deque(enumerate(paths))
         asked: deque[tuple[int, Path]] = deque()
-        failed: Decoded | None = None  # what became of the video that is next to be answered, when it is tried again
+        failed: DecodeResult | None = (
+            None  # what became of the video that is next to be answered, when it is tried again
+        )
         while waiting or asked:
-            while waiting and len(asked) < len(self._slots):
+            while waiting and len(asked) < len(self._blocks):
                 # One that the kernel killed lacked memory; any other that killed its child may suit PyAV.
                 with_decord = bool(asked) or failed is None or failed.reason == _KILLED
                 asked.append(waiting.popleft())
@@ -117,7 +117,7 @@ class Decoder:
                 failed = None
 
     def stop(self) -> None:
-        """End at once, from any thread; `decode` raises Stopped."""
+        """End at once, from any thread; `decode` raises DecoderStopped."""
         with self._lock:
             self._stopped = True
             if self._child is not None:
@@ -126,8 +126,8 @@ class Decoder:
     def close(self) -> None:
         """End the child and free the shared memory."""
         self._end_child()
-        for slot in self._slots:
-            slot.close()
+        for block in self._blocks:
+            block.close()
 
     def __enter__(self) -> Decoder:
         return self
@@ -141,46 +141,43 @@ class Decoder:
         if self._child is None:
             self._start()
         assert self._child is not None and self._child.stdin is not None
-        slot = number % len(self._slots)
-        self._slots[slot].trim()
-        question = {"path": os.fsencode(path).hex(), "slot": slot, "with_decord": with_decord}
+        block = number % len(self._blocks)
+        self._blocks[block].trim()
+        question = {"path": os.fsencode(os.path.abspath(path)).hex(), "block": block, "with_decord": with_decord}
         try:
             self._child.stdin.write(json.dumps(question).encode() + b"\n")
             self._child.stdin.flush()
         except BrokenPipeError:
             pass  # it died on the video before; the missing answer will tell
 
-    def _reply(self, number: int) -> Decoded:
+    def _reply(self, number: int) -> DecodeResult:
         assert self._replies is not None
         line = self._replies.read(self._deadline_s)
         if line is None or not line:
             if self._stopped:
-                raise Stopped
+                raise DecoderStopped
             if line is None:
                 self._end_child()
-                return Decoded("timeout", f"not decoded within {self._deadline_s:g} s", {})
-            return Decoded("crash", _cause(self._end_child()), {})
+                return DecodeResult("timeout", f"not decoded within {self._deadline_s:g} s", {})
+            return DecodeResult("crash", _cause(self._end_child()), {})
         reply = json.loads(line)
         if "failure" in reply:
             raise OSError(*reply["failure"])
-        encoded = self._slots[number % len(self._slots)].take(**reply["stored"]) if reply["stored"] else None
-        return Decoded(reply["status"], reply["reason"], reply["facts"], encoded)
+        encoded = self._blocks[number % len(self._blocks)].take(**reply["stored"]) if reply["stored"] else None
+        return DecodeResult(reply["status"], reply["reason"], reply["facts"], encoded)
 
     def _start(self) -> None:
-        words = {
-            "slots": [slot.fd for slot in self._slots], "settings": asdict(self._settings), "core": self._core
-        }  # fmt: skip
-        root = str(Path(__file__).resolve().parents[1])
-        confine = f"from pipeline.confine import confine; confine({os.getpid()})"
-        code = f"import sys; sys.path.insert(0, {root!r}); {confine}; {ENTRY}"
+        fds = [block.fd for block in self._blocks]
+        words = {"blocks": fds, "settings": asdict(self._settings), "core": self._core}
         with self._lock:
             if self._stopped:
-                raise Stopped
+                raise DecoderStopped
             self._child = subprocess.Popen(
-                [sys.executable, "-c", code, json.dumps(words)],
+                [sys.executable, "-m", self._worker, str(os.getpid()), json.dumps(words)],
+                cwd=_ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                pass_fds=[slot.fd for slot in self._slots],
+                pass_fds=fds,
                 env={**os.environ, **_CHILD_ENVIRONMENT},
                 start_new_session=True,  # a Ctrl-C is the parent's, which stops its decoders itself
             )
@@ -189,7 +186,7 @@ class Decoder:
         if self._replies.read(_START_S) != READY:
             cause = _cause(self._end_child())
             if self._stopped:
-                raise Stopped
+                raise DecoderStopped
             raise RuntimeError(f"the decoder process does not start: {cause}")
 
     def _end_child(self) -> int:
@@ -240,49 +237,12 @@ class _Lines:
         return line
 
 
-class _Slot:
-    """Anonymous shared memory for one video."""
-
-    def __init__(self) -> None:
-        self.fd = os.memfd_create("frames")
-        self._map: mmap.mmap | None = None
-
-    def take(self, nbytes: int, shape: list[int], num_starts: int, num_frames: int, crc32: int) -> Encoded:
-        """The video that the child has put here; it stays valid until `trim`."""
-        size = os.fstat(self.fd).st_size
-        if self._map is None or len(self._map) != size:
-            self._map = mmap.mmap(self.fd, size)
-        data = np.frombuffer(self._map, np.uint8, nbytes)
-        starts_at, times_at, _ = places(nbytes, num_starts, num_frames)
-        starts = np.frombuffer(self._map, np.int64, num_starts, starts_at) if num_starts else None
-        times_s = np.frombuffer(self._map, np.float32, num_frames, times_at)
-        return Encoded(data.reshape(shape), starts, num_frames, times_s, crc32)
-
-    def trim(self) -> None:
-        """Give back the memory of a long video before the next."""
-        if os.fstat(self.fd).st_size > _KEEP_BYTES:
-            self._map = None
-            os.ftruncate(self.fd, 0)
-
-    def close(self) -> None:
-        """Free it; arrays that still view it stay valid."""
-        self._map = None
-        os.close(self.fd)
-
-
-def places(nbytes: int, num_starts: int, num_frames: int) -> tuple[int, int, int]:
-    """Where, behind the bytes of a video, its int64 starts and its float32 times begin, and where these end."""
-    starts_at = -(-nbytes // 8) * 8
-    times_at = starts_at + 8 * num_starts
-    return starts_at, times_at, times_at + 4 * num_frames
-
-
-def _of_two(first: Decoded, second: Decoded) -> Decoded:
+def _of_two(first: DecodeResult, second: DecodeResult) -> DecodeResult:
     """What to say of a video that was tried twice."""
     if second.status == "ok" or second.reason == first.reason:
         return second
     how = "again" if first.reason == _KILLED else "without decord"
-    return Decoded(first.status, f"{first.reason}; {how}: {second.status}: {second.reason}", second.facts)
+    return DecodeResult(first.status, f"{first.reason}; {how}: {second.status}: {second.reason}", second.facts)
 
 
 def _cause(code: int) -> str:

@@ -1,8 +1,4 @@
-"""One video file to stored frames: the gate, then decord, and PyAV where decord cannot or would repeat frames.
-
-The only module that imports decord.  Whatever a file makes a decoder raise ends in one DecodeError; what makes it hang
-or crash is isolate.py's.
-"""
+"""The first decoder, decord; the only module that imports it."""
 
 from __future__ import annotations
 
@@ -17,49 +13,16 @@ from decord._ffi.base import DECORDError, DECORDLimitReachedError
 from numpy.typing import NDArray
 
 from pipeline.common.recipe import Preprocess
-from pipeline.container import DecodeError, faults, file_size, gate, open_container
-from pipeline.extent import declared_bytes
-from pipeline.frames import MAX_STORED_BYTES, Allocate, Video, kept_frames, new_frames, since_first
-from pipeline.pixels import resize_rgb
-from pipeline.second_decoder import checked, decode_with_pyav
+from pipeline.decoding.container import DecodeError, faults, gate, open_container
+from pipeline.decoding.frames import MAX_STORED_BYTES, Allocate, DecodedVideo
+from pipeline.decoding.resample import kept_frames, since_first
+from pipeline.decoding.resize import resize_rgb
+from pipeline.decoding.with_pyav import checked
 
 decord.logging.set_level(decord.logging.QUIET)
 
 
-def decode_video(path: Path, settings: Preprocess, allocate: Allocate = new_frames, with_decord: bool = True) -> Video:
-    """Decode a file into the frames that the recipe stores.
-
-    Args:
-        path: the video.
-        settings: the recipe.
-        allocate: asked for memory once the number of frames is known; frames that come otherwise do without.
-        with_decord: whether to try decord first; not, where it has crashed or hung on this file.
-
-    Raises:
-        DecodeError: with the ledger status that fits.
-    """
-    size = file_size(path)
-    _check_end(path, size)
-    video = (
-        (_decode_with_decord(path, size, settings, allocate) if with_decord else None)
-        or decode_with_pyav(path, size, settings, skip=True)
-        or decode_with_pyav(path, size, settings, skip=False)
-    )
-    if file_size(path) != size or video is None:
-        raise DecodeError("io", "changed while it was decoded")
-    return video
-
-
-def _check_end(path: Path, size: int) -> None:
-    try:
-        declared = declared_bytes(path)
-    except OSError as error:
-        raise DecodeError("io", error.strerror or "cannot be read") from None
-    if declared > size + 1:  # AVI pads to even lengths
-        raise DecodeError("truncated", f"{size} of {declared} bytes are there")
-
-
-def _decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: Allocate) -> Video | None:
+def decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: Allocate) -> DecodedVideo | None:
     """Decode with decord; None where its frames would not be the file's own.
 
     The container says how many frames a player shows.  decord counts more of them on a cut made without
@@ -84,7 +47,7 @@ def _decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: A
     except (DECORDError, DECORDLimitReachedError, RuntimeError, StopIteration):
         return None
     source = replace(source, source_width=width, source_height=height, source_frames=shown)
-    return Video(frames, times_s, fps, source)
+    return DecodedVideo(frames, times_s, fps, source)
 
 
 def _count_shown(container: av.container.InputContainer, stream: av.VideoStream, size: int) -> int:
