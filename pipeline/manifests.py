@@ -14,18 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import check
-from pipeline.build import Built, join
 from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.locking import locked
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, write_table
-from pipeline.learned import broken_path
 from pipeline.ledger import compare, coverage
 from pipeline.ledger.schema import BAD_STATUSES, UNWRITTEN_STATUSES
 from pipeline.ledger.subset import choose_subset, write_subset_labels
 from pipeline.ledger.table import ledger_folder, ledger_path, read_ledgers, write_ledgers
+from pipeline.rebuild.check_sources import check_sources
+from pipeline.rebuild.join import BuiltLedgers, join_sources
+from pipeline.rebuild.known_outcomes import broken_path
 from pipeline.shard_task import check_recipe
 from pipeline.videos.matching import by_split
 
@@ -91,7 +91,7 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
         result = compare.leaks(read_ledgers(settings), args.leaks)
         return result, compare.leaks_text(result, args.leaks)
     if args.check:
-        ledgers, stale = check.check(settings)
+        ledgers, stale = check_sources(settings)
         if stale:
             raise InputError("ledgers are behind the disk; run `make manifests`", details=stale)
         return _report(settings, ledgers, args.min_per_class, [])
@@ -103,7 +103,7 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
 def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     """Write the label files of a subset of the dataset, and its ledgers; nothing is written with --dry-run."""
     seed = args.seed or 0
-    ledgers = join(settings).ledgers
+    ledgers = join_sources(settings).ledgers
     chosen = choose_subset(ledgers, args.classes, args.per_class, seed)
     parts = (("c", args.classes), ("p", args.per_class), ("s", seed))
     name = "-".join([settings.dataset, *(f"{letter}{value}" for letter, value in parts if value is not None)])
@@ -122,7 +122,7 @@ def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     with contextlib.ExitStack() as held:
         if there.is_dir() and not args.dry_run:  # the ledgers that stand are read, and must not change until written
             held.enter_context(locked(there))
-        built = join(settings, args.forget)
+        built = join_sources(settings, args.forget)
         for line in built.verdict:
             log.info(line)
         if not args.dry_run:
@@ -133,7 +133,7 @@ def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     return {**result, "verdict": built.verdict, "extra": len(built.extra)}, text
 
 
-def _write(settings: Preprocess, built: Built) -> None:
+def _write(settings: Preprocess, built: BuiltLedgers) -> None:
     """Write ledgers and the lists of files that no label row uses; a broken earlier ledger is kept aside."""
     for path in built.broken:
         shutil.copyfile(path, broken_path(path))

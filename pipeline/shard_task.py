@@ -15,7 +15,7 @@ from pipeline.common.errors import FormatError, ShardError, UserError
 from pipeline.common.outcome import OUTCOME_TYPES, Outcome
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.decoding.process import Decoder
-from pipeline.learned import RETRY
+from pipeline.rebuild.known_outcomes import RETRY
 from pipeline.shards.encoding import Encoded
 from pipeline.shards.format import shard_name
 from pipeline.shards.reader import ShardReader

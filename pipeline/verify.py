@@ -16,7 +16,7 @@ from pathlib import Path
 import joblib
 import pandas as pd
 
-from pipeline import earlier, learned, preprocess
+from pipeline import earlier, preprocess
 from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_OK, ShardError
 from pipeline.common.locking import locked
@@ -24,6 +24,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.common.text import some
 from pipeline.ledger.schema import LEARNED
 from pipeline.ledger.table import fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
+from pipeline.rebuild import known_outcomes
 from pipeline.shard_task import Task, check_recipe
 from pipeline.shards.hdf5 import open_finished, own
 from pipeline.shards.reader import ShardReader
@@ -119,7 +120,7 @@ def _check_contents(path: Path, outcomes: pd.DataFrame) -> Iterator[tuple[str, s
 def _check_ledger(outcomes: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
     """Ledger rows that do not say what their shard says."""
     rows = rows.reset_index()
-    filled = fill_ledger(rows, outcomes[~learned.awaited(rows, outcomes)]).set_index("video_id")
+    filled = fill_ledger(rows, outcomes[~known_outcomes.awaited(rows, outcomes)]).set_index("video_id")
     rows = rows.set_index("video_id")
     for column in LEARNED:
         for video_id in rows.index[rows[column].to_numpy() != filled[column].to_numpy()]:
@@ -150,7 +151,7 @@ def repair(ledgers: dict[str, pd.DataFrame], tasks: list[Task], faults: list[Fau
         written = [task.path for task in tasks if task.split == split]
         if written:
             outcomes = read_outcomes(*written)
-            table = fill_ledger(table, outcomes[~learned.awaited(table, outcomes)])
+            table = fill_ledger(table, outcomes[~known_outcomes.awaited(table, outcomes)])
         write_ledger(ledger_path(settings, split), table)
     earlier.clear(tasks, settings)
 

@@ -9,11 +9,12 @@ import pytest
 from make_store import add_frames, make_ledger
 from test_preprocess import files, leftovers, make_inputs, train_rows
 
-from pipeline import earlier, learned, local, preprocess
+from pipeline import earlier, local, preprocess
 from pipeline.common.errors import UserError
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.ledger.table import ledger_path, read_ledgers, write_ledger
+from pipeline.rebuild import known_outcomes
 from pipeline.shards.format import shard_name
 from pipeline.shards.writer import ShardWriter
 
@@ -139,7 +140,7 @@ def test_a_rebuild_believes_frames_of_any_plan_before_a_missing(tmp_path):
                 writer.add(outcome)
             else:
                 add_frames(writer, outcome, frames, settings)
-    stored = learned.from_shards(settings, "train", 1)
+    stored = known_outcomes.from_shards(settings, "train", 1)
     assert stored.outcomes[["video_id", "status", "shard"]].to_numpy().tolist() == [
         ["a", "ok", "train-00000-of-00002.h5"]
     ]

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from make_ledgers import IDS, ROWS, command, label_file, recipe_of, touch
 
-from pipeline.build import build, join
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.tables import InputError
 from pipeline.decoding.container import DecodeError
 from pipeline.decoding.decode import decode_video
+from pipeline.rebuild.join import build_ledgers, join_sources
 from pipeline.videos.names import ENDINGS
 
 
@@ -42,7 +42,7 @@ def torchvision(label):
 def test_every_layout_is_found_and_told(root, folder, said):
     paths = [f"{folder(label)}{name}.mp4" for (label, *_), name in zip(ROWS, IDS, strict=True)]
     touch(root, *paths)
-    built = join(recipe_of(root))
+    built = join_sources(recipe_of(root))
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS, "path"].tolist() == paths
     assert set(table["status"]) == {"pending"}
@@ -53,12 +53,12 @@ def test_every_layout_is_found_and_told(root, folder, said):
 @pytest.mark.parametrize("ending", [*ENDINGS, ".MP4", ".WebM", ""])
 def test_every_ending_and_none(root, ending):
     touch(root, *(f"val/{name}{ending}" for name in IDS))
-    assert set(build(recipe_of(root))["val"]["status"]) == {"pending"}
+    assert set(build_ledgers(recipe_of(root))["val"]["status"]) == {"pending"}
 
 
 def test_bare_ids_are_matched_unless_they_could_be_two(root):
     touch(root, "val/-aaaaaaaaaa.mp4", "val/b_b-b_b-b_b.mkv", "val/__c00000000", "val/ddddddddddd.mp4")
-    built = join(recipe_of(root))
+    built = join_sources(recipe_of(root))
     table = built.ledgers["val"].set_index("video_id")["path"]
     assert table[IDS].tolist() == ["val/-aaaaaaaaaa.mp4", "", "val/b_b-b_b-b_b.mkv", "val/__c00000000", "", ""]
     assert "its id stands in 2 label rows (5-15, 50-60)" in built.extra["reason"].item()
@@ -67,14 +67,14 @@ def test_bare_ids_are_matched_unless_they_could_be_two(root):
 def test_a_class_folder_tells_two_segments_of_one_bare_id_apart(tmp_path):
     label_file(tmp_path / "data", rows=[("archery", "ddddddddddd", 5, 15), ("zumba", "ddddddddddd", 50, 60)])
     touch(tmp_path / "data", "val/zumba/ddddddddddd.mp4", "val/archery/ddddddddddd.mp4")
-    paths = build(recipe_of(tmp_path / "data"))["val"]["path"].tolist()
+    paths = build_ledgers(recipe_of(tmp_path / "data"))["val"]["path"].tolist()
     assert paths == ["val/archery/ddddddddddd.mp4", "val/zumba/ddddddddddd.mp4"]
 
 
 def test_a_replacement_video_goes_before_the_corrupt_one(root):
     name = f"{IDS[0]}.mp4"
     touch(root, f"val/{name}", f"replacement/{name}", f"train/{name}")
-    built = join(recipe_of(root))
+    built = join_sources(recipe_of(root))
     assert built.ledgers["val"].set_index("video_id").loc[IDS[0], "path"] == f"replacement/{name}"
     assert sorted(built.extra["path"]) == [f"train/{name}", f"val/{name}"]
     assert all(f"second copy of replacement/{name}" == why for why in built.extra["reason"])
@@ -105,7 +105,7 @@ def test_what_has_a_videos_name_and_is_no_file_is_there_to_be_named_by_decoding(
     os.mkfifo(root / "pipe")
     (root / f"val/{IDS[4]}.mp4").symlink_to(root / "pipe")
     (root / f"val/{IDS[5]}.mp4").symlink_to(root / f"val/{IDS[3]}")
-    table = build(recipe_of(root))["val"].set_index("video_id")
+    table = build_ledgers(recipe_of(root))["val"].set_index("video_id")
     odd = [IDS[1], IDS[2], IDS[4], IDS[5]]
     assert table["path"].loc[[IDS[0], *odd]].tolist() == [f"val/{name}.mp4" for name in (IDS[0], *odd)]
     assert table["status"].loc[[IDS[0], *odd, IDS[3]]].tolist() == ["pending"] * 5 + ["missing"]
@@ -123,7 +123,7 @@ def test_no_path_leaves_data_root(root, tmp_path):
     (root / "val" / "near.mp4").symlink_to(tmp_path / "nowhere")
     (root / "val" / f"{IDS[2]}.mp4").symlink_to(root / "store" / f"{IDS[2]}.mp4")
     (root / "val" / "ring").symlink_to(root / "val")
-    built = join(recipe_of(root))
+    built = join_sources(recipe_of(root))
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS[0], ["status", "path", "reason"]].tolist() == ["missing", "", "symlink out of data_root"]
     assert table.loc[IDS[1], "status"] == "missing"
@@ -141,11 +141,11 @@ def test_a_split_folder_that_is_a_symlink_out_of_data_root_is_told_with_what_to_
     touch(tmp_path / "fast" / "val", *(f"{name}.mp4" for name in IDS))
     (root / "val").symlink_to(tmp_path / "fast" / "val")
     with pytest.raises(InputError, match="none of the 6 videos") as error:
-        build(recipe_of(root))
+        build_ledgers(recipe_of(root))
     told = [line for line in str(error.value).splitlines() if "val (symlink out of data_root)" in line]
     assert len(told) == 1 and "set data_root to the real folder" in told[0]
     moved = recipe_of(tmp_path / "fast", labels=(str(root / "kinetics-400_val.csv"),))
-    assert set(build(moved)["val"]["status"]) == {"pending"}, "what it says to do is what helps"
+    assert set(build_ledgers(moved)["val"]["status"]) == {"pending"}, "what it says to do is what helps"
 
 
 def test_file_names_that_a_ledger_cannot_hold(root):
@@ -159,14 +159,14 @@ def test_file_names_that_a_ledger_cannot_hold(root):
 
 def test_videos_in_another_class_folder_are_told(root):
     touch(root, f"val/zumba/{IDS[0]}.mp4")
-    assert any("another class's folder" in line for line in join(recipe_of(root)).warnings)
+    assert any("another class's folder" in line for line in join_sources(recipe_of(root)).warnings)
 
 
 def test_own_videos_by_path(tmp_path):
     root = tmp_path / "data"
     touch(root, "train/a b/1.mp4", "train/ü/2.MTS", "more.mp4")
     (root / "train.csv").write_text("path,label\na b/1.mp4,x\ntrain/ü/2.MTS,y\ngone.mp4,y\n", encoding="utf-8")
-    built = join(recipe_of(root, dataset="mine"))
+    built = join_sources(recipe_of(root, dataset="mine"))
     table = built.ledgers["train"].set_index("video_id")
     assert table["path"].to_dict() == {"a_b_1": "train/a b/1.mp4", "gone": "", "train_ü_2": "train/ü/2.MTS"}
     assert table["label_id"].to_dict() == {"a_b_1": 0, "gone": 1, "train_ü_2": 1}

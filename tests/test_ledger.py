@@ -8,7 +8,6 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from make_ledgers import IDS, ROWS, command, ledger_bytes, recipe_of, touch, val
 
-from pipeline.build import build
 from pipeline.common.tables import InputError
 from pipeline.labels.class_ids import KINETICS400, read_class_list
 from pipeline.ledger.schema import BAD_STATUSES, COLUMNS
@@ -21,6 +20,7 @@ from pipeline.ledger.table import (
     read_ledger,
     write_ledger,
 )
+from pipeline.rebuild.join import build_ledgers
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_an_invalid_table_is_not_written(root):
 
 def test_class_names_and_identity(root):
     touch(root, *(f"val/{name}.mp4" for name in IDS[:4]))
-    table = build(recipe_of(root))["val"]
+    table = build_ledgers(recipe_of(root))["val"]
     names = class_names(table)
     assert len(names) == 400 and names[399] == "zumba" and names[0] == ""
     said = identity("kinetics400", table, ("pending",))

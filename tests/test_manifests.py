@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from make_ledgers import IDS, ROWS, command, label_file, ledger_bytes, recipe_of, touch, val
 
-from pipeline.build import build
 from pipeline.common.errors import EXIT_OK, EXIT_USAGE
 from pipeline.common.locking import LockedError, locked
 from pipeline.common.tables import InputError
 from pipeline.ledger.table import read_ledger, write_ledger
+from pipeline.rebuild.join import build_ledgers
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "kinetics"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the official label files are not beside the repository")
@@ -165,7 +165,7 @@ def test_a_subset_is_a_dataset_of_its_own_with_its_parents_ids(tmp_path, capsys)
     assert set(train["label_id"]) == set(held_out["label_id"]) < {0, 5, 399}
     assert set(train["label"].value_counts()) == {3} and set(train["status"]) == {"pending"}
     settings = recipe_of(root, dataset=folder.name)
-    assert build(settings)["train"].equals(train), "rebuilding a subset is the subset"
+    assert build_ledgers(settings)["train"].equals(train), "rebuilding a subset is the subset"
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,14 @@ import pandas as pd
 import pytest
 from make_ledgers import IDS, OUTCOMES, command, ledger_bytes, recipe_of, touch, val, write_shards
 
-from pipeline.build import build, join
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import InputError
-from pipeline.learned import RETRY
 from pipeline.ledger.schema import LEARNED, STORED
 from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
+from pipeline.rebuild.join import build_ledgers, join_sources
+from pipeline.rebuild.known_outcomes import RETRY
 from pipeline.shards.writer import ShardWriter
 
 
@@ -44,14 +44,14 @@ def test_a_rebuild_writes_the_bytes_that_preprocess_wrote(preprocessed):
 def test_label_files_alone_make_a_ledger(preprocessed):
     labels = (str(preprocessed / "kinetics-400_val.csv"),)
     settings = Preprocess(manifests=str(preprocessed.parent / "other"), store="nowhere", labels=labels)
-    table = build(settings)["val"]
+    table = build_ledgers(settings)["val"]
     assert len(table) == 6 and set(table["status"]) == {"missing"} and set(table["path"]) == {""}
 
 
 def test_label_files_and_shards_without_videos(preprocessed):
     for path in (preprocessed / "val").iterdir():
         path.unlink()
-    table = build(recipe_of(preprocessed))["val"].set_index("video_id")
+    table = build_ledgers(recipe_of(preprocessed))["val"].set_index("video_id")
     assert table.loc[IDS, "status"].tolist() == ["ok", "timeout", "ok", "unreadable", "missing", "ok"]
 
 
@@ -60,7 +60,7 @@ def test_what_was_learned_is_kept_without_its_shard_except_that_it_is_stored(pre
         path.unlink()
     with pytest.raises(InputError, match="3 videos are ok, and their shards are not in"):
         command(preprocessed, "--check")
-    built = join(recipe_of(preprocessed))
+    built = join_sources(recipe_of(preprocessed))
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS, "status"].tolist() == ["pending", "timeout", "pending", "unreadable", "missing", "pending"]
     assert table.loc[IDS[0], "source_frames"] == 300, "a fact of the source is kept"
@@ -88,7 +88,7 @@ def test_a_bad_file_that_was_replaced_is_tried_again(preprocessed):
     write_ledger(path, table)
     for shard in (preprocessed.parent / "store").iterdir():
         shard.unlink()
-    assert build(recipe_of(preprocessed))["val"].set_index("video_id").loc[IDS[3], "status"] == "pending"
+    assert build_ledgers(recipe_of(preprocessed))["val"].set_index("video_id").loc[IDS[3], "status"] == "pending"
 
 
 def test_a_video_that_came_after_its_shard_is_pending(preprocessed):
@@ -103,7 +103,7 @@ def test_shards_that_are_not_ours_are_left_out_and_told(preprocessed):
     other = recipe_of(preprocessed, fps=30.0)
     with ShardWriter(store / "val-00007-of-00009.h5", other, "val") as writer:
         writer.add(Outcome(video_id=IDS[4], status="crash"))
-    built = join(recipe_of(preprocessed))
+    built = join_sources(recipe_of(preprocessed))
     said = "\n".join(built.verdict)
     assert "val-00000-of-00002.h5: not a whole shard" in said
     assert "val-00007-of-00009.h5: another recipe (fps: 15.0 here, 30.0 there)" in said

@@ -7,10 +7,11 @@ import pytest
 from make_store import edited, make_ledger, settings_for
 from make_videos import write_mp4
 
-from pipeline import learned, preprocess, verify
+from pipeline import preprocess, verify
 from pipeline.common.errors import ShardError, UserError
 from pipeline.common.recipe import Preprocess
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
+from pipeline.rebuild import known_outcomes
 from pipeline.shards.store import read_outcomes
 
 
@@ -287,7 +288,7 @@ def test_a_video_that_waits_to_be_decoded_again_is_no_fault_and_waits_on(pristin
     assert preprocess.run(settings) == 0
     table = read_ledger(ledger_path(settings, "train"))
     assert table.loc[0, "status"] == "unreadable"
-    table, _said = learned.try_again(table, settings.data_root, ["unreadable"])
+    table, _said = known_outcomes.try_again(table, settings.data_root, ["unreadable"])
     write_ledger(ledger_path(settings, "train"), table)
     assert verify.run(settings, mend=False) == 0
     assert "1 videos wait to be decoded; run `make preprocess`" in capsys.readouterr().out

@@ -21,7 +21,7 @@ from pipeline.videos.names import is_video
 from pipeline.videos.scan import scan_videos
 
 
-def check(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], list[str]]:
+def check_sources(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Hold ledgers against the label files, the disk and the store.
 
     Returns:

@@ -28,7 +28,7 @@ RETRY = "to be tried again: "
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredOutcomes:
     """What the shards of one split say.
 
     Attributes:
@@ -59,7 +59,7 @@ def broken_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.broken.csv")
 
 
-def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
+def from_shards(settings: Preprocess, split: str, num_rows: int) -> StoredOutcomes:
     """What the shards of this recipe say of a split's videos.
 
     Shards of the plan that a ledger of `num_rows` rows has are believed first; those of an older plan count for
@@ -78,14 +78,14 @@ def from_shards(settings: Preprocess, split: str, num_rows: int) -> Stored:
             accounts[path.name] = account
     verdict = [f"shards: {split}: left out {some(names, 2)}: {why}" for why, names in left_out.items()]
     if not accounts:
-        return Stored(blank_rows(0).assign(video_id=pd.Series(dtype="str")), frozenset(), verdict)
+        return StoredOutcomes(blank_rows(0).assign(video_id=pd.Series(dtype="str")), frozenset(), verdict)
     outcomes = outcomes_table(accounts.values())
     outcomes = outcomes.sort_values("status", key=lambda status: status.eq("missing"), kind="stable")
     outcomes = outcomes.drop_duplicates("video_id", ignore_index=True)
     older = sum(not name.endswith(current) for name in accounts)
     note = f", {older:,} of them of an older plan" if older else ""
     verdict.insert(0, f"shards: {split}: {len(accounts):,}{note}, which were to hold {len(outcomes):,} videos")
-    return Stored(outcomes, frozenset(accounts), verdict)
+    return StoredOutcomes(outcomes, frozenset(accounts), verdict)
 
 
 def _read_shard(path: Path, settings: Preprocess) -> tuple[Account | None, str]:
@@ -99,7 +99,7 @@ def _read_shard(path: Path, settings: Preprocess) -> tuple[Account | None, str]:
     return account, ""
 
 
-def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: Stored, root: str) -> pd.DataFrame:
+def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: StoredOutcomes, root: str) -> pd.DataFrame:
     """`fresh`, which knows label files and disk only, with what the ledger before it and shards know.
 
     Args:

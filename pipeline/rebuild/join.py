@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import learned
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
 from pipeline.labels.label_files import load_labels
 from pipeline.ledger.schema import COLUMNS
 from pipeline.ledger.table import blank_rows, ledger_path
+from pipeline.rebuild import known_outcomes
 from pipeline.videos.matching import Match, match_videos
 from pipeline.videos.names import ENDINGS
 from pipeline.videos.scan import Files, scan_videos
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltLedgers:
     """Ledgers that are not written yet, and what was found on the way to them.
 
     Attributes:
@@ -46,17 +46,17 @@ class Built:
     warnings: list[str]
 
 
-def build(settings: Preprocess) -> dict[str, pd.DataFrame]:
+def build_ledgers(settings: Preprocess) -> dict[str, pd.DataFrame]:
     """The ledgers of a dataset by split; nothing is written.
 
     Raises:
         InputError: no label files, no videos, or faulty values (all of them are listed).
     """
-    return join(settings).ledgers
+    return join_sources(settings).ledgers
 
 
-def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
-    """As `build`, with the files no row names and the words to tell the user.
+def join_sources(settings: Preprocess, forget: Collection[str] = ()) -> BuiltLedgers:
+    """As `build_ledgers`, with the files no row names and the words to tell the user.
 
     Args:
         settings: where label files, videos, shards and earlier ledgers are.
@@ -71,7 +71,7 @@ def join(settings: Preprocess, forget: Collection[str] = ()) -> Built:
     said = load_labels(settings)
     files = scan_videos(Path(root)) if root else Files([], frozenset(), [])
     found = match_videos(said, files)
-    built = Built({}, found.extra, [], [], [*said.verdict, *found.verdict], [*said.warnings, *found.warnings])
+    built = BuiltLedgers({}, found.extra, [], [], [*said.verdict, *found.verdict], [*said.warnings, *found.warnings])
     for split in SPLITS:
         fresh = _rows(said.table, found, split)
         if len(fresh):
@@ -110,16 +110,16 @@ def _rows(table: pd.DataFrame, found: Match, split: str) -> pd.DataFrame:
 
 
 def _remember(
-    fresh: pd.DataFrame, split: str, settings: Preprocess, forget: Collection[str], built: Built
+    fresh: pd.DataFrame, split: str, settings: Preprocess, forget: Collection[str], built: BuiltLedgers
 ) -> pd.DataFrame:
     """`fresh` with what is known already; adds to what `built` says."""
-    before, warnings = learned.from_ledger(settings, split)
+    before, warnings = known_outcomes.from_ledger(settings, split)
     built.warnings.extend(warnings)
     built.broken.extend([ledger_path(settings, split)] * len(warnings))
-    stored = learned.from_shards(settings, split, len(fresh))
+    stored = known_outcomes.from_shards(settings, split, len(fresh))
     built.verdict.extend(stored.verdict)
-    ledger = learned.remember(fresh, before, stored, settings.data_root)
-    ledger, retried = learned.try_again(ledger, settings.data_root, forget)
+    ledger = known_outcomes.remember(fresh, before, stored, settings.data_root)
+    ledger, retried = known_outcomes.try_again(ledger, settings.data_root, forget)
     built.verdict.extend(f"{split}: {line}" for line in retried)
     if before is not None and ledger.equals(before):
         built.unchanged.append(split)
@@ -127,7 +127,9 @@ def _remember(
     return ledger
 
 
-def _losses(ledger: pd.DataFrame, before: pd.DataFrame | None, stored: learned.Stored, store: str) -> list[str]:
+def _losses(
+    ledger: pd.DataFrame, before: pd.DataFrame | None, stored: known_outcomes.StoredOutcomes, store: str
+) -> list[str]:
     """What shards and the earlier ledger have that the new ledger has not."""
     ids = pd.Index(ledger["video_id"])
     said = []
@@ -135,7 +137,7 @@ def _losses(ledger: pd.DataFrame, before: pd.DataFrame | None, stored: learned.S
     if len(unknown):
         said.append(f"shards hold {len(unknown):,} videos that are in no label file: {some(unknown)}")
     if before is not None:
-        same = learned.same_ids(ledger, before)
+        same = known_outcomes.same_ids(ledger, before)
         gone = before["video_id"][~before["video_id"].isin(ids)] if not same else ()
         if len(gone):
             said.append(f"{len(gone):,} rows of the earlier ledger are in no label file any more: {some(gone)}")
