@@ -24,6 +24,7 @@ from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_IO, EXIT_OK, UserError
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder
+from pipeline.ledger.schema import WAITING_STATUSES
 from pipeline.ledger.table import read_ledgers
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ def estimate(settings: Preprocess) -> int:
     costs = [measure(paths, way) for way in ways(settings)]
     jobs = joblib.effective_n_jobs(settings.jobs)
     present = sum(int((rows["path"] != "").sum()) for rows in ledgers.values())
-    pending = sum(int((rows["status"] == "pending").sum()) for rows in ledgers.values())
+    pending = sum(int(rows["status"].isin(WAITING_STATUSES).sum()) for rows in ledgers.values())
     files = sum(math.ceil(len(rows) / settings.videos_per_shard) for rows in ledgers.values())
     print(f"{present:,} videos on disk, {len(paths)} of them measured, {costs[0].num_bad} of those bad; {jobs} jobs")
     print("\n".join(table(costs, present, files, jobs)))

@@ -24,7 +24,7 @@ from pipeline.common.errors import EXIT_OK, EXIT_TOO_MANY_BAD, UserError
 from pipeline.common.locking import locked, remove_temporary
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
-from pipeline.ledger.schema import BAD_STATUSES
+from pipeline.ledger.schema import BAD_STATUSES, WAITING_STATUSES
 from pipeline.ledger.table import fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
 from pipeline.shard_task import Task, check_recipe, is_finished, plan
 from pipeline.shards.store import read_outcomes
@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         check_recipe(Path(settings.store), settings)
         for split, table in read_ledgers(settings).items():
             todo = [task for task in plan(table, settings, split) if not is_finished(task, settings)]
-            pending = int(table["status"].eq("pending").sum())
+            pending = int(table["status"].isin(WAITING_STATUSES).sum())
             print(f"{split}: {len(table):,} videos, {pending:,} to decode, {len(todo)} shards to write")
             for task in todo[:5]:
                 print(f"  {task.path}: {len(task.videos)} videos, first {task.videos[0].video_id}")

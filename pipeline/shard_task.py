@@ -15,7 +15,6 @@ from pipeline.common.errors import FormatError, ShardError, UserError
 from pipeline.common.outcome import OUTCOME_TYPES, Outcome
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.decoding.process import Decoder
-from pipeline.rebuild.known_outcomes import RETRY
 from pipeline.shards.encoding import Encoded
 from pipeline.shards.format import shard_name
 from pipeline.shards.reader import ShardReader
@@ -29,7 +28,7 @@ class Planned:
 
     video_id: str
     path: str  # relative to data_root; empty when the file is missing
-    retry: bool = False  # a bad video that `make manifests` marked to be decoded again
+    retry: bool = False  # a bad video that is to be decoded again
     held: str = ""  # the shard of an earlier plan that has its frames
 
 
@@ -50,8 +49,8 @@ def plan(table: pd.DataFrame, settings: Preprocess, split: str) -> list[Task]:
     """
     order = np.random.default_rng([settings.seed, SPLITS.index(split)]).permutation(len(table))
     rows = [
-        Planned(str(video_id), str(path), str(reason).startswith(RETRY))
-        for video_id, path, reason in zip(table["video_id"], table["path"], table["reason"], strict=True)
+        Planned(str(video_id), str(path), status == "retry")
+        for video_id, path, status in zip(table["video_id"], table["path"], table["status"], strict=True)
     ]
     size = settings.videos_per_shard
     count = -(-len(rows) // size)

@@ -22,7 +22,7 @@ from pipeline.common.errors import EXIT_OK, ShardError
 from pipeline.common.locking import locked
 from pipeline.common.recipe import Preprocess
 from pipeline.common.text import some
-from pipeline.ledger.schema import LEARNED
+from pipeline.ledger.schema import LEARNED, WAITING_STATUSES
 from pipeline.ledger.table import fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
 from pipeline.rebuild import known_outcomes
 from pipeline.shard_task import Task, check_recipe
@@ -190,7 +190,7 @@ def run(settings: Preprocess, *, mend: bool) -> int:
             "the ledgers say why, and all else is right"
         )
     size = sum(int(table["nbytes"].sum()) for table in ledgers.values())
-    waiting = sum(int(table["status"].eq("pending").sum()) for table in ledgers.values())
+    waiting = sum(int(table["status"].isin(WAITING_STATUSES).sum()) for table in ledgers.values())
     if waiting:
         print(f"{waiting:,} videos wait to be decoded; run `make preprocess`")
     held = f"{len(tasks):,} shards, {len(_stored(ledgers)):,} videos, {size / 1e9:.2f} GB"

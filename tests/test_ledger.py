@@ -59,7 +59,7 @@ def test_all_faults_of_a_ledger_in_one_report(root, capsys):
         (2, "status"), (2, "path"), (3, "source_fps"), (4, "youtube_id"), (4, "label_id"), (5, "shard"),
         (5, "num_frames"), (6, "video_id"), (7, "video_id"),
     }  # fmt: skip
-    assert f"{path}:2: status: got 'lost', expected pending | ok" in str(error.value)
+    assert f"{path}:2: status: got 'lost', expected pending | retry | ok" in str(error.value)
     said = json.loads(capsys.readouterr().out)
     assert {(fault["row"], fault["column"]) for fault in said["faults"]} == found
 

@@ -10,7 +10,6 @@ from pipeline.common.tables import InputError
 from pipeline.ledger.schema import LEARNED, STORED
 from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
 from pipeline.rebuild.join import build_ledgers, join_sources
-from pipeline.rebuild.known_outcomes import RETRY
 from pipeline.shards.writer import ShardWriter
 
 
@@ -71,7 +70,7 @@ def test_what_was_learned_is_kept_without_its_shard_except_that_it_is_stored(pre
 def test_a_timeout_is_forgotten_only_when_asked(preprocessed):
     assert command(preprocessed, "--forget", "timeout") == EXIT_OK
     table = val(preprocessed)
-    assert table.loc[IDS[1], "status"] == "pending" and table.loc[IDS[1], "reason"].startswith(RETRY)
+    assert table.loc[IDS[1], "status"] == "retry" and table.loc[IDS[1], "reason"] == "was timeout, asked for"
     assert table.loc[IDS[3], "status"] == "unreadable"
     written = ledger_bytes(preprocessed)
     assert command(preprocessed) == EXIT_OK
@@ -88,7 +87,7 @@ def test_a_bad_file_that_was_replaced_is_tried_again(preprocessed):
     write_ledger(path, table)
     for shard in (preprocessed.parent / "store").iterdir():
         shard.unlink()
-    assert build_ledgers(recipe_of(preprocessed))["val"].set_index("video_id").loc[IDS[3], "status"] == "pending"
+    assert build_ledgers(recipe_of(preprocessed))["val"].set_index("video_id").loc[IDS[3], "status"] == "retry"
 
 
 def test_a_video_that_came_after_its_shard_is_pending(preprocessed):

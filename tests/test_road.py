@@ -97,7 +97,7 @@ def test_a_bad_video_is_decoded_again_when_its_status_is_forgotten(words, store,
     path = folder / "manifests" / "kinetics-sample" / "train.csv"
     before = path.read_bytes()
     assert manifests.main([*words, "--forget", "no_video_stream"]) == EXIT_OK
-    assert (read_ledger(path)["status"] == "pending").sum() == 1
+    assert (read_ledger(path)["status"] == "retry").sum() == 1
     capsys.readouterr()
     assert preprocess.main(words) == EXIT_OK
     assert ", 1 of 7 shards written," in capsys.readouterr().out

@@ -288,7 +288,7 @@ def test_a_video_that_waits_to_be_decoded_again_is_no_fault_and_waits_on(pristin
     assert preprocess.run(settings) == 0
     table = read_ledger(ledger_path(settings, "train"))
     assert table.loc[0, "status"] == "unreadable"
-    table, _said = known_outcomes.try_again(table, settings.data_root, ["unreadable"])
+    table, _said = known_outcomes.mark_retries(table, settings.data_root, ["unreadable"])
     write_ledger(ledger_path(settings, "train"), table)
     assert verify.run(settings, mend=False) == 0
     assert "1 videos wait to be decoded; run `make preprocess`" in capsys.readouterr().out

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.ledger.schema import BAD_STATUSES, STATUSES
+from pipeline.ledger.schema import BAD_STATUSES, STATUSES, WAITING_STATUSES
 from pipeline.ledger.table import identity
 
-USABLE = ("pending", "ok")  # to be decoded, or decoded: what a model is trained or judged on
+USABLE = (*WAITING_STATUSES, "ok")  # to be decoded, or decoded: what a model is trained or judged on
 _SHOWN = 10  # classes in the text; --json has all of them
 
 

@@ -30,10 +30,11 @@ COLUMNS: dict[str, str] = {
     "label_id": "int64", "split": "str", "path": "str", **LEARNED_COLUMNS, **PLACE_COLUMNS,
 }  # fmt: skip
 STATUSES = (
-    "pending", "ok", "missing", "unreadable", "truncated", "no_video_stream", "unsupported_codec",
+    "pending", "retry", "ok", "missing", "unreadable", "truncated", "no_video_stream", "unsupported_codec",
     "duplicated_frames", "too_short", "too_large", "timeout", "crash", "io",
 )  # fmt: skip
-BAD_STATUSES = STATUSES[3:]
+WAITING_STATUSES = STATUSES[:2]  # on disk, and to be decoded by the next `make preprocess`
+BAD_STATUSES = STATUSES[4:]
 # Part of the format, and read: but no decoder here repeats frames, and a short video is stored at its length.
 UNWRITTEN_STATUSES = ("duplicated_frames", "too_short")
 
@@ -141,7 +142,9 @@ def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
             expect("one label a label_id", lambda value: _first_of(value, labels)),
         ],
         "path": [
-            expect("a path where status is pending", lambda path: path.ne("") | status.ne("pending")),
+            expect(
+                "a path where status is pending or retry", lambda path: path.ne("") | ~status.isin(WAITING_STATUSES)
+            ),
             expect("no path where status is missing", lambda path: path.eq("") | status.ne("missing")),
         ],
         "shard": [expect("a shard's file name", lambda name: _shards(name) | name.eq("") & ~stored)],

@@ -18,6 +18,8 @@ from pipeline.common.tables import InputError, list_of, write_table
 from pipeline.common.text import some
 from pipeline.ledger.schema import COLUMNS, LEARNED, typed, validate
 
+_OLD_RETRY = "to be tried again: "
+
 
 def ledger_folder(settings: Preprocess) -> Path:
     """`<manifests>/<dataset>`, where a dataset's ledgers are."""
@@ -40,6 +42,7 @@ def read_ledger(path: Path | str) -> pd.DataFrame:
     """
     path = Path(path)
     table, faults = typed(_read_rows(path), str(path))
+    _retries_by_status(table)
     validate(table, str(path), faults)
     return table
 
@@ -76,6 +79,14 @@ def read_ledgers_at(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
     return ledgers
 
 
+def _retries_by_status(table: pd.DataFrame) -> None:
+    """Until 2026-11 what is `retry` now was `pending`, and told by the beginning of its reason."""
+    old = table["status"].eq("pending") & table["reason"].str.startswith(_OLD_RETRY)
+    if old.any():
+        table.loc[old, "status"] = "retry"
+        table.loc[old, "reason"] = table.loc[old, "reason"].str.removeprefix(_OLD_RETRY)
+
+
 def read_columns(path: Path, names: Sequence[str]) -> pd.DataFrame:
     """Some columns of a ledger, held to their types but not to the rules: `read` takes five times as long.
 
@@ -91,16 +102,23 @@ def _read_rows(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows as they stand, all columns or some; as text, if some value is no number."""
     try:
         header = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
-        if header != list(COLUMNS):
+        absent = [name for name in COLUMNS if name not in header]  # those that a ledger of an earlier version lacks
+        if header != [name for name in COLUMNS if name in header] or not set(absent) <= set(LEARNED[1:]):
             wrong = sorted(set(header).symmetric_difference(COLUMNS)) or ["order of columns"]
             raise InputError(f"{path}:1: not a ledger ({', '.join(wrong)}); `make manifests` builds one")
-        read_csv = functools.partial(pd.read_csv, path, usecols=names, na_filter=False, encoding="utf-8")
+        wanted = list(COLUMNS) if names is None else list(names)
+        there = [name for name in wanted if name in header]
+        read_csv = functools.partial(pd.read_csv, path, usecols=there, na_filter=False, encoding="utf-8")
         try:
-            return read_csv(dtype=COLUMNS, float_precision="round_trip")
+            table = read_csv(dtype=COLUMNS, float_precision="round_trip")
         except (pd.errors.ParserError, UnicodeDecodeError):
             raise
         except (ValueError, OverflowError):  # some value is no number: read again as text, to list them all
-            return read_csv(dtype=str)
+            table = read_csv(dtype=str)
+        if len(there) < len(wanted):
+            table = pd.concat([table, blank_rows(len(table))[[name for name in wanted if name in absent]]], axis=1)
+            table = table[[name for name in COLUMNS if name in wanted]]
+        return table
     except FileNotFoundError:
         raise InputError(f"{path}: no such ledger; run `make manifests`") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -119,7 +119,7 @@ def _remember(
     stored = known_outcomes.from_shards(settings, split, len(fresh))
     built.verdict.extend(stored.verdict)
     ledger = known_outcomes.remember(fresh, before, stored, settings.data_root)
-    ledger, retried = known_outcomes.try_again(ledger, settings.data_root, forget)
+    ledger, retried = known_outcomes.mark_retries(ledger, settings.data_root, forget)
     built.verdict.extend(f"{split}: {line}" for line in retried)
     if before is not None and ledger.equals(before):
         built.unchanged.append(split)

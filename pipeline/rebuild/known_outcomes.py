@@ -19,12 +19,9 @@ from pipeline.common.errors import ShardError
 from pipeline.common.recipe import Preprocess, differences
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
-from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED
+from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED, WAITING_STATUSES
 from pipeline.ledger.table import blank_rows, fill_ledger, ledger_path, read_ledger
 from pipeline.shards.store import Account, outcomes_table, read_account
-
-# Begins the reason of a pending row whose bad outcome, still in its shard, a rebuild must not bring back.
-RETRY = "to be tried again: "
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ def awaited(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> NDArray[np.bool_]:
     """
     rows = pd.Index(ledger["video_id"]).get_indexer(pd.Index(outcomes["video_id"]))
     bad, gone = outcomes["status"].isin(BAD_STATUSES), outcomes["status"].eq("missing")
-    asked = ledger["reason"].str.startswith(RETRY).to_numpy()[rows]
+    asked = ledger["status"].eq("retry").to_numpy()[rows]
     here = (ledger["path"].ne("") & ledger["status"].ne("ok")).to_numpy()[rows]  # an ok is worth as much as its shard
     return (bad & asked | gone & here).to_numpy()
 
@@ -147,7 +144,7 @@ def _copy(fresh: pd.DataFrame, before: pd.DataFrame, keep_paths: bool) -> pd.Dat
         rows = pd.Index(fresh["video_id"]).get_indexer(pd.Index(before["video_id"]))
     known = (rows >= 0) & before["status"].ne("missing").to_numpy()
     if not keep_paths:  # a video that was pending and is gone is missing now
-        known &= before["status"].ne("pending").to_numpy() | fresh["path"].ne("").to_numpy()[rows]
+        known &= ~before["status"].isin(WAITING_STATUSES).to_numpy() | fresh["path"].ne("").to_numpy()[rows]
     ledger, rows = fresh.copy(), rows[known]
     for name in (*LEARNED, "path") if keep_paths else LEARNED:
         kind = "object" if COLUMNS[name] == "str" else COLUMNS[name]
@@ -157,15 +154,15 @@ def _copy(fresh: pd.DataFrame, before: pd.DataFrame, keep_paths: bool) -> pd.Dat
     return ledger
 
 
-def try_again(ledger: pd.DataFrame, root: str, forget: Collection[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Make pending the bad videos that someone asks for, and those whose file is not the one that was bad."""
+def mark_retries(ledger: pd.DataFrame, root: str, forget: Collection[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Mark as `retry` the bad videos that someone asks for, and those whose file is not the one that was bad."""
     bad = ledger[ledger["status"].isin(BAD_STATUSES)]
     reasons: dict[int, str] = {}
     for row, status, path, size in zip(bad.index, bad["status"], bad["path"], bad["source_bytes"], strict=True):
         if status in forget:
-            reasons[row] = f"{RETRY}was {status}, asked for"
+            reasons[row] = f"was {status}, asked for"
         elif root and path and size and (now := os.path.getsize(os.path.join(root, path))) != size:
-            reasons[row] = f"{RETRY}was {status}, and the file had {size} bytes and has {now}"
+            reasons[row] = f"was {status}, and the file had {size} bytes and has {now}"
     rows = list(reasons)
     if not rows:
         return ledger, []
@@ -173,7 +170,7 @@ def try_again(ledger: pd.DataFrame, root: str, forget: Collection[str]) -> tuple
     ledger.loc[rows, list(LEARNED)] = blank_rows(len(rows)).to_numpy()
     ledger.loc[rows, "reason"] = list(reasons.values())
     gone = ledger.index.isin(rows) & ledger["path"].eq("")
-    ledger.loc[rows, "status"] = "pending"
+    ledger.loc[rows, "status"] = "retry"
     ledger.loc[gone, ["status", "reason"]] = ["missing", ""]
-    said = some(f"{ledger.at[row, 'video_id']} ({why.removeprefix(RETRY)})" for row, why in reasons.items())
+    said = some(f"{ledger.at[row, 'video_id']} ({why})" for row, why in reasons.items())
     return ledger.astype(COLUMNS), [f"{len(rows):,} bad videos are to be tried again: {said}"]
