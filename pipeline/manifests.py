@@ -19,6 +19,7 @@ from pipeline.common.errors import EXIT_OK
 from pipeline.common.locking import locked
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, write_table
+from pipeline.execution.plan import check_recipe
 from pipeline.ledger import compare, coverage
 from pipeline.ledger.schema import BAD_STATUSES, UNWRITTEN_STATUSES
 from pipeline.ledger.subset import choose_subset, write_subset_labels
@@ -26,7 +27,6 @@ from pipeline.ledger.table import ledger_folder, ledger_path, read_ledgers, writ
 from pipeline.rebuild.check_sources import check_sources
 from pipeline.rebuild.join import BuiltLedgers, join_sources
 from pipeline.rebuild.known_outcomes import broken_path
-from pipeline.shard_task import check_recipe
 from pipeline.videos.matching import by_split
 
 log = logging.getLogger(__name__)

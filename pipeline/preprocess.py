@@ -9,152 +9,15 @@ gone on with: finished shards are skipped, and the bytes depend neither on the n
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import threading
-import time
 from pathlib import Path
 
-import pandas as pd
-from tqdm import tqdm
-
-from pipeline import cluster, earlier, local
 from pipeline.common import cli, recipe
-from pipeline.common.errors import EXIT_OK, EXIT_TOO_MANY_BAD, UserError
-from pipeline.common.locking import locked, remove_temporary
-from pipeline.common.outcome import Outcome
+from pipeline.common.errors import EXIT_OK
 from pipeline.common.recipe import Preprocess
-from pipeline.ledger.schema import BAD_STATUSES, WAITING_STATUSES
-from pipeline.ledger.table import fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
-from pipeline.shard_task import Task, check_recipe, is_finished, plan
-from pipeline.shards.store import read_outcomes
-
-__all__ = ["main", "plan", "run"]
-
-_SHOWN_REASONS = 20
-
-log = logging.getLogger(__name__)
-
-
-class Progress:
-    """How far a run is, on a bar.
-
-    Attributes:
-        frames: stored so far.
-    """
-
-    def __init__(self, num_videos: int) -> None:
-        self.frames = self._bad = 0
-        self._lock = threading.Lock()
-        self._bar = tqdm(total=num_videos, unit="video", smoothing=0.05, disable=None)
-
-    def done(self, outcome: Outcome) -> None:
-        """Count a video that is through; from any thread."""
-        with self._lock:
-            self.frames += outcome.num_frames
-            self._bad += outcome.status in BAD_STATUSES
-            self._bar.set_postfix(bad=self._bad, refresh=False)
-            self._bar.update()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-
-def _expected_bytes(task: Task, settings: Preprocess) -> int:
-    """Bytes of source that a task decodes: shards that take longest are written first, so that all end together."""
-    total = 0
-    for video in task.videos:
-        with contextlib.suppress(OSError):
-            total += (Path(settings.data_root) / video.path).stat().st_size if video.path else 0
-    return total
-
-
-def run(settings: Preprocess) -> int:
-    """Write every shard that is not finished, fill the ledgers in, and print a summary; returns an exit code."""
-    check_data_root(settings)
-    read_ledgers(settings)  # complain before a store is made
-    began = time.perf_counter()
-    with locked(Path(settings.store)), locked(ledger_folder(settings)):
-        ledgers = read_ledgers(settings)
-        tasks = plan_all(ledgers, settings)
-        earlier.set_aside(tasks, settings)
-        tasks = earlier.with_places(tasks, settings)
-        todo = [task for task in tasks if not is_finished(task, settings)]
-        log.info("%d shards, %d finished before", len(tasks), len(tasks) - len(todo))
-        frames = write_shards(todo, settings)
-        rows = fill_ledgers(ledgers, tasks, settings)
-        earlier.clear(tasks, settings)
-    seconds = time.perf_counter() - began
-    return _report(settings, rows, f"{len(todo)} of {len(tasks)} shards written", frames, seconds)
-
-
-def check_data_root(settings: Preprocess) -> None:
-    """Videos must be where they can be read before any of them may be called missing.
-
-    Raises:
-        UserError: `data_root` is not a folder.
-    """
-    if not Path(settings.data_root).is_dir():
-        raise UserError(f"preprocess.data_root: {settings.data_root!r} is not a folder; give it with DATA=DIR")
-
-
-def plan_all(ledgers: dict[str, pd.DataFrame], settings: Preprocess) -> list[Task]:
-    """The shards of all splits."""
-    return [task for split, table in ledgers.items() for task in plan(table, settings, split)]
-
-
-def strays(store: Path, tasks: list[Task]) -> list[str]:
-    """Names of shards that no ledger plans."""
-    return sorted({path.name for path in store.glob("*.h5")} - {task.path.name for task in tasks})
-
-
-def write_shards(tasks: list[Task], settings: Preprocess) -> int:
-    """Write shards, those that take longest first; returns the number of frames stored.  The store must be locked."""
-    tasks = sorted(tasks, key=lambda task: _expected_bytes(task, settings), reverse=True)
-    try:
-        with Progress(sum(len(task.videos) for task in tasks)) as progress:
-            if settings.engine == "dask":
-                cluster.write_shards(tasks, settings, progress.done)
-            else:
-                local.write_shards(tasks, settings, progress.done)
-    finally:
-        remove_temporary(Path(settings.store))
-    return progress.frames
-
-
-def fill_ledgers(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preprocess) -> pd.DataFrame:
-    """Write the ledgers from what the shards say; returns all their rows."""
-    filled = []
-    for split, table in ledgers.items():
-        written = [task.path for task in tasks if task.split == split]
-        filled.append(fill_ledger(table, read_outcomes(*written)) if written else table)
-        write_ledger(ledger_path(settings, split), filled[-1])
-    return pd.concat(filled, ignore_index=True)
-
-
-def _report(settings: Preprocess, rows: pd.DataFrame, written: str, frames: int, seconds: float) -> int:
-    """Print why videos are bad, then the last line, and say so when it is too many; returns the exit code."""
-    bad = rows[rows["status"].isin(BAD_STATUSES)]
-    for (status, reason), count in bad[["status", "reason"]].value_counts().head(_SHOWN_REASONS).items():
-        print(f"{count:9,}  {status}: {reason}")
-    num_ok, num_missing = (int((rows["status"] == status).sum()) for status in ("ok", "missing"))
-    where = f" (see {Path(settings.manifests) / settings.dataset})" if len(bad) else ""
-    print(
-        f"ok {num_ok:,}, missing {num_missing:,}, bad {len(bad):,}{where}, {written}, {frames:,} frames, "
-        f"{rows['nbytes'].sum() / 1e9:.2f} GB, {frames / seconds:,.0f} frames/s -> {settings.store}"
-    )
-    present = len(rows) - num_missing
-    if present and len(bad) / present > settings.max_bad_fraction:
-        log.error(
-            "error: %d of %d videos are bad, more than preprocess.max_bad_fraction %g; the rest is stored, and the "
-            "ledgers say what is wrong with each; raise the key to go on without them",
-            len(bad), present, settings.max_bad_fraction,
-        )  # fmt: skip
-        return EXIT_TOO_MANY_BAD
-    return EXIT_OK
+from pipeline.execution.plan import check_recipe, is_finished, plan_shards
+from pipeline.execution.run import preprocess_store
+from pipeline.ledger.schema import WAITING_STATUSES
+from pipeline.ledger.table import read_ledgers
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -167,13 +30,13 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         check_recipe(Path(settings.store), settings)
         for split, table in read_ledgers(settings).items():
-            todo = [task for task in plan(table, settings, split) if not is_finished(task, settings)]
+            todo = [task for task in plan_shards(table, settings, split) if not is_finished(task, settings)]
             pending = int(table["status"].isin(WAITING_STATUSES).sum())
             print(f"{split}: {len(table):,} videos, {pending:,} to decode, {len(todo)} shards to write")
             for task in todo[:5]:
                 print(f"  {task.path}: {len(task.videos)} videos, first {task.videos[0].video_id}")
         return EXIT_OK
-    return run(settings)
+    return preprocess_store(settings)
 
 
 if __name__ == "__main__":

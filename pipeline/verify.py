@@ -16,16 +16,17 @@ from pathlib import Path
 import joblib
 import pandas as pd
 
-from pipeline import earlier, preprocess
 from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_OK, ShardError
 from pipeline.common.locking import locked
 from pipeline.common.recipe import Preprocess
 from pipeline.common.text import some
+from pipeline.execution import previous_plan
+from pipeline.execution.plan import Task, check_recipe, plan_all, strays
+from pipeline.execution.run import check_data_root, write_shards
 from pipeline.ledger.schema import LEARNED, WAITING_STATUSES
 from pipeline.ledger.table import fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
 from pipeline.rebuild import known_outcomes
-from pipeline.shard_task import Task, check_recipe
 from pipeline.shards.hdf5 import open_finished, own
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.store import outcomes_table, read_account, read_outcomes
@@ -136,7 +137,7 @@ def check(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preproc
     )
     stray = [
         Fault(name, "", "no ledger plans this shard; delete it", "stray")
-        for name in preprocess.strays(Path(settings.store), tasks)
+        for name in strays(Path(settings.store), tasks)
     ]
     return [fault for faults in checked for fault in faults] + stray
 
@@ -144,16 +145,16 @@ def check(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preproc
 def repair(ledgers: dict[str, pd.DataFrame], tasks: list[Task], faults: list[Fault], settings: Preprocess) -> None:
     """Write the faulty shards anew, copying what is sound in them, and fill the ledgers in."""
     broken = {fault.shard for fault in faults if fault.kind == "shard"}
-    earlier.set_aside([task for task in tasks if task.path.name in broken], settings, only=broken)
-    tasks = earlier.with_places(tasks, settings)
-    preprocess.write_shards([task for task in tasks if task.path.name in broken], settings)
+    previous_plan.set_aside([task for task in tasks if task.path.name in broken], settings, only=broken)
+    tasks = previous_plan.with_places(tasks, settings)
+    write_shards([task for task in tasks if task.path.name in broken], settings)
     for split, table in ledgers.items():
         written = [task.path for task in tasks if task.split == split]
         if written:
             outcomes = read_outcomes(*written)
             table = fill_ledger(table, outcomes[~known_outcomes.awaited(table, outcomes)])
         write_ledger(ledger_path(settings, split), table)
-    earlier.clear(tasks, settings)
+    previous_plan.clear(tasks, settings)
 
 
 def run(settings: Preprocess, *, mend: bool) -> int:
@@ -164,9 +165,9 @@ def run(settings: Preprocess, *, mend: bool) -> int:
         UserError: it is to be mended, and data_root is not there.
     """
     if mend:
-        preprocess.check_data_root(settings)
+        check_data_root(settings)
     ledgers = read_ledgers(settings)
-    tasks = preprocess.plan_all(ledgers, settings)
+    tasks = plan_all(ledgers, settings)
     check_recipe(Path(settings.store), settings)
     faults = check(ledgers, tasks, settings)
     lost: list[str] = []

@@ -26,7 +26,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names, without endings, of the files that this machine's decoders are asked for."""
-    from pipeline import local
+    from pipeline.execution import local
 
     names: list[str] = []
     decode = local.Decoder.decode

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import FORMAT_VERSION, Preprocess
 from pipeline.decoding.resample import steady_times
+from pipeline.execution.plan import plan_shards
 from pipeline.ledger.schema import COLUMNS
 from pipeline.ledger.table import blank_rows, fill_ledger, ledger_path, write_ledger
-from pipeline.preprocess import plan
 from pipeline.shards import checksum
 from pipeline.shards.encoding import encode
 from pipeline.shards.hdf5 import end
@@ -75,7 +75,7 @@ def make_split(
     table = make_ledger(num_videos, split, bad)
     Path(settings.store).mkdir(parents=True, exist_ok=True)
     written = []
-    for task in plan(table, settings, split):
+    for task in plan_shards(table, settings, split):
         with ShardWriter(task.path, settings, split) as writer:
             for video in task.videos:
                 number = int(video.video_id.split("_")[-2])

@@ -9,10 +9,12 @@ import pytest
 from make_store import add_frames, make_ledger
 from test_preprocess import files, leftovers, make_inputs, train_rows
 
-from pipeline import earlier, local, preprocess
 from pipeline.common.errors import UserError
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
+from pipeline.execution import local, previous_plan
+from pipeline.execution.plan import plan_all
+from pipeline.execution.run import preprocess_store
 from pipeline.ledger.table import ledger_path, read_ledgers, write_ledger
 from pipeline.rebuild import known_outcomes
 from pipeline.shards.format import shard_name
@@ -46,29 +48,29 @@ def write_rows(settings, count: int) -> None:
 @pytest.mark.parametrize("count", [10, 13])  # as many shards as before, and one more
 def test_a_row_more_decodes_no_more_than_its_video(inputs, tmp_path, asked, count):
     settings = with_rows(inputs, tmp_path / "a", 9)
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     bad = {name for name in asked if name.startswith("train000004")}  # what is bad is tried again with its neighbours
     asked.clear()
     write_rows(settings, count)
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     new = set(make_ledger(13, "train")["video_id"][9:count])
     assert new <= set(asked) <= new | bad
     assert leftovers(settings) == [] and not (Path(settings.store) / "earlier").exists()
     fresh = with_rows(inputs, tmp_path / "b", count)
-    assert preprocess.run(fresh) == 0
+    assert preprocess_store(fresh) == 0
     assert files(settings) == files(fresh)  # copied or decoded: the same bytes
 
 
 def test_a_row_more_loses_no_video_whose_source_is_gone(inputs, tmp_path, asked):
     root = shutil.copytree(inputs.data_root, tmp_path / "data")
     settings = with_rows(inputs, tmp_path, 9, data_root=str(root))
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     stored = train_rows(settings).query("status == 'ok'")
     for path in stored["path"]:
         (root / path).unlink()
     asked.clear()
     write_rows(settings, 10)
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     after = train_rows(settings)
     facts = ["status", "num_frames", "crc32", "source_frames"]
     assert after.loc[stored.index, facts].equals(stored[facts])
@@ -77,7 +79,7 @@ def test_a_row_more_loses_no_video_whose_source_is_gone(inputs, tmp_path, asked)
 
 def test_a_run_that_ended_while_videos_were_copied_is_gone_on_with(inputs, tmp_path, monkeypatch):
     settings = with_rows(inputs, tmp_path / "a", 9)
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     write_rows(settings, 13)
     write_shard, written = local.write_shard, []
 
@@ -90,28 +92,28 @@ def test_a_run_that_ended_while_videos_were_copied_is_gone_on_with(inputs, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(local, "write_shard", write_one)
         with pytest.raises(KeyboardInterrupt):
-            preprocess.run(Preprocess(**{**settings.__dict__, "jobs": 1}))
+            preprocess_store(Preprocess(**{**settings.__dict__, "jobs": 1}))
     assert len(list((Path(settings.store) / "earlier").iterdir())) == 3
     write_rows(settings, 12)  # and the label files change once more
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     assert leftovers(settings) == [] and not (Path(settings.store) / "earlier").exists()
     fresh = with_rows(inputs, tmp_path / "b", 12)
-    assert preprocess.run(fresh) == 0
+    assert preprocess_store(fresh) == 0
     assert files(settings) == files(fresh)
 
 
 def test_videos_that_no_row_names_any_more_are_kept_and_named(inputs, tmp_path, asked, caplog):
     settings = with_rows(inputs, tmp_path, 9)
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     stored = train_rows(settings).query("status == 'ok'")
     write_rows(settings, 6)
     caplog.set_level(logging.WARNING)
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     kept = list((Path(settings.store) / "earlier").iterdir())
     assert kept and "holds" in caplog.text and stored.index[-1] in caplog.text
     asked.clear()
     write_rows(settings, 9)
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     assert not set(asked) & set(stored.index)
     assert not (Path(settings.store) / "earlier").exists()
 
@@ -119,12 +121,12 @@ def test_videos_that_no_row_names_any_more_are_kept_and_named(inputs, tmp_path, 
 def test_no_shard_of_another_recipe_is_written_over_wherever_it_stands(inputs, tmp_path):
     settings = with_rows(inputs, tmp_path / "a", 9)
     other = with_rows(inputs, tmp_path / "b", 9, fps=10.0)
-    assert preprocess.run(settings) == preprocess.run(other) == 0
+    assert preprocess_store(settings) == preprocess_store(other) == 0
     last = max(Path(settings.store).glob("*.h5"))
     shutil.copy(Path(other.store) / last.name, last)
     before = files(settings)
     with pytest.raises(UserError, match=rf"{last.name}: this store has another recipe \(fps: 15.0 here, 10.0 there\)"):
-        preprocess.run(settings)
+        preprocess_store(settings)
     assert files(settings) == before
 
 
@@ -148,8 +150,8 @@ def test_a_rebuild_believes_frames_of_any_plan_before_a_missing(tmp_path):
 
 def test_nothing_is_set_aside_when_nothing_changed(inputs, tmp_path):
     settings = with_rows(inputs, tmp_path, 9)
-    assert preprocess.run(settings) == 0
-    tasks = preprocess.plan_all(read_ledgers(settings), settings)
-    earlier.set_aside(tasks, settings)
+    assert preprocess_store(settings) == 0
+    tasks = plan_all(read_ledgers(settings), settings)
+    previous_plan.set_aside(tasks, settings)
     assert not (Path(settings.store) / "earlier").exists()
-    assert earlier.with_places(tasks, settings) == tasks
+    assert previous_plan.with_places(tasks, settings) == tasks

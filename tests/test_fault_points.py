@@ -18,10 +18,11 @@ import pytest
 from make_store import frames_of, make_ledger, settings_for
 from make_videos import write_mp4
 
-from pipeline import local, preprocess
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import DecodeResult
 from pipeline.decoding.resample import steady_times
+from pipeline.execution import local
+from pipeline.execution.run import preprocess_store
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 from pipeline.shards import hdf5
 from pipeline.shards.encoding import encode
@@ -97,7 +98,7 @@ def in_child(settings: Preprocess, act: Callable[[int, str], None]) -> int:
 
         for module, name in SIDE_EFFECTS:
             setattr(module, name, counted(getattr(module, name), name))
-        code = preprocess.run(settings)
+        code = preprocess_store(settings)
     except OSError as error:
         code = 74 if error.errno == errno.ENOSPC else 1
     except BaseException:
@@ -153,7 +154,7 @@ def test_whatever_stops_a_run_the_next_ends_in_the_same_bytes(
         assert left["train.csv"] in (before, expected["train.csv"]), f"point {point}: half a ledger"
         if fault == "disk full":
             assert not [name for name in left if name.endswith(".tmp")], f"point {point}: a temporary file stays"
-        assert preprocess.run(settings) == 0
+        assert preprocess_store(settings) == 0
         assert result(settings) == expected, f"point {point}"
 
 
@@ -169,7 +170,7 @@ def test_the_ledger_left_unfinished_by_a_killed_run_is_swept_away(
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(settings, act) == signal.SIGKILL
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "train.csv"]
 
 

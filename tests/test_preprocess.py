@@ -19,11 +19,14 @@ import pytest
 from make_store import make_format_1, make_ledger, settings_for
 from make_videos import read_number, write_mp4
 
-from pipeline import local, preprocess
 from pipeline.common.errors import UserError
 from pipeline.common.locking import LockedError, locked
 from pipeline.common.recipe import Preprocess
+from pipeline.execution import local
+from pipeline.execution.plan import plan_shards
+from pipeline.execution.run import preprocess_store
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
+from pipeline.preprocess import main, tqdm
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.store import read_outcomes
 
@@ -74,7 +77,7 @@ def inputs(tmp_path_factory):
 def undisturbed(inputs, tmp_path_factory):
     """The files that one run in peace ends in."""
     settings = moved(inputs, tmp_path_factory.mktemp("undisturbed"), jobs=1)
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     return settings
 
 
@@ -120,16 +123,16 @@ def test_the_bytes_do_not_depend_on_the_number_of_jobs(inputs, tmp_path, codec):
     (tmp_path / "b").mkdir()
     one = moved(inputs, tmp_path / "a", jobs=1, codec=codec)
     three = moved(inputs, tmp_path / "b", jobs=3, codec=codec)
-    preprocess.run(one)
+    preprocess_store(one)
     time.sleep(1.1)  # HDF5 keeps times in seconds, where it keeps them
-    preprocess.run(three)
+    preprocess_store(three)
     assert files(one) == files(three)
 
 
 def test_a_rerun_decodes_nothing(undisturbed, monkeypatch, capsys):
     before = files(undisturbed)
     monkeypatch.setattr(local, "Decoder", None)
-    assert preprocess.run(undisturbed) == 0
+    assert preprocess_store(undisturbed) == 0
     assert files(undisturbed) == before
     assert "0 of 3 shards written" in capsys.readouterr().out
 
@@ -156,7 +159,7 @@ def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturb
     table.loc[2, "status"] = "pending"
     write_ledger(ledger_path(settings, "train"), table)
     write_mp4(root / table.loc[2, "path"], 8, 30, (32, 64), first=20)
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     after = train_rows(settings)
     assert after["status"].iloc[2] == "ok" and after["num_frames"].iloc[2] == 4
     shard = after["shard"].iloc[2]
@@ -166,7 +169,7 @@ def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturb
     assert sorted(unchanged) == sorted(name for name in files(undisturbed) if name not in (shard, "train.csv"))
     fresh = Preprocess(**{**settings.__dict__, "store": str(tmp_path / "fresh")})
     before = files(settings)
-    assert preprocess.run(fresh) == 0
+    assert preprocess_store(fresh) == 0
     assert files(fresh) == before  # copied or decoded: the same bytes
 
 
@@ -175,7 +178,7 @@ def test_a_store_of_another_recipe_is_refused_and_untouched(undisturbed, tmp_pat
     shutil.copytree(undisturbed.store, settings.store)
     before = files(settings)
     with pytest.raises(UserError, match=r"another recipe \(fps: 30.0 here, 15.0 there\)"):
-        preprocess.run(settings)
+        preprocess_store(settings)
     assert files(settings) == before
 
 
@@ -183,7 +186,7 @@ def test_another_way_of_cutting_a_split_is_another_recipe_too(undisturbed, tmp_p
     settings = moved(undisturbed, tmp_path, videos_per_shard=9)
     shutil.copytree(undisturbed.store, settings.store)
     with pytest.raises(UserError, match="videos_per_shard: 9 here, 4 there"):
-        preprocess.run(settings)
+        preprocess_store(settings)
 
 
 def test_a_store_of_an_earlier_format_is_refused_and_untouched(undisturbed, tmp_path):
@@ -193,7 +196,7 @@ def test_a_store_of_an_earlier_format_is_refused_and_untouched(undisturbed, tmp_
         make_format_1(path)
     before = files(settings)
     with pytest.raises(UserError, match=r"shard format 1, this program reads 3; .*another STORE=DIR") as error:
-        preprocess.run(settings)
+        preprocess_store(settings)
     assert error.value.exit_code == 2
     assert files(settings) == before
 
@@ -201,7 +204,7 @@ def test_a_store_of_an_earlier_format_is_refused_and_untouched(undisturbed, tmp_
 def test_a_second_run_is_told_who_holds_the_store(undisturbed):
     held = locked(Path(undisturbed.store))
     with held, pytest.raises(LockedError, match=f"process {os.getpid()} on .* is writing here") as error:
-        preprocess.run(undisturbed)
+        preprocess_store(undisturbed)
     assert error.value.exit_code == 73
 
 
@@ -209,12 +212,12 @@ def test_a_second_run_is_told_who_holds_the_store(undisturbed):
 def test_what_is_not_there_is_a_users_mistake(undisturbed, tmp_path, change):
     settings = Preprocess(**{**undisturbed.__dict__, change: str(tmp_path / "nowhere")})
     with pytest.raises(UserError, match="nowhere"):
-        preprocess.run(settings)
+        preprocess_store(settings)
 
 
 def test_too_many_bad_videos_end_in_exit_code_3_with_the_rest_stored(inputs, tmp_path, caplog):
     settings = moved(inputs, tmp_path, max_bad_fraction=0.05)
-    assert preprocess.run(settings) == 3
+    assert preprocess_store(settings) == 3
     assert "1 of 8 videos are bad" in caplog.text
     assert (train_rows(settings)["status"] == "ok").sum() == 7
 
@@ -228,8 +231,8 @@ def test_a_run_shows_how_far_it_is_and_ends_in_a_table_of_reasons_and_a_line(inp
     settings = moved(inputs, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", bar := Terminal())
-        patch.setattr(preprocess.tqdm, "mininterval", 0, raising=False)
-        assert preprocess.run(settings) == 0
+        patch.setattr(tqdm, "mininterval", 0, raising=False)
+        assert preprocess_store(settings) == 0
     last = bar.getvalue().rstrip().rsplit("\r", 1)[-1]
     assert re.search(r"100%.* 9/9 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(video/s|s/video), bad=1\]", last)
     *reasons, line = capsys.readouterr().out.splitlines()
@@ -241,11 +244,11 @@ def test_a_run_shows_how_far_it_is_and_ends_in_a_table_of_reasons_and_a_line(inp
 
 def test_a_dry_run_says_what_comes_first_and_writes_nothing(inputs, tmp_path, capsys):
     settings = moved(inputs, tmp_path)
-    assert preprocess.main([*command(settings)[3:], "--dry-run"]) == 0
+    assert main([*command(settings)[3:], "--dry-run"]) == 0
     first, *actions = capsys.readouterr().out.splitlines()
     assert first == "train: 9 videos, 8 to decode, 3 shards to write"
     assert len(actions) == 3
-    for task, action in zip(preprocess.plan(read_ledger(ledger_path(settings, "train")), settings, "train"),
+    for task, action in zip(plan_shards(read_ledger(ledger_path(settings, "train")), settings, "train"),
                             actions, strict=True):  # fmt: skip
         assert action == f"  {task.path}: {len(task.videos)} videos, first {task.videos[0].video_id}"
     assert not Path(settings.store).exists()
@@ -293,7 +296,7 @@ def test_one_signal_ends_a_run_without_a_trace(inputs, undisturbed, tmp_path, nu
     assert "Traceback" not in said
     assert processes_of(settings) == []
     assert [name for name in leftovers(settings) if name != "train.csv"] == []
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     assert files(settings) == files(undisturbed)
 
 
@@ -309,7 +312,7 @@ def test_a_killed_run_leaves_no_process_and_can_be_gone_on_with(inputs, undistur
     while processes_of(settings) and time.monotonic() < end:
         time.sleep(0.02)
     assert processes_of(settings) == []
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     assert files(settings) == files(undisturbed)
     assert leftovers(settings) == []
 
@@ -327,7 +330,7 @@ def test_a_full_disk_ends_in_exit_code_74_and_nothing_half_done(inputs, undistur
     assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
     assert os.strerror(errno.EFBIG) in run.stderr
     assert leftovers(settings) == []
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     assert files(settings) == files(undisturbed)
 
 
@@ -342,10 +345,10 @@ def test_a_run_stops_before_the_disk_is_full(inputs, undisturbed, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", nearly_full)
         with pytest.raises(OSError, match="1,000 bytes free, .* needed") as error:
-            preprocess.run(settings)
+            preprocess_store(settings)
     assert error.value.errno == errno.ENOSPC
     assert len(list(Path(settings.store).glob("*.h5"))) == 1
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     assert files(settings) == files(undisturbed)
 
 
@@ -377,7 +380,7 @@ def test_a_folder_that_may_not_be_written_ends_in_exit_code_74(inputs, undisturb
     assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
     assert {name: content for name, content in files(settings).items() if name.endswith(".csv")} == before
     closed.chmod(0o700)
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     assert files(settings) == files(undisturbed)
 
 

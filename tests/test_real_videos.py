@@ -13,10 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline import manifests, preprocess
+from pipeline import manifests
 from pipeline.common import recipe
 from pipeline.common.settings import Document
 from pipeline.ledger.table import ledger_path, read_ledger
+from pipeline.preprocess import main
 from pipeline.shards.reader import ShardReader
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +68,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     given = ["-c", str(ROOT / "train/configs/sample.yaml")]
     given += [f"--preprocess.{key}={value}" for key, value in settings.items()]
     assert manifests.main(given) == 0
-    assert preprocess.main(given) == 0
+    assert main(given) == 0
     return given
 
 

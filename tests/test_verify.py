@@ -7,9 +7,10 @@ import pytest
 from make_store import edited, make_ledger, settings_for
 from make_videos import write_mp4
 
-from pipeline import preprocess, verify
+from pipeline import verify
 from pipeline.common.errors import ShardError, UserError
 from pipeline.common.recipe import Preprocess
+from pipeline.execution.run import preprocess_store
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 from pipeline.rebuild import known_outcomes
 from pipeline.shards.store import read_outcomes
@@ -34,7 +35,7 @@ def pristine(tmp_path_factory):
     for codec in ("raw", "jpeg"):
         folder = tmp_path_factory.mktemp(codec)
         made[codec] = folder, make_inputs(folder, codec=codec)
-        assert preprocess.run(made[codec][1]) == 0
+        assert preprocess_store(made[codec][1]) == 0
     return made
 
 
@@ -285,7 +286,7 @@ def test_a_video_that_waits_to_be_decoded_again_is_no_fault_and_waits_on(pristin
     made = make_inputs(tmp_path)
     (Path(made.data_root) / read_ledger(ledger_path(made, "train")).loc[0, "path"]).write_bytes(b"no video")
     settings = Preprocess(**{**made.__dict__, "max_bad_fraction": 1.0})
-    assert preprocess.run(settings) == 0
+    assert preprocess_store(settings) == 0
     table = read_ledger(ledger_path(settings, "train"))
     assert table.loc[0, "status"] == "unreadable"
     table, _said = known_outcomes.mark_retries(table, settings.data_root, ["unreadable"])

@@ -45,8 +45,8 @@ import model  # noqa: E402, F401  before mindspore
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.decoding.resample import steady_times  # noqa: E402
+from pipeline.execution.plan import plan_shards  # noqa: E402
 from pipeline.ledger.table import fill_ledger, ledger_path, write_ledger  # noqa: E402
-from pipeline.preprocess import plan  # noqa: E402
 from pipeline.shards.encoding import encode  # noqa: E402
 from pipeline.shards.reader import ShardReader  # noqa: E402
 from pipeline.shards.store import read_outcomes  # noqa: E402
@@ -112,7 +112,7 @@ def write_store(folder: Path, num_videos: int, videos_per_shard: int, codec: str
         print(f"JPEGs are 1/{65664 * NUM_FRAMES / encoded.data.nbytes:.1f} of the raw frames")
     table = make_ledger(num_videos, "train")
     outcomes = []
-    for task in plan(table, settings, "train"):
+    for task in plan_shards(table, settings, "train"):
         with ShardWriter(task.path, settings, "train") as writer:
             for video in task.videos:
                 outcome = Outcome(video_id=video.video_id, status="ok", num_frames=NUM_FRAMES, fps=15.0)

@@ -30,9 +30,11 @@ from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.common.tables import write_table  # noqa: E402
 from pipeline.decoding.resample import steady_times  # noqa: E402
+from pipeline.execution.plan import (
+    Task,  # noqa: E402
+    plan_shards,  # noqa: E402
+)
 from pipeline.ledger.table import fill_ledger, ledger_path
-from pipeline.preprocess import plan  # noqa: E402
-from pipeline.shard_task import Task  # noqa: E402
 from pipeline.shards.encoding import encode  # noqa: E402
 from pipeline.shards.hdf5 import reserve
 from pipeline.shards.store import read_outcomes  # noqa: E402
@@ -109,7 +111,7 @@ def write_store(folder: str, num_shards: int, videos_per_shard: int) -> None:
     Path(settings.store).mkdir()
     began = time.perf_counter()
     table = make_ledger(num_shards * videos_per_shard, "train")
-    tasks = plan(table, settings, "train")
+    tasks = plan_shards(table, settings, "train")
     outcomes = joblib.Parallel(n_jobs=2)(joblib.delayed(write)(task, settings) for task in tasks)
     filled = fill_ledger(table, pd.concat(outcomes, ignore_index=True))
     write_table(ledger_path(settings, "train"), filled)

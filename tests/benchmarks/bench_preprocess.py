@@ -51,7 +51,8 @@ from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.decoding.container import DecodeError, probe  # noqa: E402
 from pipeline.decoding.decode import decode_video  # noqa: E402
 from pipeline.decoding.process import Decoder  # noqa: E402
-from pipeline.shard_task import Planned, Task, write_shard  # noqa: E402
+from pipeline.execution.plan import PlannedVideo, Task
+from pipeline.execution.write_shard import write_shard  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")
 TWO = "two at once"
@@ -109,7 +110,7 @@ class Arms:
 
     def stage(self, number: int = 0) -> None:
         settings = self.jpeg if number == 2 else self.raw
-        videos = tuple(Planned(f"video{k:05d}", str(path)) for k, path in enumerate(self.files))
+        videos = tuple(PlannedVideo(f"video{k:05d}", str(path)) for k, path in enumerate(self.files))
         task = Task(self.folder / f"train-{number:05d}-of-00003.h5", "train", videos)
         write_shard(task, settings, self.decoders[number], lambda _outcome: None)
 

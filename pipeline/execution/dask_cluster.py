@@ -19,7 +19,8 @@ from pipeline.common.locking import owner
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder
-from pipeline.shard_task import Task, write_shard
+from pipeline.execution.plan import Task
+from pipeline.execution.write_shard import write_shard
 
 _CONNECT_S = 30
 _DECIDING = ("decord2", "av", "opencv-python-headless", "simplejpeg", "numpy", "h5py")  # the bytes of a shard

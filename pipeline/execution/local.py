@@ -15,7 +15,8 @@ import joblib
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder, DecoderStopped
-from pipeline.shard_task import Task, write_shard
+from pipeline.execution.plan import Task
+from pipeline.execution.write_shard import write_shard
 
 _SPARE_BYTES = 64 << 20  # for each shard being written
 _STOP_S = 10  # that tasks have to drop their temporary files

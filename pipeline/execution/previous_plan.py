@@ -17,7 +17,7 @@ from pipeline.common.errors import FormatError, ShardError
 from pipeline.common.files import sync_folder
 from pipeline.common.recipe import Preprocess
 from pipeline.common.text import some
-from pipeline.shard_task import Task, check_same_recipe
+from pipeline.execution.plan import Task, check_same_recipe
 from pipeline.shards.store import read_account
 
 _FOLDER = "earlier"
