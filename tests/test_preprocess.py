@@ -24,9 +24,9 @@ from pipeline.common.locking import LockedError, locked
 from pipeline.common.recipe import Preprocess
 from pipeline.execution import local
 from pipeline.execution.plan import plan_shards
-from pipeline.execution.run import preprocess_store
+from pipeline.execution.run import preprocess_store, tqdm
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
-from pipeline.preprocess import main, tqdm
+from pipeline.preprocess import main
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.store import read_outcomes
 

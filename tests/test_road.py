@@ -11,9 +11,10 @@ import onnx
 import pytest
 from PIL import Image
 
-from pipeline import manifests, preprocess, sample
+from pipeline import manifests, preprocess
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.ledger.table import read_ledger
+from pipeline.sample_videos.dataset import make_sample
 from train import check, convert, evaluate, export, infer, train
 
 CONFIG = Path(__file__).parents[1] / "train" / "configs" / "sample.yaml"
@@ -23,7 +24,7 @@ COUNTS = {"train": 16, "val": 6, "test": 3}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     made = tmp_path_factory.mktemp("road")
-    sample.make(made / "data", COUNTS, jobs=1)
+    make_sample(made / "data", COUNTS, jobs=1)
     return made
 
 

@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from pipeline import sample
 from pipeline.common.errors import UserError
 from pipeline.common.locking import LockedError
-from pipeline.motion import CLASSES, draw_motion, motion_frames
+from pipeline.sample_videos import dataset
+from pipeline.sample_videos.dataset import _FORMATS, MARKER, make_sample, plan_sample
+from pipeline.sample_videos.motion import CLASSES, draw_motion, motion_frames
 
 TINY = {"train": 2, "val": 1, "test": 1}
 ARGUMENTS = ["--train=2", "--val=1", "--test=1", "--jobs=1"]
-PLAN = sample.plan({"train": 320, "val": 96, "test": 16})
+PLAN = plan_sample({"train": 320, "val": 96, "test": 16})
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -44,7 +46,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_runs_write_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
-    sample.make(tmp_path / "again", TINY, jobs=2)
+    make_sample(tmp_path / "again", TINY, jobs=2)
     assert digests(tmp_path / "again") == digests(tiny)
 
 
@@ -63,13 +65,13 @@ def test_the_label_files_have_the_official_columns(tiny: Path) -> None:
 
 def test_every_file_is_named_by_its_row_and_only_one_is_missing(tiny: Path) -> None:
     files = {str(path.relative_to(tiny)) for path in tiny.rglob("*.mp4")}
-    planned = {video.file: video.fault for video in sample.plan(TINY)}
+    planned = {video.file: video.fault for video in plan_sample(TINY)}
     assert {file for file, fault in planned.items() if fault != "missing"} == files
     assert sorted(fault for fault in planned.values() if fault) == ["audio only", "missing", "truncated"]
 
 
 def test_a_video_is_h264_of_the_planned_size_rate_and_length(tiny: Path) -> None:
-    for video in sample.plan(TINY):
+    for video in plan_sample(TINY):
         if video.fault:
             continue
         with av.open(str(tiny / video.file)) as container:
@@ -83,7 +85,7 @@ def test_a_video_is_h264_of_the_planned_size_rate_and_length(tiny: Path) -> None
 
 
 def test_the_faulty_files_are_faulty_in_their_way(tiny: Path) -> None:
-    by_fault = {video.fault: video for video in sample.plan(TINY) if video.fault}
+    by_fault = {video.fault: video for video in plan_sample(TINY) if video.fault}
     with av.open(str(tiny / by_fault["audio only"].file)) as container:
         assert [stream.type for stream in container.streams] == ["audio"]
     truncated = by_fault["truncated"]
@@ -100,7 +102,7 @@ def test_the_faulty_files_are_faulty_in_their_way(tiny: Path) -> None:
 
 def test_ids_are_as_youtubes_and_some_are_awkward() -> None:
     ids = [video.youtube_id for video in PLAN]
-    assert all(len(name) == 11 and set(name) <= set(sample._CHARACTERS) for name in ids)
+    assert all(len(name) == 11 and set(name) <= set(dataset._CHARACTERS) for name in ids)
     assert len(set(ids)) == len(ids) == 320 + 96 + 16 + 3
     assert any(name.startswith("-") for name in ids)
     assert any(name.isdigit() and name.startswith("0") for name in ids)
@@ -111,12 +113,12 @@ def test_classes_are_even_and_sizes_and_rates_vary() -> None:
     for split, each in (("train", 40), ("val", 12), ("test", 2)):
         labels = [video.label for video in PLAN if video.split == split and not video.fault]
         assert {label: labels.count(label) for label in CLASSES} == dict.fromkeys(CLASSES, each)
-    assert {(video.size, video.fps) for video in PLAN} == {(form[:2], form[2]) for form in sample._FORMATS}
+    assert {(video.size, video.fps) for video in PLAN} == {(form[:2], form[2]) for form in _FORMATS}
     assert all(2.0 <= video.num_frames / video.fps <= 3.55 for video in PLAN)
 
 
 def test_a_smaller_sample_is_the_beginning_of_a_larger_one() -> None:
-    small = sample.plan(TINY)
+    small = plan_sample(TINY)
     assert small[:2] == PLAN[:2]
     assert small[-3:] == PLAN[-3:]
 
@@ -133,7 +135,7 @@ def test_a_folder_that_is_no_sample_is_never_touched(tmp_path: Path) -> None:
     mine.parent.mkdir()
     mine.write_bytes(b"dear to me")
     with pytest.raises(UserError, match="is no sample") as caught:
-        sample.make(mine.parent, TINY)
+        make_sample(mine.parent, TINY)
     assert caught.value.exit_code == 2
     assert [path.name for path in mine.parent.iterdir()] == ["holiday.mp4"]
 
@@ -141,7 +143,7 @@ def test_a_folder_that_is_no_sample_is_never_touched(tmp_path: Path) -> None:
 def test_a_sample_of_other_counts_is_never_touched(tiny: Path) -> None:
     before = digests(tiny)
     with pytest.raises(UserError, match="another sample"):
-        sample.make(tiny, {**TINY, "val": 2})
+        make_sample(tiny, {**TINY, "val": 2})
     assert digests(tiny) == before
 
 
@@ -149,7 +151,7 @@ def test_what_a_killed_run_left_is_made_anew(tiny: Path, tmp_path: Path) -> None
     partial = tmp_path / ".out.partial" / "train"
     partial.mkdir(parents=True)
     (partial / "half.mp4").write_bytes(b"half")
-    sample.make(tmp_path / "out", TINY, jobs=1)
+    make_sample(tmp_path / "out", TINY, jobs=1)
     assert digests(tmp_path / "out") == digests(tiny)
     assert not partial.parent.exists()
 
@@ -158,26 +160,26 @@ def test_a_run_that_fails_publishes_nothing(tmp_path: Path, monkeypatch: pytest.
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sample, "write_video", full_disk)
+    monkeypatch.setattr(dataset, "write_video", full_disk)
     with pytest.raises(OSError, match="No space"):
-        sample.make(tmp_path / "out", TINY, jobs=1)
+        make_sample(tmp_path / "out", TINY, jobs=1)
     assert [path.name for path in tmp_path.iterdir() if path.name != ".out.lock"] == []
 
 
 @pytest.mark.parametrize("text", ["not JSON", "[1]", "{}"])
 def test_a_marker_of_somebody_else_makes_no_sample(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / sample.MARKER).write_text(text, encoding="utf-8")
+    (tmp_path / "mine" / MARKER).write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="is no sample"):
-        sample.make(tmp_path / "mine", TINY)
-    assert (tmp_path / "mine" / sample.MARKER).read_text(encoding="utf-8") == text
+        make_sample(tmp_path / "mine", TINY)
+    assert (tmp_path / "mine" / MARKER).read_text(encoding="utf-8") == text
 
 
 def test_a_file_where_a_folder_should_be_is_a_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     for out, said in ((tmp_path / "file", "is no sample"), (tmp_path / "file" / "sample", "not a folder")):
         with pytest.raises(UserError, match=said):
-            sample.make(out, TINY)
+            make_sample(out, TINY)
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -188,14 +190,14 @@ def test_a_link_is_followed(tmp_path: Path, there: bool) -> None:
     if there:
         target.mkdir()
     link.symlink_to(target)
-    assert sample.make(link, counts, jobs=1)
-    assert (target / sample.MARKER).is_file()
-    assert not sample.make(link, counts, jobs=1)
+    assert make_sample(link, counts, jobs=1)
+    assert (target / MARKER).is_file()
+    assert not make_sample(link, counts, jobs=1)
 
 
 def test_two_runs_at_once_are_kept_apart(tmp_path: Path) -> None:
     with filelock.FileLock(tmp_path / ".out.lock"), pytest.raises(LockedError) as caught:
-        sample.make(tmp_path / "out", TINY)
+        make_sample(tmp_path / "out", TINY)
     assert caught.value.exit_code == 73
     assert not (tmp_path / "out").exists()
 

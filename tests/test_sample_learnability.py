@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.motion import CLASSES, draw_motion, motion_frames
+from pipeline.sample_videos.motion import CLASSES, draw_motion, motion_frames
 from train.augment import Normalize
 from train.config import Model, Optimizer
 from train.network import Predictor, build_network

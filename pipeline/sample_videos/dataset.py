@@ -1,0 +1,231 @@
+"""The sample dataset's files: videos, label CSVs, and rows that are faulty on purpose; the same bytes each time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import filelock
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.common.errors import UserError
+from pipeline.common.locking import LockedError
+from pipeline.common.recipe import SPLITS
+from pipeline.sample_videos.motion import CLASSES, Motion, draw_motion, motion_frames
+
+VERSION = 1  # of what is generated: raise it with any change of a frame, a name or a count
+SEED = 400
+MARKER = "sample.json"  # written last; a folder that has it is a finished sample
+FAULTS = ("missing", "truncated", "audio only")
+
+# (H, W, frames/s, weight): mostly what copies of Kinetics resized to a short side of 256 have.
+_FORMATS: tuple[tuple[int, int, Fraction, int], ...] = (
+    (256, 340, Fraction(30), 10),
+    (256, 340, Fraction(30000, 1001), 2),
+    (240, 320, Fraction(25), 2),
+    (340, 256, Fraction(30), 1),
+    (224, 398, Fraction(24), 1),
+)
+_CLIP_SECONDS = 10  # what Kinetics' label files say of every clip
+_CHARACTERS = string.ascii_letters + string.digits + "_-"
+
+
+@dataclass(frozen=True)
+class SampleVideo:
+    """One row of a label CSV and what its file holds.
+
+    Attributes:
+        split: train, val or test.
+        youtube_id: 11 characters of YouTube's alphabet.
+        time_start: seconds; the row ends 10 s later.
+        label: one of `CLASSES`.
+        motion: what is drawn.
+        size: (H, W) in pixels.
+        fps: frames per second.
+        num_frames: frames in the file.
+        fault: one of `FAULTS`, or "" for a sound file.
+    """
+
+    split: str
+    youtube_id: str
+    time_start: int
+    label: str
+    motion: Motion
+    size: tuple[int, int]
+    fps: Fraction
+    num_frames: int
+    fault: str = ""
+
+    @property
+    def file(self) -> str:
+        """Path relative to the sample's folder."""
+        return f"{self.split}/{self.youtube_id}_{self.time_start:06d}_{self.time_start + _CLIP_SECONDS:06d}.mp4"
+
+
+def plan_sample(counts: dict[str, int]) -> list[SampleVideo]:
+    """What the sample holds: sound videos by split, classes taking turns, then train's faulty rows.
+
+    A video depends on its split and place only, so a smaller sample is the beginning of a larger one.
+
+    Args:
+        counts: split -> number of sound videos.
+    """
+    videos = [_video(split, index) for split in SPLITS for index in range(counts[split])]
+    return videos + [_video("train", 10**6 + index, fault) for index, fault in enumerate(FAULTS)]
+
+
+def _video(split: str, index: int, fault: str = "") -> SampleVideo:
+    rng = np.random.default_rng([SEED, SPLITS.index(split), index])
+    weights = np.array([weight for *_, weight in _FORMATS])
+    height, width, fps, _ = _FORMATS[rng.choice(len(_FORMATS), p=weights / weights.sum())]
+    return SampleVideo(
+        split=split,
+        youtube_id=_youtube_id(rng, index),
+        time_start=int(rng.integers(0, 600)),
+        label=list(CLASSES)[index % len(CLASSES)],
+        motion=draw_motion(rng),
+        size=(height, width),
+        fps=fps,
+        num_frames=round(rng.uniform(2.0, 3.5) * fps),
+        fault=fault,
+    )
+
+
+def _youtube_id(rng: np.random.Generator, index: int) -> str:
+    """Eleven characters; now and then the kinds that spreadsheets, shells and CSV readers trip over."""
+    letters = "".join(rng.choice(list(_CHARACTERS), 11))
+    digits = "".join(str(digit) for digit in rng.integers(0, 10, 11))
+    kind = index % 40
+    if kind == 3:
+        return "-" + letters[1:]  # looks like an option
+    if kind == 12:
+        return "0" + digits[1:]  # a number that would lose its leading zero
+    if kind == 21:
+        return digits[:8] + "e" + digits[9:]  # a number in scientific notation
+    return letters
+
+
+def write_video(path: Path, video: SampleVideo) -> None:
+    """Draw a video and encode it as H.264 in mp4, or leave what its fault asks for.
+
+    One encoder thread: x264's output depends on how many there are.
+    """
+    if video.fault == "missing":
+        return
+    if video.fault == "audio only":
+        _write_audio(path, video)
+        return
+    import av  # not at the top: whoever only draws frames need not load FFmpeg
+
+    cv2.setNumThreads(1)
+    height, width = video.size
+    frames = motion_frames(video.label, video.motion, video.num_frames, video.size, float(video.fps))
+    # The index comes first in the file, so that one cut in half still opens.
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=video.fps, options={"preset": "ultrafast", "crf": "30"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            planes = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+        container.mux(stream.encode())
+    if video.fault == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def _write_audio(path: Path, video: SampleVideo) -> None:
+    """An mp4 with a tone and no picture."""
+    import av
+
+    rate = 16000
+    seconds = np.arange(round(rate * video.num_frames / video.fps)) / rate
+    tone = (0.2 * np.sin(2 * np.pi * 440 * seconds)).astype(np.float32)[None]  # (channels, samples)
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        frame.sample_rate = rate
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _write_labels(folder: Path, split: str, videos: Sequence[SampleVideo]) -> None:
+    """The label CSV of a split, in the columns of the official files; test has no labels."""
+    with open(folder / f"kinetics-sample_{split}.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        times = ["youtube_id", "time_start", "time_end", "split"]
+        writer.writerow(times if split == "test" else ["label", *times, "is_cc"])
+        for video in videos:
+            row = [video.youtube_id, video.time_start, video.time_start + _CLIP_SECONDS, split]
+            writer.writerow(row if split == "test" else [video.label, *row, 0])
+
+
+def make_sample(out: Path, counts: dict[str, int], jobs: int = -1) -> bool:
+    """Make the sample at `out` unless it is there; all of it appears at once, or nothing.
+
+    Args:
+        out: folder to make.
+        counts: split -> number of sound videos.
+        jobs: processes; -1: one for each core.
+
+    Returns:
+        False when a finished sample was there already.
+
+    Raises:
+        UserError: `out` holds something else, or a sample of other counts or version; it is left as it is.
+        LockedError: another process is making this sample.
+    """
+    marker = {"version": VERSION, **counts}
+    out = out.resolve()  # a folder cannot be renamed over a link
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{out}: a part of this path is a file, not a folder. Give another folder with --out") from None
+    try:
+        with filelock.FileLock(out.parent / f".{out.name}.lock", timeout=0):
+            if _is_finished(out, marker):
+                return False
+            partial = out.parent / f".{out.name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+            try:
+                _fill(partial, plan_sample(counts), jobs)
+                (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
+                os.rename(partial, out)  # replaces an empty folder, refuses any other
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)  # a full disk must not stay full of it
+    except filelock.Timeout as timeout:
+        raise LockedError(f"{out}: another process is making this sample ({timeout.lock_file}); wait for it") from None
+    return True
+
+
+def _is_finished(out: Path, marker: dict[str, int]) -> bool:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        found = json.loads((out / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # none, or somebody else's
+        found = None
+    if not isinstance(found, dict) or "version" not in found:
+        raise UserError(f"{out}: is there already and is no sample; left alone. Give another folder with --out")
+    if found != marker:
+        raise UserError(f"{out}: holds another sample, {found} instead of {marker}. Remove it or give another --out")
+    return True
+
+
+def _fill(folder: Path, videos: Sequence[SampleVideo], jobs: int) -> None:
+    for split in SPLITS:
+        (folder / split).mkdir(parents=True)
+        _write_labels(folder, split, [video for video in videos if video.split == split])
+    tasks = (joblib.delayed(write_video)(folder / video.file, video) for video in videos)
+    done = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
+    for _ in tqdm(done, total=len(videos), desc="sample", unit="video", disable=None):
+        pass
