@@ -1,5 +1,5 @@
 """The networks and their weights.  Imports mindspore only, after telling it what it must know about the CPU."""
 
-from model.cpu import limit_onednn_isa
+from model.onednn import limit_onednn_isa
 
 ONEDNN_NOTE = limit_onednn_isa()

@@ -212,7 +212,7 @@ class VideoResNet(nn.Cell):
                 in_channels = channels * expansion
             stages.append(nn.SequentialCell(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.channels_last = False  # model/nthwc.py
+        self.channels_last = False  # model/channels_last.py
         self.fc = nn.Dense(
             in_channels=in_channels,
             out_channels=num_classes,

@@ -80,7 +80,7 @@ def parameters(network: nn.Cell) -> dict[str, Parameter]:
     """Every weight and buffer of a network by its place in it, in order.
 
     `Parameter.name` is not that place: MindSpore puts a prefix before it when another cell takes the network in.
-    What model/nthwc.py needs within a step, `wide_...`, is none of them.
+    What model/channels_last.py needs within a step, `wide_...`, is none of them.
     """
     return {name: parameter for name, parameter in network.parameters_and_names() if ".wide_" not in name}
 

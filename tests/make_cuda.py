@@ -14,7 +14,7 @@ from pathlib import Path
 
 from make_driver import compile_library
 
-from train import gpu
+from train.device import nvidia
 
 _COMMON = r"""
 #include <stddef.h>
@@ -65,10 +65,10 @@ def _definition(name: str) -> str:
 
 def _asked_for() -> dict[str, set[str]]:
     """Functions by library: what MindSpore's plug-in and its kernels leave undefined."""
-    (folder,) = gpu._folders("mindspore")
-    names = [name for _, _, libraries in gpu.LIBRARIES for name in libraries]
+    (folder,) = nvidia._folders("mindspore")
+    names = [name for _, _, libraries in nvidia.LIBRARIES for name in libraries]
     found: dict[str, set[str]] = defaultdict(set)
-    for file in (gpu.PLUGIN, "lib/plugin/gpu/libcuda_ops.so.11"):
+    for file in (nvidia.PLUGIN, "lib/plugin/gpu/libcuda_ops.so.11"):
         command = ["nm", "-D", "--undefined-only", str(folder / file)]
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         for function in re.findall(r" U ((?:cud|cub|cuf|cur|cus|nvrtc)[a-zA-Z]+\w*)", listed):
@@ -80,7 +80,7 @@ def _asked_for() -> dict[str, set[str]]:
 def make_cuda(site: Path) -> None:
     """Write every library of `gpu.LIBRARIES` where NVIDIA's wheels would put it."""
     functions = _asked_for()
-    for _, folder, names in gpu.LIBRARIES:
+    for _, folder, names in nvidia.LIBRARIES:
         for name in names:
             source = _COMMON + "\n".join(map(_definition, sorted(functions[name])))
             compile_library(source, site / "nvidia" / folder / "lib" / name, version=name if functions[name] else "")

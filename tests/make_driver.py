@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from train.gpu import LIBRARIES
+from train.device.nvidia import LIBRARIES
 
 _DRIVER = r"""
 #include <stdlib.h>

@@ -24,7 +24,9 @@ from mindspore import Tensor, nn
 from model.r2plus1d import batch_norm, conv
 from pipeline.common import cli
 from pipeline.common.settings import to_plain
-from train import train, trainer
+from train import train
+from train.loop import trainer
+from train.loop.trainer import Trainer
 
 NUM_TRAIN, NUM_VAL = 17, 4
 NORMALIZE = {"type": "VideoNormalize", "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2]}
@@ -79,11 +81,11 @@ def write_config(folder: Path, **train_options: object) -> Path:
     return path
 
 
-def signalling(number: int, step: int, send: Callable[[trainer.Trainer, int], None]) -> Callable[..., float]:
+def signalling(number: int, step: int, send: Callable[[Trainer, int], None]) -> Callable[..., float]:
     """`Trainer._step`, but at the end of one step a signal is sent."""
-    make_step = trainer.Trainer._step
+    make_step = Trainer._step
 
-    def step_and_signal(self: trainer.Trainer, *args: object) -> float:
+    def step_and_signal(self: Trainer, *args: object) -> float:
         loss = make_step(self, *args)  # type: ignore[arg-type]
         if self.progress.step == step:
             send(self, number)
@@ -92,14 +94,14 @@ def signalling(number: int, step: int, send: Callable[[trainer.Trainer, int], No
     return step_and_signal
 
 
-def to_the_waiting_thread(training: trainer.Trainer, number: int) -> None:
+def to_the_waiting_thread(training: Trainer, number: int) -> None:
     """For the process of the tests, whose older threads block no signals; returns when the signal is noted."""
     signal.pthread_kill(training.stop.thread.ident or 0, number)
     while training.stop.exit_code is None:
         time.sleep(0.001)
 
 
-def to_the_process(training: trainer.Trainer, number: int) -> None:
+def to_the_process(training: Trainer, number: int) -> None:
     """As anyone else would, after a look whether every thread but the one that waits blocks SIGTERM and SIGINT."""
     both = 1 << signal.SIGTERM - 1 | 1 << signal.SIGINT - 1
     for task in Path("/proc/self/task").iterdir():
@@ -113,5 +115,5 @@ def to_the_process(training: trainer.Trainer, number: int) -> None:
 
 if __name__ == "__main__":
     trainer.build_network = lambda _settings: TinyNetwork()
-    trainer.Trainer._step = signalling(signal.Signals[sys.argv[1]], int(sys.argv[2]), to_the_process)
+    Trainer._step = signalling(signal.Signals[sys.argv[1]], int(sys.argv[2]), to_the_process)
     cli.run(lambda: train.main(sys.argv[3:]))

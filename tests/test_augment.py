@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from pipeline.common.errors import UserError
-from train.augment import HostTransform, Normalize
-from train.transforms import Map, Operation
+from train.data.crops import CropAndFlip
+from train.experiment.transforms import Map, Operation
+from train.network.normalize import Normalize
 
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 NORMALISING = (
@@ -29,13 +30,13 @@ def test_a_map_that_does_not_normalise_is_refused(left_out):
         Normalize.of(Map(rest))
 
 
-def places(transform: HostTransform, stored: tuple[int, int], count: int = 200):
+def places(transform: CropAndFlip, stored: tuple[int, int], count: int = 200):
     """What `count` clips draw; each is the only view of its clip."""
     return transform.places(stored, np.random.default_rng(0).random((count, 3)), np.zeros(count, np.int64))
 
 
 def test_random_crops_reach_every_place_and_only_those():
-    transform = HostTransform.of(Map((Operation("VideoRandomCrop", size=(6, 8)),)), stored=(8, 9))
+    transform = CropAndFlip.of(Map((Operation("VideoRandomCrop", size=(6, 8)),)), stored=(8, 9))
     top, left, flip = places(transform, (8, 9))
     assert set(top.tolist()) == {0, 1, 2}
     assert set(left.tolist()) == {0, 1}
@@ -45,13 +46,13 @@ def test_random_crops_reach_every_place_and_only_those():
 @pytest.mark.parametrize(("stored", "expected"), [((128, 171), (8, 30)), ((113, 112), (0, 0)), ((112, 115), (0, 2))])
 def test_centre_crops_are_torchvisions(stored, expected):
     # torchvision: int(round((size - crop) / 2)), which rounds halves to even
-    transform = HostTransform.of(Map((Operation("VideoCenterCrop", size=(112, 112)),)), stored)
+    transform = CropAndFlip.of(Map((Operation("VideoCenterCrop", size=(112, 112)),)), stored)
     top, left, flip = places(transform, stored, 1)
     assert (top[0], left[0], flip[0]) == (*expected, False)
 
 
 def test_flips_come_at_their_probability_and_whole_frames_without_a_crop():
-    transform = HostTransform.of(Map((Operation("VideoRandomHorizontalFlip", prob=0.25),)), stored=(4, 6))
+    transform = CropAndFlip.of(Map((Operation("VideoRandomHorizontalFlip", prob=0.25),)), stored=(4, 6))
     assert transform.crop == (4, 6)
     flips = places(transform, (4, 6), 2000)[2]
     assert 0.2 < np.mean(flips) < 0.3

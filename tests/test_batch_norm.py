@@ -2,7 +2,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from train.batch_norm import RunningStatistics
+from train.loop.running_statistics import RunningStatistics
 
 
 def test_statistics_that_are_not_finite_go_back_and_others_stay_as_they_are():

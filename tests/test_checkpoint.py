@@ -7,11 +7,12 @@ import pytest
 from mindspore import nn
 
 from model import weights
-from train import checkpoint, train
-from train.checkpoint import CheckpointError, DamagedError
-from train.config import Optimizer
-from train.run_folder import RunFolder
-from train.step import Loss, TrainStep, make_optimizer
+from train import train
+from train.experiment.sections import Optimizer
+from train.loop.step import Loss, TrainStep, make_optimizer
+from train.runs.run_folder import RunFolder
+from train.weights import checkpoint
+from train.weights.checkpoint import CheckpointError, DamagedError
 
 SETTINGS = Optimizer(weight_decay=0.0, loss_scale="dynamic", ema_decay=0.9)
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from train.clip_sampling import as_ranges, clip_indices, num_draws
+from train.data.clip_sampling import as_ranges, clip_indices, num_draws
 
 MODES = ["part", "interval", "random", "uniform", "discrete", "average"]
 

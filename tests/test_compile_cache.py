@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from make_training import write_config
 
-from train import compile_cache
+from train.loop import compile_cache
 
 
 @pytest.fixture

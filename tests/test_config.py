@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.common.settings import Document, SettingsError
-from train.config import Config, load
+from train.experiment.load import load_config
+from train.experiment.sections import Config
 
 RESOURCES = Path(__file__).parent / "resources"
 CONFIGS = Path(__file__).parents[1] / "train" / "configs"
@@ -16,7 +17,7 @@ SEED_README = Path(__file__).parents[2] / "shared" / "seed" / "r2plus1d_README.m
 
 def test_the_seeds_file_loads_and_acts(caplog):
     with caplog.at_level(logging.WARNING):
-        config = load(Document(RESOURCES / "zjut_r2plus1d18.yaml"))
+        config = load_config(Document(RESOURCES / "zjut_r2plus1d18.yaml"))
     assert config.model.stage_channels == (64, 128, 256, 512)
     assert config.preprocess.data_root == "/home/publicfile/kinetics-400"
     assert config.data_loader.eval.dataset.seq == 64
@@ -26,7 +27,7 @@ def test_the_seeds_file_loads_and_acts(caplog):
 
 
 def test_torchvisions_recipe_is_the_published_one():
-    config = load(Document(CONFIGS / "torchvision.yaml"))
+    config = load_config(Document(CONFIGS / "torchvision.yaml"))
     train, rate, optimizer, stored = config.data_loader.train, config.learning_rate, config.optimizer, config.preprocess
     assert (stored.fps, stored.height, stored.width, stored.interpolation) == (15, 128, 171, "bilinear")
     clips = train.dataset
@@ -45,13 +46,13 @@ def test_the_seeds_file_loads_as_its_readme_prints_it(tmp_path):
     text = SEED_README.read_text(encoding="utf-8").split("```text\n# model architecture")[1].split("\n```")[0]
     path = tmp_path / "r2plus1d18.yaml"
     path.write_text(text, encoding="utf-8")
-    assert load(Document(path)) == load(Document(RESOURCES / "zjut_r2plus1d18.yaml"))
+    assert load_config(Document(path)) == load_config(Document(RESOURCES / "zjut_r2plus1d18.yaml"))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_our_files_load_without_a_warning(path, caplog):
     with caplog.at_level(logging.WARNING):
-        assert isinstance(load(Document(path)), Config)
+        assert isinstance(load_config(Document(path)), Config)
     assert not caplog.records
 
 
@@ -85,20 +86,20 @@ def test_our_files_load_without_a_warning(path, caplog):
 )  # fmt: skip
 def test_faults_are_named(overrides, message):
     with pytest.raises(SettingsError, match=message):
-        load(Document(RESOURCES / "zjut_r2plus1d18.yaml", overrides))
+        load_config(Document(RESOURCES / "zjut_r2plus1d18.yaml", overrides))
 
 
 def test_all_faults_of_all_sections_come_at_once():
     overrides = {"preprocess.fps": "-1", "train.epochs": "0", "data_loader.eval.dataset.sq": "1"}
     with pytest.raises(SettingsError) as caught:
-        load(Document(RESOURCES / "zjut_r2plus1d18.yaml", overrides))
+        load_config(Document(RESOURCES / "zjut_r2plus1d18.yaml", overrides))
     assert {line.split(":")[0] for line in str(caught.value).splitlines()} == {f"--{key}" for key in overrides}
 
 
 def test_a_map_left_empty_is_an_empty_one(tmp_path):
     path = tmp_path / "empty.yaml"
     path.write_text("data_loader:\n  train:\n    map:\n  eval:\n    map:\n")
-    assert load(Document(path)).data_loader.train.map.operations == ()
+    assert load_config(Document(path)).data_loader.train.map.operations == ()
 
 
 @pytest.mark.parametrize(
@@ -127,5 +128,5 @@ def test_a_map_left_empty_is_an_empty_one(tmp_path):
 )
 def test_keys_without_effect_are_named(overrides, named, caplog):
     with caplog.at_level(logging.WARNING):
-        load(Document(RESOURCES / "zjut_r2plus1d18.yaml", overrides))
+        load_config(Document(RESOURCES / "zjut_r2plus1d18.yaml", overrides))
     assert named in caplog.text

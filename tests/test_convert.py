@@ -16,9 +16,12 @@ from safetensors.numpy import load_file, save_file
 from model import weights
 from model.r2plus1d import r2plus1d_18, r2plus1d_50
 from pipeline.common.errors import EXIT_OK, UserError
-from train import checkpoint, convert, pretrained, weight_files
-from train.config import Model
-from train.network import build_network
+from train import convert
+from train.experiment.sections import Model
+from train.network.build import build_network
+from train.weights import checkpoint
+from train.weights.files import read_safetensors, write_safetensors
+from train.weights.load import load_weights
 
 RESOURCES = Path(__file__).parent / "resources"
 NARROW = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=5"]
@@ -69,7 +72,7 @@ def test_there_and_back_bit_for_bit(naming, request, tmp_path):
     assert convert.main([str(ckpt), str(back), *NARROW]) == EXIT_OK
     assert same(load_file(back), named(build_network(SETTINGS), weights.torchvision_name))
     network = build_network(SETTINGS)
-    state = pretrained.load(ckpt, network)
+    state = load_weights(ckpt, network)
     assert state["model"] == "R2Plus1d18" and state["converted_from"] == source.name
     assert same(values(network), named(network, lambda name: name))
     assert not list(tmp_path.glob(".*"))
@@ -85,7 +88,7 @@ def test_full_size_logits_after_conversion(tmp_path):
     assert convert.main([str(source), str(middle)]) == EXIT_OK
     assert same(load_file(middle), named(network, weights.torchvision_name))
     assert convert.main([str(middle), str(last)]) == EXIT_OK
-    pretrained.load(last, network)
+    load_weights(last, network)
     network.set_train(False)
     logits = network(ms.Tensor(reference_weights.clip((2, 3, 8, 56, 56)))).asnumpy()
     expected = np.load(RESOURCES / "parity_logits.npz")["logits_2x3x8x56x56_seed0"]
@@ -99,25 +102,25 @@ def test_the_seeds_fifty_layers(tmp_path):
             "layer3.5.conv12.conv2_1.features.1.bn2d.moving_mean"} <= arrays.keys()  # fmt: skip
     source = write(tmp_path / "seeds.ckpt", arrays)
     assert convert.main([str(source), str(tmp_path / "x.ckpt"), "--model.type=R2Plus1d50", *NARROW]) == EXIT_OK
-    pretrained.load(tmp_path / "x.ckpt", network)
+    load_weights(tmp_path / "x.ckpt", network)
     assert same(values(network), named(network, lambda name: name))
 
 
 def test_classes_go_along(tmp_path, caplog):
     network = build_network(SETTINGS)
     checkpoint.save_weights(tmp_path / "a.ckpt", network, {"classes": list("abcde"), "step": 3})
-    pretrained.load(tmp_path / "a.ckpt", network)
+    load_weights(tmp_path / "a.ckpt", network)
     assert "stands alone" not in caplog.text
     (tmp_path / "alone.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes())
-    pretrained.load(tmp_path / "alone.ckpt", network)
+    load_weights(tmp_path / "alone.ckpt", network)
     assert "alone.ckpt stands alone" in caplog.text
     assert convert.main([str(tmp_path / "a.ckpt"), str(tmp_path / "b.safetensors"), *NARROW]) == EXIT_OK
-    assert pretrained.load(tmp_path / "b.safetensors", network)["classes"] == list("abcde")
+    assert load_weights(tmp_path / "b.safetensors", network)["classes"] == list("abcde")
     with safe_open(tmp_path / "b.safetensors", framework="np") as file:
         assert json.loads(file.metadata()["facts"])["model"] == "R2Plus1d18"
     other = build_network(Model(type="R3d18", stage_channels=(4, 4, 8, 8), num_classes=5))
     with pytest.raises(UserError, match=r"; it was saved from model\.type R2Plus1d18$"):
-        pretrained.load(tmp_path / "b.safetensors", other)
+        load_weights(tmp_path / "b.safetensors", other)
 
 
 @pytest.mark.parametrize("flipped", [False, True])
@@ -130,9 +133,9 @@ def test_a_renamed_checkpoint_is_still_compared_with_its_checksum(flipped, tmp_p
     (tmp_path / "a.json").rename(tmp_path / "b.json")
     if flipped:
         with pytest.raises(UserError, match=r"b\.ckpt: damaged: its SHA-256 is not the one in b\.json"):
-            pretrained.load(tmp_path / "b.ckpt", network)
+            load_weights(tmp_path / "b.ckpt", network)
     else:
-        assert pretrained.load(tmp_path / "b.ckpt", network)["classes"] == list("abcde")
+        assert load_weights(tmp_path / "b.ckpt", network)["classes"] == list("abcde")
 
 
 @pytest.mark.parametrize("content", ["[1]", '"x"', "{", "{}", '{"classes": []}', '{"sha256": [1]}', "\x00"])
@@ -141,14 +144,14 @@ def test_a_json_that_says_no_checksum_is_refused(content, tmp_path):
     checkpoint.save_weights(tmp_path / "a.ckpt", network, {})
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(UserError, match=r"a\.json: damaged"):
-        pretrained.load(tmp_path / "a.ckpt", network)
+        load_weights(tmp_path / "a.ckpt", network)
 
 
 def test_a_flipped_bit_in_any_byte_of_our_header_is_seen(tmp_path):
     # All but the five letters that say that it is ours: without them it is another program's file.
     path = tmp_path / "a.safetensors"
     arrays = {"stem.0.weight": np.ones((2, 3), np.float32), "fc.bias": np.ones(2, np.float32)}
-    weight_files.write_safetensors(path, arrays, {"model": "R2Plus1d18", "classes": ["b", "a"]})
+    write_safetensors(path, arrays, {"model": "R2Plus1d18", "classes": ["b", "a"]})
     content = path.read_bytes()
     end, ours = 8 + int.from_bytes(content[:8], "little"), content.index(b"facts")
     for at in set(range(end)) - set(range(ours, ours + 5)):
@@ -156,7 +159,7 @@ def test_a_flipped_bit_in_any_byte_of_our_header_is_seen(tmp_path):
         flipped[at] ^= 1 << at % 8
         path.write_bytes(flipped)
         with pytest.raises(UserError, match="damaged"):
-            weight_files.read_safetensors(path)
+            read_safetensors(path)
 
 
 def test_a_misfit_lists_every_name_and_writes_nothing(torchvisions, tmp_path, capsys):
@@ -184,7 +187,7 @@ def test_a_parameter_that_is_there_in_two_namings_is_refused(torchvisions, tmp_p
     network = build_network(SETTINGS)
     before = values(network)
     with pytest.raises(UserError, match=r"\(1 faults\): unexpected stem\.1\.bn2d\.gamma \(once more\) \(2,\)"):
-        pretrained.load(source, network)
+        load_weights(source, network)
     assert same(values(network), before)
 
 
@@ -192,7 +195,7 @@ def test_numbers_of_another_kind_are_refused(torchvisions, tmp_path):
     kind = pytest.importorskip("ml_dtypes").bfloat16
     half = {name: array.astype(kind) for name, array in load_file(torchvisions).items()}
     with pytest.raises(UserError, match=r"stem\.0\.weight holds bfloat16, expected float32"):
-        pretrained.load(write(tmp_path / "half.safetensors", half), build_network(SETTINGS))
+        load_weights(write(tmp_path / "half.safetensors", half), build_network(SETTINGS))
 
 
 def test_another_class_count_is_refused_unless_the_head_is_new(torchvisions, tmp_path):
@@ -202,7 +205,7 @@ def test_another_class_count_is_refused_unless_the_head_is_new(torchvisions, tmp
     assert convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *three, "--train.head=new"]) == EXIT_OK
     network = build_network(Model(stage_channels=(4, 4, 8, 8), num_classes=3))
     fresh = values(network)
-    pretrained.load(torchvisions, network, head="new")
+    load_weights(torchvisions, network, head="new")
     expected = named(network, lambda name: name)
     for name, array in values(network).items():
         assert (array.tobytes() == expected[name].tobytes()) != name.startswith("fc."), name
@@ -246,7 +249,7 @@ def test_damage_is_refused_and_nothing_is_loaded(where, damage, torchvisions, tm
     network = build_network(SETTINGS)
     before = values(network)
     with pytest.raises(UserError, match="damaged|cannot be read|does not fit") as caught:
-        pretrained.load(path, network)
+        load_weights(path, network)
     assert "\n" not in str(caught.value)
     assert same(values(network), before)
 
@@ -265,7 +268,7 @@ def test_any_flipped_bit_gives_all_or_nothing(ending, torchvisions, tmp_path):
         path.write_bytes(flipped)
         before = values(network)
         try:
-            pretrained.load(path, network)
+            load_weights(path, network)
         except UserError:
             refused += 1
             assert same(values(network), before)
@@ -297,7 +300,7 @@ def test_a_pickle_with_code_is_not_executed(ending, tmp_path):
     assert marker.exists()
     marker.unlink()
     with pytest.raises(UserError, match="refused, nothing in it was executed|cannot be read"):
-        pretrained.load(path, build_network(SETTINGS))
+        load_weights(path, build_network(SETTINGS))
     assert not marker.exists()
 
 
@@ -306,7 +309,7 @@ def test_a_pytorch_file_with_code_is_not_executed(tmp_path):
     marker = tmp_path / "executed"
     torch.save({"stem.0.weight": Bomb(marker)}, tmp_path / "bomb.pth")
     with pytest.raises(UserError, match="refused, nothing in it was executed"):
-        pretrained.load(tmp_path / "bomb.pth", build_network(SETTINGS))
+        load_weights(tmp_path / "bomb.pth", build_network(SETTINGS))
     assert not marker.exists()
 
 
@@ -318,7 +321,7 @@ def test_pytorchs_file(new_format, torchvisions, tmp_path):
     state["stem.1.num_batches_tracked"] = torch.tensor(3)
     torch.save(state, path, _use_new_zipfile_serialization=new_format)
     network = build_network(SETTINGS)
-    pretrained.load(path, network)
+    load_weights(path, network)
     assert same(values(network), named(network, lambda name: name))
 
     content = bytearray(path.read_bytes())
@@ -327,14 +330,14 @@ def test_pytorchs_file(new_format, torchvisions, tmp_path):
     named_path.write_bytes(content)  # whose name says what its SHA-256 begins with
     path.write_bytes(content)
     with pytest.raises(UserError, match="SHA-256 does not begin with 91a641e6"):
-        pretrained.load(named_path, network)
+        load_weights(named_path, network)
     if new_format:
         with pytest.raises(UserError, match="damaged"):
-            pretrained.load(path, network)
+            load_weights(path, network)
     for broken in (b"", bytes(content[: len(content) // 2])):
         path.write_bytes(broken)
         with pytest.raises(UserError, match="damaged"):
-            pretrained.load(path, network)
+            load_weights(path, network)
     assert same(values(network), before)
 
 
@@ -342,7 +345,7 @@ def test_without_pytorch_the_message_says_what_to_install(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "x.pth").write_bytes(b"x")
     with pytest.raises(UserError, match=r"needs PyTorch: pip install -e '\.\[convert\]'"):
-        pretrained.load(tmp_path / "x.pth", build_network(SETTINGS))
+        load_weights(tmp_path / "x.pth", build_network(SETTINGS))
 
 
 @pytest.mark.parametrize(

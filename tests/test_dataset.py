@@ -15,12 +15,14 @@ from make_store import edited, frames_of, make_ledger, make_split, renumber, set
 from pipeline.common.errors import ShardError, UserError
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 from pipeline.shards.reader import ShardReader
-from train import dataset
-from train.config import Dataset, Loader
-from train.dataset import ClipBatches, iterate, waiting_hint
-from train.prefetch import LoaderError
-from train.transforms import Map, Operation
-from train.videos import read_videos
+from train.data import clip_batches
+from train.data import loader as loader_module
+from train.data.clip_batches import ClipBatches
+from train.data.loader import iterate, waiting_hint
+from train.data.prefetch import LoaderError
+from train.data.videos import read_videos
+from train.experiment.sections import Dataset, Loader
+from train.experiment.transforms import Map, Operation
 
 NUM_TRAIN, NUM_VAL = 19, 7
 
@@ -54,12 +56,14 @@ def numbers(settings, batches: ClipBatches) -> np.ndarray:
 def test_free_memory_is_the_cgroups_less_what_is_used_for_good(tmp_path):
     def free(limit: str) -> int:
         (tmp_path / "memory.max").write_text(limit)
-        return dataset.free_memory_bytes(tmp_path)
+        return clip_batches.free_memory_bytes(tmp_path)
 
     (tmp_path / "memory.current").write_text("3000000\n")
     (tmp_path / "memory.stat").write_text("anon 1500000\ninactive_file 1000000\nactive_file 400000\nshmem 9\n")
     assert free("4000000\n") == 4_000_000 - 1_600_000
-    assert free("max\n") > 10_000_000 and dataset.free_memory_bytes(tmp_path / "none") > 10_000_000  # the machine's
+    assert (
+        free("max\n") > 10_000_000 and clip_batches.free_memory_bytes(tmp_path / "none") > 10_000_000
+    )  # the machine's
 
 
 def test_clips_hold_the_pixels_they_should(settings):
@@ -104,7 +108,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(settings):
 def test_batches_do_not_depend_on_how_many_are_planned_at_once(settings, monkeypatch, drop_remainder):
     options = {"drop_remainder": drop_remainder, "num_clips": 3, "seq_mode": "random", "world": 2, "rank": 1}
     together = everything(source(settings, **options), epoch=1)
-    monkeypatch.setattr(dataset, "PLANNED_CLIPS", 8)  # two batches
+    monkeypatch.setattr(clip_batches, "PLANNED_CLIPS", 8)  # two batches
     assert_same(together, everything(source(settings, **options), epoch=1))
 
 
@@ -157,7 +161,7 @@ def test_shards_are_read_ahead_until_they_are_in_memory(settings, monkeypatch, c
     caplog.set_level("INFO")
     large = source(settings)
     assert ": mapped; read ahead in the first epoch" in caplog.text
-    monkeypatch.setattr(dataset, "free_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(clip_batches, "free_memory_bytes", lambda: 1000)
     small = source(settings)
     said = "read with preadv, others mapped; read ahead in every epoch, since the page cache cannot hold them"
     assert said in caplog.text
@@ -176,7 +180,7 @@ def test_shards_are_read_ahead_until_they_are_in_memory(settings, monkeypatch, c
 
 @pytest.mark.parametrize("interval", [1, 2])
 def test_neither_maps_nor_files_nor_threads_pile_up(settings, monkeypatch, interval):
-    monkeypatch.setattr(dataset, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(clip_batches, "MAX_OPEN_SHARDS", 2)
     others = set(threading.enumerate())
     batches = source(settings, num_clips=8, num_parallel_workers=3, frame_interval=interval)
     assert len(batches.videos.shards) == 6
@@ -197,7 +201,7 @@ def test_neither_maps_nor_files_nor_threads_pile_up(settings, monkeypatch, inter
 
 def test_what_is_made_ahead_is_bounded_in_bytes(settings, monkeypatch):
     batches = source(settings, num_clips=8, num_parallel_workers=9)
-    monkeypatch.setattr(dataset, "PREFETCH_BYTES", 3 * batches.batch_nbytes())
+    monkeypatch.setattr(loader_module, "PREFETCH_BYTES", 3 * batches.batch_nbytes())
     made, make = [], batches.batch
     monkeypatch.setattr(batches, "batch", lambda number: (made.append(number), make(number))[1])
     rest = iterate(batches, epoch=0)
@@ -307,10 +311,11 @@ import model
 from pathlib import Path
 from pipeline.common import cli
 from pipeline.common.recipe import Preprocess
-from train.config import Dataset, Loader
-from train.transforms import Map
-from train.dataset import ClipBatches, iterate
-from train.videos import read_videos
+from train.experiment.sections import Dataset, Loader
+from train.experiment.transforms import Map
+from train.data.clip_batches import ClipBatches
+from train.data.loader import iterate
+from train.data.videos import read_videos
 
 settings = Preprocess(**eval(sys.argv[1]))
 loader = Loader(Dataset(batch_size=4, seq=5, batch_timeout_s=0.5, num_parallel_workers=2), Map())

@@ -22,8 +22,11 @@ from mindspore import nn
 from model import weights
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_USAGE
-from train import checkpoint, msrun, train, trainer
-from train.batch_norm import RunningStatistics
+from train import train
+from train.device import launch
+from train.loop import trainer
+from train.loop.running_statistics import RunningStatistics
+from train.weights import checkpoint
 
 DIES_AT = 5
 NOBODY_DIES = 1  # the seed of a training in which none does
@@ -233,6 +236,6 @@ def test_a_mistake_keeps_its_exit_code(tmp_path):
 if __name__ == "__main__":
     if sys.argv[1].isdigit():
         port, log_dir, *rest = sys.argv[1:]
-        sys.exit(msrun.start([__file__, *rest], devices=2, port=int(port), log_dir=Path(log_dir)))
-    with msrun.noted():
+        sys.exit(launch.launch([__file__, *rest], devices=2, port=int(port), log_dir=Path(log_dir)))
+    with launch.noted():
         cli.run(worker)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from train.draws import Draws, splitmix64
+from train.data.random_draws import Draws, splitmix64
 
 
 def test_splitmix64_is_the_published_generator():

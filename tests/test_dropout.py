@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from train.dropout import kept
+from train.loop.dropout import kept
 
 
 def test_a_fraction_is_dropped_and_the_mean_stays():

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from train.evaluate import _log_step
-from train.metrics import Scores
+from train.evaluation.metrics import Scores
+from train.evaluation.scoring import log_step
 
 
 def test_a_steps_line_is_made_of_running_sums(caplog, monkeypatch):
@@ -17,7 +17,7 @@ def test_a_steps_line_is_made_of_running_sums(caplog, monkeypatch):
     assert loss == pytest.approx(-np.log(0.8), rel=1e-6)
     for whole in ("summary", "probabilities"):  # a walk over all videos, too slow after each batch
         monkeypatch.delattr(Scores, whole)
-    on_step = _log_step(SimpleNamespace(num_batches=7))
+    on_step = log_step(SimpleNamespace(num_batches=7))
     with caplog.at_level(logging.INFO):
         on_step(1, 1, loss, scores, 0.5)
     running = -np.log([0.5, 0.1, 0.8]).mean()
@@ -31,5 +31,5 @@ def test_a_step_without_labels_has_no_accuracy(caplog):
     scores = Scores(num_videos=1, num_classes=3)
     loss = scores.add(np.zeros((1, 3), np.float32), np.array([-1], np.int32), np.array([0]))
     with caplog.at_level(logging.INFO):
-        _log_step(SimpleNamespace(num_batches=1))(0, 1, loss, scores, 0.5)
+        log_step(SimpleNamespace(num_batches=1))(0, 1, loss, scores, 0.5)
     assert re.search(r"metrics:\[\], loss:\[nan/nan\]", caplog.text)

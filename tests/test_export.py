@@ -10,9 +10,10 @@ from mindspore import nn
 
 from model.r2plus1d import mc3_18, r2plus1d_18, r2plus1d_50
 from pipeline.common.errors import UserError
-from train import export as export_module
-from train.export import ExportError, export
-from train.exported import ExportedError, MindirNetwork, facts_path
+from train import export as export_command
+from train.weights import export as export_file
+from train.weights.export import ExportError, export
+from train.weights.mindir import ExportedError, MindirNetwork, facts_path
 
 CLIP = (3, 4, 16, 16)
 
@@ -85,8 +86,8 @@ def test_a_file_that_computes_something_else_is_not_written(network, ending, tmp
 
     moved = Moved().set_train(False)
     write = {".mindir": "_write_mindir", ".onnx": "_write_onnx"}[ending]
-    original = getattr(export_module, write)
-    monkeypatch.setattr(export_module, write, lambda _network, *rest: original(network, *rest))
+    original = getattr(export_file, write)
+    monkeypatch.setattr(export_file, write, lambda _network, *rest: original(network, *rest))
     with pytest.raises(ExportError, match=r"not written: its logits differ by (1\.9|2\.0)\de-04 \(allowed 0\.0001\)"):
         export(moved, (2, *CLIP), tmp_path / f"net{ending}", facts_for(2))
     assert not list(tmp_path.iterdir())
@@ -116,5 +117,5 @@ def test_a_damaged_mindir_is_refused(damage, tmp_path):
 
 def test_air_needs_an_ascend_device(tmp_path):
     with pytest.raises(UserError, match=r"AIR can only be written on an Ascend device, this one is CPU") as caught:
-        export_module.main(["-c", "train/configs/sample.yaml", "--export.file_formate=AIR", "--device_target=CPU"])
+        export_command.main(["-c", "train/configs/sample.yaml", "--export.file_formate=AIR", "--device_target=CPU"])
     assert caught.value.exit_code == 2

@@ -12,9 +12,11 @@ from make_driver import make_driver, make_libraries
 
 import train
 from pipeline.common.settings import Document
-from train import config as configuration
-from train import doctor, gpu, runtime
-from train.check import DeviceError
+from train import doctor
+from train.device import nvidia, select
+from train.device.request import DeviceError
+from train.experiment.load import load_config
+from train.experiment.sections import Config
 
 ROOT = Path(__file__).parents[1]
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to make a stand-in of the driver with")
@@ -53,9 +55,9 @@ def test_without_a_driver_the_message_says_so(monkeypatch):
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(gpu.ctypes, "CDLL", cannot)
+    monkeypatch.setattr(nvidia.ctypes, "CDLL", cannot)
     before = dict(os.environ)
-    said = gpu.prepare()
+    said = nvidia.prepare()
     assert said.startswith("there is no NVIDIA driver (libcuda.so.1: cannot open shared object file): install one for ")
     assert dict(os.environ) == before
 
@@ -102,9 +104,9 @@ def test_libraries_are_loaded_and_mindspores_questions_answered(driver, librarie
     done = run(
         """
 import ctypes, os, subprocess, train
-from train import gpu
+from train.device import nvidia
 assert train.GPU_FAULT == "", train.GPU_FAULT
-for _, folder, names in gpu.LIBRARIES:
+for _, folder, names in nvidia.LIBRARIES:
     for name in names:  # by its soname alone: the loader finds it only because it is in the process
         assert getattr(ctypes.CDLL(name), f"loaded_{folder}")() == 1
 answer = subprocess.run([os.environ["CUDA_HOME"] + "/bin/nvcc", "--version"], capture_output=True, text=True).stdout
@@ -146,10 +148,10 @@ os._exit(0)
 def test_the_plugin_asks_for_nothing_else():
     if shutil.which("readelf") is None:
         pytest.skip("no readelf to read the plug-in with")
-    (folder,) = gpu._folders("mindspore")
-    listed = subprocess.run(["readelf", "-d", str(folder / gpu.PLUGIN)], capture_output=True, text=True, check=True)
+    (folder,) = nvidia._folders("mindspore")
+    listed = subprocess.run(["readelf", "-d", str(folder / nvidia.PLUGIN)], capture_output=True, text=True, check=True)
     asked = set(re.findall(r"NEEDED.*\[(lib(?:cu|nv)[^\]]+)\]", listed.stdout))
-    known = {name for _, _, names in gpu.LIBRARIES for name in names}
+    known = {name for _, _, names in nvidia.LIBRARIES for name in names}
     assert {"libcudnn.so.8", "libcuda.so.1"} <= asked  # the pattern finds them
     assert asked - known == {"libcuda.so.1", "libcuda_ops.so.11"}  # the driver's, and MindSpore's own
 
@@ -159,7 +161,7 @@ def test_the_extra_has_every_library_at_one_version():
     extra = re.search(r"^gpu = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)
     assert extra is not None
     pinned = dict(re.findall(r'"([a-z0-9-]+)==([0-9.]+)"', extra.group(1)))
-    assert set(pinned) == {distribution for distribution, _, _ in gpu.LIBRARIES}
+    assert set(pinned) == {distribution for distribution, _, _ in nvidia.LIBRARIES}
     assert pinned["nvidia-cudnn-cu11"].startswith("8.")
 
 
@@ -184,24 +186,24 @@ def test_make_install_gpu_is_skipped_when_up_to_date(tmp_path):
     assert "[test]" in would_do("GPU=1") and "[gpu]" in would_do("GPU=1") and "[gpu]" not in would_do()
 
 
-def settings(**overrides: str) -> configuration.Config:
-    return configuration.load(Document(str(ROOT / "train/configs/sample.yaml"), overrides))
+def settings(**overrides: str) -> Config:
+    return load_config(Document(str(ROOT / "train/configs/sample.yaml"), overrides))
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_the_users_mistake(monkeypatch):
     monkeypatch.setattr(train, "GPU_FAULT", "libcudnn.so.8 is gone")
     with pytest.raises(DeviceError, match="device_target: got GPU, but libcudnn.so.8 is gone") as caught:
-        runtime.start(settings(device_target="GPU"))
+        select.start_device(settings(device_target="GPU"))
     assert caught.value.exit_code == 2
 
 
 def test_auto_takes_the_cpu_and_warns_only_where_a_card_is(monkeypatch, caplog):
     monkeypatch.setattr(train, "GPU_FAULT", "libcudnn.so.8 is gone")
     for nvidia_smi, num_warnings in ((None, 0), ("/usr/bin/nvidia-smi", 1)):
-        monkeypatch.setattr(runtime.shutil, "which", lambda _name, found=nvidia_smi: found)
-        monkeypatch.setattr(runtime.os.path, "exists", lambda _path: False)
+        monkeypatch.setattr(select.shutil, "which", lambda _name, found=nvidia_smi: found)
+        monkeypatch.setattr(select.os.path, "exists", lambda _path: False)
         caplog.clear()
-        assert runtime.start(settings(device_target="auto")) == "CPU"
+        assert select.start_device(settings(device_target="auto")) == "CPU"
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert len(warnings) == num_warnings and all("libcudnn.so.8 is gone" in said for said in warnings)
 
@@ -221,14 +223,14 @@ def test_what_mindspore_cannot_load_is_named_and_auto_goes_on_without_it(monkeyp
         raise RuntimeError(LOADING_FAILED.replace("GPU", target))
 
     monkeypatch.setattr(train, "GPU_FAULT", "")
-    monkeypatch.setattr(runtime.ms, "set_device", cannot)
-    monkeypatch.setattr(gpu, "Driver", lambda: SimpleNamespace(cards=["one"]))
+    monkeypatch.setattr(select.ms, "set_device", cannot)
+    monkeypatch.setattr(nvidia, "Driver", lambda: SimpleNamespace(cards=["one"]))
     with pytest.raises(DeviceError, match="GPU, .*card number 1 is asked for, counted from 0; the driver shows 1"):
-        runtime.start(settings(device_target="GPU", **{"context.device_id": "1"}))
+        select.start_device(settings(device_target="GPU", **{"context.device_id": "1"}))
     for target, missing in (("GPU", "libcuda_ops.so.11: undefined symbol"), ("Ascend", "libge_runner.so: cannot open")):
         with pytest.raises(DeviceError, match=f"device_target: got {target}, .*{missing}.* try --device_target=CPU"):
-            runtime.start(settings(device_target=target))
-    assert runtime.start(settings(device_target="auto")) == "CPU"
+            select.start_device(settings(device_target=target))
+    assert select.start_device(settings(device_target="auto")) == "CPU"
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "libcuda_ops.so.11: undefined symbol" in warning and "using the CPU" in warning
 
@@ -252,9 +254,9 @@ def test_the_doctor_reports_each_thing_in_a_line(capsys):
 
 def test_the_doctor_misses_a_gpu_that_is_asked_for(monkeypatch, capsys):
     def no_driver():
-        raise gpu.GpuError("there is no NVIDIA driver")
+        raise nvidia.GpuError("there is no NVIDIA driver")
 
-    monkeypatch.setattr(gpu, "Driver", no_driver)
+    monkeypatch.setattr(nvidia, "Driver", no_driver)
     for target, state in (("GPU", "missing"), ("auto", "none"), ("CPU", "none")):
         code = doctor.main(["-c", str(ROOT / "train/configs/sample.yaml"), f"--device_target={target}"])
         found, said = report_of(capsys.readouterr().out)["NVIDIA driver"]
@@ -266,7 +268,7 @@ def test_the_doctor_misses_a_gpu_that_is_asked_for(monkeypatch, capsys):
 def test_the_doctor_with_a_card(driver, libraries, tmp_path):
     program = f"""
 import sys
-from train import doctor, gpu
+from train import doctor
 doctor.importlib.metadata.version = lambda name: "1.2"
 sys.exit(doctor.main(["-c", "train/configs/sample.yaml", "--train.ckpt_path={tmp_path}"]))
 """

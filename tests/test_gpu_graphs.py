@@ -22,24 +22,27 @@ assert train.GPU_FAULT == "", train.GPU_FAULT
 import mindspore as ms
 import numpy as np
 from pipeline.common.settings import Document
-from model import nthwc
+from model import channels_last
 from model.r2plus1d import VideoResNet
-from train import config, network, runtime
-from train.augment import Normalize
-from train.batch_norm import RunningStatistics
-from train.network import Predictor
-from train.precision import set_amp_level
-from train.step import Loss, TrainStep, make_optimizer
+from train.experiment.load import load_config
+from train.experiment.sections import Model, Optimizer
+from train.network.build import NETWORKS, build_network
+from train.device.select import start_device
+from train.network.normalize import Normalize
+from train.loop.running_statistics import RunningStatistics
+from train.network.predictor import Predictor
+from train.network.precision import set_amp_level
+from train.loop.step import Loss, TrainStep, make_optimizer
 
-layout, precision, nthwc.FUSE, others = sys.argv[1], sys.argv[2], "apart" not in sys.argv, "others" in sys.argv
+layout, precision, channels_last.FUSE, others = sys.argv[1], sys.argv[2], "apart" not in sys.argv, "others" in sys.argv
 # One block a stage, for the compiler's time; mid-planes 5, 18, 28, 36 are all padded.
-network.NETWORKS["R2Plus1d18"] = lambda **options: VideoResNet(("split",) * 4, (1, 1, 1, 1), 1, **options)
-settings = config.load(Document("train/configs/sample.yaml", {}))
-assert runtime.start(replace(settings, device_target="auto")) == "GPU"
-made = network.build_network(config.Model(layout=layout, num_classes=5, stage_channels=(8, 8, 16, 16)))
+NETWORKS["R2Plus1d18"] = lambda **options: VideoResNet(("split",) * 4, (1, 1, 1, 1), 1, **options)
+settings = load_config(Document("train/configs/sample.yaml", {}))
+assert start_device(replace(settings, device_target="auto")) == "GPU"
+made = build_network(Model(layout=layout, num_classes=5, stage_channels=(8, 8, 16, 16)))
 set_amp_level(made, precision)
 normalize = Normalize((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
-options = config.Optimizer(loss_scale="dynamic", clip_norm=1.0, ema_decay=0.9)
+options = Optimizer(loss_scale="dynamic", clip_norm=1.0, ema_decay=0.9)
 step = TrainStep(Loss(made, normalize), make_optimizer(options, made, [0.01] * 4), options).set_train(True)
 clips, labels = ms.Tensor(np.zeros((2, 4, 24, 24, 3), np.uint8)), ms.Tensor(np.array([1, 3], np.int32))
 step.compile(clips, labels)

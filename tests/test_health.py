@@ -1,6 +1,6 @@
 import pytest
 
-from train.health import FiniteLosses, NotFiniteError
+from train.loop.health import FiniteLosses, NotFiniteError
 
 NAN = float("nan")
 

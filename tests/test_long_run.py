@@ -10,7 +10,8 @@ import pytest
 from make_training import TinyNetwork, write_config
 
 from pipeline.common.errors import EXIT_OK
-from train import train, trainer
+from train import train
+from train.loop import trainer
 
 
 def in_use() -> dict[str, int]:

@@ -6,8 +6,9 @@ import pytest
 
 from pipeline.common.errors import UserError
 from pipeline.common.settings import Document
-from train.config import LearningRate, load
-from train.lr_schedule import learning_rates
+from train.experiment.load import load_config
+from train.experiment.sections import LearningRate
+from train.loop.lr_schedule import learning_rates
 
 TORCHVISION = Path(__file__).parents[1] / "train" / "configs" / "torchvision.yaml"
 
@@ -50,7 +51,7 @@ def test_torchvisions_recipe_at_every_step():
     # references/video_classification/train.py: LinearLR(start_factor=0.001, total_iters=10 epochs), in sequence with
     # MultiStepLR(milestones of 20, 30 and 40 epochs, counted from the warm-up's end, gamma=0.1); 64 GPUs of 24 clips.
     per_epoch = 2430
-    settings = load(Document(TORCHVISION)).learning_rate
+    settings = load_config(Document(TORCHVISION)).learning_rate
     rates = learning_rates(settings, clips_per_step=24 * 64, epochs=45, steps_per_epoch=per_epoch)
     steps = np.arange(45 * per_epoch)
     warming = 0.64 * (0.001 + 0.999 * steps / (10 * per_epoch))

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from train.metrics import Scores, log_softmax, topk_correct
+from train.evaluation.metrics import Scores, log_softmax, topk_correct
 
 
 @given(hnp.arrays(np.float32, (4, 6), elements=st.integers(-3, 3).map(float)), st.integers(1, 6))

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.common.errors import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM, EXIT_USAGE
-from train import msrun
+from train.device.launch import _NOTES, _exit_code, noted
 
 
 def leave(folder: Path, rank: int, code: int, monkeypatch) -> None:
     """End as a process of number `rank`."""
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setenv(msrun._NOTES, str(folder))
+        patch.setenv(_NOTES, str(folder))
         patch.setenv("MS_ROLE", "MS_WORKER")
         patch.setenv("RANK_ID", str(rank))
-        with msrun.noted():
+        with noted():
             raise SystemExit(code)
 
 
@@ -44,16 +44,16 @@ def test_the_first_process_that_fails_gives_the_exit_code(
         leave(tmp_path, rank, code, monkeypatch)
         os.utime(tmp_path / f"{rank}.code", ns=(rank, rank))
         assert (tmp_path / f"{rank}.pid").read_text() == str(os.getpid())
-    assert msrun._exit_code(of_msrun, tmp_path, asked, Path("logs")) == expected
+    assert _exit_code(of_msrun, tmp_path, asked, Path("logs")) == expected
     printed = capsys.readouterr().err
     assert said in printed and bool(said) == bool(printed)
 
 
 def test_the_scheduler_and_a_process_alone_note_nothing(tmp_path, monkeypatch):
-    with msrun.noted():
+    with noted():
         pass
-    monkeypatch.setenv(msrun._NOTES, str(tmp_path))
+    monkeypatch.setenv(_NOTES, str(tmp_path))
     monkeypatch.setenv("MS_ROLE", "MS_SCHED")
-    with msrun.noted():
+    with noted():
         pass
     assert not list(tmp_path.iterdir())

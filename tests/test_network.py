@@ -7,9 +7,9 @@ from mindspore import nn
 
 from model import weights
 from pipeline.common.errors import UserError
-from train.config import Model, Optimizer
-from train.network import NETWORKS, build_network
-from train.step import Loss, TrainStep, make_optimizer
+from train.experiment.sections import Model, Optimizer
+from train.loop.step import Loss, TrainStep, make_optimizer
+from train.network.build import NETWORKS, build_network
 
 NARROW = {"stage_channels": (4, 4, 4, 4), "num_classes": 3}
 

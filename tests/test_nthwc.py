@@ -1,4 +1,4 @@
-"""Both layouts of a network against each other on the CPU, where model/nthwc.py moves the channels and back."""
+"""Both layouts of a network against each other on the CPU, where model/channels_last.py moves the channels and back."""
 
 import re
 
@@ -8,15 +8,16 @@ import pytest
 import reference_weights
 from mindspore import nn
 
-from model import nthwc, weights
+from model import channels_last, weights
 from model.r2plus1d import mc3_18, r2plus1d_18, r2plus1d_50, r3d_18
 from pipeline.common.errors import UserError
-from train import checkpoint, export
-from train import network as network_module
-from train.config import Model, Optimizer
-from train.network import build_network
-from train.precision import set_amp_level
-from train.step import Loss, TrainStep, make_optimizer
+from train import export
+from train.experiment.sections import Model, Optimizer
+from train.loop.step import Loss, TrainStep, make_optimizer
+from train.network import build
+from train.network.build import build_network
+from train.network.precision import set_amp_level
+from train.weights import checkpoint
 
 NARROW = {"num_classes": 5, "stage_channels": (8, 8, 16, 16)}  # mid-planes 5, 18, 28, 36: all are padded
 
@@ -28,7 +29,7 @@ def network_of(layout: str, make=r2plus1d_18, **options):
     values |= {name: abs(value) + 0.5 for name, value in values.items() if name.endswith("variance")}
     weights.assign(made, values, source="test")
     if layout == "NTHWC":
-        nthwc.to_nthwc(made)
+        channels_last.to_nthwc(made)
     return made
 
 
@@ -55,18 +56,18 @@ def test_logits_are_the_same_in_both_layouts(clips, make):
 def test_parameters_are_the_same_objects_under_the_same_names():
     network = r2plus1d_18(**NARROW)
     before = weights.parameters(network)
-    nthwc.to_nthwc(network)
+    channels_last.to_nthwc(network)
     after = weights.parameters(network)
     assert list(after) == list(before) and all(after[name] is before[name] for name in before)
     assert [p.name for p in network.trainable_params()] == [p.name for p in r2plus1d_18(**NARROW).trainable_params()]
     padded = {name: p.shape[0] for name, p in network.parameters_and_names() if name.endswith("wide_mean")}
     assert padded["stem.1.wide_mean"] == 8 and len(padded) == 17  # of 5 planes; and of two convolutions of 8 blocks
-    assert all(size % nthwc.PLANES == 0 for size in padded.values())
+    assert all(size % channels_last.PLANES == 0 for size in padded.values())
 
 
 def test_the_published_midplanes_become_multiples_of_eight():
     network = r2plus1d_18()
-    nthwc.to_nthwc(network)
+    channels_last.to_nthwc(network)
     sizes = {p.shape[0] for name, p in network.parameters_and_names() if name.endswith("wide_mean")}
     assert sizes == {48, 232, 464, 928}
 
@@ -158,8 +159,10 @@ def test_an_export_is_of_no_layout(tmp_path, monkeypatch):
 def test_convolutions_over_time_and_space_are_refused_and_nothing_is_changed(make):
     network = make(**NARROW)
     with pytest.raises(ValueError, match="layout NTHWC needs"):
-        nthwc.to_nthwc(network)
-    assert not any(isinstance(cell, (nthwc.Conv, nthwc.BatchNorm)) for _, cell in network.cells_and_names())
+        channels_last.to_nthwc(network)
+    assert not any(
+        isinstance(cell, (channels_last.Conv, channels_last.BatchNorm)) for _, cell in network.cells_and_names()
+    )
 
 
 def test_half_precision_reaches_this_layouts_cells(clips):
@@ -180,16 +183,16 @@ def test_the_layout_is_a_setting_and_auto_is_todays_on_the_cpu():
         made = build_network(Model(**{"stage_channels": (4, 4, 4, 4), "num_classes": 5, **options}))
         return {type(cell) for _, cell in made.cells_and_names()}
 
-    assert nn.Conv3d in cells() and nthwc.Conv not in cells()
-    assert nthwc.Conv in cells(layout="NTHWC") and nn.Conv3d not in cells(layout="NTHWC")
+    assert nn.Conv3d in cells() and channels_last.Conv not in cells()
+    assert channels_last.Conv in cells(layout="NTHWC") and nn.Conv3d not in cells(layout="NTHWC")
     with pytest.raises(UserError, match=r"model \(type R3d18\): layout NTHWC needs"):
         build_network(Model(type="R3d18", layout="NTHWC"))
 
 
 def test_auto_on_a_gpu_is_channels_last_where_the_type_allows_it(monkeypatch):
     made = []
-    monkeypatch.setattr(network_module.ms, "get_context", lambda _key: "GPU")
-    monkeypatch.setattr(network_module.nthwc, "to_nthwc", made.append)
+    monkeypatch.setattr(build.ms, "get_context", lambda _key: "GPU")
+    monkeypatch.setattr(build.channels_last, "to_nthwc", made.append)
     for name, count in (("R3d18", 0), ("R2Plus1d18", 1)):
         build_network(Model(type=name, stage_channels=(4, 4, 4, 4)))
         assert len(made) == count

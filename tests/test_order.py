@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from train import order
+from train.data import batch_order
 
 shards = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(lambda each: np.array(each, np.int32))
 
@@ -11,16 +11,16 @@ shards = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(lambda each: n
 @examples(deadline=None)  # other work on the machine is no fault
 @given(shards, st.integers(0, 3), st.integers(0, 3), st.integers(0, 8))
 def test_an_epoch_is_every_sample_once_and_a_function_of_seed_and_epoch(shard_of, seed, epoch, open_shards):
-    first = order.shuffled(shard_of, seed=seed, epoch=epoch, open_shards=open_shards)
+    first = batch_order.shuffled(shard_of, seed=seed, epoch=epoch, open_shards=open_shards)
     assert sorted(first.tolist()) == list(range(len(shard_of)))
-    again = order.shuffled(shard_of, seed=seed, epoch=epoch, open_shards=open_shards)
+    again = batch_order.shuffled(shard_of, seed=seed, epoch=epoch, open_shards=open_shards)
     assert (first == again).all()
 
 
 @examples(deadline=None)  # other work on the machine is no fault
 @given(shards, st.integers(1, 8))
 def test_no_more_shards_are_open_than_asked(shard_of, open_shards):
-    in_order = shard_of[order.shuffled(shard_of, seed=0, epoch=0, open_shards=open_shards)].tolist()
+    in_order = shard_of[batch_order.shuffled(shard_of, seed=0, epoch=0, open_shards=open_shards)].tolist()
     last = {shard: place for place, shard in enumerate(in_order)}
     opened: set[int] = set()
     for place, shard in enumerate(in_order):
@@ -32,19 +32,19 @@ def test_no_more_shards_are_open_than_asked(shard_of, open_shards):
 
 def test_shuffling_by_shards_mixes_those_that_are_open():
     shard_of = np.repeat(np.arange(40, dtype=np.int32), 50)
-    in_order = shard_of[order.shuffled(shard_of, seed=0, epoch=0, open_shards=8)]
+    in_order = shard_of[batch_order.shuffled(shard_of, seed=0, epoch=0, open_shards=8)]
     batches = in_order[400:1600].reshape(-1, 16)  # away from the ends, where fewer are open
     assert np.mean([len(set(batch.tolist())) for batch in batches]) > 6
-    assert not np.array_equal(in_order, shard_of[order.shuffled(shard_of, seed=0, epoch=1, open_shards=8)])
+    assert not np.array_equal(in_order, shard_of[batch_order.shuffled(shard_of, seed=0, epoch=1, open_shards=8)])
 
 
 @examples(deadline=None)  # other work on the machine is no fault
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 5), st.booleans())
 def test_every_rank_has_as_many_steps_and_together_they_have_the_samples(num_samples, size, world, drop):
-    steps = order.num_batches(num_samples, size, world=world, drop_remainder=drop)
+    steps = batch_order.num_batches(num_samples, size, world=world, drop_remainder=drop)
     mixed = np.random.default_rng(0).permutation(num_samples)
     ranks = [
-        [order.samples_of(mixed, number, size, rank=rank, world=world) for number in range(steps)]
+        [batch_order.samples_of(mixed, number, size, rank=rank, world=world) for number in range(steps)]
         for rank in range(world)
     ]
     seen = np.array(ranks, np.int64).reshape(-1)
@@ -61,6 +61,6 @@ def test_every_rank_has_as_many_steps_and_together_they_have_the_samples(num_sam
 @given(st.integers(1, 4), st.integers(1, 4))
 def test_a_step_takes_the_same_samples_however_many_ranks_share_it(size, world):
     mixed = np.random.default_rng(1).permutation(100)
-    alone = order.samples_of(mixed, 2, size * world)
-    shared = [order.samples_of(mixed, 2, size, rank=rank, world=world) for rank in range(world)]
+    alone = batch_order.samples_of(mixed, 2, size * world)
+    shared = [batch_order.samples_of(mixed, 2, size, rank=rank, world=world) for rank in range(world)]
     assert np.concatenate(shared).tolist() == alone.tolist()

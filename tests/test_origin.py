@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess
-from train.origin import check_class_names, warn_of_other_frames
+from train.weights.compatibility import check_class_names, warn_of_other_frames
 
 PATH = Path("runs/x/ckpt/best.ckpt")
 

@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from train.prefetch import Ahead, Buffers, LoaderError
+from train.data.buffers import Buffers
+from train.data.prefetch import Ahead, LoaderError
 
 
 def ahead(make, count=20, *, num_threads=3, depth=5, timeout_s=5.0):

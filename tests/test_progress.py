@@ -1,14 +1,13 @@
 import numpy as np
 import pytest
 
-from train import progress
-from train.progress import Interval, Remaining, duration
+from train.loop.progress import Interval, Remaining, duration, time
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     return now
 
 

@@ -15,7 +15,8 @@ from pipeline import manifests, preprocess
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.ledger.table import read_ledger
 from pipeline.sample_videos.dataset import make_sample
-from train import check, convert, evaluate, export, infer, train
+from train import check, convert, evaluate, infer, train
+from train.export import main
 
 CONFIG = Path(__file__).parents[1] / "train" / "configs" / "sample.yaml"
 COUNTS = {"train": 16, "val": 6, "test": 3}
@@ -195,7 +196,7 @@ def as_safetensors(run: Path, words: list[str], target: Path) -> Path:
 
 
 def test_a_checkpoint_its_export_and_its_safetensors_score_alike(run, words, folder, capsys):
-    assert export.main(words) == EXIT_OK
+    assert main(words) == EXIT_OK
     said = capsys.readouterr().out
     (path,) = (run / "export").glob("*.mindir")
     assert str(path) in said
@@ -226,7 +227,7 @@ def test_a_checkpoint_its_export_and_its_safetensors_score_alike(run, words, fol
     with pytest.raises(UserError, match=r"mindir\.json: damaged: KeyError\('type'\)"):
         evaluate.main([*words, f"--eval.pretrained_model={path}"])
 
-    assert export.main([*words, "--export.file_formate=ONNX", "--export.batch_size=dynamic"]) == EXIT_OK
+    assert main([*words, "--export.file_formate=ONNX", "--export.batch_size=dynamic"]) == EXIT_OK
     assert "input [None, 3, 8, 56, 56], reloaded and run: largest difference" in capsys.readouterr().out
     content = onnx.load(str(path.with_suffix(".onnx")))
     del facts["sha256"]

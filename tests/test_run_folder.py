@@ -5,14 +5,14 @@ import pytest
 
 from pipeline.common.errors import UserError
 from pipeline.common.settings import Document
-from train import config
-from train.report import series
-from train.run_folder import RunFolder, read_metrics
+from train.experiment.load import load_config
+from train.pictures.charts import series
+from train.runs.run_folder import RunFolder, read_metrics
 
 
 @pytest.fixture(scope="module")
 def settings():
-    return config.load(Document("train/configs/sample.yaml", {}))
+    return load_config(Document("train/configs/sample.yaml", {}))
 
 
 def test_metrics_are_json_for_everyone(settings, tmp_path):

@@ -9,10 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.sample_videos.motion import CLASSES, draw_motion, motion_frames
-from train.augment import Normalize
-from train.config import Model, Optimizer
-from train.network import Predictor, build_network
-from train.step import Loss, TrainStep, make_optimizer
+from train.experiment.sections import Model, Optimizer
+from train.loop.step import Loss, TrainStep, make_optimizer
+from train.network.build import build_network
+from train.network.normalize import Normalize
+from train.network.predictor import Predictor
 
 ms = pytest.importorskip("mindspore")
 

@@ -21,15 +21,19 @@ from make_training import TinyNetwork
 
 from pipeline.common.errors import UserError
 from pipeline.common.settings import Document, SettingsError, to_plain
-from train import evaluate, export, infer, pretrained, runtime, train, trainer
-from train.augment import Normalize
-from train.config import Config, load
-from train.dataset import ClipBatches, iterate
-from train.lr_schedule import learning_rates
-from train.network import build_network
-from train.runtime import World
-from train.step import Loss, TrainStep, make_optimizer
-from train.videos import read_videos
+from train import evaluate, export, infer, train
+from train.data.clip_batches import ClipBatches
+from train.data.loader import iterate
+from train.data.videos import read_videos
+from train.device import select
+from train.device.processes import World
+from train.experiment.load import load_config
+from train.experiment.sections import Config
+from train.loop import trainer
+from train.loop.lr_schedule import learning_rates
+from train.loop.step import Loss, TrainStep, make_optimizer
+from train.network.build import build_network
+from train.network.normalize import Normalize
 
 SEED = Path(__file__).parent / "resources" / "zjut_r2plus1d18.yaml"
 
@@ -107,9 +111,9 @@ def network(config: Config, words: list[str], patch: pytest.MonkeyPatch):
 def device(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     """How MindSpore is set up; what it was asked for is noted instead of done."""
     asked = []
-    patch.setattr(runtime, "_try", lambda *device: asked.append(device) or "")
-    patch.setattr(runtime.ms, "set_context", lambda **options: asked.append(options))
-    runtime.start(config)
+    patch.setattr(select, "_try", lambda *device: asked.append(device) or "")
+    patch.setattr(select.ms, "set_context", lambda **options: asked.append(options))
+    select.start_device(config)
     return asked
 
 
@@ -192,7 +196,7 @@ def picture(config: Config, words: list[str], patch: pytest.MonkeyPatch):
 
 def exported(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     asked = []
-    patch.setattr(pretrained, "load", lambda *_: {})
+    patch.setattr(export, "load_weights", lambda *_: {})
     patch.setattr(export, "export", lambda _net, shape, path, _facts: asked.append((shape, path)) or 0.0)
     patch.setattr(Path, "stat", lambda *_, **__: SimpleNamespace(st_size=0))
     assert export.main([*words, "--export.pretrained_model=x.ckpt"]) == 0
@@ -312,13 +316,13 @@ def test_the_key_is_heard(key, base, tmp_path, monkeypatch, caplog):
         words = ["-c", str(SEED), *(f"--{name}={text}" for name, text in overrides.items())]
         caplog.clear()
         with caplog.at_level(logging.WARNING), monkeypatch.context() as patch:
-            return observe(load(Document(SEED, overrides)), words, patch)
+            return observe(load_config(Document(SEED, overrides)), words, patch)
 
     changed = with_key(base, key, value)
     if isinstance(expected, Refused):
-        load(Document(SEED, base))
+        load_config(Document(SEED, base))
         with pytest.raises(SettingsError) as caught:
-            load(Document(SEED, changed))
+            load_config(Document(SEED, changed))
         assert expected in str(caught.value)
     elif isinstance(expected, Warned):
         seen(base, warnings)

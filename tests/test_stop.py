@@ -11,7 +11,7 @@ from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTER
 # The main thread is in C for some seconds, as it is while a graph runs; Python's own handlers would have to wait.
 PROGRAM = """
 import ctypes, sys
-from train.stop import StopRequests
+from train.device.signals import StopRequests
 
 with StopRequests() as stop:
     stop.training = sys.argv[1] == "training"

@@ -11,10 +11,10 @@ from mindspore import nn
 
 from model import weights
 from model.r2plus1d import r2plus1d_18
-from train import step as step_module
-from train.config import Optimizer
-from train.precision import set_amp_level
-from train.step import Loss, TrainStep, make_optimizer
+from train.experiment.sections import Optimizer
+from train.loop import step as loop_step
+from train.loop.step import Loss, TrainStep, make_optimizer
+from train.network.precision import set_amp_level
 
 CURVE = np.load(Path(__file__).parent / "resources" / "loss_curve.npz")
 
@@ -159,7 +159,7 @@ def test_the_average_follows_the_weights_and_can_take_their_place():
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count_and_the_scale(monkeypatch):
-    monkeypatch.setattr(step_module, "DYNAMIC_SCALE_WINDOW", 2)
+    monkeypatch.setattr(loop_step, "DYNAMIC_SCALE_WINDOW", 2)
     step = linear_step(loss_scale="dynamic", momentum=0.9, ema_decay=0.5)
     kept = (step.loss.network.weight, step.optimizer.moments[0], step.average[0])
     run(step, *BATCHES[2])  # from here on the average is not the weights

@@ -18,12 +18,15 @@ from make_training import NORMALIZE, TinyNetwork, signalling, to_the_waiting_thr
 
 from pipeline.common.errors import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT, UserError
 from pipeline.common.settings import Document
-from train import checkpoint, dropout, report, train, trainer
-from train.config import load
-from train.dataset import ClipBatches
-from train.health import NotFiniteError, OutOfMemoryError
-from train.prefetch import LoaderError
-from train.runtime import World
+from train import train
+from train.data.clip_batches import ClipBatches
+from train.data.prefetch import LoaderError
+from train.device.processes import World
+from train.experiment.load import load_config
+from train.loop import dropout, trainer
+from train.loop.health import NotFiniteError, OutOfMemoryError
+from train.report import main
+from train.weights import checkpoint
 
 # Everything that has a state or is random: groups of batches, a loss scale that moves, an average of the weights.
 STATEFUL = ["--data_loader.group_size=2", "--optimizer.loss_scale=dynamic", "--optimizer.ema_decay=0.9",
@@ -144,7 +147,7 @@ def test_a_stop_in_the_evaluation_is_taken_up_with_the_evaluation(config, tmp_pa
     assert all(tag.encode() in written for tag in (*scalars, "val/acc1", "val/acc5"))
 
     # The same run folder, drawn.
-    assert report.main([*words, "--run", str(run)]) == EXIT_OK
+    assert main([*words, "--run", str(run)]) == EXIT_OK
     assert (run / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -209,7 +212,7 @@ def test_what_is_evaluated_and_kept_when(config, monkeypatch):
         trainer.Trainer, "save", lambda self, best: saved.append((self.progress.epoch, self.progress.best, best))
     )
     overrides = {"train.epochs": "7", "train.eval_epochs": "3", "train.save_checkpoint_epochs": "2"}
-    trainer.Trainer(load(Document(config, overrides)), World(), None).fit()
+    trainer.Trainer(load_config(Document(config, overrides)), World(), None).fit()
     assert made == [3, 6, 7]  # every third, and the last
     assert saved == [(2, -1.0, False), (3, 0.5, True), (4, 0.5, False), (6, 0.5, False), (7, 0.6, True)]
 
@@ -226,7 +229,7 @@ def test_an_evaluation_whose_loss_is_not_finite_is_never_the_best(config, monkey
         trainer.Trainer, "save", lambda self, best: saved.append((self.progress.epoch, self.progress.best, best))
     )
     overrides = {"train.epochs": "3", "train.eval_epochs": "1", "model.num_classes": "5"}
-    trainer.Trainer(load(Document(config, overrides)), World(), None).fit()
+    trainer.Trainer(load_config(Document(config, overrides)), World(), None).fit()
     assert "model.num_classes: got 5, but the ledgers number 3 classes" in caplog.text
     assert saved == [(2, 0.5, True), (3, 0.5, False)]
 
@@ -235,14 +238,14 @@ def test_validation_normalises_as_make_eval_does(config):
     document = Document(config)
     operations = document.values["data_loader"]["eval"]["map"]["operations"]
     operations[-1] = {**operations[-1], "mean": [0.1, 0.2, 0.3]}
-    made = trainer.Trainer(load(document), World(), None)
+    made = trainer.Trainer(load_config(document), World(), None)
     train_shift, shift = (cell.normalize.shift.asnumpy() for cell in (made.train_step.loss, made.predictor))
     np.testing.assert_allclose(shift, -np.array([0.1, 0.2, 0.3]) / 0.2, rtol=1e-6)
     np.testing.assert_allclose(train_shift, -np.full(3, 0.4) / 0.2, rtol=1e-6)
 
 
 def test_going_on_with_other_clips_is_refused(config):
-    made = trainer.Trainer(load(Document(config)), World(), None)
+    made = trainer.Trainer(load_config(Document(config)), World(), None)
     state = json.loads(json.dumps(made._identity()))
     for override, message in (
         ("dataset.shuffle_shards=3", r"data_loader\.train\.dataset\.shuffle_shards was 0 there and is 3 here"),
@@ -256,7 +259,7 @@ def test_going_on_with_other_clips_is_refused(config):
         ("dataset.verify_checksums=true", None),
     ):
         key, _, value = override.partition("=")
-        made.config = load(Document(config, {f"data_loader.train.{key}": value}))
+        made.config = load_config(Document(config, {f"data_loader.train.{key}": value}))
         with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
             made._check_resumable(Path("x.ckpt"), state)
 

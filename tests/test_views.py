@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from train.config import Dataset, Loader
-from train.transforms import Map, Operation
-from train.views import Views
+from train.data.views import Views
+from train.experiment.sections import Dataset, Loader
+from train.experiment.transforms import Map, Operation
 
 STORED = (128, 171)
 

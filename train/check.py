@@ -9,27 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import train
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
-from train.config import SECTION_CLASSES, Config, load
-
-
-class DeviceError(UserError):
-    """The device asked for cannot be used on this machine."""
-
-
-def check_request(config: Config) -> None:
-    """Refuse what cannot be had.
-
-    Raises:
-        DeviceError: a GPU is asked for, and cannot be used here.
-        UserError: a file of weights is not there.
-    """
-    if config.device_target == "GPU" and train.GPU_FAULT:
-        raise DeviceError(f"device_target: got GPU, but {train.GPU_FAULT}; or use --device_target=CPU")
-    if config.train.pre_trained and not Path(config.train.pretrained_model).is_file():
-        raise UserError(f"train.pretrained_model: got {config.train.pretrained_model!r}, which is not there")
+from train.device.request import check_request
+from train.experiment.load import SECTION_CLASSES, load_config
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--resume", help="as of train.train")
     parser.add_argument("--ckpt", help="weights that are to be used")
     args, document = cli.parse(parser, argv)
-    check_request(load(document))
+    check_request(load_config(document))
     if args.ckpt and not Path(args.ckpt).is_file():
         raise UserError(f"{args.ckpt}: no such checkpoint")
     return EXIT_OK

@@ -20,9 +20,11 @@ from model import weights
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.common.settings import build
-from train import checkpoint, pretrained, weight_files
-from train.config import Model, Train
-from train.network import build_network
+from train.experiment.sections import Model, Train
+from train.network.build import build_network
+from train.weights import checkpoint
+from train.weights.files import write_safetensors
+from train.weights.load import MisfitError, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,8 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
     np.random.seed(train.seed)
     network = build_network(model)
     try:
-        facts = pretrained.load(source, network, head=train.head)
-    except pretrained.MisfitError as error:
+        facts = load_weights(source, network, head=train.head)
+    except MisfitError as error:
         for fault in error.faults:
             log.error("%s", fault)
         raise
@@ -55,7 +57,7 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
         checkpoint.save_weights(target, network, facts)
     else:
         arrays = {weights.torchvision_name(name): p.asnumpy() for name, p in weights.parameters(network).items()}
-        weight_files.write_safetensors(target, arrays, facts)
+        write_safetensors(target, arrays, facts)
     count = sum(parameter.size for parameter in network.get_parameters())
     return f"{target}: {model.type}, {model.num_classes} classes, {count:,} values from {source}"
 

@@ -22,8 +22,10 @@ import model
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, EXIT_USAGE
 from pipeline.shards.hdf5 import h5py
-from train import GPU_FAULT, gpu
-from train.config import SECTION_CLASSES, Config, load
+from train import GPU_FAULT
+from train.device import nvidia
+from train.experiment.load import SECTION_CLASSES, load_config
+from train.experiment.sections import Config
 
 _GIB = 2**30
 _LOW_DISK_BYTES = 5 * _GIB
@@ -84,8 +86,8 @@ def _gpu(asked_for: bool) -> Iterator[Finding]:
     """
     driver = None
     try:
-        driver = gpu.Driver()
-    except gpu.GpuError as error:
+        driver = nvidia.Driver()
+    except nvidia.GpuError as error:
         if asked_for:
             yield Finding("NVIDIA driver", "missing", f"{error}; device_target is GPU, auto would take the CPU")
         else:
@@ -95,20 +97,20 @@ def _gpu(asked_for: bool) -> Iterator[Finding]:
         for card in driver.cards:
             yield Finding("card", "ok", f"{card.name}, {card.memory_bytes / _GIB:.0f} GiB, {_kernels(card)}")
     try:
-        gpu.find_libraries()
-    except gpu.GpuError as error:
+        nvidia.find_libraries()
+    except nvidia.GpuError as error:
         yield Finding("NVIDIA libraries", "missing" if driver or asked_for else "none", str(error))
     else:
-        versions = [f"{_short(name)} {importlib.metadata.version(name)}" for name, _, _ in gpu.LIBRARIES]
+        versions = [f"{_short(name)} {importlib.metadata.version(name)}" for name, _, _ in nvidia.LIBRARIES]
         yield Finding("NVIDIA libraries", "ok", ", ".join(versions))
     if driver is not None:
         fault = (
-            f"no: {GPU_FAULT}" if GPU_FAULT else f"{gpu.PLUGIN}; compiled kernels in {os.environ['CUDA_CACHE_PATH']}"
+            f"no: {GPU_FAULT}" if GPU_FAULT else f"{nvidia.PLUGIN}; compiled kernels in {os.environ['CUDA_CACHE_PATH']}"
         )
         yield Finding("MindSpore on GPU", "missing" if GPU_FAULT else "ok", fault)
 
 
-def _kernels(card: gpu.Card) -> str:
+def _kernels(card: nvidia.Card) -> str:
     major, minor = card.capability
     compiled = (6, 0) <= card.capability <= (8, 0)
     return f"compute capability {major}.{minor}, " + (
@@ -167,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     _args, document = cli.parse(cli.parser(__doc__ or "", sections=SECTION_CLASSES), argv)
     cli.set_up_logging()
     missing = 0
-    for finding in examine(load(document)):
+    for finding in examine(load_config(document)):
         print(f"{finding.what:18} {finding.state:8} {finding.said}")
         missing += finding.state == "missing"
     return EXIT_USAGE if missing else EXIT_OK

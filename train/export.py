@@ -9,145 +9,33 @@ and only its own tools run it, so it is written on such a device only, and not c
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
-import numpy as np
-import onnx
-import onnxruntime
-from mindspore import nn
-from numpy.typing import NDArray
 
-from model.r2plus1d import VideoResNet
 from pipeline.common import cli
-from pipeline.common.errors import EXIT_OK, EXIT_UNEXPECTED, UserError
-from pipeline.common.settings import to_plain
-from train import checkpoint, onnx_graph, pretrained, runtime
-from train.config import SECTION_CLASSES, Config, load
-from train.exported import facts_path
-from train.network import build_network
-from train.run_folder import runs_root
+from pipeline.common.errors import EXIT_OK, UserError
+from train.device.select import start_device
+from train.experiment.load import SECTION_CLASSES, load_config
+from train.network.build import build_network
+from train.runs.run_folder import runs_root
+from train.weights import checkpoint
+from train.weights.export import Shape, _input, export, metadata
+from train.weights.load import load_weights
+from train.weights.mindir import facts_path
 
 log = logging.getLogger(__name__)
-
-# Largest difference of a logit, relative to the largest logit, between the network and the file it was exported to.
-TOLERANCE = 1e-4
-
-Shape = tuple[int | None, int, int, int, int]
-"""(N, 3, T, H, W) of what a file takes; N is None where it takes any number of clips."""
-
-
-class ExportError(UserError):
-    """The exported file does not compute what the network does."""
-
-    exit_code = EXIT_UNEXPECTED
-
-
-def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> float:
-    """Export, run the file on random clips, and write `facts` beside it; returns the difference found.
-
-    The file appears under its name only once it has been run and agrees.
-
-    Args:
-        network: evaluated, not trained.
-        shape: of the clips.
-        path: ends in .mindir or .onnx, which says the form.
-        facts: what a user of the file needs to know; its SHA-256 is added.
-
-    Raises:
-        ExportError: the reloaded graph's logits differ by more than TOLERANCE.
-    """
-    write, read = {".mindir": (_write_mindir, _read_mindir), ".onnx": (_write_onnx, _read_onnx)}[path.suffix]
-    network.set_train(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")  # MindSpore insists on the ending
-    try:
-        write(network, shape, temporary, facts)
-        temporary.chmod(0o644)
-        run = read(temporary)
-        difference = _difference(network, run, shape)
-        if not difference <= TOLERANCE:
-            raise ExportError(f"{path}: not written: its logits differ by {difference:.2e} (allowed {TOLERANCE:g})")
-        with open(temporary, "rb") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    checkpoint.write_json(facts_path(path), {**facts, "sha256": digest})
-    return difference
-
-
-def _difference(network: nn.Cell, run: Callable[[NDArray], NDArray], shape: Shape) -> float:
-    """Largest difference of a logit between the network and a file, relative to the largest logit.
-
-    A file for any number of clips is run on two numbers of them.
-    """
-    sizes = (3, 1) if shape[0] is None else (shape[0],)
-    clips = np.random.default_rng(0).standard_normal((sizes[0], *shape[1:])).astype(np.float32)
-    expected = network(ms.Tensor(clips)).asnumpy()
-    differences = [np.abs(run(clips[:size]) - expected[:size]).max() for size in sizes]
-    return float(max(differences) / max(np.abs(expected).max(), 1e-12))
-
-
-def _input(shape: Shape) -> ms.Tensor:
-    return ms.Tensor(shape=list(shape), dtype=ms.float32) if shape[0] is None else ms.ops.zeros(shape, ms.float32)
-
-
-def _write_mindir(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> None:
-    ms.export(network, _input(shape), file_name=str(path), file_format="MINDIR")
-
-
-def _read_mindir(path: Path) -> Callable[[NDArray], NDArray]:
-    graph = nn.GraphCell(ms.load(str(path)))
-    return lambda clips: graph(ms.Tensor(clips)).asnumpy()
-
-
-def _write_onnx(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> None:
-    onnx.save(onnx_graph.build(network, shape, facts), str(path))
-
-
-def _read_onnx(path: Path) -> Callable[[NDArray], NDArray]:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda clips: session.run(None, {name: clips})[0]
-
-
-def metadata(config: Config, state: dict[str, Any], shape: Shape, source: Path) -> dict[str, Any]:
-    """What a user of the file needs: input layout, normalisation, clip length, recipe, classes."""
-    normalize = config.data_loader.eval.map.find("VideoNormalize")
-    return {
-        "checkpoint": source.name,
-        "input": {"layout": "NCTHW", "shape": list(shape), "dtype": "float32"},
-        "normalisation": {
-            "scale": 1 / 255,
-            "mean": to_plain(normalize and normalize.mean),
-            "std": to_plain(normalize and normalize.std),
-        },
-        "clip": {
-            "num_frames": shape[2],
-            "mode": config.data_loader.eval.dataset.seq_mode,
-            "interval": config.data_loader.eval.dataset.frame_interval,
-        },
-        "recipe": state.get("recipe") or config.preprocess.stored(),
-        "model": to_plain(config.model),
-        "classes": state.get("classes", []),
-    }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Export and print where the file is."""
     _args, document = cli.parse(cli.parser(__doc__ or "", sections=SECTION_CLASSES), argv)
     cli.set_up_logging()
-    config = load(document)
+    config = load_config(document)
     options = config.export
-    device = runtime.start(config)
+    device = start_device(config)
     if options.file_formate == "AIR" and device != "Ascend":
         raise UserError(
             f"export.file_formate: AIR can only be written on an Ascend device, this one is {device}; "
@@ -155,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     source = Path(options.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
     network = build_network(replace(config.model, layout="NCTHW"))  # its operators are known everywhere
-    state = pretrained.load(source, network)
+    state = load_weights(source, network)
     shape: Shape = (
         None if options.batch_size == "dynamic" else options.batch_size, options.input_channel,
         config.data_loader.eval.dataset.seq, options.image_height, options.image_width,

@@ -12,58 +12,23 @@ from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.decoding.container import DecodeError
 from pipeline.decoding.decode import decode_video
 from pipeline.labels.class_ids import frozen_classes
-from train import checkpoint, runtime
-from train.config import SECTION_CLASSES, Config, load
-from train.metrics import log_softmax
-from train.network import load_predictor
-from train.run_folder import runs_root
-from train.views import Views
+from train.data.views import views_of
+from train.device.select import start_device
+from train.evaluation.metrics import log_softmax
+from train.experiment.load import SECTION_CLASSES, load_config
+from train.experiment.sections import Config
+from train.network.predictor import load_predictor
+from train.pictures.clips import write_gif
+from train.runs.run_folder import runs_root
+from train.weights import checkpoint
 
 log = logging.getLogger(__name__)
-
-_GIF_SCALE = 2  # a stored frame of 128 x 171 is small on a screen
-
-
-def views(frames: NDArray[np.uint8], config: Config) -> NDArray[np.uint8]:
-    """The views evaluation would take of a video: (num_views, T, H, W, 3) uint8 out of (frames, height, width, 3)."""
-    loader = config.data_loader.eval
-    chosen = Views(loader, (frames.shape[1], frames.shape[2]), config.train.seed)
-    height, width = chosen.crop
-    clips = np.empty((chosen.num_views, loader.dataset.seq, height, width, 3), np.uint8)
-    cuts = chosen.cuts(np.arange(chosen.num_views), np.full(chosen.num_views, len(frames)))
-    for clip, indices, top, left in zip(clips, cuts.frames, cuts.top, cuts.left, strict=True):
-        clip[:] = frames[indices, top : top + height, left : left + width]
-    return clips
-
-
-def write_gif(path: Path, frames: NDArray[np.uint8], caption: str, fps: float) -> None:
-    """Write frames (T, H, W, 3) as a looping GIF with `caption` on a dark strip above them."""
-    pages = []
-    for frame in frames:
-        picture = Image.fromarray(frame).resize((frame.shape[1] * _GIF_SCALE, frame.shape[0] * _GIF_SCALE))
-        page = Image.new("RGB", (picture.width, picture.height + 24), (24, 24, 24))
-        page.paste(picture, (0, 24))
-        ImageDraw.Draw(page).text((6, 5), caption, fill=(255, 255, 255), font_size=14)
-        pages.append(page.quantize(128))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pages[0].save(
-        temporary,
-        format="GIF",
-        save_all=True,
-        append_images=pages[1:],
-        duration=max(round(1000 / fps), 20),
-        loop=0,
-    )
-    temporary.replace(path)
 
 
 def _frozen_names(config: Config) -> list[str]:
@@ -76,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """Predict, print the best five classes, and write the GIF."""
     _args, document = cli.parse(cli.parser(__doc__ or "", sections=SECTION_CLASSES), argv)
     cli.set_up_logging()
-    config = load(document)
+    config = load_config(document)
     video_path = Path(config.infer.image_path)
     if not config.infer.image_path or not video_path.is_file():
         raise UserError(
@@ -86,10 +51,10 @@ def main(argv: list[str] | None = None) -> int:
         video = decode_video(video_path, config.preprocess)
     except DecodeError as error:
         raise UserError(f"{video_path}: cannot be decoded: {error}") from None
-    runtime.start(config)
+    start_device(config)
     path = Path(config.infer.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
     predictor, facts = load_predictor(config, path)
-    logits = predictor(Tensor(views(video.frames, config))).asnumpy()
+    logits = predictor(Tensor(views_of(video.frames, config))).asnumpy()
     probabilities = np.exp(log_softmax(logits)).mean(axis=0)
     names = facts.get("classes") or _frozen_names(config)
     best = np.argsort(-probabilities, kind="stable")[:5]

@@ -17,12 +17,15 @@ from pathlib import Path
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, ShardError
-from train import checkpoint, msrun, runtime
-from train.config import SECTION_CLASSES, load
-from train.prefetch import LoaderError
-from train.run_folder import RunFolder, runs_root
-from train.stop import Stopped, StopRequests
-from train.trainer import Trainer
+from train.data.prefetch import LoaderError
+from train.device.launch import noted
+from train.device.processes import join_world
+from train.device.select import environment, start_device
+from train.device.signals import StopRequests, TrainingStopped
+from train.experiment.load import SECTION_CLASSES, load_config
+from train.loop.trainer import Trainer
+from train.runs.run_folder import RunFolder, runs_root
+from train.weights import checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +36,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--resume", metavar="auto|FILE", help="go on with the newest run, or with this checkpoint")
     args, document = cli.parse(parser, argv)
     cli.set_up_logging()
-    config = load(document)
+    config = load_config(document)
     root = runs_root(config, document)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequests())
-        device = runtime.start(config)
-        world = runtime.join_world(config)
+        device = start_device(config)
+        world = join_world(config)
         checkpoints = checkpoints_to_resume(root, args.resume)
         run = None
         if world.rank == 0:
-            facts = {**runtime.environment(device), "devices": world.size, "command": sys.argv}
+            facts = {**environment(device), "devices": world.size, "command": sys.argv}
             run = stack.enter_context(
                 RunFolder(root, config, facts, checkpoints[0].parent.parent if checkpoints else None)
             )
@@ -51,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         trainer.resume(checkpoints)
         try:
             summary = trainer.fit()
-        except Stopped as stopped:
+        except TrainingStopped as stopped:
             log.warning("stopped after step %d; go on with --resume auto", trainer.progress.step)
             return stopped.exit_code
         except (LoaderError, ShardError):
@@ -90,5 +93,5 @@ def checkpoints_to_resume(root: Path, asked: str | None) -> list[Path]:
 
 
 if __name__ == "__main__":
-    with msrun.noted():
+    with noted():
         cli.run(main)

@@ -51,10 +51,11 @@ from pipeline.shards.encoding import encode  # noqa: E402
 from pipeline.shards.reader import ShardReader  # noqa: E402
 from pipeline.shards.store import read_outcomes  # noqa: E402
 from pipeline.shards.writer import ShardWriter
-from train.config import Dataset, Loader  # noqa: E402
-from train.dataset import ClipBatches, iterate  # noqa: E402
-from train.transforms import Map, Operation  # noqa: E402
-from train.videos import read_videos  # noqa: E402
+from train.data.clip_batches import ClipBatches
+from train.data.loader import iterate  # noqa: E402
+from train.data.videos import read_videos  # noqa: E402
+from train.experiment.sections import Dataset, Loader  # noqa: E402
+from train.experiment.transforms import Map, Operation  # noqa: E402
 
 NUM_FRAMES, CLIP_LEN, CROP, BATCH, THREADS = 150, 16, (112, 112), 16, 2
 CLIP_SHAPE = (CLIP_LEN, *CROP, 3)

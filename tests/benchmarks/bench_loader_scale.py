@@ -48,10 +48,11 @@ import resource, sys, time
 import model
 from pathlib import Path
 from pipeline.common.recipe import Preprocess
-from train.config import Dataset, Loader
-from train.transforms import Map, Operation
-from train.dataset import ClipBatches, iterate
-from train.videos import read_videos
+from train.experiment.sections import Dataset, Loader
+from train.experiment.transforms import Map, Operation
+from train.data.clip_batches import ClipBatches
+from train.data.loader import iterate
+from train.data.videos import read_videos
 
 def mib(kind):
     return int(Path("/proc/self/status").read_text().split(kind + ":")[1].split()[0]) // 1024

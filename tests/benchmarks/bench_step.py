@@ -27,8 +27,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 from model.r2plus1d import r2plus1d_18
-from train.config import Optimizer
-from train.step import Loss, TrainStep, make_optimizer
+from train.experiment.sections import Optimizer
+from train.loop.step import Loss, TrainStep, make_optimizer
 
 ms.set_context(mode=ms.GRAPH_MODE)
 network = r2plus1d_18(num_classes=400)

@@ -39,13 +39,14 @@ from numpy.typing import NDArray  # noqa: E402
 
 from model.r2plus1d import r2plus1d_18  # noqa: E402
 from pipeline.common.settings import Document, to_plain  # noqa: E402
-from train import checkpoint  # noqa: E402
-from train.config import Optimizer, load  # noqa: E402
-from train.dataset import Batch  # noqa: E402
-from train.progress import Interval  # noqa: E402
-from train.runtime import World  # noqa: E402
-from train.step import Loss, TrainStep, make_optimizer  # noqa: E402
-from train.trainer import Trainer  # noqa: E402
+from train.data.clip_batches import Batch  # noqa: E402
+from train.device.processes import World  # noqa: E402
+from train.experiment.load import load_config  # noqa: E402
+from train.experiment.sections import Optimizer
+from train.loop.progress import Interval  # noqa: E402
+from train.loop.step import Loss, TrainStep, make_optimizer  # noqa: E402
+from train.loop.trainer import Trainer  # noqa: E402
+from train.weights import checkpoint  # noqa: E402
 
 SAMPLE = ROOT / "train" / "configs" / "sample.yaml"
 MANY_CLIPS = {"data_loader.train.dataset.num_clips": "16"}  # an epoch outlasts the measurement
@@ -137,7 +138,7 @@ def streaming_full(folder: Path) -> None:
 def take_turns(name: str, document: Document, *, block: int, pairs: int) -> None:
     """Hold each streamed block against the mean of the resident blocks around it, and print the ratios."""
     ms.set_context(mode=ms.GRAPH_MODE)
-    training = Turns(load(document), World(), None)
+    training = Turns(load_config(document), World(), None)
     training.take_turns(block, pairs)
     resident, streamed = np.array(training.resident), np.array(training.streamed)
     ratios = (resident[:-1] + resident[1:]) / 2 / streamed

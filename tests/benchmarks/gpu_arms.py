@@ -120,27 +120,29 @@ class MindSpore:
     """The arms of this project."""
 
     def __init__(self, arm: Arm, device: str) -> None:
-        from train import gpu
-        from train.runtime import choose_convolutions
+        from train.device import nvidia
+        from train.device.select import choose_convolutions
 
         self.ms, self.arm = open_mindspore(device), arm
         self.ms.set_context(jit_config={"jit_level": arm.jit})
         self.facts = {"mindspore": self.ms.__version__, "device": device}
         if device == "GPU":
             choose_convolutions(arm.convolutions)
-            driver, cudnn = gpu.Driver(), importlib.metadata.version("nvidia-cudnn-cu11")
+            driver, cudnn = nvidia.Driver(), importlib.metadata.version("nvidia-cudnn-cu11")
             self.facts |= {"device": driver.cards[0].name, "driver": f"{driver.version}, CUDA {driver.cuda}"}
             self.facts["MindSpore's cuDNN"] = cudnn
         self.network = self._build(arm.layout, arm.precision)
 
     def _build(self, layout: str, precision: str) -> Any:
-        from model import nthwc, weights
-        from train.config import Model
-        from train.network import build_network
-        from train.precision import set_amp_level
+        from model import channels_last, weights
+        from train.experiment.sections import Model
+        from train.network.build import build_network
+        from train.network.precision import set_amp_level
 
         if layout in ("unpadded", "unfused"):
-            nthwc.PLANES, nthwc.FUSE, layout = (1, True, "NTHWC") if layout == "unpadded" else (8, False, "NTHWC")
+            channels_last.PLANES, channels_last.FUSE, layout = (
+                (1, True, "NTHWC") if layout == "unpadded" else (8, False, "NTHWC")
+            )
         network = build_network(Model(num_classes=NUM_CLASSES, layout=layout))
         names = {name: weights.torchvision_name(name) for name in weights.parameters(network)}
         shapes = [(names[name], tuple(p.shape)) for name, p in weights.parameters(network).items()]
@@ -168,10 +170,10 @@ class MindSpore:
     def prepare(self, batch: int, shape: tuple[int, int, int]) -> Run:
         from mindspore import nn
 
-        from train.augment import Normalize
-        from train.config import Optimizer
-        from train.network import Predictor
-        from train.step import Loss, TrainStep, make_optimizer
+        from train.experiment.sections import Optimizer
+        from train.loop.step import Loss, TrainStep, make_optimizer
+        from train.network.normalize import Normalize
+        from train.network.predictor import Predictor
 
         on_host = self.arm.feed == "float32"
         normalize = nn.Identity() if on_host else Normalize(MEAN, STD)
@@ -308,17 +310,18 @@ def copy_bandwidth(device: str, num_bytes: int, rounds: int) -> float:
 def streamed_over_resident(arm: Arm, device: str, config_path: str, overrides: list[str], rounds: int) -> float:
     """Clips a second out of shards over those of a batch that stays on the device, in turns, one epoch at a time."""
     from pipeline.common.settings import Document
-    from train import config as configuration
+    from train.experiment.load import load_config
 
     words = dict(word.removeprefix("--").split("=", 1) for word in overrides)
-    config = configuration.load(Document(config_path, words))
+    config = load_config(Document(config_path, words))
     ms = open_mindspore(device)
-    from train.augment import Normalize
-    from train.dataset import ClipBatches, iterate
-    from train.network import build_network
-    from train.precision import set_amp_level
-    from train.step import Loss, TrainStep, make_optimizer
-    from train.videos import read_videos
+    from train.data.clip_batches import ClipBatches
+    from train.data.loader import iterate
+    from train.data.videos import read_videos
+    from train.loop.step import Loss, TrainStep, make_optimizer
+    from train.network.build import build_network
+    from train.network.normalize import Normalize
+    from train.network.precision import set_amp_level
 
     loader = config.data_loader.train
     videos = read_videos(config.preprocess, loader.dataset.split)

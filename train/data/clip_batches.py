@@ -1,0 +1,238 @@
+"""Batches of clips out of shards, through MindSpore's GeneratorDataset.
+
+One item of the GeneratorDataset is one whole batch, copied by a thread straight out of the shards into the
+batch's memory, each clip in one call that does not hold the GIL.  Threads share that memory, so `/dev/shm` is not used
+at all.  Which frames, crop and flip a sample gets is a function of (seed, epoch, sample number) alone, so neither the
+number of workers nor a restart changes what is trained on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.errors import ShardError, UserError
+from pipeline.common.recipe import Preprocess
+from pipeline.shards.reader import ShardReader
+from train.data import batch_order
+from train.data.buffers import Buffers
+from train.data.clip_sampling import as_ranges
+from train.data.videos import Videos
+from train.data.views import Views
+from train.experiment.sections import Dataset, Loader
+
+log = logging.getLogger(__name__)
+
+# Shards a process keeps mapped or open: far below the usual limits, enough for every shard in use.
+MAX_OPEN_SHARDS = 256
+# Clips whose places are worked out at once: numpy takes about as long for 16 as for 256, and holds the GIL meanwhile.
+PLANNED_CLIPS = 256
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int64]]
+
+
+class _Plan(NamedTuple):
+    """What B batches of N clips are made of.
+
+    Attributes:
+        samples: (B, N) sample numbers, -1 where there is none.
+        labels: (B, N), -1 where there is none.
+        cuts: of each clip its video, shard, frames, top, left, and whether it is mirrored.
+    """
+
+    samples: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    cuts: list[tuple[int, int, range | list[int], int, int, bool]]
+
+
+class ClipBatches:
+    """The batches of one epoch on one rank.
+
+    A sample is one view (clip and crop) of one video.  Training shuffles the samples and leaves out the few that do
+    not fill a batch on every rank (others every epoch); evaluation takes all of them in order and fills up the last
+    batches with sample -1, so that every batch has one shape, every rank has as many, and no sample is lost.
+
+    Args:
+        videos: what to draw from.
+        loader: the `data_loader.train` or `data_loader.eval` section.
+        settings: the recipe that the shards must have.
+        seed: of order and augmentation.
+        drop_remainder: leave out the last incomplete batch instead of filling it up.
+        rank: which of the processes that train together this is.
+        world: how many there are; `batch_size` is each one's own.
+
+    Attributes:
+        num_batches: in an epoch, on each rank.
+        read_ahead: have the kernel read all clips of a batch at once before they are copied: chosen by `set_epoch`
+            when the shards do not fit into memory, and in the first epoch, when they may not be in there yet.
+    """
+
+    def __init__(
+        self,
+        videos: Videos,
+        loader: Loader,
+        settings: Preprocess,
+        *,
+        seed: int,
+        drop_remainder: bool,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.videos = videos
+        self.options: Dataset = loader.dataset
+        self.views = Views(loader, (settings.height, settings.width), seed)
+        self._recipe_sha256 = settings.fingerprint()
+        self._seed, self._rank, self._world = seed, rank, world
+        memory = free_memory_bytes()
+        self._fits = videos.nbytes < memory
+        self._stay_mapped = self._fits and len(videos.shards) <= MAX_OPEN_SHARDS
+        self._begun, self.read_ahead = False, True
+        log.info(
+            "%s: %.1f GiB of frames in %d shards, %.1f GiB of memory free: %s; read ahead %s",
+            videos.identity, videos.nbytes / 2**30, len(videos.shards), memory / 2**30,
+            "mapped" if self._stay_mapped else "raw clips without gaps are read with preadv, others mapped",
+            "in the first epoch" if self._fits else "in every epoch, since the page cache cannot hold them",
+        )  # fmt: skip
+        num_samples = len(videos.video_ids) * self.views.num_views
+        size = self.options.batch_size
+        self.num_batches = batch_order.num_batches(num_samples, size, world=world, drop_remainder=drop_remainder)
+        if not self.num_batches:
+            raise UserError(
+                f"data_loader.train.dataset.batch_size: got {size}{f' on {world} ranks' if world > 1 else ''}, but "
+                f"{videos.identity} has only {num_samples} clips an epoch"
+            )
+        self._buffers = Buffers((size, self.options.seq, *self.views.crop, 3))
+        self._known: dict[int, ShardReader] = {}  # every shard met: its tables are small, and no file is open
+        self._in_use: OrderedDict[int, ShardReader] = OrderedDict()  # copies with a file, the least recently used first
+        self._rows = np.full(len(videos.video_ids), -1, np.int32)  # of each video in its shard, once that is open
+        self._verified = np.zeros(len(videos.video_ids), bool)
+        self._lock = threading.Lock()  # of the readers
+        self._planning = threading.Lock()
+        self._batches_planned = max(1, PLANNED_CLIPS // size)
+        self._plan: Callable[[int], _Plan]  # of a block of batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (0-based): which clips, in which order; before the first batch is asked for."""
+        self.read_ahead = not (self._fits and self._begun)
+        self._begun = True
+        num_views, options = self.views.num_views, self.options
+        ordered = np.arange(len(self.videos.video_ids) * num_views)
+        if options.shuffle:
+            shard_of = np.repeat(self.videos.shard_of, num_views)
+            ordered = batch_order.shuffled(shard_of, seed=self._seed, epoch=epoch, open_shards=options.shuffle_shards)
+        # As many blocks are kept as the threads may be at, and those batches that wait.
+        blocks = 2 + (options.num_parallel_workers + 6) // self._batches_planned
+        self._plan = functools.lru_cache(maxsize=blocks)(functools.partial(self._plan_of, ordered, epoch))
+
+    def batch(self, number: int) -> Batch:
+        """Batch `number` of the epoch: clips (N, T, H, W, 3) uint8, labels (N,) int32, sample numbers (N,) int64.
+
+        Raises:
+            UserError: a shard is missing, damaged, or of another recipe.
+        """
+        block, place = divmod(number, self._batches_planned)
+        size = self.options.batch_size
+        with self._planning:  # or every thread would plan the block that all wait for
+            plan = self._plan(block)
+        cuts = plan.cuts[place * size : (place + 1) * size]
+        clips = self._buffers.take()
+        readers = []
+        video = -1
+        try:
+            with self._lock:
+                for video, shard, *_rest in cuts:  # noqa: B007  an error names the video
+                    readers.append(self._reader(shard))
+            rows = self._rows[[cut[0] for cut in cuts]].tolist()
+            places = list(zip(cuts, readers, rows, strict=True))
+            if self.read_ahead:
+                for (video, _, frames, *_), reader, row in places:  # noqa: B007  as above
+                    reader.read_ahead(row, frames)
+            for ((video, _, frames, top, left, flip), reader, row), clip in zip(places, clips, strict=False):
+                if self.options.verify_checksums and not self._verified[video]:
+                    reader.verify(row)
+                    self._verified[video] = True
+                reader.copy_clip(row, frames, top, left, clip, flip=flip)
+        except ShardError as error:
+            raise ShardError(f"video {self.videos.video_ids[video]}: {error}") from None
+        clips[len(cuts) :] = 0
+        return clips, plan.labels[place], plan.samples[place]
+
+    def _plan_of(self, ordered: NDArray[np.int64], epoch: int, block: int) -> _Plan:
+        begin = block * self._batches_planned
+        numbers = range(begin, min(begin + self._batches_planned, self.num_batches))
+        size, rank, world = self.options.batch_size, self._rank, self._world
+        samples = np.stack([batch_order.samples_of(ordered, each, size, rank=rank, world=world) for each in numbers])
+        real = samples[samples >= 0]  # all but the very last ones
+        videos = real // self.views.num_views
+        labels = np.full(samples.shape, -1, np.int32)
+        labels[samples >= 0] = self.videos.label_ids[videos]
+        frames, *places = self.views.cuts(real, self.videos.num_frames[videos], epoch)
+        columns = [videos.tolist(), self.videos.shard_of[videos].tolist(), as_ranges(frames)]
+        columns += [each.tolist() for each in places]
+        return _Plan(samples, labels, list(zip(*columns, strict=True)))
+
+    def batch_nbytes(self) -> int:
+        """Bytes of one batch's clips."""
+        return int(np.prod((self.options.batch_size, self.options.seq, *self.views.crop, 3)))
+
+    def _reader(self, shard: int) -> ShardReader:
+        """Asked by one thread at a time."""
+        reader = self._in_use.get(shard)
+        if reader is not None:
+            self._in_use.move_to_end(shard)
+            return reader
+        if shard not in self._known:
+            self._known[shard] = self._open(shard)
+        reader = self._in_use[shard] = copy.copy(self._known[shard])
+        reader.mapped = self._stay_mapped
+        if len(self._in_use) > MAX_OPEN_SHARDS:  # a batch in flight keeps its own reference to the reader
+            self._in_use.popitem(last=False)
+        return reader
+
+    def _open(self, shard: int) -> ShardReader:
+        """Open a shard for the first time, and hold it against the configuration and the ledger."""
+        path = self.videos.shards[shard]
+        reader = ShardReader(path)
+        if reader.recipe_sha256 != self._recipe_sha256:
+            raise ShardError(
+                f"{path}: made by another recipe than this configuration's `preprocess` section; use its "
+                "configuration, or another preprocess.store and run `make preprocess`"
+            )
+        for video in np.flatnonzero(self.videos.shard_of == shard).tolist():
+            row = reader.row_of(self.videos.video_ids[video])
+            there = (int(reader.num_frames[row]), int(reader.crc32[row]))
+            said = (int(self.videos.num_frames[video]), int(self.videos.crc32[video]))
+            if there != said:
+                raise ShardError(
+                    f"{path}: {self.videos.video_ids[video]}: {there[0]} frames with CRC-32 {there[1]:08x}, but its "
+                    f"ledger says {said[0]} with {said[1]:08x}; run `make manifests`"
+                )
+            self._rows[video] = row
+        return reader
+
+
+def free_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that this process could still use, the page cache's included: of the machine, or of its cgroup.
+
+    Of the cgroup's, active pages of files count too: those of shards are, once a second epoch has read them.
+    """
+    with open("/proc/meminfo", encoding="ascii") as file:
+        facts = dict(line.split(":") for line in file)
+    free = int(facts["MemAvailable"].split()[0]) * 1024
+    with contextlib.suppress(OSError, ValueError):  # no cgroup, or `max`
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+        pages = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        used -= int(pages["inactive_file"]) + int(pages["active_file"])
+        free = min(free, limit - used)
+    return free

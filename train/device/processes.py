@@ -1,0 +1,61 @@
+"""The processes that train together, one a device; MindSpore's msrun starts them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore import communication
+
+from pipeline.common.errors import UserError
+from train.device.signals import end_with_parent
+from train.experiment.sections import Config
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, one a device.
+
+    Attributes:
+        rank: which of them this is; number 0 logs and saves.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+
+def under_msrun() -> bool:
+    """Whether MindSpore's msrun started this process as one of several."""
+    return "MS_ROLE" in os.environ
+
+
+def join_world(config: Config) -> World:
+    """Meet the other processes that msrun started; alone without `train.run_distribute`.
+
+    msrun starts its scheduler as one more process of the same command: that one does not come back from here.
+
+    Raises:
+        UserError: `train.run_distribute` and the way this process was started do not go together.
+    """
+    if config.train.run_distribute != under_msrun():
+        raise UserError(
+            f"train.run_distribute: got {str(config.train.run_distribute).lower()}, but this process was "
+            f"{'' if under_msrun() else 'not '}started by msrun; run `make train DEVICES=N`"
+        )
+    if not config.train.run_distribute:
+        return World()
+    end_with_parent()  # msrun starts them in sessions of their own, and would leave them behind if it were killed
+    communication.init()
+    world = World(communication.get_rank(), communication.get_group_size())
+    ms.set_auto_parallel_context(
+        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world.size
+    )
+    if world.rank:
+        logging.getLogger().setLevel(logging.WARNING)
+    log.info("process %d of %d", world.rank, world.size)
+    return world

@@ -1,0 +1,344 @@
+"""The training loop: steps, evaluations, checkpoints, and stopping and going on between any two steps."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor
+from numpy.typing import NDArray
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from pipeline.common.errors import EXIT_RETRY, UserError
+from pipeline.common.settings import to_plain
+from train.data.clip_batches import Batch, ClipBatches
+from train.data.loader import iterate, waiting_hint
+from train.data.videos import read_videos
+from train.device.processes import World
+from train.device.signals import StopRequests, TrainingStopped
+from train.evaluation.scoring import evaluation_source, score
+from train.experiment.sections import Config
+from train.experiment.transforms import OPERATIONS
+from train.loop import dropout
+from train.loop.compile_cache import cached_compilation
+from train.loop.health import FiniteLosses, memory_errors_in_one_line
+from train.loop.lr_schedule import learning_rates
+from train.loop.progress import Interval, Remaining
+from train.loop.running_statistics import RunningStatistics
+from train.loop.step import Loss, TrainStep, make_optimizer
+from train.network.build import build_network
+from train.network.normalize import Normalize
+from train.network.precision import set_amp_level
+from train.network.predictor import Predictor
+from train.runs.run_folder import RunFolder
+from train.weights import checkpoint
+from train.weights.compatibility import check_classes
+from train.weights.load import load_weights
+
+log = logging.getLogger(__name__)
+
+# Keys of data_loader.train.dataset that do not decide the clips of a step, or, as batch_size, only with others.
+_NOT_OF_CLIPS = {"type", "path", "batch_size", "num_parallel_workers", "verify_checksums", "batch_timeout_s"}
+
+
+@dataclass
+class Progress:
+    """Where training stands.
+
+    Attributes:
+        step: finished optimizer steps of the whole run.
+        epoch: finished epochs, their evaluation included.
+        best: the best validation score so far.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    best: float = -1.0
+
+
+class Trainer:
+    """Everything one training needs, and its loop.
+
+    Args:
+        config: the whole experiment.
+        world: which of the processes that train together this one is.
+        run: where results go; None in all but the first process.
+        stop: says when to stop early.
+    """
+
+    def __init__(self, config: Config, world: World, run: RunFolder | None, stop: StopRequests | None = None) -> None:
+        self.config, self.world, self.run, self.progress = config, world, run, Progress()
+        self.stop = stop or StopRequests()
+        loader = config.data_loader.train
+        videos = read_videos(config.preprocess, loader.dataset.split)
+        if (videos.label_ids < 0).any():
+            raise UserError(f"data_loader.train.dataset.split: {loader.dataset.split} has videos without a label")
+        check_classes(config.model, videos.label_ids, videos.class_names, videos.identity)
+        self.source = ClipBatches(
+            videos, loader, config.preprocess,
+            seed=config.train.seed, drop_remainder=True, rank=world.rank, world=world.size,
+        )  # fmt: skip
+        self.validation = evaluation_source(config) if config.train.eval_epochs else None
+        self.group_size = config.data_loader.group_size
+        self.clips_per_step = loader.dataset.batch_size * self.group_size * world.size
+        self.steps_per_epoch = self._count_steps()
+        self.rates = learning_rates(
+            config.learning_rate,
+            epochs=config.train.epochs, steps_per_epoch=self.steps_per_epoch, clips_per_step=self.clips_per_step,
+        )  # fmt: skip
+        self.network = build_network(config.model)
+        set_amp_level(self.network, config.train.amp_level)
+        if config.train.pre_trained:
+            load_weights(Path(config.train.pretrained_model), self.network, head=config.train.head)
+            log.info("initial weights: %s", config.train.pretrained_model)
+        self.train_step = TrainStep(
+            Loss(self.network, Normalize.of(loader.map), config.loss.label_smoothing),
+            make_optimizer(config.optimizer, self.network, self.rates),
+            config.optimizer, group_size=self.group_size, world=world.size,
+        )  # fmt: skip
+        self.predictor = Predictor(self.network, Normalize.of(config.data_loader.eval.map))
+        sections = (config.context, config.model, config.learning_rate, config.optimizer, config.loss)
+        sizes = (config.data_loader, config.train.amp_level, len(self.rates), world)
+        self.graph_shape = f"{self.train_step} {sections} {sizes}"
+        self.finite = FiniteLosses(config.train.nonfinite_steps)
+        self.remaining = Remaining(len(self.rates))
+
+    def _count_steps(self) -> int:
+        steps = self.source.num_batches // self.group_size
+        if not steps:
+            raise UserError(
+                f"data_loader.group_size: got {self.group_size}, but an epoch of {self.source.videos.identity} has "
+                f"only {self.source.num_batches} batches: no step would be made"
+            )
+        given = self.config.learning_rate.steps_per_epoch
+        if given is not None and given != steps:
+            log.warning(
+                "warning: learning_rate.steps_per_epoch: %d has no effect; %s gives %d",
+                given, self.source.videos.identity, steps,
+            )  # fmt: skip
+        return steps
+
+    def resume(self, checkpoints: list[Path]) -> None:
+        """Go on from the first checkpoint that is whole, and say so when it is not the first of them.
+
+        Raises:
+            DamagedError: none is whole.
+            UserError: it is of another network, or of settings that would train on other clips.
+        """
+        for number, path in enumerate(checkpoints):
+            try:
+                state = checkpoint.load(path, self.network, self.train_step.state())
+            except checkpoint.DamagedError as error:
+                if number + 1 == len(checkpoints):
+                    what_next = "none before it to go back to; start anew without --resume, or with --resume FILE"
+                    raise checkpoint.DamagedError(f"{error}; {what_next}") from None
+                log.warning("warning: %s; going back to %s", error, checkpoints[number + 1].stem)
+                continue
+            self._check_resumable(path, state)
+            self.train_step.swap_average()
+            self.progress = Progress(step=int(state["step"]), epoch=int(state["epoch"]), best=float(state["best"]))
+            log.info("resuming %s at step %d", path, self.progress.step)
+            return
+
+    def fit(self) -> dict[str, float | int]:
+        """Train to the last epoch; returns the last evaluation's summary (empty without evaluation).
+
+        Raises:
+            Stopped: a signal asked for it; the checkpoint is written.
+            NotFiniteError: the loss or its gradients stayed NaN or infinite.
+            OutOfMemoryError: a step does not fit.
+        """
+        log.info(
+            "training on %s, %d classes: %d epochs of %d steps of %d clips",
+            self.source.videos.identity, self.config.model.num_classes, self.config.train.epochs,
+            self.steps_per_epoch, self.clips_per_step,
+        )  # fmt: skip
+        known = len(self.source.videos.class_names)
+        if known < self.config.model.num_classes:
+            log.warning(
+                "warning: model.num_classes: got %d, but the ledgers number %d classes; the rest is never learned",
+                self.config.model.num_classes, known,
+            )  # fmt: skip
+        if self.run is not None:
+            self.run.begin(self.progress.step)
+        self.statistics = RunningStatistics(self.network, self.world.size)
+        summary: dict[str, float | int] = {}
+        self.stop.training = True
+        for epoch in range(self.progress.epoch, self.config.train.epochs):
+            self._train_epoch(epoch)
+            last = epoch + 1 == self.config.train.epochs
+            every = self.config.train.eval_epochs
+            if self.validation is not None and (last or (epoch + 1) % every == 0):
+                summary = self._evaluate(epoch)
+                self._stop_if_asked()
+            self.progress.epoch = epoch + 1
+            every = self.config.train.save_checkpoint_epochs
+            top1 = summary.get("video_top1", -1.0) if math.isfinite(summary.get("loss", 0.0)) else -1.0
+            improved = top1 > self.progress.best
+            if last or improved or (every and (epoch + 1) % every == 0):
+                self.progress.best = max(self.progress.best, top1)
+                self.save(best=improved or self.validation is None)
+        self.stop.training = False
+        return summary
+
+    def _train_epoch(self, epoch: int) -> None:
+        done = self.progress.step - epoch * self.steps_per_epoch
+        interval = Interval(self.clips_per_step)
+        self.train_step.set_train(True)
+        bar = tqdm(
+            total=self.steps_per_epoch,
+            initial=done,
+            desc=f"epoch {epoch + 1}",
+            unit="step",
+            disable=None if self.run is not None else True,
+            leave=False,
+        )
+        made = iterate(self.source, epoch, start=done * self.group_size)
+        with bar, logging_redirect_tqdm(), contextlib.closing(made) as batches:
+            for in_epoch in range(done + 1, self.steps_per_epoch + 1):
+                with cached_compilation(self.graph_shape):
+                    loss = self._step(batches, interval, epoch)
+                bar.update()
+                self._check_health(loss)
+                if in_epoch % self.config.train.log_steps == 0 or in_epoch == self.steps_per_epoch:
+                    self._log(epoch, in_epoch, interval)
+                    interval = Interval(self.clips_per_step)
+                self._stop_if_asked()
+                every = self.config.train.save_checkpoint_steps
+                if every and self.progress.step % every == 0 and in_epoch < self.steps_per_epoch:
+                    self.save()
+
+    def _step(self, batches: Iterator[Batch], interval: Interval, epoch: int) -> float:
+        """One optimizer step over a group of batches; returns their mean loss."""
+        losses = []
+        for number in range(self.group_size):
+            waited = time.perf_counter()
+            clips, labels, samples = next(batches)
+            waited = time.perf_counter() - waited
+            with memory_errors_in_one_line(self.source.options.batch_size):
+                loss, logits = self.train_step(
+                    Tensor(clips), Tensor(labels), number + 1 == self.group_size, self._kept(samples, epoch)
+                )
+                losses.append(float(loss.asnumpy()))
+            interval.add_batch(logits.asnumpy(), labels, waited)
+        self.progress.step += 1
+        interval.add_step(sum(losses) / len(losses))
+        return sum(losses) / len(losses)
+
+    def _check_health(self, loss: float) -> None:
+        scale_can_fall = self.train_step.dynamic and float(self.train_step.scale.asnumpy()) > 1
+        left_out = int(self.train_step.left_out.asnumpy())
+        self.finite.check(loss, self.progress.step, left_out, scale_can_fall=scale_can_fall)
+
+    def _kept(self, samples: NDArray[np.int64], epoch: int) -> Tensor | None:
+        """Dropout of a batch; None without."""
+        fraction = self.config.model.dropout
+        if not fraction:
+            return None
+        channels = self.network.fc.in_channels
+        return Tensor(dropout.kept(samples, channels, fraction, seed=self.config.train.seed, epoch=epoch))
+
+    def _log(self, epoch: int, in_epoch: int, interval: Interval) -> None:
+        values, rate = interval.summary(), self.rates[self.progress.step - 1]
+        log.info(
+            "epoch: %d step: %d, loss is %.6g, lr %.6g, %.1f clips/s, data wait %.1f %%%s, eta %s",
+            epoch + 1, in_epoch, values["train/loss"], rate, values["train/clips_per_s"],
+            100 * values["train/data_wait"], waiting_hint(self.source.options, values["train/data_wait"]),
+            self.remaining.after(self.progress.step),
+        )  # fmt: skip
+        self._record({**values, "train/lr": rate})
+
+    def _record(self, values: dict[str, float]) -> None:
+        if self.run is not None:
+            self.run.record(self.progress.step, values)
+
+    def _evaluate(self, epoch: int) -> dict[str, float | int]:
+        """Score the validation split in every process alike; empty when a signal came in between."""
+        assert self.validation is not None
+
+        def predict(clips: Tensor) -> Tensor:
+            if self.stop.exit_code is not None:
+                raise TrainingStopped(self.stop.exit_code)
+            return self.predictor(clips)
+
+        began = time.perf_counter()
+        self.predictor.set_train(False)
+        self.train_step.swap_average()
+        try:
+            summary = score(predict, self.validation).summary()
+        except TrainingStopped:
+            return {}
+        finally:
+            self.train_step.swap_average()
+        if "video_top1" in summary:
+            log.info(
+                "epoch: %d evaluation: video top-1 %.4f top-5 %.4f, clip top-1 %.4f, loss %.4f, %s, %.1f s",
+                epoch + 1, summary["video_top1"], summary["video_top5"], summary["clip_top1"], summary["loss"],
+                self.validation.videos.identity, time.perf_counter() - began,
+            )  # fmt: skip
+            names = {"val/loss": "loss", "val/acc1": "video_top1", "val/acc5": "video_top5"}
+            self._record({name: float(summary[key]) for name, key in names.items()})
+        return summary
+
+    def _stop_if_asked(self) -> None:
+        """Settle the batch norms' statistics; if any process was asked to stop, all save and leave in this step."""
+        if self.statistics.settle(self.stop.exit_code is not None):
+            self.save()
+            self.statistics.settle(False)  # wait for the one that saves: msrun ends all when one ends
+            raise TrainingStopped(self.stop.exit_code or EXIT_RETRY)
+
+    def _identity(self) -> dict[str, object]:
+        """What must be the same for a checkpoint to be gone on with: it decides the clips of each step."""
+        loader = self.config.data_loader.train
+        dataset = {
+            f"data_loader.train.dataset.{key}": value
+            for key, value in to_plain(loader.dataset).items()
+            if key not in _NOT_OF_CLIPS
+        }
+        operations = {f"data_loader.train.map.{name}": to_plain(loader.map.find(name)) for name in OPERATIONS}
+        return {
+            "seed": self.config.train.seed,
+            "clips a step (batch_size x group_size x devices)": self.clips_per_step,
+            "steps_per_epoch": self.steps_per_epoch,
+            "epochs": self.config.train.epochs,
+            "recipe_sha256": self.config.preprocess.fingerprint(),
+            "videos": self.source.videos.identity,
+            **dataset,
+            **operations,
+        }
+
+    def _check_resumable(self, path: Path, state: dict[str, object]) -> None:
+        for key, mine in self._identity().items():
+            if state.get(key) != mine:
+                said = f"{key} was {state.get(key)} there and is {mine} here"
+                raise UserError(f"{path}: cannot go on: {said}; set it back, or start anew without --resume")
+
+    def save(self, *, best: bool = False) -> None:
+        """Write a checkpoint of where training stands; the first process does, and not of a loss that is not finite."""
+        if self.run is None:
+            return
+        if self.finite.in_a_row:
+            log.warning("warning: no checkpoint at step %d: its loss is not finite", self.progress.step)
+            return
+        step, folder = self.progress.step, self.run.checkpoints
+        stem = checkpoint.stem(math.ceil(step / self.steps_per_epoch), step)
+        state = {
+            **self._identity(), "step": step, "epoch": self.progress.epoch, "best": self.progress.best,
+            "model": self.config.model.type, "classes": self.source.videos.class_names,
+            "recipe": self.config.preprocess.stored(),
+        }  # fmt: skip
+        began = time.perf_counter()
+        self.train_step.swap_average()
+        checkpoint.save(folder, stem, self.network, self.train_step.state(), state)
+        self.train_step.swap_average()
+        if best:
+            checkpoint.write_json(folder / "best.json", {"stem": stem, "video_top1": self.progress.best})
+        checkpoint.prune(folder, self.config.train.keep_checkpoint_max)
+        log.info("checkpoint: %s, %.2f s", stem, time.perf_counter() - began)

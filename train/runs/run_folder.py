@@ -1,0 +1,125 @@
+"""What a run leaves behind: `<ckpt_path>/<name>/<time>/` with its settings, machine, log, metrics and checkpoints.
+
+config.yaml  env.json  train.log  metrics.jsonl  events.out.tfevents.*  ckpt/
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import yaml
+from tensorboardX import SummaryWriter
+
+from pipeline.common.errors import UserError
+from pipeline.common.settings import Document, to_plain
+from train.experiment.sections import Config
+from train.weights.checkpoint import remove_unfinished, write_json
+
+
+def runs_root(config: Config, document: Document) -> Path:
+    """The folder of this experiment's runs, named after its file."""
+    name = document.path.stem if document.path else "default"
+    return Path(config.train.ckpt_path) / name
+
+
+class RunFolder:
+    """One run's folder, as a context manager that closes its files, and removes a new one if the start is refused.
+
+    Args:
+        root: `runs_root(...)`.
+        config: the resolved settings, written to config.yaml.
+        environment: facts of the machine, written to env.json.
+        existing: the folder of a run to go on with instead of a new one.
+    """
+
+    def __init__(self, root: Path, config: Config, environment: dict[str, Any], existing: Path | None = None) -> None:
+        self.path, self._is_new = existing or self._new(root), existing is None
+        self.checkpoints = self.path / "ckpt"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(self.checkpoints)
+        self._config, self._environment = config, environment
+        self._metrics: TextIO | None = None
+        self._scalars: SummaryWriter | None = None
+        self._log = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger().addHandler(self._log)
+
+    @staticmethod
+    def _new(root: Path) -> Path:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        for suffix in ("", *(f"-{number}" for number in range(2, 100))):
+            path = root / (stamp + suffix)
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            return path
+        raise FileExistsError(f"{root}/{stamp}: a hundred runs started in one second")
+
+    def begin(self, step: int) -> None:
+        """Write the settings, and open the metrics; those after `step`, which will be trained again, are dropped."""
+        text = yaml.safe_dump(to_plain(self._config), sort_keys=False, allow_unicode=True, default_flow_style=None)
+        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+        write_json(self.path / "env.json", self._environment)
+        path = self.path / "metrics.jsonl"
+        kept = [record for record in read_metrics(path) if record["step"] <= step]
+        temporary = path.with_name(".metrics.jsonl.tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        temporary.replace(path)
+        self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed in __exit__
+        self._scalars = SummaryWriter(str(self.path), purge_step=step + 1 if kept else None)
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        """Append scalars (`train/loss`, `val/acc1` ...) of a global step to metrics.jsonl and TensorBoard."""
+        assert self._metrics is not None and self._scalars is not None, "begin comes first"
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+        self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
+        self._metrics.flush()
+        for name, value in values.items():
+            self._scalars.add_scalar(name, value, step)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            logging.getLogger(__name__).debug("run ended early", exc_info=error)
+        logging.getLogger().removeHandler(self._log)
+        self._log.close()
+        if isinstance(error, UserError) and self._metrics is None and self._is_new:
+            shutil.rmtree(self.path, ignore_errors=True)  # refused, and told: nothing but the log is there
+        if self._metrics is not None and self._scalars is not None:
+            self._metrics.close()
+            self._scalars.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, with None for what was not finite.
+
+    None at all when it is not there, and not the last one if a kill cut it short.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]  # what follows the last line end is empty or cut short
+
+
+def newest_metrics(root: Path) -> Path:
+    """The metrics.jsonl of the newest run under `root` that has a line in it.
+
+    Raises:
+        UserError: there is none.
+    """
+    for path in sorted(root.glob("*/metrics.jsonl"), reverse=True):
+        if path.stat().st_size:
+            return path
+    raise UserError(f"{root}: no run with metrics; run `make train` or give a run with --run FOLDER")
