@@ -36,7 +36,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 from make_store import make_ledger  # noqa: E402
 from make_videos import write_mp4  # noqa: E402

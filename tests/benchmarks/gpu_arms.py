@@ -65,7 +65,7 @@ def normalized(clips: np.ndarray) -> np.ndarray:
 
 def reference_weights(names_and_shapes: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, np.ndarray]:
     """The weights that torchvision's logits in tests/resources are of, by torchvision's names."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
     from reference_weights import weight
 
     return {name: weight(name, shape) for name, shape in names_and_shapes}

@@ -1,0 +1,19 @@
+import ast
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = sorted(Path(__file__).parent.glob("bench_*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_of_this_project_is_there(path):
+    gone = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("pipeline", "model", "train"):
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                if not hasattr(module, name.name) and not importlib.util.find_spec(f"{node.module}.{name.name}"):
+                    gone.append(f"{node.module}.{name.name}")
+    assert gone == []

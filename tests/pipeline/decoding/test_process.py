@@ -1,0 +1,261 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from make_videos import truncate, write_mp4
+from paths import HELPERS, ROOT
+
+from pipeline.common.recipe import Preprocess
+from pipeline.decoding import process
+from pipeline.decoding.process import Decoder, DecodeResult, DecoderStopped
+from pipeline.ledger.schema import STATUSES
+
+SETTINGS = Preprocess(height=16, width=20, video_timeout_s=1.0)
+
+
+@pytest.fixture(autouse=True)
+def _workers_of_tests(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(HELPERS))  # where a decoder process finds `hostile_worker`
+
+
+def outcomes(names, worker="hostile_worker"):
+    """Status, reason and the value of the stored pixels of each name."""
+    found = []
+    with Decoder(SETTINGS, worker=worker) as decoder:
+        for result in decoder.decode(Path(name) for name in names):
+            value = int(result.encoded.data.flat[0]) if result.encoded else None
+            found.append((result.status, result.reason, value))
+    return found
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "reason"),
+    [
+        ("segfault", "crash", "signal 11 (SIGSEGV)"),
+        ("abort", "crash", "signal 6 (SIGABRT)"),
+        ("exit", "crash", "exit status 7"),
+        ("raise", "unreadable", "no good"),
+        ("memory", "crash", "needs more than 4 GiB of memory"),
+        ("spin", "timeout", "not decoded within 1 s"),
+        ("killed", "crash", "signal 9 (SIGKILL): out of memory?"),
+    ],
+)
+def test_a_bad_video_costs_itself_alone(how, status, reason):
+    bad = (status, reason, None)
+    found = outcomes(["good-1", f"{how}-2", f"{how}-3", "good-4", "good-5"])
+    assert found == [("ok", "", 1), bad, bad, ("ok", "", 4), ("ok", "", 5)]
+
+
+def test_one_that_the_kernel_killed_is_tried_again(tmp_path):
+    assert outcomes([tmp_path / "oncekilled-1.mp4", tmp_path / "good-2.mp4"]) == [("ok", "", 1), ("ok", "", 2)]
+
+
+def test_what_kills_decord_is_tried_without_it():
+    found = outcomes(["good-1", "decordfault-2", "decordhang-3", "good-4"])
+    told = "not decoded within 1 s; without decord: unreadable: no good"
+    assert found == [("ok", "", 1), ("ok", "", 2), ("timeout", told, None), ("ok", "", 4)]
+
+
+def test_the_reason_says_how_a_video_was_tried_the_second_time():
+    killed, hung = DecodeResult("crash", process._KILLED, {}), DecodeResult("timeout", "not decoded within 1 s", {})
+    assert process._of_two(killed, hung).reason == "signal 9 (SIGKILL): out of memory?; again: timeout: " + hung.reason
+    assert process._of_two(hung, killed).reason == f"{hung.reason}; without decord: crash: {killed.reason}"
+
+
+def test_the_deadline_is_of_each_video_and_not_of_the_queue():
+    began = time.monotonic()
+    found = outcomes(["sleep-1", "good-2", "sleep-3"])
+    assert [status for status, _, _ in found] == ["timeout", "ok", "timeout"]
+    assert time.monotonic() - began > 2.0  # each of the two had its own second
+
+
+def test_a_slow_consumer_is_no_timeout_of_the_child():
+    with Decoder(SETTINGS, worker="hostile_worker") as decoder:
+        results = decoder.decode(Path(f"good-{number}") for number in range(3))
+        statuses = []
+        for result in results:
+            time.sleep(1.2)
+            statuses.append(result.status)
+    assert statuses == ["ok"] * 3
+
+
+def test_what_a_library_prints_is_no_answer():
+    assert outcomes(["print-1", "good-2"]) == [("ok", "", 1), ("ok", "", 2)]
+
+
+def test_a_child_that_cannot_start_blames_no_video(monkeypatch, tmp_path):
+    (tmp_path / "ends_at_once.py").write_text("raise SystemExit(9)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="does not start: exit status 9"):
+        outcomes(["good-1"], worker="ends_at_once")
+
+
+def test_stop_ends_a_decoder_at_work():
+    with Decoder(Preprocess(video_timeout_s=60), worker="hostile_worker") as decoder:
+        threading.Timer(0.7, decoder.stop).start()
+        with pytest.raises(DecoderStopped):
+            list(decoder.decode([Path("sleep-1")]))
+        with pytest.raises(DecoderStopped):
+            list(decoder.decode([Path("good-2")]))
+
+
+def test_no_child_outlives_its_decoder_and_no_file_stays_open():
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with Decoder(SETTINGS, worker="hostile_worker") as decoder:
+            results = decoder.decode([Path("good-1"), Path("segfault-2"), Path("good-3")])
+            next(results)
+            pid = decoder._child.pid
+        assert not is_alive(pid)
+        del results
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_children_die_with_a_killed_parent(tmp_path):
+    code = f"""
+import sys; sys.path[:0] = [{str(ROOT)!r}, {str(HELPERS)!r}]
+from pathlib import Path
+from pipeline.decoding.process import Decoder
+from pipeline.common.recipe import Preprocess
+from pipeline.ledger.schema import STATUSES
+decoder = Decoder(Preprocess(height=16, width=20), worker="hostile_worker")
+results = decoder.decode([Path("good-1"), Path("spin-2")])
+next(results)
+print(decoder._child.pid, flush=True)
+next(results)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        assert is_alive(pid)
+        time.sleep(0.3)  # until it spins
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    end = time.monotonic() + 5
+    while is_alive(pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not is_alive(pid)
+
+
+def test_a_ctrl_c_does_not_reach_a_decoder():
+    with Decoder(SETTINGS, worker="hostile_worker") as decoder:
+        results = decoder.decode([Path("good-1")])
+        next(results)
+        assert os.getpgid(decoder._child.pid) != os.getpgid(0)  # not even while its interpreter starts
+
+
+def test_time_for_which_a_run_is_suspended_is_not_the_videos(tmp_path):
+    code = f"""
+import sys; sys.path[:0] = [{str(ROOT)!r}, {str(HELPERS)!r}]
+from pathlib import Path
+from pipeline.decoding.process import Decoder
+from pipeline.common.recipe import Preprocess
+from pipeline.ledger.schema import STATUSES
+decoder = Decoder(Preprocess(height=16, width=20, video_timeout_s=2), worker="hostile_worker")
+results = decoder.decode([Path("good-1"), Path("slow-2")])
+next(results)
+print(decoder._child.pid, flush=True)
+print(next(results).status, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
+        pids = [int(run.stdout.readline()), run.pid]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(2.3)
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
+        assert run.stdout.readline() == "ok\n"
+
+
+def test_a_real_video_comes_whole_with_its_checksum(tmp_path):
+    path = write_mp4(tmp_path / "a b é.mp4", 30, 30)
+    with Decoder(SETTINGS) as decoder:
+        (result,) = decoder.decode([path])
+        data = result.encoded.data
+        assert (result.status, data.shape, result.facts["fps"]) == ("ok", (15, 16, 20, 3), 15.0)
+        assert zlib.crc32(data.tobytes()) == result.encoded.crc32
+
+
+def test_a_bad_video_comes_with_what_its_container_says(tmp_path):
+    path = truncate(write_mp4(tmp_path / "a.mp4", 30, 30, container_options={"movflags": "faststart"}))
+    with Decoder(SETTINGS) as decoder:
+        (result,) = decoder.decode([path])
+    assert (result.status, result.encoded) == ("truncated", None)
+    assert result.facts == {
+        "codec": "h264", "source_width": 128, "source_height": 96, "source_bit_depth": 0, "source_fps": 30.0,
+        "source_frames": 30, "source_bytes": path.stat().st_size, "source_crc32": zlib.crc32(path.read_bytes()),
+    }  # fmt: skip
+
+
+def test_a_decoder_keeps_to_its_core(tmp_path):
+    path = write_mp4(tmp_path / "a.mp4", 5, 15)
+    core = max(os.sched_getaffinity(0))
+    with Decoder(SETTINGS, core) as decoder:
+        (result,) = decoder.decode([path])
+        threads = [int(task.name) for task in Path(f"/proc/{decoder._child.pid}/task").iterdir()]
+        assert [os.sched_getaffinity(thread) for thread in threads] == [{core}] * len(threads)
+    assert result.status == "ok"
+
+
+def test_flipped_bits_cost_a_video_at_most_and_never_the_next(tmp_path):
+    sound = write_mp4(tmp_path / "sound.mp4", 12, 15, options={"g": "4"})
+    content, rng, paths = sound.read_bytes(), np.random.default_rng(0), []
+    for number in range(30):
+        flipped = bytearray(content)
+        flipped[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        paths += [tmp_path / f"{number}.mp4", sound]
+        paths[-2].write_bytes(flipped)
+    with Decoder(SETTINGS) as decoder:
+        found = [(one.status, one.encoded and one.encoded.num_frames, one.reason) for one in decoder.decode(paths)]
+    assert found[1::2] == [("ok", 12, "")] * 30
+    # Concealed, it is stored whole; anything else has a status and says why.
+    assert [one for one in found if (one[0] == "ok") != (one[1] == 12) or bool(one[2]) == (one[0] == "ok")] == []
+    assert {status for status, _, _ in found} <= set(STATUSES)
+    assert 0 < sum(status == "ok" for status, _, _ in found[::2]) < 30
+
+
+def test_jpeg_comes_with_its_offsets(tmp_path):
+    path = write_mp4(tmp_path / "a.mp4", 10, 10)
+    with Decoder(Preprocess(codec="jpeg", height=16, width=20)) as decoder:
+        (result,) = decoder.decode([path])
+        data, starts = result.encoded.data, result.encoded.starts
+        assert len(starts) == 11 and starts[-1] == len(data)
+        pictures = [cv2.imdecode(data[a:b], cv2.IMREAD_COLOR) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        assert {picture.shape for picture in pictures} == {(16, 20, 3)}
+
+
+def test_shared_memory_grows_with_a_video_and_shrinks_after_it():
+    big = Preprocess(height=2000, width=4000, video_timeout_s=20)  # 72 to 120 MB a video
+    with Decoder(big, worker="hostile_worker") as decoder:
+        sizes = []
+        for _ in decoder.decode(Path(f"good-{number}") for number in range(4)):
+            sizes.append([os.fstat(block.fd).st_size for block in decoder._blocks])
+    assert max(max(pair) for pair in sizes) > 64 << 20
+    assert np.all([[size >= 72_000_000 or size == 0 for size in pair] for pair in sizes])
+
+
+def test_a_decoder_works_with_few_files_to_open(tmp_path):
+    path = write_mp4(tmp_path / "a.mp4", 5, 15)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 16, hard))
+    try:
+        assert [status for status, _, _ in outcomes([path] * 20, worker="pipeline.decoding.worker")] == ["ok"] * 20
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,95 @@
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from make_inputs import files, leftovers, make_inputs, moved
+from paths import ROOT
+
+from pipeline.common.errors import UserError
+from pipeline.common.recipe import Preprocess
+from pipeline.execution import dask_cluster
+from pipeline.execution.plan import plan_all
+from pipeline.execution.run import preprocess_store
+from pipeline.ledger.table import read_ledgers
+
+distributed = pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator["distributed.LocalCluster"]:
+    """Two processes of one thread each."""
+    os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "spawn"
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, env={"PYTHONPATH": str(ROOT)}
+    ) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Preprocess:
+    settings = make_inputs(tmp_path_factory.mktemp("local"), videos_per_shard=3)
+    assert preprocess_store(settings) == 0
+    return settings
+
+
+def on(workers, undisturbed, folder, **changes) -> Preprocess:
+    return moved(undisturbed, folder, engine="dask", scheduler=workers.scheduler_address, **changes)
+
+
+def test_a_cluster_writes_the_bytes_of_one_machine(workers, undisturbed, tmp_path):
+    settings = on(workers, undisturbed, tmp_path)
+    assert preprocess_store(settings) == 0
+    assert files(settings) == files(undisturbed)
+    assert leftovers(settings) == []
+
+
+def test_a_shard_whose_worker_dies_is_given_to_another(workers, undisturbed, tmp_path):
+    settings = on(workers, undisturbed, tmp_path)
+    killed = []
+
+    def kill_the_first_writer():
+        while not killed:
+            for path in Path(settings.store).glob(".*.h5.tmp"):
+                killed.append(int(path.name.split("-")[-1].split(".")[0]))
+                os.kill(killed[0], signal.SIGKILL)
+                return
+
+    killer = threading.Thread(target=kill_the_first_writer)
+    killer.start()
+    assert preprocess_store(settings) == 0
+    killer.join()
+    assert killed and killed[0] != os.getpid()
+    assert files(settings) == files(undisturbed)
+    assert leftovers(settings) == []
+
+
+def test_workers_that_would_write_other_bytes_are_refused_by_name(workers, undisturbed, tmp_path, monkeypatch):
+    settings = on(workers, undisturbed, tmp_path)
+    monkeypatch.setattr(dask_cluster, "_versions", lambda: {"decord2": "0.1"})
+    with pytest.raises(UserError, match=r"2 of 2 workers cannot take part: tcp://\S+: decord2 \d.*, here 0.1; tcp://"):
+        preprocess_store(settings)
+    assert list(Path(settings.store).glob("*.h5")) == []
+
+
+def test_no_scheduler_is_said_in_one_line(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr(dask_cluster, "_CONNECT_S", 0.5)
+    settings = moved(undisturbed, tmp_path, engine="dask", scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"preprocess.scheduler: tcp://127.0.0.1:9 does not answer .*`dask scheduler`"):
+        preprocess_store(settings)
+
+
+def test_a_worker_stops_writing_for_a_run_that_has_ended(undisturbed, tmp_path):
+    settings = moved(undisturbed, tmp_path)
+    Path(settings.store).mkdir()
+    task = plan_all(read_ledgers(settings), settings)[0]
+    with pytest.raises(RuntimeError, match="not held by process 1 on elsewhere any more"):
+        dask_cluster._write(task, settings, run="process 1 on elsewhere")
+    assert os.listdir(settings.store) == []
+
+
+def test_a_cluster_needs_an_address():
+    with pytest.raises(ValueError, match="scheduler: got '', expected the address"):
+        Preprocess(engine="dask")

@@ -1,0 +1,356 @@
+import contextlib
+import errno
+import io
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import powers
+import pytest
+from make_inputs import files, leftovers, make_inputs, moved, train_rows
+from make_store import make_format_1
+from make_videos import read_number, write_mp4
+from paths import ROOT
+
+from pipeline.common.errors import UserError
+from pipeline.common.locking import LockedError, locked
+from pipeline.common.recipe import Preprocess
+from pipeline.execution import local
+from pipeline.execution.plan import plan_shards
+from pipeline.execution.run import preprocess_store, tqdm
+from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
+from pipeline.preprocess import main
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.store import read_outcomes
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs, tmp_path_factory):
+    """The files that one run in peace ends in."""
+    settings = moved(inputs, tmp_path_factory.mktemp("undisturbed"), jobs=1)
+    assert preprocess_store(settings) == 0
+    return settings
+
+
+def command(settings, *more: str) -> list[str]:
+    keys = (
+        "dataset",
+        "data_root",
+        "manifests",
+        "store",
+        "height",
+        "width",
+        "jobs",
+        "videos_per_shard",
+        "max_bad_fraction",
+    )
+    words = [f"--preprocess.{key}={getattr(settings, key)}" for key in keys]
+    return [sys.executable, "-m", "pipeline.preprocess", "-c", str(ROOT / "train/configs/sample.yaml"), *words, *more]
+
+
+def test_every_row_ends_in_the_ledger_and_every_good_frame_in_a_shard(undisturbed):
+    table = train_rows(undisturbed)
+    numbers = dict(enumerate(table.index))
+    assert table["status"].tolist() == ["ok", "ok", "missing", "ok", "unreadable", "ok", "ok", "ok", "ok"]
+    for number, video_id in numbers.items():
+        row = table.loc[video_id]
+        if row["status"] == "ok":
+            reader = ShardReader(Path(undisturbed.store) / row["shard"])
+            shown = [read_number(frame) for frame in reader.frames(reader.row_of(video_id))]
+            assert shown == list(range(10 * number, 10 * number + 6 + number, 2))  # 30 -> 15 frames/s
+            assert (row["source_frames"], row["num_frames"], row["fps"]) == (6 + number, len(shown), 15.0)
+            times_s = reader.times_s(reader.row_of(video_id))
+            assert times_s == pytest.approx(np.arange(len(shown)) / 15, abs=1e-4)
+            assert row["source_bit_depth"] == 8
+        if row["path"]:
+            assert row["source_crc32"] == zlib.crc32((Path(undisturbed.data_root) / row["path"]).read_bytes())
+    assert table["source_bytes"].iloc[4] == len(b"no video")  # by which a rebuild knows another file in its place
+    assert leftovers(undisturbed) == []
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_the_bytes_do_not_depend_on_the_number_of_jobs(inputs, tmp_path, codec):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one = moved(inputs, tmp_path / "a", jobs=1, codec=codec)
+    three = moved(inputs, tmp_path / "b", jobs=3, codec=codec)
+    preprocess_store(one)
+    time.sleep(1.1)  # HDF5 keeps times in seconds, where it keeps them
+    preprocess_store(three)
+    assert files(one) == files(three)
+
+
+def test_a_rerun_decodes_nothing(undisturbed, monkeypatch, capsys):
+    before = files(undisturbed)
+    monkeypatch.setattr(local, "Decoder", None)
+    assert preprocess_store(undisturbed) == 0
+    assert files(undisturbed) == before
+    assert "0 of 3 shards written" in capsys.readouterr().out
+
+
+def test_shards_say_what_they_are(undisturbed):
+    path = Path(undisturbed.store) / "train-00000-of-00003.h5"
+    with h5py.File(path) as file:  # and any HDF5 tool can read the frames
+        attributes = file.attrs
+        assert attributes["recipe"] == undisturbed.to_json()
+        assert attributes["recipe_sha256"] == undisturbed.fingerprint()
+        assert (attributes["format_version"], attributes["split"], attributes["complete"]) == (3, "train", True)
+        video_id = sorted(file["frames"])[0]
+        assert file[f"frames/{video_id}"][0].shape == (32, 48, 3)
+
+
+def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturbed, inputs, tmp_path, asked):
+    settings = moved(undisturbed, tmp_path)
+    shutil.copytree(undisturbed.store, settings.store)
+    root = tmp_path / "data"
+    shutil.copytree(inputs.data_root, root)
+    settings = Preprocess(**{**settings.__dict__, "data_root": str(root)})
+    table = read_ledger(ledger_path(settings, "train"))
+    table.loc[2, "path"] = f"train/{table.loc[2, 'video_id']}.mp4"
+    table.loc[2, "status"] = "pending"
+    write_ledger(ledger_path(settings, "train"), table)
+    write_mp4(root / table.loc[2, "path"], 8, 30, (32, 64), first=20)
+    assert preprocess_store(settings) == 0
+    after = train_rows(settings)
+    assert after["status"].iloc[2] == "ok" and after["num_frames"].iloc[2] == 4
+    shard = after["shard"].iloc[2]
+    neighbours = set(read_outcomes(Path(settings.store) / shard).query("status != 'ok'")["video_id"])
+    assert set(asked) - neighbours == {table.loc[2, "video_id"]}
+    unchanged = [name for name, content in files(undisturbed).items() if files(settings)[name] == content]
+    assert sorted(unchanged) == sorted(name for name in files(undisturbed) if name not in (shard, "train.csv"))
+    fresh = Preprocess(**{**settings.__dict__, "store": str(tmp_path / "fresh")})
+    before = files(settings)
+    assert preprocess_store(fresh) == 0
+    assert files(fresh) == before  # copied or decoded: the same bytes
+
+
+def test_a_store_of_another_recipe_is_refused_and_untouched(undisturbed, tmp_path):
+    settings = moved(undisturbed, tmp_path, fps=30.0)
+    shutil.copytree(undisturbed.store, settings.store)
+    before = files(settings)
+    with pytest.raises(UserError, match=r"another recipe \(fps: 30.0 here, 15.0 there\)"):
+        preprocess_store(settings)
+    assert files(settings) == before
+
+
+def test_another_way_of_cutting_a_split_is_another_recipe_too(undisturbed, tmp_path):
+    settings = moved(undisturbed, tmp_path, videos_per_shard=9)
+    shutil.copytree(undisturbed.store, settings.store)
+    with pytest.raises(UserError, match="videos_per_shard: 9 here, 4 there"):
+        preprocess_store(settings)
+
+
+def test_a_store_of_an_earlier_format_is_refused_and_untouched(undisturbed, tmp_path):
+    settings = moved(undisturbed, tmp_path)
+    shutil.copytree(undisturbed.store, settings.store)
+    for path in Path(settings.store).glob("*.h5"):
+        make_format_1(path)
+    before = files(settings)
+    with pytest.raises(UserError, match=r"shard format 1, this program reads 3; .*another STORE=DIR") as error:
+        preprocess_store(settings)
+    assert error.value.exit_code == 2
+    assert files(settings) == before
+
+
+def test_a_second_run_is_told_who_holds_the_store(undisturbed):
+    held = locked(Path(undisturbed.store))
+    with held, pytest.raises(LockedError, match=f"process {os.getpid()} on .* is writing here") as error:
+        preprocess_store(undisturbed)
+    assert error.value.exit_code == 73
+
+
+@pytest.mark.parametrize("change", ["data_root", "manifests"])
+def test_what_is_not_there_is_a_users_mistake(undisturbed, tmp_path, change):
+    settings = Preprocess(**{**undisturbed.__dict__, change: str(tmp_path / "nowhere")})
+    with pytest.raises(UserError, match="nowhere"):
+        preprocess_store(settings)
+
+
+def test_too_many_bad_videos_end_in_exit_code_3_with_the_rest_stored(inputs, tmp_path, caplog):
+    settings = moved(inputs, tmp_path, max_bad_fraction=0.05)
+    assert preprocess_store(settings) == 3
+    assert "1 of 8 videos are bad" in caplog.text
+    assert (train_rows(settings)["status"] == "ok").sum() == 7
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_run_shows_how_far_it_is_and_ends_in_a_table_of_reasons_and_a_line(inputs, tmp_path, capsys, monkeypatch):
+    settings = moved(inputs, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", bar := Terminal())
+        patch.setattr(tqdm, "mininterval", 0, raising=False)
+        assert preprocess_store(settings) == 0
+    last = bar.getvalue().rstrip().rsplit("\r", 1)[-1]
+    assert re.search(r"100%.* 9/9 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(video/s|s/video), bad=1\]", last)
+    *reasons, line = capsys.readouterr().out.splitlines()
+    assert [reason.split(": ", 1)[0].split() for reason in reasons] == [["1", "unreadable"]]
+    folder = re.escape(str(Path(settings.manifests) / "tiny"))
+    said = rf"ok 7, missing 1, bad 1 \(see {folder}\), 3 of 3 shards written, 38 frames, 0.00 GB, [\d,]+ frames/s -> "
+    assert re.fullmatch(said + re.escape(settings.store), line)
+
+
+def test_a_dry_run_says_what_comes_first_and_writes_nothing(inputs, tmp_path, capsys):
+    settings = moved(inputs, tmp_path)
+    assert main([*command(settings)[3:], "--dry-run"]) == 0
+    first, *actions = capsys.readouterr().out.splitlines()
+    assert first == "train: 9 videos, 8 to decode, 3 shards to write"
+    assert len(actions) == 3
+    for task, action in zip(plan_shards(read_ledger(ledger_path(settings, "train")), settings, "train"),
+                            actions, strict=True):  # fmt: skip
+        assert action == f"  {task.path}: {len(task.videos)} videos, first {task.videos[0].video_id}"
+    assert not Path(settings.store).exists()
+
+
+def start(settings):
+    """A run of its own process group, as a shell starts it, that has begun to write and cannot end."""
+    run = subprocess.Popen(
+        command(settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A shell that is not interactive has the programs in its background ignore SIGINT, and so their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    end = time.monotonic() + 60
+    while run.poll() is None and time.monotonic() < end:
+        # One that has not been given its program yet would hold up the run itself, which waits for it in vfork.
+        decoders = processes_of(settings, "pipeline.decoding.worker")
+        if decoders and list(Path(settings.store).glob(".*.tmp")):
+            os.kill(decoders.pop(), signal.SIGSTOP)
+            return run
+        time.sleep(0.005)
+    pytest.fail(f"no decoder was seen at work: {run.communicate()}")
+
+
+def processes_of(settings, *words: str) -> list[int]:
+    """Processes whose command line names the store, and `words`: the run, and its decoders."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended since
+            line = entry.read_bytes()
+            if all(word.encode() in line for word in (settings.store, *words)):
+                found.append(int(entry.parent.name))
+    return found
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_signal_ends_a_run_without_a_trace(inputs, undisturbed, tmp_path, number, code):
+    settings = moved(inputs, tmp_path)
+    with start(settings) as run:
+        if number == signal.SIGINT:
+            os.killpg(run.pid, number)  # Ctrl-C goes to the whole group
+        else:
+            run.send_signal(number)
+        _, said = run.communicate(timeout=30)
+    assert run.returncode == code
+    assert "Traceback" not in said
+    assert processes_of(settings) == []
+    assert [name for name in leftovers(settings) if name != "train.csv"] == []
+    assert preprocess_store(settings) == 0
+    assert files(settings) == files(undisturbed)
+
+
+def test_a_killed_run_leaves_no_process_and_can_be_gone_on_with(inputs, undisturbed, tmp_path):
+    settings = moved(inputs, tmp_path)
+    with start(settings) as run:
+        run.kill()
+        for pid in processes_of(settings):  # one that stood before it had its limits goes on, and ends by itself
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        run.communicate(timeout=30)
+    end = time.monotonic() + 5
+    while processes_of(settings) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert processes_of(settings) == []
+    assert preprocess_store(settings) == 0
+    assert files(settings) == files(undisturbed)
+    assert leftovers(settings) == []
+
+
+def limited(settings, limit, value):
+    return subprocess.run(
+        command(settings), cwd=ROOT, capture_output=True, text=True, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(limit, (value, value)),
+    )  # fmt: skip
+
+
+def test_a_full_disk_ends_in_exit_code_74_and_nothing_half_done(inputs, undisturbed, tmp_path):
+    settings = moved(inputs, tmp_path)
+    run = limited(settings, resource.RLIMIT_FSIZE, 1_100_000)  # of a shard with the room it reserves
+    assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
+    assert os.strerror(errno.EFBIG) in run.stderr
+    assert leftovers(settings) == []
+    assert preprocess_store(settings) == 0
+    assert files(settings) == files(undisturbed)
+
+
+def test_a_run_stops_before_the_disk_is_full(inputs, undisturbed, tmp_path, monkeypatch):
+    settings = moved(inputs, tmp_path, jobs=1)
+    usage = shutil.disk_usage
+
+    def nearly_full(path):
+        written = len(list(Path(settings.store).glob("*.h5")))
+        return usage(path)._replace(free=(100 << 20) if written == 0 else 1000)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", nearly_full)
+        with pytest.raises(OSError, match="1,000 bytes free, .* needed") as error:
+            preprocess_store(settings)
+    assert error.value.errno == errno.ENOSPC
+    assert len(list(Path(settings.store).glob("*.h5"))) == 1
+    assert preprocess_store(settings) == 0
+    assert files(settings) == files(undisturbed)
+
+
+def test_a_machine_without_room_blames_no_video(inputs, tmp_path):
+    settings = moved(inputs, tmp_path)
+    run = limited(settings, resource.RLIMIT_FSIZE, 60_000)  # less than the memory that decoded frames are shared in
+    assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
+    assert "shared memory for decoded frames" in run.stderr
+    assert not list(Path(settings.store).glob("*.h5"))
+
+
+def test_few_open_files_are_enough(inputs, undisturbed, tmp_path):
+    settings = moved(inputs, tmp_path)
+    run = limited(settings, resource.RLIMIT_NOFILE, 40)
+    assert run.returncode == 0, run.stderr
+    assert files(settings) == files(undisturbed)
+
+
+@pytest.mark.parametrize("folder", ["store", "manifests"])
+def test_a_folder_that_may_not_be_written_ends_in_exit_code_74(inputs, undisturbed, tmp_path, folder):
+    settings = moved(inputs, tmp_path)
+    Path(settings.store).mkdir()
+    closed = Path(settings.store) if folder == "store" else ledger_path(settings, "train").parent
+    closed.chmod(0o500)
+    before = files(settings)
+    run = subprocess.run(
+        command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60, preexec_fn=powers.give_up
+    )
+    assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
+    assert {name: content for name, content in files(settings).items() if name.endswith(".csv")} == before
+    closed.chmod(0o700)
+    assert preprocess_store(settings) == 0
+    assert files(settings) == files(undisturbed)
+
+
+def test_a_store_below_a_file_is_told_in_one_line(inputs, tmp_path):
+    (tmp_path / "file").write_text("")
+    settings = Preprocess(**{**inputs.__dict__, "store": str(tmp_path / "file" / "store")})
+    run = subprocess.run(command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, "Traceback" in run.stderr) == (2, False)

@@ -1,0 +1,243 @@
+"""Two CPU processes under MindSpore's msrun, with batch norms frozen: one of them dies, one process goes on."""
+
+from __future__ import annotations
+
+from paths import ROOT
+
+import model  # noqa: F401  before mindspore
+
+# isort: split
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from make_training import TinyNetwork, to_the_waiting_thread, write_config
+from mindspore import nn
+
+from model import weights
+from pipeline.common import cli
+from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_USAGE
+from train import train
+from train.device import launch
+from train.loop import trainer
+from train.loop.running_statistics import RunningStatistics
+from train.weights import checkpoint
+
+DIES_AT = 5
+NOBODY_DIES = 1  # the seed of a training in which none does
+OUT = "KINETICS_TEST_OUT"  # where each process notes its parameters
+
+
+def frozen_network() -> TinyNetwork:
+    """Its batch norm uses its running statistics in training too: those of a batch depend on who has which clip."""
+    network = TinyNetwork()
+    network.features[1].bn2d.use_batch_statistics = False
+    return network
+
+
+def values(network: nn.Cell) -> dict[str, np.ndarray]:
+    return {name: p.asnumpy().copy() for name, p in weights.parameters(network).items()}
+
+
+def worker() -> int:
+    """What msrun starts twice: train, note the parameters of every step; number 1 dies in the middle."""
+    out = Path(os.environ[OUT])
+    make_step = trainer.Trainer._step
+
+    def step(self, *args):
+        loss = make_step(self, *args)
+        np.savez(out / f"rank{self.world.rank}-step{self.progress.step}.npz", **values(self.network))
+        (out / f"rank{self.world.rank}.pid").write_text(str(os.getpid()))
+        if self.progress.step == DIES_AT and self.world.rank == 1 and self.config.train.seed != NOBODY_DIES:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss
+
+    def fit(self):
+        _note_settled_statistics(out, self.world)  # not in a step: its graph would go into the compile cache
+        return train_on(self)
+
+    train_on = trainer.Trainer.fit
+    trainer.Trainer.fit = fit
+    trainer.Trainer._step = step
+    trainer.build_network = lambda _settings: frozen_network()
+    return train.main(sys.argv[1:])
+
+
+def _note_settled_statistics(out: Path, world) -> None:
+    """Statistics that differ between the processes, and one of the two asked to stop: what both have afterwards."""
+    network = nn.SequentialCell(nn.BatchNorm2d(2))
+    running = RunningStatistics(network, world.size)
+    running.statistics[0].set_data(ms.Tensor([1.0 + world.rank, 5.0], ms.float32))
+    asked = running.settle(world.rank == 1)
+    np.savez(out / f"rank{world.rank}-settled.npz", mean=running.statistics[0].asnumpy(), asked=asked)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    made = tmp_path_factory.mktemp("distributed")
+    write_config(made, save_checkpoint_steps=3)
+    return made
+
+
+def together(folder: Path, *words: str) -> subprocess.Popen:
+    """Start two workers; `make train DEVICES=2` does the same."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    here = ROOT
+    return subprocess.Popen(
+        [sys.executable, __file__, f"{port}", f"{folder}/msrun", "-c", f"{folder}/tiny.yaml",
+         "--train.run_distribute=true", *words],
+        cwd=here, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": f"{here}:{here}/tests/helpers", OUT: str(folder),
+             "MS_NODE_TIMEOUT": "5"},
+    )  # fmt: skip
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+
+
+@pytest.fixture(scope="module")
+def died(folder) -> tuple[int, str]:
+    """How training ends when one of its two workers has killed itself after step 5: exit code, and what is said."""
+    process = together(folder)
+    _, said = process.communicate(timeout=150)
+    return process.returncode, said
+
+
+def test_the_death_of_one_ends_all(died, folder):
+    code, said = died
+    assert code == EXIT_RETRY
+    assert said.splitlines()[-1].startswith("error: a process was killed or crashed, and so all were ended; see")
+    assert "go on with --resume auto" in said
+    for rank in (0, 1):
+        assert has_ended(int((folder / f"rank{rank}.pid").read_text()))
+    assert [path.stem for path in checkpoint.resumable(folder / "runs" / "tiny")] == ["epoch_001-step_000003"]
+    assert len(list((folder / "runs" / "tiny").iterdir())) == 1  # only number 0 makes a run folder
+
+
+def test_all_have_the_same_parameters_in_every_step(died, folder):
+    for step in range(1, DIES_AT):
+        ours, theirs = (np.load(folder / f"rank{rank}-step{step}.npz") for rank in (0, 1))
+        for name in ours.files:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=f"{name} after step {step}")
+
+
+def test_statistics_are_averaged_and_all_learn_that_one_was_asked_to_stop(died, folder):
+    for rank in (0, 1):
+        settled = np.load(folder / f"rank{rank}-settled.npz")
+        assert settled["mean"].tolist() == [1.5, 5.0]
+        assert settled["asked"]
+
+
+def test_one_process_makes_the_same_steps_and_goes_on_where_two_ended(died, folder, monkeypatch):
+    monkeypatch.setattr(trainer, "build_network", lambda _settings: frozen_network())
+    made = {}
+    make_step = trainer.Trainer._step
+
+    def step(self, *args):
+        loss = make_step(self, *args)
+        made[self.progress.step] = values(self.network)
+        return loss
+
+    monkeypatch.setattr(trainer.Trainer, "_step", step)
+    words = ["-c", f"{folder}/tiny.yaml", "--data_loader.train.dataset.batch_size=4"]  # the two had 2 each
+    assert train.main([*words, f"--train.ckpt_path={folder}/alone"]) == EXIT_OK
+    alone = dict(made)
+    for number in range(1, DIES_AT):
+        together = np.load(folder / f"rank0-step{number}.npz")
+        for name in together.files:
+            np.testing.assert_allclose(together[name], alone[number][name], atol=1e-5, rtol=1e-5, err_msg=name)
+    made.clear()
+    assert train.main([*words, "--resume", "auto"]) == EXIT_OK
+    assert sorted(made) == [4, 5, 6, 7, 8]
+    moved = max(np.abs(alone[8][name] - alone[3][name]).max() for name in alone[8])
+    assert moved > 1e-3  # or the comparison would say nothing
+    for name in alone[8]:
+        np.testing.assert_allclose(made[8][name], alone[8][name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, EXIT_RETRY), (signal.SIGINT, EXIT_SIGINT)])
+def test_a_signal_ends_all_with_a_checkpoint_and_an_exit_code(tmp_path, number, code):
+    write_config(tmp_path, epochs=100_000, eval_epochs=0)
+    started = together(tmp_path, "--data_loader.train.dataset.batch_size=4", f"--train.seed={NOBODY_DIES}")
+    noted = tmp_path / "rank1.pid"
+    deadline = time.monotonic() + 100
+    while not noted.is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    pids = [int((tmp_path / f"rank{rank}.pid").read_text()) for rank in (0, 1)]
+    started.send_signal(number)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == code, said
+    assert f"ended with exit code {code}" in said and said.rstrip().endswith("go on with --resume auto")
+    assert all(map(has_ended, pids))
+    (newest,) = checkpoint.resumable(tmp_path / "runs" / "tiny")
+    steps = [int(path.stem.rpartition("step")[2]) for path in tmp_path.glob("rank0-step*.npz")]
+    assert checkpoint.read_state(newest)["step"] == max(steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_two_go_on_where_one_ended(tmp_path, monkeypatch, group_size):
+    monkeypatch.setattr(trainer, "build_network", lambda _settings: frozen_network())
+    write_config(tmp_path)
+    made = {}
+    make_step = trainer.Trainer._step
+
+    def step(self, *args):
+        loss = make_step(self, *args)
+        made[self.progress.step] = values(self.network)
+        if self.progress.step == 3 and "runs" in self.config.train.ckpt_path:
+            to_the_waiting_thread(self, signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(trainer.Trainer, "_step", step)
+    words = ["-c", f"{tmp_path}/tiny.yaml", f"--train.seed={NOBODY_DIES}"]
+    alone = [
+        *words,
+        f"--data_loader.train.dataset.batch_size={4 // group_size}",
+        f"--data_loader.group_size={group_size}",
+    ]
+    assert train.main([*alone, f"--train.ckpt_path={tmp_path}/whole"]) == EXIT_OK
+    whole = dict(made)
+    assert train.main([*alone, f"--train.ckpt_path={tmp_path}/runs"]) == EXIT_RETRY
+    process = together(tmp_path, *words[2:], "--resume", "auto")  # each with 2 clips
+    _, said = process.communicate(timeout=150)
+    assert process.returncode == EXIT_OK, said
+    assert sorted(int(path.stem[-1]) for path in tmp_path.glob("rank0-step*.npz")) == [4, 5, 6, 7, 8]
+    (run,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert "resuming" in (run / "train.log").read_text()
+    for number in range(4, 9):
+        ours, theirs = (np.load(tmp_path / f"rank{rank}-step{number}.npz") for rank in (0, 1))
+        for name in ours.files:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+            np.testing.assert_allclose(ours[name], whole[number][name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_mistake_keeps_its_exit_code(tmp_path):
+    write_config(tmp_path)
+    process = together(tmp_path, "--model.num_classes=2")
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == EXIT_USAGE and said.rstrip().endswith("mend that first"), said
+
+
+if __name__ == "__main__":
+    if sys.argv[1].isdigit():
+        port, log_dir, *rest = sys.argv[1:]
+        sys.exit(launch.launch([__file__, *rest], devices=2, port=int(port), log_dir=Path(log_dir)))
+    with launch.noted():
+        cli.run(worker)

@@ -1,0 +1,366 @@
+import contextlib
+import io
+import json
+import logging
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from make_training import NORMALIZE, TinyNetwork, signalling, to_the_waiting_thread, write_config
+from paths import ROOT
+
+from pipeline.common.errors import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT, UserError
+from pipeline.common.settings import Document
+from train import train
+from train.data.clip_batches import ClipBatches
+from train.data.prefetch import LoaderError
+from train.device.processes import World
+from train.experiment.load import load_config
+from train.loop import dropout, trainer
+from train.loop.health import NotFiniteError, OutOfMemoryError
+from train.report import main
+from train.weights import checkpoint
+
+# Everything that has a state or is random: groups of batches, a loss scale that moves, an average of the weights.
+STATEFUL = ["--data_loader.group_size=2", "--optimizer.loss_scale=dynamic", "--optimizer.ema_decay=0.9",
+            "--model.dropout=0.5"]  # fmt: skip
+PLAIN = [{"type": "VideoRescale", "shift": 0.0}, {"type": "VideoReOrder", "order": [3, 0, 1, 2]}, NORMALIZE]
+LAST = "epoch_002-step_000008"
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    monkeypatch.setattr(trainer, "build_network", lambda _settings: TinyNetwork())
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Sample numbers of every step trained in this process."""
+    steps = []
+    iterate = trainer.iterate
+
+    def noting(*args, **options):
+        for batch in iterate(*args, **options):
+            steps.append(batch[2].tolist())
+            yield batch
+
+    monkeypatch.setattr(trainer, "iterate", noting)
+    return steps
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    return write_config(tmp_path_factory.mktemp("trainer"), save_checkpoint_steps=3)
+
+
+def words(config: Path, runs: Path, *more: str) -> list[str]:
+    return ["-c", str(config), f"--train.ckpt_path={runs}", *STATEFUL, *more]
+
+
+def signalled(name: str, step: int, words: list[str]) -> int:
+    """The exit code of a training of its own process that gets a signal in a step."""
+    here = ROOT
+    command = [sys.executable, "tests/helpers/make_training.py", name, str(step), *words]
+    done = subprocess.run(
+        command, cwd=here, env={**os.environ, "PYTHONPATH": str(here)}, capture_output=True, text=True
+    )
+    print(done.stderr)
+    return done.returncode
+
+
+def files_of(runs: Path, stem: str) -> dict[str, bytes]:
+    (folder,) = (runs / "tiny").glob("*/ckpt")
+    return {ending: (folder / f"{stem}{ending}").read_bytes() for ending in (".ckpt", ".optimizer.ckpt")}
+
+
+def test_killed_stopped_and_damaged_training_ends_in_the_same_bits_having_seen_the_same_clips(
+    config, tmp_path, seen, monkeypatch
+):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    dropped, kept = [], dropout.kept
+
+    def noting(samples, *args, **options):
+        dropped.append(samples.tolist())
+        return kept(samples, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dropout, "kept", noting)
+        assert train.main(words(config, whole)) == EXIT_OK
+    whole_clips = list(seen)
+    assert dropped == whole_clips
+    assert len(whole_clips) == 16  # 2 epochs of 4 steps of 2 batches
+
+    assert signalled("SIGKILL", 5, words(config, broken)) == -signal.SIGKILL
+
+    seen.clear()
+    resume = words(config, broken, "--resume", "auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_step", signalling(signal.SIGTERM, 4, to_the_waiting_thread))
+        assert train.main(resume) == EXIT_RETRY
+    assert seen == whole_clips[6:8]
+    assert signalled("SIGINT", 7, resume) == EXIT_SIGINT
+
+    (folder,) = (broken / "tiny").glob("*/ckpt")
+    latest = folder / "epoch_002-step_000007.ckpt"
+    latest.write_bytes(latest.read_bytes()[:-100])
+    seen.clear()
+    assert train.main(resume) == EXIT_OK
+    said = (folder.parent / "train.log").read_text()
+    assert re.search(r"step_000007\.ckpt: damaged: .*; going back to epoch_002-step_000006", said)
+    assert re.search(r"clips/s, data wait \d+\.\d %", said)
+    assert seen == whole_clips[12:]
+
+    assert files_of(broken, LAST) == files_of(whole, LAST)
+    steps = [json.loads(line)["step"] for line in (folder.parent / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8, 8]  # each once, and the evaluation
+    state = json.loads((folder / f"{LAST}.json").read_text())
+    assert state["epoch"] == 2 and state["best"] >= 0
+
+
+def test_a_stop_in_the_evaluation_is_taken_up_with_the_evaluation(config, tmp_path, monkeypatch):
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.epochs=1"]
+    with monkeypatch.context() as patch:
+        evaluate = trainer.Trainer._evaluate
+
+        def stopped(self, epoch):
+            to_the_waiting_thread(self, signal.SIGTERM)
+            return evaluate(self, epoch)
+
+        patch.setattr(trainer.Trainer, "_evaluate", stopped)
+        assert train.main(words) == EXIT_RETRY
+    (run,) = (tmp_path / "tiny").iterdir()
+    assert "val/acc1" not in (run / "metrics.jsonl").read_text()
+    assert train.main([*words, "--resume", "auto"]) == EXIT_OK
+    assert (run / "metrics.jsonl").read_text().count("val/acc1") == 1
+    assert (run / "ckpt" / "best.json").is_file()
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scalars = {f"train/{name}" for name in ("loss", "acc1", "lr", "clips_per_s", "data_wait")}
+    assert all(scalars <= set(record) for record in records[:-1]) and "val/acc5" in records[-1]
+    written = b"".join(path.read_bytes() for path in run.glob("events.out.tfevents.*"))
+    assert all(tag.encode() in written for tag in (*scalars, "val/acc1", "val/acc5"))
+
+    # The same run folder, drawn.
+    assert main([*words, "--run", str(run)]) == EXIT_OK
+    assert (run / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_loss_that_stays_nan_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
+    make_step = trainer.Trainer._step
+
+    def poisoned(self, *args):
+        if self.progress.step == 4:
+            self.network.fc.bias.set_data(ms.Tensor(np.full(3, np.nan, np.float32)))
+        return make_step(self, *args)
+
+    monkeypatch.setattr(trainer.Trainer, "_step", poisoned)
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.nonfinite_steps=3"]
+    with pytest.raises(NotFiniteError, match=r"loss is nan at step 7, not finite in 3 steps in a row") as caught:
+        train.main([*words, "--train.save_checkpoint_steps=1"])
+    assert caught.value.exit_code == EXIT_NOT_FINITE == 70
+    newest = checkpoint.resumable(tmp_path / "tiny")
+    assert newest[0].stem == "epoch_001-step_000004"
+    values = checkpoint.read_parameters(newest[0], checkpoint.read_state(newest[0]))
+    assert all(np.isfinite(value).all() for value in values.values())
+
+
+def test_gradients_that_never_are_finite_end_training(config, tmp_path, capsys):
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.nonfinite_steps=3"]
+    with pytest.raises(
+        NotFiniteError, match="gradients at step 3 are not finite, and no weight has changed in 3 steps"
+    ):
+        train.main([*words, "--train.amp_level=O2", "--optimizer.loss_scale=1e9"])
+    assert "warning: step 1: gradients are not finite; its update is left out" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_people_see_a_bar_and_whole_lines_of_the_log(stream, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream())
+    assert train.main(["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.epochs=1"]) == EXIT_OK
+    shown = sys.stderr.getvalue()
+    bars = re.findall(r"\repoch 1: +\d+%\|[^\r\n]*\| (\d)/8 \[[\d:]+<[\d:?]+, *\S*(?:step/s|s/step)\]", shown)
+    assert bars[:1] + bars[-1:] == (["0", "8"] if stream is Terminal else [])
+    lines = [line for line in re.split(r"[\r\n]+", shown) if line.startswith("epoch: ")]
+    form = r"epoch: 1 step: {}, loss is \d+\.\d+, lr [\d.]+, [\d.]+ clips/s, data wait [\d.]+ %.*, eta {}"
+    for number, line in enumerate(lines[:8], 1):
+        assert re.fullmatch(form.format(number, "unknown" if number == 1 else r"\d\d:\d\d"), line)
+    assert lines[8].startswith("epoch: 1 evaluation: video top-1 ") and len(lines) == 9
+
+
+def test_what_is_evaluated_and_kept_when(config, monkeypatch):
+    made, saved = [], []
+    found = iter([0.5, 0.4, 0.6])  # video top-1
+    monkeypatch.setattr(trainer.RunningStatistics, "settle", lambda *_: False)
+    monkeypatch.setattr(trainer.Trainer, "_train_epoch", lambda *_: None)
+    monkeypatch.setattr(
+        trainer.Trainer,
+        "_evaluate",
+        lambda _, epoch: made.append(epoch + 1) or {"video_top1": next(found), "loss": 1.0},
+    )
+    monkeypatch.setattr(
+        trainer.Trainer, "save", lambda self, best: saved.append((self.progress.epoch, self.progress.best, best))
+    )
+    overrides = {"train.epochs": "7", "train.eval_epochs": "3", "train.save_checkpoint_epochs": "2"}
+    trainer.Trainer(load_config(Document(config, overrides)), World(), None).fit()
+    assert made == [3, 6, 7]  # every third, and the last
+    assert saved == [(2, -1.0, False), (3, 0.5, True), (4, 0.5, False), (6, 0.5, False), (7, 0.6, True)]
+
+
+def test_an_evaluation_whose_loss_is_not_finite_is_never_the_best(config, monkeypatch, caplog):
+    found = iter([(1.0, math.nan), (0.5, 2.0), (0.4, 1.0)])  # video top-1 and loss of each epoch
+    saved = []
+    monkeypatch.setattr(trainer.RunningStatistics, "settle", lambda *_: False)
+    monkeypatch.setattr(trainer.Trainer, "_train_epoch", lambda *_: None)
+    monkeypatch.setattr(
+        trainer.Trainer, "_evaluate", lambda *_: dict(zip(("video_top1", "loss"), next(found), strict=True))
+    )
+    monkeypatch.setattr(
+        trainer.Trainer, "save", lambda self, best: saved.append((self.progress.epoch, self.progress.best, best))
+    )
+    overrides = {"train.epochs": "3", "train.eval_epochs": "1", "model.num_classes": "5"}
+    trainer.Trainer(load_config(Document(config, overrides)), World(), None).fit()
+    assert "model.num_classes: got 5, but the ledgers number 3 classes" in caplog.text
+    assert saved == [(2, 0.5, True), (3, 0.5, False)]
+
+
+def test_validation_normalises_as_make_eval_does(config):
+    document = Document(config)
+    operations = document.values["data_loader"]["eval"]["map"]["operations"]
+    operations[-1] = {**operations[-1], "mean": [0.1, 0.2, 0.3]}
+    made = trainer.Trainer(load_config(document), World(), None)
+    train_shift, shift = (cell.normalize.shift.asnumpy() for cell in (made.train_step.loss, made.predictor))
+    np.testing.assert_allclose(shift, -np.array([0.1, 0.2, 0.3]) / 0.2, rtol=1e-6)
+    np.testing.assert_allclose(train_shift, -np.full(3, 0.4) / 0.2, rtol=1e-6)
+
+
+def test_going_on_with_other_clips_is_refused(config):
+    made = trainer.Trainer(load_config(Document(config)), World(), None)
+    state = json.loads(json.dumps(made._identity()))
+    for override, message in (
+        ("dataset.shuffle_shards=3", r"data_loader\.train\.dataset\.shuffle_shards was 0 there and is 3 here"),
+        ("dataset.shuffle=false", r"dataset\.shuffle was True there and is False here"),
+        ("dataset.seq=3", r"dataset\.seq was 4 there and is 3 here"),
+        ("dataset.seq_mode=random", r"dataset\.seq_mode was part there"),
+        ("dataset.frame_interval=2", r"dataset\.frame_interval was 1 there"),
+        ("map.operations=" + json.dumps(PLAIN), r"data_loader\.train\.map\.VideoRandomCrop was \{.*\[16, 16\]"),
+        ("dataset.num_parallel_workers=1", None),
+        ("dataset.batch_timeout_s=9", None),
+        ("dataset.verify_checksums=true", None),
+    ):
+        key, _, value = override.partition("=")
+        made.config = load_config(Document(config, {f"data_loader.train.{key}": value}))
+        with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+            made._check_resumable(Path("x.ckpt"), state)
+
+
+def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(config, tmp_path, monkeypatch):
+    make, wake = ClipBatches.batch, threading.Event()
+
+    def batch(self, number):
+        if number == 5 and self.options.split == "train":
+            wake.wait()
+        return make(self, number)
+
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipBatches, "batch", batch)
+        with pytest.raises(LoaderError, match="no batch for 1 s") as caught:
+            train.main([*words, "--data_loader.train.dataset.batch_timeout_s=1"])
+    wake.set()
+    assert caught.value.exit_code == EXIT_RETRY
+    (run,) = (tmp_path / "tiny").iterdir()
+    stacks = (run / "train.log").read_text().split("\nthread ")[1:]
+    assert any(stack.startswith("batches ") and "wake.wait()" in stack for stack in stacks)  # the line that hangs
+    assert any(stack.startswith("MainThread ") and "trainer.fit()" in stack for stack in stacks)
+    newest = checkpoint.resumable(tmp_path / "tiny")[0].stem
+    assert "epoch_001-step_000003" <= newest <= "epoch_001-step_000005"  # batches that were ready may be dropped
+    assert train.main([*words, "--resume", "auto"]) == EXIT_OK
+
+
+def test_a_worker_that_dies_ends_training_with_a_checkpoint_to_resume_from(config, tmp_path, monkeypatch):
+    make = ClipBatches.batch
+
+    def batch(self, number):
+        return 1 / 0 if number == 5 and self.options.split == "train" else make(self, number)
+
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipBatches, "batch", batch)
+        with pytest.raises(LoaderError, match="died: ZeroDivisionError") as caught:
+            train.main(words)
+    assert caught.value.exit_code == EXIT_RETRY
+    assert checkpoint.resumable(tmp_path / "tiny")[0].stem == "epoch_001-step_000005"
+    assert train.main([*words, "--resume", "auto"]) == EXIT_OK
+
+
+def test_when_no_checkpoint_is_whole_training_says_so(config, tmp_path):
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.epochs=1", "--train.eval_epochs=0"]
+    assert train.main(words) == EXIT_OK
+    for path in (tmp_path / "tiny").glob("*/ckpt/*.optimizer.ckpt"):
+        path.unlink()
+    message = r"step_000003\.optimizer\.ckpt: no such checkpoint; none before it to go back to; start anew without"
+    with pytest.raises(checkpoint.DamagedError, match=message):
+        train.main([*words, "--resume", "auto"])
+
+
+def test_resuming_where_there_is_nothing_says_so_and_starts(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert train.checkpoints_to_resume(tmp_path / "tiny", "auto") == []
+    assert "nothing to resume" in caplog.text and "starting at step 0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data_loader.group_size=9", r"group_size: got 9, but an epoch of .* has only 8 batches"),
+        ("data_loader.train.dataset.batch_size=18", r"batch_size: got 18, but .* has only 17 clips an epoch"),
+        ("model.num_classes=2", r"model\.num_classes: got 2, but .* has label_id 2; set it to 3"),
+        (
+            "train.run_distribute=true",
+            r"train\.run_distribute: got true, but .* not started by msrun; run `make",
+        ),
+    ],
+)
+def test_a_mistake_is_one_clear_line(config, tmp_path, override, message):
+    with pytest.raises(UserError, match=message) as caught:
+        train.main(["-c", str(config), f"--train.ckpt_path={tmp_path}", f"--{override}"])
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+
+
+# What MindSpore 2.10 says on a CPU whose memory ran out (seen under a limit on the address space).
+MEMORY_NOT_ENOUGH = """
+----------------------------------------------------
+- Memory not enough:
+----------------------------------------------------
+Memory isn't enough and alloc failed, kernel name: Default/data-204, alloc size: 9633792B.
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(RuntimeError(MEMORY_NOT_ENOUGH), "Memory isn't.* 9633792B."), (MemoryError(), "MemoryError")]
+)
+def test_no_memory_left_is_one_clear_line(config, tmp_path, monkeypatch, error, said):
+    class TooLarge:
+        def __init__(self, *args, **options):
+            self.set_train = self.swap_average = lambda *args: None
+
+        def __call__(self, *args):
+            raise error
+
+    monkeypatch.setattr(trainer, "TrainStep", TooLarge)
+    with pytest.raises(
+        OutOfMemoryError, match=rf"batch_size: got 2, which does not fit in memory \({said}\); halve it"
+    ):
+        train.main(["-c", str(config), f"--train.ckpt_path={tmp_path}"])

@@ -1,0 +1,364 @@
+"""Weights in every form that exists, into ours and back; and what must be refused."""
+
+import io
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+import reference_weights
+from paths import RESOURCES
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from model import weights
+from model.r2plus1d import r2plus1d_18, r2plus1d_50
+from pipeline.common.errors import EXIT_OK, UserError
+from train import convert
+from train.experiment.sections import Model
+from train.network.build import build_network
+from train.weights import checkpoint
+from train.weights.files import read_safetensors, write_safetensors
+from train.weights.load import load_weights
+
+NARROW = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=5"]
+SETTINGS = Model(stage_channels=(4, 4, 8, 8), num_classes=5)
+
+
+def named(network, name_of) -> dict[str, np.ndarray]:
+    """Reference weights of a network under other names; they depend on torchvision's names alone."""
+    return {name_of(name): reference_weights.weight(weights.torchvision_name(name), tuple(parameter.shape))
+            for name, parameter in weights.parameters(network).items()}  # fmt: skip
+
+
+def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(arrays, path)
+    else:
+        ms.save_checkpoint([{"name": name, "data": ms.Tensor(array)} for name, array in arrays.items()], str(path))
+        path.chmod(0o644)
+    return path
+
+
+def values(network) -> dict[str, np.ndarray]:
+    return {name: parameter.asnumpy().copy() for name, parameter in weights.parameters(network).items()}
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(one[name].tobytes() == other[name].tobytes() for name in one)
+
+
+@pytest.fixture
+def torchvisions(tmp_path) -> Path:
+    return write(tmp_path / "theirs.safetensors", named(build_network(SETTINGS), weights.torchvision_name))
+
+
+@pytest.fixture
+def seeds(tmp_path) -> Path:
+    """As MindSpore's trainer leaves it: the network and the optimizer's state."""
+    arrays = named(build_network(SETTINGS), weights.zjut_name)
+    extras = {f"moments.{name}": array for name, array in arrays.items()} | {"global_step": np.array([7], np.int32)}
+    return write(tmp_path / "seeds.ckpt", arrays | extras)
+
+
+@pytest.mark.parametrize("naming", ["torchvisions", "seeds"])
+def test_there_and_back_bit_for_bit(naming, request, tmp_path):
+    source = request.getfixturevalue(naming)
+    ckpt, back = tmp_path / "ours.ckpt", tmp_path / "back.safetensors"
+    assert convert.main([str(source), str(ckpt), *NARROW]) == EXIT_OK
+    assert convert.main([str(ckpt), str(back), *NARROW]) == EXIT_OK
+    assert same(load_file(back), named(build_network(SETTINGS), weights.torchvision_name))
+    network = build_network(SETTINGS)
+    state = load_weights(ckpt, network)
+    assert state["model"] == "R2Plus1d18" and state["converted_from"] == source.name
+    assert same(values(network), named(network, lambda name: name))
+    assert not list(tmp_path.glob(".*"))
+    again = tmp_path / "again.safetensors"
+    assert convert.main([str(ckpt), str(again), *NARROW]) == EXIT_OK
+    assert again.read_bytes() == back.read_bytes()
+
+
+def test_full_size_logits_after_conversion(tmp_path):
+    network = r2plus1d_18(num_classes=400)
+    source = write(tmp_path / "seeds.ckpt", named(network, weights.zjut_name))
+    middle, last = tmp_path / "torchvisions.safetensors", tmp_path / "ours.ckpt"
+    assert convert.main([str(source), str(middle)]) == EXIT_OK
+    assert same(load_file(middle), named(network, weights.torchvision_name))
+    assert convert.main([str(middle), str(last)]) == EXIT_OK
+    load_weights(last, network)
+    network.set_train(False)
+    logits = network(ms.Tensor(reference_weights.clip((2, 3, 8, 56, 56)))).asnumpy()
+    expected = np.load(RESOURCES / "parity_logits.npz")["logits_2x3x8x56x56_seed0"]
+    assert np.abs(logits - expected).max() / np.abs(expected).max() < 1e-5
+
+
+def test_the_seeds_fifty_layers(tmp_path):
+    network = r2plus1d_50(num_classes=5, stage_channels=(4, 4, 8, 8))
+    arrays = named(network, weights.zjut_name)
+    assert {"layer1.0.conv3.features.0.weight", "layer1.0.down_sample.features.1.bn2d.gamma",
+            "layer3.5.conv12.conv2_1.features.1.bn2d.moving_mean"} <= arrays.keys()  # fmt: skip
+    source = write(tmp_path / "seeds.ckpt", arrays)
+    assert convert.main([str(source), str(tmp_path / "x.ckpt"), "--model.type=R2Plus1d50", *NARROW]) == EXIT_OK
+    load_weights(tmp_path / "x.ckpt", network)
+    assert same(values(network), named(network, lambda name: name))
+
+
+def test_classes_go_along(tmp_path, caplog):
+    network = build_network(SETTINGS)
+    checkpoint.save_weights(tmp_path / "a.ckpt", network, {"classes": list("abcde"), "step": 3})
+    load_weights(tmp_path / "a.ckpt", network)
+    assert "stands alone" not in caplog.text
+    (tmp_path / "alone.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes())
+    load_weights(tmp_path / "alone.ckpt", network)
+    assert "alone.ckpt stands alone" in caplog.text
+    assert convert.main([str(tmp_path / "a.ckpt"), str(tmp_path / "b.safetensors"), *NARROW]) == EXIT_OK
+    assert load_weights(tmp_path / "b.safetensors", network)["classes"] == list("abcde")
+    with safe_open(tmp_path / "b.safetensors", framework="np") as file:
+        assert json.loads(file.metadata()["facts"])["model"] == "R2Plus1d18"
+    other = build_network(Model(type="R3d18", stage_channels=(4, 4, 8, 8), num_classes=5))
+    with pytest.raises(UserError, match=r"; it was saved from model\.type R2Plus1d18$"):
+        load_weights(tmp_path / "b.safetensors", other)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_renamed_checkpoint_is_still_compared_with_its_checksum(flipped, tmp_path):
+    network = build_network(SETTINGS)
+    checkpoint.save_weights(tmp_path / "a.ckpt", network, {"classes": list("abcde")})
+    content = bytearray((tmp_path / "a.ckpt").read_bytes())
+    content[len(content) // 2] ^= flipped
+    (tmp_path / "b.ckpt").write_bytes(content)
+    (tmp_path / "a.json").rename(tmp_path / "b.json")
+    if flipped:
+        with pytest.raises(UserError, match=r"b\.ckpt: damaged: its SHA-256 is not the one in b\.json"):
+            load_weights(tmp_path / "b.ckpt", network)
+    else:
+        assert load_weights(tmp_path / "b.ckpt", network)["classes"] == list("abcde")
+
+
+@pytest.mark.parametrize("content", ["[1]", '"x"', "{", "{}", '{"classes": []}', '{"sha256": [1]}', "\x00"])
+def test_a_json_that_says_no_checksum_is_refused(content, tmp_path):
+    network = build_network(SETTINGS)
+    checkpoint.save_weights(tmp_path / "a.ckpt", network, {})
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(UserError, match=r"a\.json: damaged"):
+        load_weights(tmp_path / "a.ckpt", network)
+
+
+def test_a_flipped_bit_in_any_byte_of_our_header_is_seen(tmp_path):
+    # All but the five letters that say that it is ours: without them it is another program's file.
+    path = tmp_path / "a.safetensors"
+    arrays = {"stem.0.weight": np.ones((2, 3), np.float32), "fc.bias": np.ones(2, np.float32)}
+    write_safetensors(path, arrays, {"model": "R2Plus1d18", "classes": ["b", "a"]})
+    content = path.read_bytes()
+    end, ours = 8 + int.from_bytes(content[:8], "little"), content.index(b"facts")
+    for at in set(range(end)) - set(range(ours, ours + 5)):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match="damaged"):
+            read_safetensors(path)
+
+
+def test_a_misfit_lists_every_name_and_writes_nothing(torchvisions, tmp_path, capsys):
+    arrays = load_file(torchvisions)
+    del arrays["stem.0.weight"], arrays["layer4.1.conv2.1.running_var"]
+    arrays["layer9.0.weight"] = np.zeros(3, np.float32)
+    arrays["fc.bias"] = np.zeros(7, np.float32)
+    source = write(tmp_path / "other.safetensors", arrays)
+    with pytest.raises(UserError, match=r"does not fit this network \(4 faults\): missing stem\.0\.weight"):
+        convert.main([str(source), str(tmp_path / "out.ckpt"), *NARROW])
+    said = capsys.readouterr().err.splitlines()
+    for fault in (
+        "missing stem.0.weight (2, 3, 1, 7, 7)",
+        "missing layer4.1.conv2.1.bn2d.moving_variance (8,)",
+        "unexpected layer9.0.weight (3,)",
+        "fc.bias: got (7,), expected (5,)",
+    ):
+        assert fault in said
+    assert not (tmp_path / "out.ckpt").exists() and not (tmp_path / "out.json").exists()
+
+
+def test_a_parameter_that_is_there_in_two_namings_is_refused(torchvisions, tmp_path):
+    arrays = load_file(torchvisions)
+    source = write(tmp_path / "twice.safetensors", arrays | {"stem.1.bn2d.gamma": arrays["stem.1.weight"] + 1})
+    network = build_network(SETTINGS)
+    before = values(network)
+    with pytest.raises(UserError, match=r"\(1 faults\): unexpected stem\.1\.bn2d\.gamma \(once more\) \(2,\)"):
+        load_weights(source, network)
+    assert same(values(network), before)
+
+
+def test_numbers_of_another_kind_are_refused(torchvisions, tmp_path):
+    kind = pytest.importorskip("ml_dtypes").bfloat16
+    half = {name: array.astype(kind) for name, array in load_file(torchvisions).items()}
+    with pytest.raises(UserError, match=r"stem\.0\.weight holds bfloat16, expected float32"):
+        load_weights(write(tmp_path / "half.safetensors", half), build_network(SETTINGS))
+
+
+def test_another_class_count_is_refused_unless_the_head_is_new(torchvisions, tmp_path):
+    three = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=3"]
+    with pytest.raises(UserError, match=r"only the classes differ: set model\.num_classes .* train\.head"):
+        convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *three])
+    assert convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *three, "--train.head=new"]) == EXIT_OK
+    network = build_network(Model(stage_channels=(4, 4, 8, 8), num_classes=3))
+    fresh = values(network)
+    load_weights(torchvisions, network, head="new")
+    expected = named(network, lambda name: name)
+    for name, array in values(network).items():
+        assert (array.tobytes() == expected[name].tobytes()) != name.startswith("fc."), name
+    assert values(network)["fc.weight"].tobytes() == fresh["fc.weight"].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.type=R3d18"], r"does not fit this network \(\d+ faults\): missing layer1\.0\.conv1\.0\.weight"),
+        (["--model.type=R2Plus1d34"], r"missing layer1\.2"),
+        (["--model.midplanes=paper"], r"got \(11, 4, 1, 3, 3\), expected|expected"),
+    ],
+)
+def test_another_architecture_is_refused(words, message, torchvisions, tmp_path):
+    with pytest.raises(UserError, match=message):
+        convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *NARROW, *words])
+    assert not (tmp_path / "x.ckpt").exists()
+
+
+@pytest.mark.parametrize("where", ["ours.ckpt", "ours.safetensors", "plain.ckpt", "plain.safetensors"])
+@pytest.mark.parametrize("damage", ["empty", "short", "shorter", "zeros", "flip"])
+def test_damage_is_refused_and_nothing_is_loaded(where, damage, torchvisions, tmp_path):
+    path = tmp_path / where
+    assert convert.main([str(torchvisions), str(path), *NARROW]) == EXIT_OK
+    if where == "plain.ckpt":
+        path.with_suffix(".json").unlink()
+    if where == "plain.safetensors":
+        path.write_bytes(torchvisions.read_bytes())
+    content = path.read_bytes()
+    if damage == "flip":
+        if where.startswith("plain"):  # without a checksum only the structure and impossible values can be seen
+            number = np.float32(reference_weights.weight("stem.1.running_var", (2,))[0]).tobytes()
+            at = content.index(number)
+            content = content[: at + 3] + bytes([content[at + 3] | 0x80]) + content[at + 4 :]  # its sign
+        else:
+            half = len(content) * 3 // 4
+            content = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+    path.write_bytes({"empty": b"", "short": content[:-3], "shorter": content[: len(content) // 3],
+                      "zeros": bytes(len(content)), "flip": content}[damage])  # fmt: skip
+    network = build_network(SETTINGS)
+    before = values(network)
+    with pytest.raises(UserError, match="damaged|cannot be read|does not fit") as caught:
+        load_weights(path, network)
+    assert "\n" not in str(caught.value)
+    assert same(values(network), before)
+
+
+@pytest.mark.parametrize("ending", [".ckpt", ".safetensors"])
+def test_any_flipped_bit_gives_all_or_nothing(ending, torchvisions, tmp_path):
+    # Files without a checksum: a flip in a weight may pass, but never half a file and never another kind of error.
+    content = torchvisions.read_bytes()
+    if ending == ".ckpt":
+        content = write(tmp_path / "whole.ckpt", load_file(torchvisions)).read_bytes()
+    network, path = build_network(SETTINGS), tmp_path / f"flipped{ending}"
+    rng, refused = np.random.default_rng(0), 0
+    for at in rng.integers(len(content), size=80):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        before = values(network)
+        try:
+            load_weights(path, network)
+        except UserError:
+            refused += 1
+            assert same(values(network), before)
+        else:
+            expected = named(network, lambda name: name)
+            different = sum(
+                int((array.view(np.uint32) != expected[name].view(np.uint32)).sum())
+                for name, array in values(network).items()
+            )
+            assert different <= 1
+    assert 0 < refused < 80
+
+
+class Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("ending", [".ckpt", ".safetensors", ".pth"])
+def test_a_pickle_with_code_is_not_executed(ending, tmp_path):
+    if ending == ".pth":
+        pytest.importorskip("torch")
+    path, marker = tmp_path / f"bomb{ending}", tmp_path / "executed"
+    path.write_bytes(pickle.dumps({"stem.0.weight": Bomb(marker)}, protocol=2))
+    pickle.load(io.BytesIO(path.read_bytes()))  # noqa: S301  it is a bomb
+    assert marker.exists()
+    marker.unlink()
+    with pytest.raises(UserError, match="refused, nothing in it was executed|cannot be read"):
+        load_weights(path, build_network(SETTINGS))
+    assert not marker.exists()
+
+
+def test_a_pytorch_file_with_code_is_not_executed(tmp_path):
+    torch = pytest.importorskip("torch")
+    marker = tmp_path / "executed"
+    torch.save({"stem.0.weight": Bomb(marker)}, tmp_path / "bomb.pth")
+    with pytest.raises(UserError, match="refused, nothing in it was executed"):
+        load_weights(tmp_path / "bomb.pth", build_network(SETTINGS))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_pytorchs_file(new_format, torchvisions, tmp_path):
+    torch = pytest.importorskip("torch")
+    path, arrays = tmp_path / "theirs.pth", load_file(torchvisions)
+    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    state["stem.1.num_batches_tracked"] = torch.tensor(3)
+    torch.save(state, path, _use_new_zipfile_serialization=new_format)
+    network = build_network(SETTINGS)
+    load_weights(path, network)
+    assert same(values(network), named(network, lambda name: name))
+
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    before, named_path = values(network), tmp_path / "theirs-91a641e6.pth"
+    named_path.write_bytes(content)  # whose name says what its SHA-256 begins with
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="SHA-256 does not begin with 91a641e6"):
+        load_weights(named_path, network)
+    if new_format:
+        with pytest.raises(UserError, match="damaged"):
+            load_weights(path, network)
+    for broken in (b"", bytes(content[: len(content) // 2])):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match="damaged"):
+            load_weights(path, network)
+    assert same(values(network), before)
+
+
+def test_without_pytorch_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "x.pth").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"needs PyTorch: pip install -e '\.\[convert\]'"):
+        load_weights(tmp_path / "x.pth", build_network(SETTINGS))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("gone.ckpt", "x.ckpt", r"gone\.ckpt: no such checkpoint"),
+        ("theirs.safetensors", "x.pth", r"TO: got .*x\.pth, expected an ending of .* \(make convert FROM=in TO=out\)"),
+        ("theirs.safetensors", "theirs.safetensors", r"which is FROM itself"),
+        ("theirs.onnx", "x.ckpt", r"got '\.onnx', expected one of .* \.pth \(infer and eval: or \.mindir"),
+    ],
+)
+def test_mistakes_are_one_clear_line(source, target, message, torchvisions, tmp_path):
+    (tmp_path / "theirs.onnx").write_bytes(b"x")
+    with pytest.raises(UserError, match=message) as caught:
+        convert.main([str(tmp_path / source), str(tmp_path / target), *NARROW])
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
