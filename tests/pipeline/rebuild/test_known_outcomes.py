@@ -7,7 +7,7 @@ from pipeline.common.errors import EXIT_OK
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import InputError
-from pipeline.ledger.schema import LEARNED, STORED
+from pipeline.ledger.schema import LEARNED, STORED_COLUMNS
 from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
 from pipeline.rebuild.join import build_ledgers, join_sources
 from pipeline.shards.writer import ShardWriter
@@ -63,7 +63,7 @@ def test_what_was_learned_is_kept_without_its_shard_except_that_it_is_stored(pre
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS, "status"].tolist() == ["pending", "timeout", "pending", "unreadable", "missing", "pending"]
     assert table.loc[IDS[0], "source_frames"] == 300, "a fact of the source is kept"
-    assert (table[[name for name in STORED if name != "shard"]] == 0).all(axis=None) and set(table["shard"]) == {""}
+    assert (table[[name for name in STORED_COLUMNS if name != "shard"]] == 0).all(axis=None) and set(table["shard"]) == {""}
     assert any("3 videos were ok, and are in no shard" in line for line in built.warnings)
 
 
