@@ -68,8 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__ or "", sections={"preprocess": Preprocess})
     verb = parser.add_mutually_exclusive_group()
     verb.add_argument("--check", action="store_true", help="compare ledgers with label files, disk and store")
-    verb.add_argument("--diff", type=Path, metavar="OTHER", help="compare ledgers with another ledger or a folder of them")
-    verb.add_argument("--leaks", type=Path, metavar="OTHER", help="list YouTube ids shared with another ledger or label CSV")
+    verb.add_argument(
+        "--diff", type=Path, metavar="OTHER", help="compare ledgers with another ledger or a folder of them"
+    )
+    verb.add_argument(
+        "--leaks", type=Path, metavar="OTHER", help="list YouTube ids shared with another ledger or label CSV"
+    )
     verb.add_argument("--dry-run", action="store_true", help="print what would be written; write nothing")
     parser.add_argument("--classes", type=int, metavar="N", help="make a subset of N classes, as a new dataset")
     parser.add_argument("--per-class", type=int, metavar="N", help="make a subset of N videos per class and split")

@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     counts = {split: getattr(args, split) for split in SPLITS}
     if min(counts.values()) < 0 or args.jobs == 0:
-        raise UserError(f"got counts {counts} and --jobs {args.jobs}, expected counts of at least 0 and jobs other than 0")
+        raise UserError(
+            f"got counts {counts} and --jobs {args.jobs}, expected counts of at least 0 and jobs other than 0"
+        )
     set_up_logging()
     if not make_sample(args.out, counts, args.jobs):
         log.info("%s: the sample exists already. Nothing was changed.", args.out)

@@ -14,8 +14,8 @@ class UserError(ValueError):
 
 
 class ShardError(UserError):
-    """A shard is missing, corrupted, unfinished, or not one of this program."""
+    """A shard that is missing, damaged, unfinished, or not ours to read."""
 
 
 class FormatError(ShardError):
-    """A complete shard has the format of another version of this program."""
+    """A whole shard in a format of another version of this program."""

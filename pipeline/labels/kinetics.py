@@ -12,7 +12,7 @@ import pandera.pandas as pa
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import BadValue, collect, expect, full_matches
 from pipeline.common.text import some
-from pipeline.common.video_id import ID_PATTERN, video_ids
+from pipeline.common.video_id import ID_PATTERN, ID_RULE, video_ids
 from pipeline.labels.split_words import SPLIT_RULE
 
 
@@ -29,7 +29,7 @@ def kinetics_rows(raw: pd.DataFrame, bad_values: list[BadValue]) -> pd.DataFrame
     start, end = (values.where(np.isfinite(values) & values.abs().lt(1e9), -1) for values in times)
     unlabelled = raw["split"].eq("test")
     rules = {
-        "youtube_id": expect(f"^{ID_PATTERN}$", lambda ids: full_matches(ID_PATTERN, ids)),
+        "youtube_id": expect(ID_RULE, lambda ids: full_matches(ID_PATTERN, ids)),
         "time_start": expect("seconds, at least 0", lambda _: start.ge(0)),
         "time_end": expect("whole seconds after time_start", lambda _: end.gt(start)),
         "label": expect("a label", lambda label: label.ne("") | unlabelled),

@@ -6,7 +6,7 @@ look like numbers).  An unknown number is 0 and an unknown text is empty, so tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ import pandas as pd
 from pipeline.common.outcome import OUTCOME_TYPES
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches, inside, plain
-from pipeline.common.video_id import ID_PATTERN, video_ids
+from pipeline.common.video_id import ID_PATTERN, ID_RULE, video_ids
 
 if TYPE_CHECKING:  # imported where rules are made: training makes none, and would pay 10 MiB for it
     import pandera.pandas as pa
@@ -32,9 +32,7 @@ STATUSES = (
     "pending", "retry", "ok", "missing", "unreadable", "truncated", "no_video_stream", "unsupported_codec",
     "duplicated_frames", "too_short", "too_large", "timeout", "crash", "io",
 )  # fmt: skip
-WAITING_STATUSES = STATUSES[
-    :2
-]  # `make preprocess` decodes these: for the first time, or again
+WAITING_STATUSES = STATUSES[:2]  # `make preprocess` decodes these: for the first time, or again
 BAD_STATUSES = STATUSES[4:]
 # Part of the format, never written: no decoder here repeats frames, and a short video is stored at its own length.
 UNWRITTEN_STATUSES = ("duplicated_frames", "too_short")
@@ -46,7 +44,7 @@ STORED_COLUMNS = ("num_frames", "fps", *PLACE_COLUMNS)  # those of LEARNED that 
 SHARD_PATTERN = rf"(?:{'|'.join(SPLITS)})-\d{{5,}}-of-\d{{5,}}\.h5"
 
 
-def validate(ledger: pd.DataFrame, file: str, bad_values: Iterable[BadValue] = ()) -> None:
+def validate(ledger: pd.DataFrame, file: str, bad_values: Sequence[BadValue] = ()) -> None:
     """Check a ledger against the schema.
 
     Args:
@@ -57,14 +55,13 @@ def validate(ledger: pd.DataFrame, file: str, bad_values: Iterable[BadValue] = (
     Raises:
         InputError: with every bad value of every row.
     """
-    bad_values = list(bad_values)
     unreadable = {bad.row for bad in bad_values}  # in these rows, other errors may only follow from the first
     rows = range(2, len(ledger) + 2)
     ledger = plain(ledger)
-    bad_values += [bad for bad in collect(_schema(ledger), ledger, file, rows) if bad.row not in unreadable]
-    if bad_values:
-        message = f"{file}: not a valid ledger: {len(bad_values):,} errors. Run `make manifests` to rebuild it."
-        raise InputError(message, bad_values)
+    broken_rules = [bad for bad in collect(_schema(ledger), ledger, file, rows) if bad.row not in unreadable]
+    if errors := [*bad_values, *broken_rules]:
+        message = f"{file}: not a valid ledger: {len(errors):,} errors. Run `make manifests` to rebuild it."
+        raise InputError(message, errors)
 
 
 def typed(table: pd.DataFrame, file: str) -> tuple[pd.DataFrame, list[BadValue]]:
@@ -117,7 +114,7 @@ def _own_rules() -> dict[str, list[pa.Check]]:
             expect("a name without slashes", lambda ids: full_matches(r"[^/\\\x00-\x1f]+", ids)),
             expect("rows sorted by video_id", _in_order),
         ],
-        "label_id": [expect("-1 or an index", lambda value: value.ge(-1))],
+        "label_id": [expect("-1 or a class number", lambda value: value.ge(-1))],
         "split": [
             expect(" | ".join(SPLITS), lambda split: split.isin(SPLITS)),
             expect("one split a ledger", lambda split: split.eq(split.iloc[0])),
@@ -155,7 +152,7 @@ def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
     if ledger["youtube_id"].ne("").any():  # Kinetics; own videos have no YouTube ids
         start, end = ledger["time_start"], ledger["time_end"]
         expected = video_ids(ledger["youtube_id"], start, end)
-        rules["youtube_id"] = [expect(f"^{ID_PATTERN}$", lambda ids: full_matches(ID_PATTERN, ids))]
+        rules["youtube_id"] = [expect(ID_RULE, lambda ids: full_matches(ID_PATTERN, ids))]
         rules["video_id"] = [
             expect("{youtube_id}_{start:06d}_{end:06d}", lambda ids: ids.eq(pd.Series(expected, dtype=object)))
         ]

@@ -47,8 +47,8 @@ def from_ledger(settings: Preprocess, split: str) -> tuple[pd.DataFrame | None, 
     try:
         return read_ledger(path), []
     except InputError as error:
-        said = str(error).splitlines()[0]
-        return None, [f"{said}; what it learned comes from shards only, and it is kept as {broken_path(path).name}"]
+        kept = f"Its outcomes now come from shards only, and it is kept as {broken_path(path).name}."
+        return None, [f"{error.message} {kept}"]
 
 
 def broken_path(path: Path) -> Path:

@@ -189,7 +189,9 @@ def make_sample(out: Path, counts: dict[str, int], jobs: int = -1) -> bool:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{out}: a part of this path is a file, not a folder. Choose another folder with --out.") from None
+        raise UserError(
+            f"{out}: a part of this path is a file, not a folder. Choose another folder with --out."
+        ) from None
     try:
         with filelock.FileLock(out.parent / f".{out.name}.lock", timeout=0):
             if _is_finished(out, marker):
