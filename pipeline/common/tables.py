@@ -132,7 +132,7 @@ def list_of(values: Iterable) -> list:
     """A column as Python values, fast."""
     if not isinstance(values, pd.Series):
         return list(values)
-    # A text column's own tolist looks for missing values first.
+    # The tolist of a text column would look for missing values first.
     return (values if pd.api.types.is_numeric_dtype(values) else values.to_numpy(object)).tolist()
 
 

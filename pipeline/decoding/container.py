@@ -28,7 +28,12 @@ av.logging.set_level(av.logging.PANIC)
 
 
 class DecodeError(RuntimeError):
-    """A video cannot be stored: a `status` of ledgers, and a `reason` of one line without a path."""
+    """A video cannot be stored.
+
+    Attributes:
+        status: the status for its ledger row.
+        reason: one line that names no path.
+    """
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(status, reason)

@@ -46,9 +46,9 @@ def read_class_list(path: Path) -> list[str]:
 
 def frozen_classes(settings: Preprocess) -> tuple[list[str], Path] | None:
     """The class list that a dataset must keep: its own in `<manifests>/<dataset>/labels/`, or Kinetics-400's."""
-    own = Path(settings.manifests) / settings.dataset / "labels" / "classes.csv"
-    if own.is_file():
-        return read_class_list(own), own
+    path = Path(settings.manifests) / settings.dataset / "labels" / "classes.csv"
+    if path.is_file():
+        return read_class_list(path), path
     return (read_class_list(KINETICS400), KINETICS400) if settings.dataset == "kinetics400" else None
 
 

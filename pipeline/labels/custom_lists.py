@@ -133,9 +133,9 @@ def other_numbering(settings: Preprocess, table: pd.DataFrame) -> list[str]:
         return []
     index_of = _index_of(path)
     ours = dict(zip(table["label"], table["label_id"], strict=True))
-    moved = [label for label in sorted(index_of) if label in ours and ours[label] != index_of[label]]
-    if not moved:
+    differing = [label for label in sorted(index_of) if label in ours and ours[label] != index_of[label]]
+    if not differing:
         return []
-    first = moved[0]
+    first = differing[0]
     example = f"{first!r} is {index_of[first]} there and {ours[first]} here"
-    return [f"{path} numbers {len(moved)} classes differently ({example}). Do not use checkpoints made with it."]
+    return [f"{path} numbers {len(differing)} classes differently ({example}). Do not use checkpoints made with it."]

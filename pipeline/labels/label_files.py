@@ -33,7 +33,7 @@ class Labels:
 
     Attributes:
         table: one row a video: video_id, youtube_id, time_start, time_end, label, label_id, split, path.  `path` is
-            empty in Kinetics, and the file that an own list names.
+            empty in Kinetics; for own videos it is the file.
         kinetics: whether videos are identified by YouTube id and times; otherwise by path.
         verdict: what was recognised, in words.
         warnings: what is unusual but usable.
@@ -93,32 +93,33 @@ def find_label_files(settings: Preprocess) -> tuple[list[Path], bool]:
         if missing:
             raise InputError(f"preprocess.labels: no such file: {', '.join(missing)}. Correct the list.")
         return [path for path in chosen if path is not None], False
-    own = Path(settings.manifests) / settings.dataset / "labels"
-    kept = [own / f"{split}.csv" for split in SPLITS if (own / f"{split}.csv").is_file()]
-    if kept:
-        return kept, False
+    folder = Path(settings.manifests) / settings.dataset / "labels"
+    of_subset = [path for split in SPLITS if (path := folder / f"{split}.csv").is_file()]
+    if of_subset:
+        return of_subset, False
     if not settings.data_root:
         raise InputError("preprocess.data_root and preprocess.labels are not set. Set --preprocess.data_root=FOLDER.")
-    found = [path for folder in (root, root / "annotations") for path in sorted(folder.glob("*.csv")) if _is_ours(path)]
-    if not found:
+    candidates = [*sorted(root.glob("*.csv")), *sorted((root / "annotations").glob("*.csv"))]
+    paths = [path for path in candidates if _is_label_file(path)]
+    if not paths:
         raise InputError(
             f"{root}: no label CSV here or in annotations/. Name CSV files with {FORMS} in preprocess.labels."
         )
-    return found, True
+    return paths, True
 
 
-def _is_ours(path: Path) -> bool:
+def _is_label_file(path: Path) -> bool:
     """Whether a CSV has a label file's header or a split's name; `_read` raises if the latter has no such header."""
-    head, _ = _head(path, must=False)
+    head, _ = _head(path, allow_empty=True)
     return bool({"youtube_id", "path"} & set(_columns(head)[0])) or bool(split_of(path.stem))
 
 
-def _head(path: Path, must: bool = True) -> tuple[str, str]:
-    """The first line of a file and its encoding."""
+def _head(path: Path, allow_empty: bool = False) -> tuple[str, str]:
+    """The first line of a file, and its encoding."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    if must and not head.decode(encoding, "replace").strip():
+    if not allow_empty and not head.decode(encoding, "replace").strip():
         raise InputError(f"{path}: The file is empty. Expected {FORMS}.")
     return (head.decode(encoding, "replace").lstrip("\r\n").splitlines() or [""])[0], encoding
 
@@ -176,8 +177,8 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
     table["row"] = np.arange(2, len(table) + 2)
     suspects = table[table[needed[0]].eq("")]  # few, if any; one with some value is kept, and the rules report it
     blank = suspects.index[suspects.drop(columns="row").eq("").all(axis=1)]
-    kept = [name for name in table.columns if name in {*needed, "label", "split", "row"}]
-    table = table.loc[:, kept].drop(index=blank).reset_index(drop=True)
+    used = [name for name in table.columns if name in {*needed, "label", "split", "row"}]
+    table = table.loc[:, used].drop(index=blank).reset_index(drop=True)
     if table.empty:
         raise InputError(f"{path}: The file has a header but no rows. Expected {FORMS}.")
     return table

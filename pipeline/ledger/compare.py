@@ -29,11 +29,11 @@ def diff(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
         common = here.index.intersection(there.index)
         changed = {}
         for name in list(COLUMNS)[1:]:
-            ours_now, theirs_now = here.loc[common, name], there.loc[common, name]
-            differ = (ours_now != theirs_now).to_numpy()
+            values_here, values_there = here.loc[common, name], there.loc[common, name]
+            differ = (values_here != values_there).to_numpy()
             if differ.any():
-                pairs = (ours_now[differ].tolist(), theirs_now[differ].tolist())
-                changed[name] = list(zip(common[differ], *pairs, strict=True))
+                values = (values_here[differ].tolist(), values_there[differ].tolist())
+                changed[name] = list(zip(common[differ], *values, strict=True))
         result[split] = {
             "rows_here": len(here),
             "rows_there": len(there),

@@ -13,7 +13,7 @@ from pipeline.common.text import some
 from pipeline.ledger.schema import BAD_STATUSES, STATUSES, WAITING_STATUSES
 from pipeline.ledger.table import identity
 
-USABLE = (*WAITING_STATUSES, "ok")  # to be decoded or decoded: the videos for training and evaluation
+USABLE = (*WAITING_STATUSES, "ok")  # waiting or decoded: the videos for training and evaluation
 _SHOWN = 10  # classes in the text; --json has all of them
 
 
@@ -83,12 +83,12 @@ def text(summary: dict[str, Any]) -> str:
 
 
 def _worst(split: str, classes: list[dict[str, Any]]) -> list[str]:
-    """The classes of a split with the smallest parts of usable videos."""
+    """Lines for the most incomplete classes of a split."""
     incomplete = [entry for entry in classes if entry["usable"] < entry["rows"]]
     if not incomplete:
         return []
     incomplete.sort(key=lambda entry: (entry["usable"] / entry["rows"], entry["label"]))
-    lines = [f"{split}: {len(incomplete):,} of {len(classes):,} classes lack videos, most of all these:"]
+    lines = [f"{split}: {len(incomplete):,} of {len(classes):,} classes lack videos; the most incomplete are:"]
     for entry in incomplete[:_SHOWN]:
         lines.append(
             f"  {entry['label']:<40} {entry['usable']:>6,} of {entry['rows']:>6,} usable, "

@@ -17,7 +17,7 @@ from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches, inside, plain
 from pipeline.common.video_id import ID_PATTERN, ID_RULE, video_ids
 
-if TYPE_CHECKING:  # imported where rules are made: training makes none, and would pay 10 MiB for it
+if TYPE_CHECKING:  # imported where rules are made: training makes none, and saves 10 MiB of memory
     import pandera.pandas as pa
 
 # All columns in order, each with its dtype.  OUTCOME_COLUMNS are the fields of an Outcome.
