@@ -82,7 +82,7 @@ def class_ids(table: pd.DataFrame, settings: Preprocess) -> tuple[np.ndarray, st
 
 def _unknown(unknown: list[str], names: list[str], where: str) -> str:
     """An error that names each unknown label and the known label nearest to it."""
-    labels = []
+    labels: list[str] = []
     for label in unknown:
         near = difflib.get_close_matches(label, names, n=1) if len(labels) < _SHOWN else []
         labels.append(f"{label!r}" + (f" (nearest: {near[0]!r})" if near else ""))

@@ -7,6 +7,7 @@ all accepted.  Own videos: CSVs of `path,label` and lists of `path label_id` (cu
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pipeline.labels.split_words import SPLIT_WORDS, split_of
 
 FORMS = "columns youtube_id,time_start,time_end and label (no label in a test split), or path,label"
 _DELIMITERS = ",;\t"
+_TOO_LONG = re.compile(r"Expected (?P<expected>\d+) fields in line (?P<line>\d+), saw (?P<got>\d+)")  # pandas' words
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,9 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
     except UnicodeDecodeError:
         raise InputError(f"{path}:{_first_odd_line(path, encoding)}: not UTF-8. Save the file as UTF-8.") from None
     except ValueError as error:  # such as pandas' ParserError
+        if match := _TOO_LONG.search(str(error)):
+            message = f"{path}:{match['line']}: got {match['got']} values, expected {match['expected']}"
+            raise InputError(f"{message}. Put a label with a comma in quotes.") from None
         raise InputError(f"{path}: not readable as CSV: {str(error).strip()}. Fix the file.") from None
     table = table.fillna("")
     table["row"] = np.arange(2, len(table) + 2)

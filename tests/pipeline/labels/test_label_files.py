@@ -170,7 +170,10 @@ def test_times_are_compared_as_they_are_stored(tmp_path):
             "no column label, got youtube_id,time_start,time_end,split. Only a test split",
         ),
         (f"{VAL}zumba, a dance,{A},1,11,val\n", "val.csv:2: more values than the 5 columns"),
-        (f"{VAL}zumba,{A},1,11,val\nzumba, a dance,{A},1,11,val\n", "Expected 5 fields in line 3, saw 6"),
+        (
+            f"{VAL}zumba,{A},1,11,val\nzumba, a dance,{A},1,11,val\n",
+            "val.csv:3: got 6 values, expected 5. Put a label with a comma in quotes.",
+        ),
     ],
 )
 def test_a_file_that_is_no_label_file_is_one_clear_line(tmp_path, text, said):
