@@ -1,9 +1,9 @@
-"""What preprocessing will cost on this machine, before anything is written.             (make estimate)
+"""Estimate the disk space, time and memory that preprocessing will take on this machine.             (make estimate)
 
     python -m pipeline.estimate -c FILE
 
-Decodes some tens of the ledgers' videos, as `preprocess` would, once for each way of storing them, and scales up what
-that took: bytes, hours, memory, files.  Leaves with exit code 74 when the recipe does not fit on the store's disk.
+Decodes a few of the ledgers' videos as `preprocess` would, once for each way of storing them, and scales the result up
+to all videos.  Writes nothing.  The exit code is 74 if the recipe does not fit on the store's disk.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_IO, EXIT_OK, UserError
@@ -35,15 +36,15 @@ PUBLISHED_FPS = 15.0
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one video costs on average, one way of storing it.
+    """The average cost of one video, stored in one way.
 
     Attributes:
         fps: stored frames per second, or `source`.
         codec: raw or jpeg.
-        nbytes: stored bytes a video, the bad ones counted as 0.
+        nbytes: stored bytes per video; bad videos count as 0.
         error: standard error of `nbytes`.
-        seconds: of one core a video.
-        num_bad: sampled videos that cannot be stored.
+        seconds: seconds of one core per video.
+        num_bad: how many of the measured videos cannot be stored.
     """
 
     fps: float | str
@@ -55,21 +56,21 @@ class Cost:
 
 
 def sample(ledgers: dict[str, pd.DataFrame], settings: Preprocess) -> list[Path]:
-    """Some of the videos that are on disk, drawn evenly from all splits; the same ones each time.
+    """A random sample of the videos on disk, of all splits; the same one each time.
 
     Raises:
-        UserError: none is on disk.
+        UserError: no video is on disk.
     """
     paths = sorted(str(path) for table in ledgers.values() for path in table["path"] if path)
     if not paths:
-        raise UserError(f"no ledger names a video that is in {settings.data_root!r}; run `make manifests` first")
+        raise UserError(f"No ledger has a video in {settings.data_root!r}. Run `make manifests` first.")
     rng = np.random.default_rng(settings.seed)
     chosen = rng.choice(len(paths), size=min(SAMPLED_VIDEOS, len(paths)), replace=False)
     return [Path(settings.data_root) / paths[row] for row in sorted(chosen)]
 
 
 def measure(paths: list[Path], settings: Preprocess) -> Cost:
-    """Decode videos as the recipe says, one after the other, and throw the frames away."""
+    """Decode videos as the recipe says, one after the other; the frames are not kept."""
     sizes = []
     with Decoder(settings) as decoder:
         next(decoder.decode(paths[:1]))  # loads the libraries and warms the disk's cache
@@ -82,14 +83,14 @@ def measure(paths: list[Path], settings: Preprocess) -> Cost:
 
 
 def ways(settings: Preprocess) -> list[Preprocess]:
-    """The recipe itself, then what is worth comparing: raw and jpeg at its rate, the published and the source's."""
+    """The recipe itself, then raw and jpeg at its own, the published and the source's frame rate."""
     rates = dict.fromkeys((settings.fps, PUBLISHED_FPS, "source"))
     codecs = dict.fromkeys((settings.codec, "raw", "jpeg"))
     return [dataclasses.replace(settings, fps=fps, codec=codec) for fps in rates for codec in codecs]
 
 
 def free_bytes(store: Path) -> int:
-    """Bytes a user may still write where the store is or will be."""
+    """Free bytes of the disk where the store is or will be."""
     folder = store.absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -97,15 +98,12 @@ def free_bytes(store: Path) -> int:
 
 
 def size(nbytes: float) -> str:
-    """Bytes for people: 1.23 TB."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if nbytes >= factor:
-            return f"{nbytes / factor:.2f} {unit}"
-    return f"{nbytes / 1e3:.2f} kB"
+    """Bytes for people: `1.23TB`."""
+    return tqdm.format_sizeof(nbytes, "B")
 
 
 def duration(seconds: float) -> str:
-    """Time for people: 1.5 h."""
+    """Time for people, as exact as an estimate is: `1.5 h`.  (tqdm's would be `1:30:00`.)"""
     for unit, factor in (("h", 3600), ("min", 60)):
         if seconds >= factor:
             return f"{seconds / factor:.1f} {unit}"
@@ -113,47 +111,47 @@ def duration(seconds: float) -> str:
 
 
 def table(costs: list[Cost], num_videos: int, num_files: int, jobs: int) -> list[str]:
-    """One line for each way of storing, the recipe's own first and marked."""
+    """One line for each way of storing; the recipe's own is first and marked."""
     lines = [f"{'':2}{'fps':>7} {'codec':6}{'stored':>11}{'':>9}{'time':>11}{'files':>8}"]
     for cost in costs:
         spread = f"+- {100 * cost.error / cost.nbytes:.0f} %" if cost.nbytes else ""
-        took = duration(cost.seconds * num_videos / jobs)
+        time_needed = duration(cost.seconds * num_videos / jobs)
         mark = "* " if cost is costs[0] else "  "
         total = size(cost.nbytes * num_videos)
-        lines.append(f"{mark}{cost.fps:>7} {cost.codec:6}{total:>11}{spread:>9}{took:>11}{num_files:>8,}")
+        lines.append(f"{mark}{cost.fps:>7} {cost.codec:6}{total:>11}{spread:>9}{time_needed:>11}{num_files:>8,}")
     return lines
 
 
 def estimate(settings: Preprocess) -> int:
-    """Measure, print, and compare with the free space; returns an exit code."""
+    """Measure, print, and compare with the free disk space; returns the exit code."""
     ledgers = read_ledgers(settings)
     paths = sample(ledgers, settings)
-    log.info("decoding %d videos in %d ways of storing them", len(paths), len(ways(settings)))
+    log.info("decoding %d videos for each of %d ways to store them", len(paths), len(ways(settings)))
     costs = [measure(paths, way) for way in ways(settings)]
     jobs = joblib.effective_n_jobs(settings.jobs)
     present = sum(int((rows["path"] != "").sum()) for rows in ledgers.values())
     pending = sum(int(rows["status"].isin(WAITING_STATUSES).sum()) for rows in ledgers.values())
     files = sum(math.ceil(len(rows) / settings.videos_per_shard) for rows in ledgers.values())
-    print(f"{present:,} videos on disk, {len(paths)} of them measured, {costs[0].num_bad} of those bad; {jobs} jobs")
+    print(f"{present:,} videos on disk, {len(paths)} measured, {costs[0].num_bad} of these bad; {jobs} jobs")
     print("\n".join(table(costs, present, files, jobs)))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    print(f"memory: at most {size(peak)} a decoder, {size(peak * jobs)} for {jobs}")
+    print(f"memory: at most {size(peak)} per decoder, {size(peak * jobs)} for {jobs}")
     needed, free = (costs[0].nbytes + 2 * costs[0].error) * pending, free_bytes(Path(settings.store))
     verdict = "fits" if needed <= free else "does not fit"
-    print(f"to be written: {size(needed)} at most; free at {settings.store}: {size(free)}: {verdict}")
+    print(f"still to write: at most {size(needed)}; free at {settings.store}: {size(free)}: {verdict}")
     if needed > free:
-        log.error("error: preprocess.store: not enough space; use another STORE=DIR, codec jpeg or a lower fps")
+        log.error("error: preprocess.store: not enough disk space. Use another STORE=DIR, codec jpeg or a lower fps.")
         return EXIT_IO
     return EXIT_OK
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Estimate what the configuration names."""
+    """Estimate the cost of the configuration's dataset."""
     _args, document = cli.parse(cli.parser(__doc__ or "", sections={"preprocess": Preprocess}), argv)
     cli.set_up_logging()
     settings = recipe.load(document)
     if not Path(settings.data_root).is_dir():
-        raise UserError(f"preprocess.data_root: {settings.data_root!r} is not a folder; give it with DATA=DIR")
+        raise UserError(f"preprocess.data_root: {settings.data_root!r} is not a folder. Set it with DATA=DIR.")
     return estimate(settings)
 
 

@@ -1,6 +1,6 @@
 """Build, rebuild, check and compare ledgers: `python -m pipeline.manifests -c FILE`  (make manifests).
 
-The outer join of label CSVs, videos on disk and shards: every CSV row ends in a ledger with a status.
+A ledger has one row with a status for every row of the label CSVs, joined with videos on disk and shards.
 """
 
 from __future__ import annotations
@@ -33,57 +33,62 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build the ledgers, or with a flag look at those there are."""
-    made = _parser()
-    args, document = cli.parse(made, argv)
-    _refuse_what_does_not_go_together(made, args)
+    """Build the ledgers, or check or compare those that exist."""
+    parser = _parser()
+    args, document = cli.parse(parser, argv)
+    _check_flags(parser, args)
     cli.set_up_logging()
     settings = recipe.load(document)
     try:
         result, text = _do(args, settings)
     except InputError as error:
         if args.json:
-            faults = [fault._asdict() for fault in error.faults]
-            print(json.dumps({"error": error.message, "details": error.details, "faults": faults}))
+            bad_values = [bad._asdict() for bad in error.bad_values]
+            print(json.dumps({"error": error.message, "details": error.details, "faults": bad_values}))
         raise
     print(json.dumps(result) if args.json else text)
     return EXIT_OK
 
 
-def _refuse_what_does_not_go_together(made: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with a usage error for flags out of range or that exclude each other."""
     given = {"--classes": args.classes, "--per-class": args.per_class, "--forget": args.forget or None}
     writes = [flag for flag, value in given.items() if value is not None]
     looks = [f"--{name}" for name in ("check", "diff", "leaks") if getattr(args, name)]
     if writes and looks:
-        made.error(f"{writes[0]} writes ledgers and {looks[0]} only looks at them: give one of the two")
+        parser.error(f"{writes[0]} writes ledgers and {looks[0]} only reads them. Use one of them.")
     if args.seed is not None and args.classes is None and args.per_class is None:
-        made.error("--seed is of a subset: give --classes N or --per-class N too")
+        parser.error("--seed only applies to subsets. Add --classes N or --per-class N.")
     for flag, value, least in (("--per-class", args.per_class, 1), ("--seed", args.seed, 0)):
         if value is not None and value < least:
-            made.error(f"{flag}: got {value}, expected at least {least}")
+            parser.error(f"{flag}: got {value}, expected at least {least}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = cli.parser(__doc__ or "", sections={"preprocess": Preprocess})
-    verb = made.add_mutually_exclusive_group()
-    verb.add_argument("--check", action="store_true", help="hold ledgers against label files and disk")
-    verb.add_argument("--diff", type=Path, metavar="OTHER", help="compare with another ledger or folder of ledgers")
-    verb.add_argument("--leaks", type=Path, metavar="OTHER", help="list ids shared with another ledger or label CSV")
-    verb.add_argument("--dry-run", action="store_true", help="say what would be written; write nothing")
-    made.add_argument("--classes", type=int, metavar="N", help="make a subset of N classes, a dataset of its own")
-    made.add_argument("--per-class", type=int, metavar="N", help="and of N videos a class and split")
-    made.add_argument("--seed", type=int, help="of the subset (default 0)")
-    retried = [status for status in BAD_STATUSES if status not in UNWRITTEN_STATUSES]
-    made.add_argument("--forget", nargs="+", choices=retried, default=[], metavar="STATUS",
-                      help=f"try videos of these statuses again: {', '.join(retried)}")  # fmt: skip
-    made.add_argument("--min-per-class", type=int, default=10, metavar="N",
-                      help="warn of classes with fewer usable videos (default %(default)s)")  # fmt: skip
-    made.add_argument("--json", action="store_true", help="print the result, or all faults, as JSON")
-    return made
+    parser = cli.parser(__doc__ or "", sections={"preprocess": Preprocess})
+    verb = parser.add_mutually_exclusive_group()
+    verb.add_argument("--check", action="store_true", help="compare ledgers with label files, disk and store")
+    verb.add_argument(
+        "--diff", type=Path, metavar="OTHER", help="compare ledgers with another ledger or a folder of them"
+    )
+    verb.add_argument(
+        "--leaks", type=Path, metavar="OTHER", help="list YouTube ids shared with another ledger or label CSV"
+    )
+    verb.add_argument("--dry-run", action="store_true", help="print what would be written; write nothing")
+    parser.add_argument("--classes", type=int, metavar="N", help="make a subset of N classes, as a new dataset")
+    parser.add_argument("--per-class", type=int, metavar="N", help="make a subset of N videos per class and split")
+    parser.add_argument("--seed", type=int, help="random seed of the subset (default 0)")
+    choices = [status for status in BAD_STATUSES if status not in UNWRITTEN_STATUSES]
+    parser.add_argument("--forget", nargs="+", choices=choices, default=[], metavar="STATUS",
+                      help=f"decode videos of these statuses again: {', '.join(choices)}")  # fmt: skip
+    parser.add_argument("--min-per-class", type=int, default=10, metavar="N",
+                      help="warn about classes with fewer usable videos (default %(default)s)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the result, or all errors, as JSON")
+    return parser
 
 
 def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
-    """What was asked for, as JSON-able values and as text."""
+    """Do what the flags ask for; the result as JSON-able values and as text."""
     if args.diff is not None:
         result = compare.diff(read_ledgers(settings), args.diff)
         return result, compare.diff_text(result)
@@ -93,7 +98,7 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     if args.check:
         ledgers, stale = check_sources(settings)
         if stale:
-            raise InputError("ledgers are behind the disk; run `make manifests`", details=stale)
+            raise InputError("Ledgers are out of date with the files on disk. Run `make manifests`.", details=stale)
         return _report(settings, ledgers, args.min_per_class, [])
     if args.classes is not None or args.per_class is not None:
         return _subset(args, settings)
@@ -101,7 +106,7 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
 
 
 def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
-    """Write the label files of a subset of the dataset, and its ledgers; nothing is written with --dry-run."""
+    """Write the label files and ledgers of a subset of the dataset; with --dry-run write nothing."""
     seed = args.seed or 0
     ledgers = join_sources(settings).ledgers
     chosen = choose_subset(ledgers, args.classes, args.per_class, seed)
@@ -109,52 +114,53 @@ def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     name = "-".join([settings.dataset, *(f"{letter}{value}" for letter, value in parts if value is not None)])
     if args.dry_run:
         sizes = {split: len(rows) for split, rows in chosen.items()}
-        said = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
-        return {"subset": name, "videos": sizes}, f"the subset {name} would have {sum(sizes.values()):,} videos: {said}"
-    made = write_subset_labels(settings, ledgers, chosen, name)
-    log.info("subset: use it with --preprocess.dataset=%s and a --preprocess.store of its own", name)
-    return _build(args, made)
+        counts = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
+        text = f"The subset {name} would have {sum(sizes.values()):,} videos: {counts}."
+        return {"subset": name, "videos": sizes}, text
+    subset = write_subset_labels(settings, ledgers, chosen, name)
+    log.info("subset: %s. Use it with --preprocess.dataset=%s and a new --preprocess.store.", name, name)
+    return _build(args, subset)
 
 
 def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
-    check_recipe(Path(settings.store), settings)  # its frames would be forgotten
-    there = ledger_folder(settings)
-    with contextlib.ExitStack() as held:
-        if there.is_dir() and not args.dry_run:  # the ledgers that stand are read, and must not change until written
-            held.enter_context(locked(there))
+    check_recipe(Path(settings.store), settings)  # with another recipe, the new ledgers would not know its frames
+    folder = ledger_folder(settings)
+    with contextlib.ExitStack() as lock:
+        if folder.is_dir() and not args.dry_run:  # earlier ledgers are read now, and must not change until we write
+            lock.enter_context(locked(folder))
         built = join_sources(settings, args.forget)
         for line in built.verdict:
             log.info(line)
         if not args.dry_run:
-            if not there.is_dir():  # made only now, when nothing is wrong with the input
-                held.enter_context(locked(there))
+            if not folder.is_dir():  # made only now, after the input proved valid
+                lock.enter_context(locked(folder))
             _write(settings, built)
     result, text = _report(settings, built.ledgers, args.min_per_class, built.warnings)
     return {**result, "verdict": built.verdict, "extra": len(built.extra)}, text
 
 
 def _write(settings: Preprocess, built: BuiltLedgers) -> None:
-    """Write ledgers and the lists of files that no label row uses; a broken earlier ledger is kept aside."""
+    """Write ledgers and the lists of files that no label row uses; keep a copy of broken earlier ledgers."""
     for path in built.broken:
         shutil.copyfile(path, broken_path(path))
     valid = [ledger_path(settings, split) for split in built.unchanged]
     write_ledgers({ledger_path(settings, split): ledger for split, ledger in built.ledgers.items()}, valid)
     extra = dict(by_split(built.extra))
     for split in (*SPLITS, "other"):
-        listed = ledger_path(settings, split).with_name(f"{split}.extra.csv")
+        path = ledger_path(settings, split).with_name(f"{split}.extra.csv")
         if split in extra:
-            write_table(listed, extra[split])
+            write_table(path, extra[split])
         else:
-            listed.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
     log.info("written: %s", ", ".join(str(ledger_path(settings, split)) for split in built.ledgers))
 
 
-def _report(settings: Preprocess, ledgers: dict[str, Any], least: int, warnings: list[str]) -> tuple[Any, str]:
-    summary = coverage.summarise(settings.dataset, ledgers, least)
-    said = [*warnings, *coverage.warnings(summary)]
-    for line in said:
+def _report(settings: Preprocess, ledgers: dict[str, Any], min_per_class: int, warnings: list[str]) -> tuple[Any, str]:
+    summary = coverage.summarise(settings.dataset, ledgers, min_per_class)
+    warnings = [*warnings, *coverage.warnings(summary)]
+    for line in warnings:
         log.warning("warning: %s", line)
-    return {**summary, "warnings": said}, coverage.text(summary)
+    return {**summary, "warnings": warnings}, coverage.text(summary)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The errors that a command tells a user in a few lines, and the exit codes that commands end with."""
+"""The errors that commands print for their user in a few lines, and the exit codes of commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ EXIT_SIGINT, EXIT_SIGTERM = 130, 143
 
 
 class UserError(ValueError):
-    """A mistake the user can fix; commands print it without a traceback and end with `exit_code`."""
+    """A mistake the user can fix; commands print it without a traceback and exit with `exit_code`."""
 
     exit_code = EXIT_USAGE
 

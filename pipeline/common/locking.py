@@ -1,4 +1,4 @@
-"""One command at a time writes to a folder of shards or of ledgers; what a killed one left is swept by the next."""
+"""Lets one command at a time write to a folder of shards or ledgers, and deletes what a killed one left there."""
 
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ class LockedError(UserError):
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a store, or a dataset's ledgers, for one command; the folder is made if need be.
+    """Lock a store, or the folder of a dataset's ledgers, for one command; makes the folder if it is missing.
 
     Raises:
-        LockedError: another command holds it.
-        UserError: no folder can be there.
+        LockedError: another command has locked it.
+        UserError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{folder}: {error.strerror}; give a folder (make: STORE=DIR)") from None
+        raise UserError(f"{folder}: {error.strerror}. Choose another folder (make: STORE=DIR).") from None
     lock = filelock.FileLock(str(folder / ".lock"))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise LockedError(f"{folder}: {owner(folder) or 'another command'} is writing here; wait for it") from None
+        raise LockedError(
+            f"{folder}: {owner(folder) or 'another command'} is writing here. Wait until it ends."
+        ) from None
     try:
         (folder / _OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        remove_temporary(folder)  # of a command that was killed: the lock is ours, so nobody writes it
+        remove_temporary(folder)  # left by a command that was killed: we have the lock, so nobody else writes here
         yield
     finally:
         (folder / _OWNER).unlink(missing_ok=True)
@@ -54,7 +56,7 @@ def remove_temporary(folder: Path) -> None:
 
 
 def owner(folder: Path) -> str:
-    """Which command holds a folder, in words; empty when none does."""
+    """Which command has locked a folder, in words; empty when none has."""
     try:
         return (folder / _OWNER).read_text(encoding="utf-8")
     except FileNotFoundError:

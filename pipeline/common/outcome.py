@@ -1,4 +1,4 @@
-"""What became of one video: what decoding teaches, and the columns of a ledger and of a shard that hold it."""
+"""What became of one video when it was decoded, for the ledgers and shards that hold it as columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one planned video; the fields are columns of the ledger (data_manifests/README.md).
+    """What became of one planned video; each field is a column of the ledger (data_manifests/README.md).
 
     Unknown numbers are 0, unknown texts empty.
     """
@@ -29,4 +29,4 @@ class Outcome:
 
 
 OUTCOME_TYPES: dict[str, type] = typing.get_type_hints(Outcome)
-"""Every field in order: str, int or float."""
+"""The type of each field, in order: str, int or float."""

@@ -1,6 +1,6 @@
-"""What is wrong with a table a user gave us: every fault of every row, in one report.
+"""Checks label CSVs and ledgers for their user: every bad value of every row, in one report.
 
-Label CSVs and ledgers are checked with pandera, lazily: all rules run over all rows before anything is said.
+pandera runs all rules over all rows (`lazy`) before anything is reported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandera.pandas as pa
 
 OUTSIDE = r"^/|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)"  # of data_root: absolute, a drive, or upwards
-_SHOWN = 1000  # faults printed; `--json` gives all of them
+_SHOWN = 1000  # bad values printed; `--json` gives all of them
 
 
 class BadValue(NamedTuple):
@@ -30,7 +30,7 @@ class BadValue(NamedTuple):
         file: the table's file.
         row: its line in that file; the header is line 1.
         column: name of the column, or of several.
-        value: what stands there.
+        value: the value found.
         rule: what was expected.
     """
 
@@ -45,29 +45,29 @@ class BadValue(NamedTuple):
 
 
 class InputError(UserError):
-    """Label files, ledgers, videos or shards are not there, are malformed or contradict each other.
+    """Label files, ledgers, videos or shards are missing, malformed or contradict each other.
 
     Attributes:
         message: what is wrong, in one line.
-        details: more of it, a line each.
-        faults: every faulty value, when the error is about values.
+        details: further lines.
+        bad_values: every bad value, sorted, when the error is about values.
     """
 
-    def __init__(self, message: str, faults: Iterable[BadValue] = (), details: Iterable[str] = ()) -> None:
+    def __init__(self, message: str, bad_values: Iterable[BadValue] = (), details: Iterable[str] = ()) -> None:
         self.message = message
         self.details = list(details)
-        self.faults = sorted(set(faults))
-        lines = [f"  {line}" for line in (*self.details, *self.faults[:_SHOWN])]
-        if len(self.faults) > _SHOWN:
-            lines.append(f"  ... and {len(self.faults) - _SHOWN:,} more; --json prints them all")
+        self.bad_values = sorted(set(bad_values))
+        lines = [f"  {line}" for line in (*self.details, *self.bad_values[:_SHOWN])]
+        if len(self.bad_values) > _SHOWN:
+            lines.append(f"  ... and {len(self.bad_values) - _SHOWN:,} more. --json prints them all.")
         super().__init__("\n".join([message, *lines]))
 
 
 def collect(schema: pa.DataFrameSchema, table: pd.DataFrame, file: str, rows: Sequence[int]) -> list[BadValue]:
-    """Every fault that `schema` finds in `table`.
+    """Every value of `table` that breaks a rule of `schema`.
 
     Args:
-        schema: its checks say in `error` what was expected.
+        schema: the `error` of each of its checks says what was expected.
         table: any table; its index is ignored.
         file: name of the table's file, for the report.
         rows: line of each row of `table` in that file.
@@ -81,17 +81,17 @@ def collect(schema: pa.DataFrameSchema, table: pd.DataFrame, file: str, rows: Se
         cases = error.failure_cases
     else:
         return []
-    faults = []
+    bad_values = []
     for column, check, index, value in zip(
         cases["column"], cases["check"], cases["index"], cases["failure_case"], strict=True
     ):
-        known = pd.notna(index)
-        faults.append(BadValue(file, int(rows[int(index)]) if known else 1, str(column), str(value), _rule(str(check))))
-    return faults
+        row = int(rows[int(index)]) if pd.notna(index) else 1
+        bad_values.append(BadValue(file, row, str(column), str(value), _rule(str(check))))
+    return bad_values
 
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
-    """`table` with index 0..n-1 and its text as plain Python objects, on which pandas is several times as fast."""
+    """`table` with index 0..n-1 and its text as plain Python objects: pandas is several times as fast on them."""
     columns = {}
     for name in table.columns:
         column = table[name]
@@ -103,7 +103,7 @@ def plain(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rule(check: str) -> str:
-    """Pandera's own checks in the words of ours."""
+    """What a check of pandera expects; our checks say it themselves, and are returned as they are."""
     for word, rule in {
         "not_nullable": "a value",
         "field_uniqueness": "a value that no other row has",
@@ -114,7 +114,7 @@ def _rule(check: str) -> str:
 
 
 def expect(rule: str, test: Callable[[pd.Series], pd.Series]) -> pa.Check:
-    """A vectorised check that says what was expected; tables have no nulls, so none are looked for."""
+    """A vectorised check; `rule` says what was expected.  Tables have no nulls, so pandera need not look for any."""
     import pandera.pandas as pa
 
     return pa.Check(test, error=rule, ignore_na=False)
@@ -132,12 +132,12 @@ def list_of(values: Iterable) -> list:
     """A column as Python values, fast."""
     if not isinstance(values, pd.Series):
         return list(values)
-    # A text column's own tolist looks for missing values first.
+    # The tolist of a text column would look for missing values first.
     return (values if pd.api.types.is_numeric_dtype(values) else values.to_numpy(object)).tolist()
 
 
 def full_matches(pattern: str, column: pd.Series) -> pd.Series:
-    """Whether each text is `pattern` from end to end; when all are, one search over all of them tells."""
+    """Which texts match all of `pattern`; first one search over all texts at once, since nearly always all match."""
     texts = column.tolist()
     joined = "\n".join(texts)
     if joined.count("\n") == len(texts) - 1 and not re.search(rf"(?m)^(?!(?:{pattern})$)", joined):

@@ -1,4 +1,4 @@
-"""The gate before any decoder: which files may reach one, and what their containers say.
+"""Admits files to the decoders, and reads what their containers say.
 
 Only the containers and codecs listed here are opened, so that a playlist named `.mp4` cannot open other files.
 """
@@ -28,7 +28,12 @@ av.logging.set_level(av.logging.PANIC)
 
 
 class DecodeError(RuntimeError):
-    """A video that cannot be stored: a ledger `status`, and a `reason` of one line that names no path."""
+    """A video cannot be stored.
+
+    Attributes:
+        status: the status for its ledger row.
+        reason: one line that names no path.
+    """
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(status, reason)
@@ -40,17 +45,17 @@ class DecodeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of a file and its best video stream: before it is decoded, what its container says.
+    """What is known of a file and its best video stream; before decoding, what its container says.
 
     Attributes:
         codec: FFmpeg's name.
         source_width: coded width in pixels.
         source_height: coded height in pixels.
-        source_bit_depth: bits of a sample, 0: it does not say.
+        source_bit_depth: bits of a sample; 0: unknown.
         source_fps: mean frames per second.
-        source_frames: frames, by the container's own count; 0: it does not say.
+        source_frames: number of frames in the container's header; 0: unknown.
         source_bytes: size of the file.
-        duration_s: seconds, 0: it does not say.
+        duration_s: seconds; 0: unknown.
     """
 
     codec: str
@@ -63,41 +68,45 @@ class Source:
     duration_s: float
 
     def facts(self) -> dict[str, Any]:
-        """The columns of a ledger among these."""
+        """Those that are columns of a ledger, by name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "duration_s"}
 
 
 def probe(path: Path) -> Source:
-    """Look at a container without decoding.
+    """Read a container without decoding.
 
     Raises:
-        DecodeError: it is not a file, or not a container, codec or size that may reach a decoder.
+        DecodeError: the file cannot be read, or its container, codec or size is not admitted.
     """
     size = file_size(path)
-    with faults(), open_container(path) as container:
+    with ffmpeg_errors(), open_container(path) as container:
         return gate(container, size)[1]
 
 
 def file_size(path: Path) -> int:
-    """Size of a regular file in bytes.  Nothing is opened: opening a FIFO would wait for its writer."""
+    """Size of a regular file in bytes.  It is not opened: opening a FIFO would wait for its writer.
+
+    Raises:
+        DecodeError: it is not a regular file, is empty or is too large.
+    """
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
-        raise DecodeError("io", error.strerror or "cannot be looked at") from None
-    if not stat.S_ISREG(found.st_mode):
+        raise DecodeError("io", error.strerror or "no access") from None
+    if not stat.S_ISREG(status.st_mode):
         raise DecodeError("io", "not a regular file")
-    if not found.st_size:
+    if not status.st_size:
         raise DecodeError("unreadable", "empty file")
-    if found.st_size > MAX_SIZE_BYTES:
-        raise DecodeError("too_large", f"{found.st_size} bytes, at most {MAX_SIZE_BYTES}")
-    return found.st_size
+    if status.st_size > MAX_SIZE_BYTES:
+        raise DecodeError("too_large", f"{status.st_size} bytes, at most {MAX_SIZE_BYTES}")
+    return status.st_size
 
 
 def file_crc32(path: Path) -> int:
     """CRC-32 of a file that `file_size` admits.
 
     Raises:
-        DecodeError: it is none, or cannot be read.
+        DecodeError: it is not admitted, or cannot be read.
     """
     file_size(path)
     crc = 0
@@ -112,7 +121,7 @@ def file_crc32(path: Path) -> int:
 
 def open_container(path: Path) -> av.container.InputContainer:
     """Open a file as one of FORMATS, reading nothing but that file."""
-    # As a file URL a name with a colon or a leading dash is neither a protocol nor an option.
+    # In a file URL, a name with a colon or a leading dash is neither a protocol nor an option.
     return av.open(
         f"file:{os.fspath(path)}",
         options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
@@ -121,11 +130,15 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 
 def gate(container: av.container.InputContainer, size: int) -> tuple[av.VideoStream, Source]:
-    """The stream to decode and what is known of it, if it may reach a decoder."""
+    """The stream to decode and what its container says.
+
+    Raises:
+        DecodeError: its codec, size, length or frame rate is not admitted.
+    """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
-        raise DecodeError("no_video_stream", "holds no video stream")
-    codec = stream.codec.canonical_name if stream.codec_context else "of an unknown kind"
+        raise DecodeError("no_video_stream", "no video stream")
+    codec = stream.codec.canonical_name if stream.codec_context else "unknown"
     if codec not in CODECS:
         raise DecodeError("unsupported_codec", f"codec {codec}, expected one of {', '.join(CODECS)}")
     rate = float(stream.average_rate or stream.guessed_rate or 0)
@@ -139,23 +152,23 @@ def gate(container: av.container.InputContainer, size: int) -> tuple[av.VideoStr
     if rate > MAX_FPS:
         raise DecodeError("too_large", f"{rate:g} frames/s, at most {MAX_FPS:g}")
     if rate <= 0 or not stream.width or not stream.height:
-        raise DecodeError("unreadable", "has no frame rate or size")
-    stream.codec_context.thread_count = 1  # one decoder a core: threads inside it only add delay
+        raise DecodeError("unreadable", "no frame rate or size")
+    stream.codec_context.thread_count = 1  # every core has a decoder, so threads inside it only add delay
     depth = stream.format.components[0].bits if stream.format else 0
     source = Source(codec, stream.width, stream.height, depth, rate, stream.frames, size, duration_s)
     return stream, source
 
 
 @contextlib.contextmanager
-def faults() -> Iterator[None]:
-    """FFmpeg's faults in opening a file, as ours."""
+def ffmpeg_errors() -> Iterator[None]:
+    """Raise FFmpeg's errors while a file is opened as a DecodeError."""
     try:
         yield
     except av.FFmpegError as error:
-        raise DecodeError("io" if isinstance(error, OSError) else "unreadable", words(error)) from None
+        raise DecodeError("io" if isinstance(error, OSError) else "unreadable", ffmpeg_message(error)) from None
 
 
-def words(error: av.FFmpegError) -> str:
-    """What FFmpeg says, without the path: a shard holds the same bytes wherever its videos were."""
+def ffmpeg_message(error: av.FFmpegError) -> str:
+    """FFmpeg's message without the path: the bytes of a shard must not depend on where its videos were."""
     logged = str(error.log[-1]).strip() if error.log else ""
     return f"{error.strerror}: {logged}" if logged else str(error.strerror)

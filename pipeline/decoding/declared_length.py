@@ -1,7 +1,6 @@
-"""Where a Matroska or AVI file ought to end.
+"""Reads the length of a Matroska or AVI file from its header, to find files that were cut short.
 
-FFmpeg plays one that was cut short as if it ended at the cut.  Both formats begin with the length of what follows.
-(An mp4 needs no such look: its index lists every packet, see second_decoder.checked.)
+FFmpeg plays such a file as if it ended at the cut.  (An mp4's index lists every packet, see with_pyav.all_packets.)
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ _SEGMENT = bytes.fromhex("18538067")
 
 
 def declared_bytes(path: Path) -> int:
-    """The size a file should have by its own header; 0 where it does not say (live recordings, other formats).
+    """The size of a file by its own header; 0: unknown (live recordings, other formats).
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         head = file.read(12)
         if head[:4] == b"RIFF" and head[8:] == b"AVI ":
             length = int.from_bytes(head[4:8], "little")
-            return 8 + length if length else 0  # 0: the writer died before it could fill it in
+            return 8 + length if length else 0  # 0: the writer died before it wrote the length
         if head[:4] == _EBML:
             file.seek(4)
             return _matroska_bytes(file)
@@ -31,7 +30,7 @@ def declared_bytes(path: Path) -> int:
 
 
 def _matroska_bytes(file: BinaryIO) -> int:
-    """The end of the segment, the second of a file's two outermost elements; the file stands after the first's id."""
+    """The end of the segment, the second of the two outermost elements; `file` is just behind the id of the first."""
     header = _length(file)
     file.seek(header, 1)
     if header == 0 or file.read(4) != _SEGMENT:
@@ -49,7 +48,7 @@ def _length(file: BinaryIO) -> int:
     first = file.read(1)
     if not first or not first[0]:
         return 0
-    more = 8 - first[0].bit_length()
-    raw = int.from_bytes(first + file.read(more), "big")
-    mask = (1 << 7 * (more + 1)) - 1
+    following = 8 - first[0].bit_length()
+    raw = int.from_bytes(first + file.read(following), "big")
+    mask = (1 << 7 * (following + 1)) - 1
     return 0 if raw & mask == mask else raw & mask

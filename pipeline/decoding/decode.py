@@ -1,6 +1,6 @@
-"""One video file to the frames that are stored: the gate, then decord, and PyAV where decord cannot or would repeat frames.
+"""Decodes one video file into the frames to store: with decord, or with PyAV where decord fails or would repeat frames.
 
-Whatever a file makes a decoder raise ends in one DecodeError; what makes it hang or crash is the business of process.py.
+Every error that a file causes in a decoder becomes a DecodeError.  process.py handles hangs and crashes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def decode_video(
     Args:
         path: the video.
         settings: the recipe.
-        allocate: asked for memory once the number of frames is known; frames that come otherwise do without.
-        with_decord: whether to try decord first; not, where it has crashed or hung on this file.
+        allocate: gives memory for the frames when their number is known beforehand.
+        with_decord: whether to try decord first; False if it crashed or hung on this file.
 
     Raises:
-        DecodeError: with the ledger status that fits.
+        DecodeError: the file cannot be stored.
     """
     size = file_size(path)
     _check_end(path, size)
@@ -37,14 +37,15 @@ def decode_video(
         or decode_with_pyav(path, size, settings, skip=False)
     )
     if file_size(path) != size or video is None:
-        raise DecodeError("io", "changed while it was decoded")
+        raise DecodeError("io", "file changed while it was decoded")
     return video
 
 
 def _check_end(path: Path, size: int) -> None:
+    """Raise DecodeError for a file that is shorter than its header says."""
     try:
         declared = declared_bytes(path)
     except OSError as error:
         raise DecodeError("io", error.strerror or "cannot be read") from None
     if declared > size + 1:  # AVI pads to even lengths
-        raise DecodeError("truncated", f"{size} of {declared} bytes are there")
+        raise DecodeError("truncated", f"file has {size} of {declared} bytes")

@@ -1,4 +1,4 @@
-"""What a decoded video is."""
+"""The result of decoding one video, as the decoders return it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 from pipeline.decoding.container import Source
 
-MAX_STORED_BYTES = 1 << 30  # frames of one video are held in memory: 18 minutes at 15 frames/s of 128 x 171
+MAX_STORED_BYTES = 1 << 30  # a video's frames are all in memory: 18 minutes at 15 frames/s of 128 x 171
 
 
 @dataclass(frozen=True)
 class DecodedVideo:
-    """Stored frames of a video and what they came from.
+    """The frames to store of a video, and its source.
 
     Attributes:
         frames: (T, height, width, 3) uint8 RGB, 0..255.
-        times_s: (T,) float32, when each is shown, in seconds since the first.
+        times_s: (T,) float32, the time at which each is shown, in seconds since the first.
         fps: stored frames per second.
-        source: of the file; its size is that of upright pictures, its frames are those a player shows.
+        source: the file; width and height are of upright pictures, and its frames are those that a player shows.
     """
 
     frames: NDArray[np.uint8]
@@ -34,5 +34,5 @@ Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 
 
 def new_frames(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Memory for frames, uint8; what they hold at first is undefined."""
+    """Memory for frames, uint8, not initialised."""
     return np.empty(shape, np.uint8)

@@ -1,4 +1,4 @@
-"""Limits of a decoder process; imports nothing large, for they are set before the libraries are loaded."""
+"""Limits a decoder process.  Imports nothing large, because the limits are set before libraries are loaded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 MAX_MEMORY_BYTES = 4 << 30
-_MAX_FILE_BYTES = 2 << 30  # twice what one video may take of shared memory
+_MAX_FILE_BYTES = 2 << 30  # twice the shared memory that one video may take
 _MAX_FILES = 64
 _PR_SET_PDEATHSIG = 1
 
 
 def confine(parent: int) -> None:
-    """Limits, and an end with the parent's, however that comes."""
+    """Limit this process, and end it when the process `parent` ends in any way."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(0)
@@ -30,6 +30,8 @@ def confine(parent: int) -> None:
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (allowed, allowed))
     try:
-        Path("/proc/self/oom_score_adj").write_text("500")  # rather this process than the one that writes shards
+        Path("/proc/self/oom_score_adj").write_text(
+            "500"
+        )  # so that the kernel kills this process before the one that writes shards
     except OSError:
         pass  # not allowed in some containers; then the kernel chooses

@@ -1,11 +1,10 @@
-"""Decode in a child process, where a crash or a hang costs one video.
+"""Decodes videos in a child process, so that a crash or a hang costs one video only.
 
-A decoder is half a million lines of C fed with strangers' files: some make it loop, abort or write where it must not.
-No exception tells, and a worker of a process pool that dies takes the pool's other results with it.  So each task has
-a child of its own, which is told one path after another and answers in one line each; the bytes come through shared
-memory.  The first question that stays unanswered names the video to blame, whether the child died or was killed at
-the deadline; a new child tries it once more, without decord, and goes on with the next.  While the parent stores a
-video, the child decodes the one after it.
+Decoders are half a million lines of C, and some files make them loop, abort or write to wrong addresses.  There is no
+exception then, and a process pool loses all its results when a worker dies.  So each task has its own child: it reads
+one path after another, replies with one line each, and passes the bytes through shared memory.  If the child dies or
+reaches the deadline, the cause is the first video without a reply: a new child tries it once more, without decord, and
+continues with the next.  While the parent stores a video, the child decodes the following one.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from pipeline.decoding.worker import READY
 from pipeline.shards.encoding import Encoded
 
 _ROOT = Path(__file__).resolve().parents[2]  # where `-m` finds the package
-_TICK_S = 0.5  # of a deadline; at most so much passes while this process is stopped
-_START_S = 120  # a cold disk may take long to load the libraries; nothing is decoded yet
+_TICK_S = 0.5  # at most so much of a deadline passes while this process is stopped
+_START_S = 120  # for loading the libraries, which a cold disk makes slow
 _KILLED = "signal 9 (SIGKILL): out of memory?"
 _CHILD_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
-    # decord asks for a full-size picture anew for every frame.  glibc would fetch each from the kernel and return it,
-    # a page fault every 4 KiB: 13 % of all CPU time.  So up to 32 MiB (its limit) come from memory that is kept.
+    # decord allocates a full-size picture for every frame.  By default glibc gets each from the kernel and returns it,
+    # with a page fault every 4 KiB: 13 % of all CPU time.  These keep memory of up to 32 MiB (glibc's limit) for reuse.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
 }
@@ -49,10 +48,10 @@ class DecodeResult:
     """What became of one file.
 
     Attributes:
-        status: ok, or a ledger status that says what is wrong.
-        reason: in words, when it is not ok.
-        facts: the ledger's columns about the source, as far as they are known, and `fps` when it is ok.
-        encoded: the bytes to store, when it is ok; they are overwritten when the next result is asked for.
+        status: ok, or the status of a bad video.
+        reason: in words, if it is not ok.
+        facts: the ledger's columns about the source, as far as they are known, and `fps` if it is ok.
+        encoded: the bytes to store, if it is ok; the next result overwrites them.
     """
 
     status: str
@@ -62,15 +61,15 @@ class DecodeResult:
 
 
 class DecoderStopped(Exception):
-    """The decoder was stopped from outside, for the run ends."""
+    """The decoder was stopped because the run ends."""
 
 
 class Decoder:
-    """A child process that decodes videos one after another; replaced when it dies.
+    """A child process that decodes videos one after another; a new one replaces it when it dies.
 
     Args:
         settings: the recipe, and the deadline of a video.
-        core: the processor core that the child keeps to, with all its threads; None: any.
+        core: the processor core for the child and all its threads; None: any.
         worker: the module that the child runs.
     """
 
@@ -84,40 +83,38 @@ class Decoder:
         self._blocks = [SharedBlock(), SharedBlock()]
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodeResult]:
-        """What becomes of each file, in order.
+        """Decode files; yields their results in order.
 
         Raises:
             DecoderStopped: `stop` was called.
-            OSError: this machine lacks room for what was decoded.
+            OSError: this machine has no memory for the decoded frames.
             RuntimeError: the child does not start.
         """
         waiting = deque(enumerate(paths))
         asked: deque[tuple[int, Path]] = deque()
-        failed: DecodeResult | None = (
-            None  # what became of the video that is next to be answered, when it is tried again
-        )
+        failed: DecodeResult | None = None  # the first result of the video that is tried again now
         while waiting or asked:
             while waiting and len(asked) < len(self._blocks):
-                # One that the kernel killed lacked memory; any other that killed its child may suit PyAV.
+                # PyAV may decode a video on which decord failed; not if the kernel killed the child for lack of memory.
                 with_decord = bool(asked) or failed is None or failed.reason == _KILLED
                 asked.append(waiting.popleft())
                 self._ask(*asked[-1], with_decord)
             reply = self._reply(asked[0][0])
             child_died = self._child is None
-            again = child_died and failed is None
-            if not again:
+            try_again = child_died and failed is None
+            if not try_again:
                 asked.popleft()
-            if child_died:  # and with it the question that had not come up yet
+            if child_died:  # the other questions are lost: ask them again
                 waiting.extendleft(reversed(asked))
                 asked.clear()
-            if again:
+            if try_again:
                 failed = reply
             else:
                 yield reply if failed is None else _of_two(failed, reply)
                 failed = None
 
     def stop(self) -> None:
-        """End at once, from any thread; `decode` raises DecoderStopped."""
+        """Stop at once, from any thread; `decode` raises DecoderStopped."""
         with self._lock:
             self._stopped = True
             if self._child is not None:
@@ -148,7 +145,7 @@ class Decoder:
             self._child.stdin.write(json.dumps(question).encode() + b"\n")
             self._child.stdin.flush()
         except BrokenPipeError:
-            pass  # it died on the video before; the missing answer will tell
+            pass  # it died on an earlier video; `_reply` will find that
 
     def _reply(self, number: int) -> DecodeResult:
         assert self._replies is not None
@@ -168,18 +165,18 @@ class Decoder:
 
     def _start(self) -> None:
         fds = [block.fd for block in self._blocks]
-        words = {"blocks": fds, "settings": asdict(self._settings), "core": self._core}
+        task = {"blocks": fds, "settings": asdict(self._settings), "core": self._core}
         with self._lock:
             if self._stopped:
                 raise DecoderStopped
             self._child = subprocess.Popen(
-                [sys.executable, "-m", self._worker, str(os.getpid()), json.dumps(words)],
+                [sys.executable, "-m", self._worker, str(os.getpid()), json.dumps(task)],
                 cwd=_ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=fds,
                 env={**os.environ, **_CHILD_ENVIRONMENT},
-                start_new_session=True,  # a Ctrl-C is the parent's, which stops its decoders itself
+                start_new_session=True,  # a Ctrl-C must reach only the parent, which stops its decoders itself
             )
         assert self._child.stdout is not None
         self._replies = _Lines(self._child.stdout.fileno())
@@ -187,17 +184,17 @@ class Decoder:
             cause = _cause(self._end_child())
             if self._stopped:
                 raise DecoderStopped
-            raise RuntimeError(f"the decoder process does not start: {cause}")
+            raise RuntimeError(f"The decoder process does not start: {cause}.")
 
     def _end_child(self) -> int:
-        """Kill and reap the child; its exit code, negative for a signal."""
+        """Kill and reap the child; returns its exit code, negative for a signal."""
         with self._lock:
             child, self._child = self._child, None
         if child is None:
             return 0
         assert child.stdin is not None and child.stdout is not None
         try:
-            child.wait(timeout=0.05)  # one that has died on its own must be reaped with its own code
+            child.wait(timeout=0.05)  # a child that died by itself must keep its own exit code
         except subprocess.TimeoutExpired:
             child.kill()
         code = child.wait()
@@ -210,7 +207,7 @@ class Decoder:
 
 
 class _Lines:
-    """Lines of a pipe, with a deadline."""
+    """Reads lines of a pipe with a deadline."""
 
     def __init__(self, fd: int) -> None:
         self._fd, self._rest = fd, b""
@@ -218,9 +215,9 @@ class _Lines:
         self._poll.register(fd, select.POLLIN)
 
     def read(self, seconds: float) -> bytes | None:
-        """The next line without its end; b"" at the end of the pipe; None when it does not come in time.
+        """The next line without its end; b"" at the end of the pipe; None if it does not come in time.
 
-        Time for which this process was stopped (Ctrl-Z, a scheduler that suspends jobs) is not the child's.
+        Time during which this process was stopped (Ctrl-Z, a scheduler that suspends jobs) does not count.
         """
         while b"\n" not in self._rest:
             began = time.monotonic()
@@ -238,7 +235,7 @@ class _Lines:
 
 
 def _of_two(first: DecodeResult, second: DecodeResult) -> DecodeResult:
-    """What to say of a video that was tried twice."""
+    """The result of a video that was tried twice."""
     if second.status == "ok" or second.reason == first.reason:
         return second
     how = "again" if first.reason == _KILLED else "without decord"

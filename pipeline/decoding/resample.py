@@ -1,4 +1,4 @@
-"""Which frames of a video are stored, and when each is shown."""
+"""Chooses the frames of a video to store, and the time at which each is shown."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 def resampling(source_fps: float | Fraction, fps: float | str) -> tuple[Fraction, float]:
     """Source frames per stored frame, and stored frames per second.
 
-    A source no faster than `fps`, or any with `fps` source, is kept whole at its own rate.  Rates are fractions:
-    in floating point floor(75 * (22 / 15)) is 109, and not 110.
+    If the source is no faster than `fps`, or `fps` is `source`, all frames are kept at the source's rate.  Rates are
+    fractions, because in floating point floor(75 * (22 / 15)) is 109 and not 110.
     """
     if fps == "source" or source_fps <= float(fps):
         return Fraction(1), float(source_fps)
@@ -20,12 +20,12 @@ def resampling(source_fps: float | Fraction, fps: float | str) -> tuple[Fraction
 
 
 def _fraction(rate: float | Fraction) -> Fraction:
-    """The fraction that a container holds and a float came from: 29.97002997... is 30000/1001."""
+    """The fraction in the container from which a float was made: 29.97002997... is 30000/1001."""
     return Fraction(rate).limit_denominator(1_000_000)
 
 
 def kept_frames(num_frames: int, source_fps: float | Fraction, fps: float | str) -> tuple[NDArray[np.int64], float]:
-    """Which of `num_frames` source frames are stored, and at what rate.
+    """The indices of the stored frames among `num_frames` source frames, and their rate.
 
     Stored frame k is source frame floor(k * source_fps / fps), torchvision's resampling.
     """
@@ -35,14 +35,14 @@ def kept_frames(num_frames: int, source_fps: float | Fraction, fps: float | str)
 
 
 def steady_times(indices: NDArray[np.int64], source_fps: float) -> NDArray[np.float32]:
-    """Seconds from the first source frame to those of `indices`, if all are shown equally long; zeros at rate 0."""
+    """Seconds from the first source frame to those of `indices` at a constant rate; zeros at rate 0."""
     return (indices / source_fps if source_fps else np.zeros(len(indices))).astype(np.float32)
 
 
 def since_first(times_s: NDArray[np.floating], indices: NDArray[np.int64], source_fps: float) -> NDArray[np.float32]:
-    """Times of the source frames `indices`, made to begin with 0.
+    """Times of the source frames `indices`, shifted to begin with 0.
 
-    Times that do not all rise are not when frames are shown (some AVI and damaged files): the mean rate stands in.
+    Times that do not all increase are wrong (some AVI and damaged files): then the mean rate is used.
     """
     if not np.isfinite(times_s).all() or (np.diff(times_s) <= 0).any():
         return steady_times(indices, source_fps)

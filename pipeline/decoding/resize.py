@@ -1,10 +1,10 @@
-"""One decoded picture -> one stored frame: resize, then colour, so that no full-size RGB copy is ever made.
+"""Makes a stored frame from a decoded picture: resizes first and converts colours second, without a full-size RGB copy.
 
-Colour conversion is an affine map of (Y, U, V) and resizing a weighted mean, so they may change places: resizing
-the three planes and converting 171 x 128 pixels differs from converting 340 x 256 and resizing only in rounding
-and in how chroma is interpolated (tests/test_decode.py holds the mean difference under one grey level), and costs
-a third.  That holds for camera footage and not for every picture, so it is looked at (FrameResizer).  Pictures that
-are not planar 8-bit YUV take the long way through libswscale.
+Colour conversion is an affine map of (Y, U, V) and resizing is a weighted mean, so their order can be exchanged.
+Resizing the three planes and then converting 171 x 128 pixels takes a third of the time of converting 340 x 256 pixels
+first.  The results differ only in rounding and in how chroma is interpolated; tests/pipeline/decoding/test_decode.py
+keeps the mean difference under one grey level.  This is true of camera footage but not of every picture, so
+FrameResizer compares both.  Pictures that are not planar 8-bit YUV are converted first, by libswscale.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-cv2.setNumThreads(1)  # a frame is too small to share, and every core has a decoder of its own
+cv2.setNumThreads(1)  # frames are too small for threads, and every core has a decoder
 
 INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "bicubic": cv2.INTER_CUBIC}
 
 _PLANAR = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv440p", "yuv411p"}
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
-# (Kr, Kb) of FFmpeg's AVColorSpace numbers; anything else, "unspecified" above all, is BT.601 as in libswscale.
+# (Kr, Kb) by FFmpeg's AVColorSpace number; all others, such as "unspecified", are BT.601 as in libswscale.
 _LUMA_WEIGHTS = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 _BT601 = (0.299, 0.114)
 
-_LOOK_EVERY = 32  # frames
+_COMPARE_EVERY = 32  # frames
 _MAX_DIFFERENCE = 0.95  # grey levels, mean over a frame
 
 
 def yuv_to_rgb(colorspace: int, full_range: bool) -> NDArray[np.float32]:
-    """The 3 x 4 float32 matrix that takes (Y, U, V, 1), each 0..255, to (R, G, B)."""
+    """The 3 x 4 float32 matrix from (Y, U, V, 1), each 0..255, to (R, G, B)."""
     red, blue = _LUMA_WEIGHTS.get(colorspace, _BT601)
     green = 1 - red - blue
     luma, chroma = (1.0, 1.0) if full_range else (255 / 219, 255 / 224)
@@ -42,20 +42,20 @@ def yuv_to_rgb(colorspace: int, full_range: bool) -> NDArray[np.float32]:
         ]
     )
     black = np.array([0 if full_range else 16, 128, 128])
-    # Half a level down, so that rounding truncates: libswscale's RGB, which PyAV, decord and torchvision read, is
-    # one level below the exact value on average, and this stays within a level of both.
+    # Half a level lower, so that rounding truncates.  libswscale's RGB, which PyAV, decord and torchvision use, is one
+    # level below the exact value on average; this is within one level of both.
     return np.hstack([matrix, -matrix @ black[:, None] - 0.5]).astype(np.float32)
 
 
 class FrameResizer:
-    """Turns the decoded pictures of one video upright, RGB and of the stored size.
+    """Makes the decoded pictures of one video upright, RGB and of the stored size.
 
-    Every so often both ways are taken and compared; pictures on which they differ by a grey level (computer graphics:
-    colours beyond RGB's range, chroma that changes from pixel to pixel) go the long way until the next look.
+    Every 32nd frame is made in both orders.  If they differ by a grey level (computer graphics: colours outside RGB's
+    range, chroma that changes from pixel to pixel), colours are converted first until the next comparison.
 
     Args:
-        height: of a stored frame, in pixels.
-        width: of a stored frame, in pixels.
+        height: height of a stored frame in pixels.
+        width: width of a stored frame in pixels.
         interpolation: bilinear (no antialias), area or bicubic.
     """
 
@@ -67,21 +67,21 @@ class FrameResizer:
         self._planes = [np.empty((height, width), np.uint8) for _ in range(3)]
         self._yuv = np.empty((height, width, 3), np.uint8)
         self._number = 0
-        self._short_way = True
+        self._resize_first = True
 
     def __call__(self, picture: av.VideoFrame, out: NDArray[np.uint8]) -> None:
         """Write `picture` into `out`: (height, width, 3) uint8 RGB, C-contiguous."""
         quarters = quarter_turns(picture)
-        looks = self._number % _LOOK_EVERY == 0
+        compares = self._number % _COMPARE_EVERY == 0
         self._number += 1
         if quarters or picture.format.name not in _PLANAR:
             self._convert_then_resize(picture, quarters, out)
-        elif looks:
+        elif compares:
             self._resize_then_convert(picture, out)
-            short = out.astype(np.int16)
+            resized_first = out.astype(np.int16)
             self._convert_then_resize(picture, quarters, out)
-            self._short_way = bool(np.abs(out - short).mean() < _MAX_DIFFERENCE)
-        elif self._short_way:
+            self._resize_first = bool(np.abs(out - resized_first).mean() < _MAX_DIFFERENCE)
+        elif self._resize_first:
             self._resize_then_convert(picture, out)
         else:
             self._convert_then_resize(picture, quarters, out)
@@ -105,17 +105,17 @@ class FrameResizer:
 
 
 def quarter_turns(picture: av.VideoFrame) -> int:
-    """Quarter turns counter-clockwise, 0..3, that bring a picture upright."""
+    """Quarter turns counter-clockwise, 0..3, that make a picture upright."""
     return round(picture.rotation / 90) % 4
 
 
 def resize_rgb(picture: NDArray[np.uint8], out: NDArray[np.uint8], interpolation: str) -> None:
     """Resize a picture (H, W, 3) uint8 into `out`."""
-    assert picture.shape[2] == 3, "OpenCV would leave `out` as it is"
+    assert picture.shape[2] == 3, "OpenCV would not write to `out`"
     cv2.resize(picture, out.shape[1::-1], dst=out, interpolation=INTERPOLATIONS[interpolation])
 
 
 def _view(plane: av.video.plane.VideoPlane) -> NDArray[np.float32]:
-    """The pixels of a plane, not copied: (height, width) uint8."""
+    """The pixels of a plane without a copy: (height, width) uint8."""
     rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)  # type: ignore[call-overload]
     return rows[:, : plane.width]

@@ -1,7 +1,6 @@
-"""What a decoder process does: answer one question after another (process.py asks them).
+"""Answers the questions of process.py in a decoder process.
 
-Reads one JSON line a video from stdin, decodes it into the shared memory it was given, and answers in one JSON line on
-stdout.
+For each video it reads a JSON line from stdin, decodes into shared memory, and writes a JSON line to stdout.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ from pipeline.shards.encoding import encode
 Decode = Callable[[Path, Preprocess, Allocate, bool], DecodedVideo]
 
 
-def serve(words: dict[str, Any], decode: Decode = decode_video, checksum: Callable[[Path], int] = file_crc32) -> None:
+def serve(task: dict[str, Any], decode: Decode = decode_video, checksum: Callable[[Path], int] = file_crc32) -> None:
     """Answer until stdin ends.
 
     Args:
-        words: `blocks`, file descriptors of the shared memory; `settings`, the recipe; `core`, the processor core to
-            keep to, or None.
+        task: `blocks`, file descriptors of the shared memory; `settings`, the recipe; `core`, the processor core to
+            run on, or None.
         decode: decodes a file.
-        checksum: CRC-32 of a file.
+        checksum: returns the CRC-32 of a file.
     """
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nothing that a library prints may pass for an answer
-    if words["core"] is not None:
-        os.sched_setaffinity(0, {words["core"]})
-    settings = Preprocess(**words["settings"])
-    blocks = [SharedBlock(fd) for fd in words["blocks"]]
+    os.dup2(2, 1)  # what a library prints must not be read as an answer
+    if task["core"] is not None:
+        os.sched_setaffinity(0, {task["core"]})
+    settings = Preprocess(**task["settings"])
+    blocks = [SharedBlock(fd) for fd in task["blocks"]]
     _send(replies, READY)
     for line in sys.stdin.buffer:
         question = json.loads(line)
@@ -57,7 +56,7 @@ def _answer(
     checksum: Callable[[Path], int],
 ) -> dict[str, Any]:
     try:
-        # Raw frames are made where they are handed over; JPEGs are made from frames that stay here.
+        # Raw frames are decoded into the shared memory; JPEGs are made from frames in this process's memory.
         video = decode(path, settings, block.frames if settings.codec == "raw" else new_frames, with_decord)
         stored = block.put(encode(video.frames, video.times_s, settings))
         facts = {"fps": video.fps, **video.source.facts(), "source_crc32": checksum(path)}
@@ -66,13 +65,13 @@ def _answer(
     except MemoryError:
         reason = f"needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory"
         return {"status": "crash", "reason": reason, "facts": {}, "stored": None}
-    except OSError as error:  # no room for the result: the machine's fault and not the video's
+    except OSError as error:  # no memory for the result: an error of the machine, not of the video
         return {"failure": [error.errno, f"{error.strerror} (shared memory for decoded frames)"]}
     return {"status": "ok", "reason": "", "facts": facts, "stored": stored}
 
 
 def _facts_of_bad(path: Path, checksum: Callable[[Path], int]) -> dict[str, Any]:
-    """What is known of a bad video: its checksum if it can be read, and what its container says."""
+    """What is known of a bad video: its checksum and what its container says, if they can be read."""
     facts: dict[str, Any] = {}
     try:
         facts["source_crc32"] = checksum(path)

@@ -1,6 +1,6 @@
-"""One video's bytes, handed from the process that decodes to the process that stores.
+"""Passes one video's bytes from the process that decodes to the process that stores.
 
-Both map the same anonymous memory; what the parent has to know to read it comes in the child's reply.
+Both map the same anonymous memory.  The child's reply says how to read it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 from pipeline.shards.encoding import Encoded
 
-_KEPT_BYTES = 64 << 20  # of memory, between videos
+_KEPT_BYTES = 64 << 20  # memory that is kept between videos
 _GROWTH_BYTES = 1 << 20
 
 
 class SharedBlock:
     """Shared memory for one encoded video: its bytes, then int64 starts (with codec jpeg), then float32 times.
 
-    The parent makes one, passes its descriptor on, and reads with `take`; the child opens it by the descriptor, and
-    writes with `frames` and `put`.
+    The parent makes a block, passes its descriptor to the child, and reads with `take`.  The child opens it by the
+    descriptor, and writes with `frames` and `put`.
 
     Args:
-        fd: of a block that another process made; None: make one.
+        fd: file descriptor of a block that another process made; None: make one.
 
     Attributes:
         fd: its file descriptor.
@@ -43,7 +43,7 @@ class SharedBlock:
         return np.frombuffer(self._mapped(), np.uint8, nbytes).reshape(shape)
 
     def put(self, encoded: Encoded) -> dict[str, Any]:
-        """Copy a video here, unless its bytes are here already; returns the arguments of `take`, as JSON-able values."""
+        """Copy a video here if its bytes are not here yet; returns the arguments of `take` as JSON-able values."""
         data = encoded.data
         starts = np.empty(0, np.int64) if encoded.starts is None else encoded.starts
         starts_at, times_at, end = _places(data.nbytes, len(starts), encoded.num_frames)
@@ -62,7 +62,7 @@ class SharedBlock:
         }
 
     def take(self, nbytes: int, shape: list[int], num_starts: int, num_frames: int, crc32: int) -> Encoded:
-        """The video that the other process has put here; its arrays view the memory until `trim`."""
+        """The video that the other process put here; its arrays are views of this memory until `trim`."""
         memory = self._mapped()
         starts_at, times_at, _ = _places(nbytes, num_starts, num_frames)
         data = np.frombuffer(memory, np.uint8, nbytes)
@@ -71,13 +71,13 @@ class SharedBlock:
         return Encoded(data.reshape(shape), starts, num_frames, times_s, crc32)
 
     def trim(self) -> None:
-        """Give the memory of a long video back before the next."""
+        """Free the memory of a long video before the next one."""
         if os.fstat(self.fd).st_size > _KEPT_BYTES:
             self._map = None
             os.ftruncate(self.fd, 0)
 
     def close(self) -> None:
-        """Free it; arrays that still view it stay valid."""
+        """Close the block; arrays that are views of it stay valid."""
         self._map = None
         os.close(self.fd)
 
@@ -93,7 +93,7 @@ class SharedBlock:
 
 
 def _places(nbytes: int, num_starts: int, num_frames: int) -> tuple[int, int, int]:
-    """Byte offsets at which starts and times begin behind `nbytes` of video, and at which the times end."""
+    """The byte offsets of starts and times behind `nbytes` of video, and of the end."""
     starts_at = -(-nbytes // 8) * 8
     times_at = starts_at + 8 * num_starts
     return starts_at, times_at, times_at + 4 * num_frames

@@ -1,4 +1,4 @@
-"""The first decoder, decord; the only module that imports it."""
+"""Decodes with decord, which is tried first; the only module that imports it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from decord._ffi.base import DECORDError, DECORDLimitReachedError
 from numpy.typing import NDArray
 
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding.container import DecodeError, faults, gate, open_container
+from pipeline.decoding.container import DecodeError, ffmpeg_errors, gate, open_container
 from pipeline.decoding.frames import MAX_STORED_BYTES, Allocate, DecodedVideo
 from pipeline.decoding.resample import kept_frames, since_first
 from pipeline.decoding.resize import resize_rgb
-from pipeline.decoding.with_pyav import checked
+from pipeline.decoding.with_pyav import all_packets
 
 decord.logging.set_level(decord.logging.QUIET)
 
 
 def decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: Allocate) -> DecodedVideo | None:
-    """Decode with decord; None where its frames would not be the file's own.
+    """Decode with decord; None if PyAV must decode the file.
 
-    The container says how many frames a player shows.  decord counts more of them on a cut made without
-    re-encoding, and fills the surplus with copies of the last frame; such a file is left to the second decoder, and
-    so is one that decord raises on.
+    That is so if decord raises, or if it counts other frames than a player shows by the container.  Of a file cut
+    without re-encoding it counts too many, and fills the rest with copies of the last frame.
     """
-    with faults(), open_container(path) as container:
+    with ffmpeg_errors(), open_container(path) as container:
         stream, source = gate(container, size)
         shown = _count_shown(container, stream, size)
     indices, fps = kept_frames(shown, source.source_fps, settings.fps)
@@ -37,7 +36,7 @@ def decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: Al
     if not shown or math.prod(shape) > MAX_STORED_BYTES:
         return None
     try:
-        # One thread, as every core has a decoder of its own; the first repeated frame is a fault.
+        # One thread, as every core has a decoder; with fault_tol=1 the first repeated frame is an error.
         reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
         if len(reader) != shown:
             return None
@@ -51,23 +50,23 @@ def decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: Al
 
 
 def _count_shown(container: av.container.InputContainer, stream: av.VideoStream, size: int) -> int:
-    """Frames that a player shows: those of the index, where it has every packet as in an mp4, else of the packets."""
+    """How many frames a player shows: by the index if it has every packet, as in an mp4, otherwise by the packets."""
     index = list(stream.index_entries)
     if not stream.frames or len(index) != stream.frames:
-        return sum(packet.size > 0 and not packet.is_discard for packet in checked(container, stream))
+        return sum(packet.size > 0 and not packet.is_discard for packet in all_packets(container, stream))
     end = max([entry.pos + entry.size for entry in index])
     if end > size:
-        raise DecodeError("truncated", f"{size} of {end} bytes are there")
+        raise DecodeError("truncated", f"file has {size} of {end} bytes")
     return len(index) - sum([entry.is_discard for entry in index])
 
 
 def _read(
     reader: decord.VideoReader, indices: list[int], frames: NDArray[np.uint8], interpolation: str
 ) -> tuple[int, int]:
-    """Resize the frames `indices` into `frames`, (T, height, width, 3); returns the source's upright size, (H, W).
+    """Resize the frames `indices` into `frames`, (T, height, width, 3); returns the upright size of the source, (H, W).
 
-    In order and never seeking: seeking is where decord hangs, and `get_batch` seeks (three times the CPU on AV1).
-    So does `skip_frames` to a key frame; the frame before one is read instead.
+    Frames are read in order without seeking: decord hangs when it seeks, and `get_batch` seeks (three times the CPU on
+    AV1).  `skip_frames` to a key frame seeks too, so the frame before it is read instead.
     """
     size, position = (0, 0), 0
     keys = set(reader.get_key_indices())
@@ -81,15 +80,15 @@ def _read(
                 reader.next()
                 position += 1
         picture = np.from_dlpack(_Shared(reader.next()))
-        if picture.shape[2] != 3:  # it takes the padding of rows of 16, 24, 32 or 48 pixels for more channels
-            raise RuntimeError(f"decord delivers {picture.shape[2]} channels")
+        if picture.shape[2] != 3:  # decord counts the padding of rows of 16, 24, 32 or 48 pixels as channels
+            raise RuntimeError(f"decord returned {picture.shape[2]} channels, expected 3")
         resize_rgb(picture, out, interpolation)
         size, position = (picture.shape[0], picture.shape[1]), index + 1
     return size
 
 
 class _Shared:
-    """A decord array as DLPack's protocol wants it, so that numpy sees its pixels without a copy."""
+    """A decord array with DLPack's protocol, so that numpy reads its pixels without a copy."""
 
     def __init__(self, array: decord.nd.NDArray) -> None:
         self._array = array

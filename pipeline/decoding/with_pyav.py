@@ -1,7 +1,6 @@
-"""The second decoder, PyAV: the frames that are truly in a file, however its container is cut.
+"""Decodes with PyAV the files on which decord fails, so that every stored frame is truly a frame of the file.
 
-decord goes first (decode.py); it repeats frames without a word on cuts made without re-encoding, and gives some
-files up.  Here every stored frame is a frame of the file.
+decord is tried first (decode.py).  It silently repeats frames of files cut without re-encoding, and fails on others.
 """
 
 from __future__ import annotations
@@ -16,31 +15,35 @@ import av
 import numpy as np
 
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding.container import DecodeError, Source, faults, gate, open_container, words
+from pipeline.decoding.container import DecodeError, Source, ffmpeg_errors, ffmpeg_message, gate, open_container
 from pipeline.decoding.frames import MAX_STORED_BYTES, DecodedVideo
 from pipeline.decoding.resample import kept_frames, resampling, since_first
 from pipeline.decoding.resize import FrameResizer, quarter_turns
 
-# Packets of files up to this size are read before the first is decoded: their times tell which frame each one is, so
-# that a frame which is neither kept nor referred to need not be decoded at all.
+# Packets of files up to this size are all read before the first is decoded.  Their times give the number of each frame,
+# so that a frame which is neither kept nor needed for another one is not decoded at all.
 _MAX_AHEAD_BYTES = 64 << 20
 
 
 def decode_with_pyav(path: Path, size: int, settings: Preprocess, skip: bool) -> DecodedVideo | None:
-    """Decode a file once; None if `skip` left out a frame that is kept."""
-    with faults(), open_container(path) as container:
+    """Decode a file; None if a frame to keep was lost by `skip`: try again without it.
+
+    Raises:
+        DecodeError: the file cannot be stored.
+    """
+    with ffmpeg_errors(), open_container(path) as container:
         stream, source = gate(container, size)
         collector = _Collector(settings, source)
         try:
             complete = _decode(container, stream, source, collector, skip and source.codec == "h264")
         except av.FFmpegError as error:
             status = "truncated" if collector.seen else "unreadable"
-            raise DecodeError(status, f"after {collector.seen} frames: {words(error)}") from None
+            raise DecodeError(status, f"after {collector.seen} frames: {ffmpeg_message(error)}") from None
     return collector.video() if complete else None
 
 
 class _Collector:
-    """Takes the pictures of a video in order and keeps those the recipe stores."""
+    """Takes the pictures of a video in order and keeps those that the recipe stores."""
 
     def __init__(self, settings: Preprocess, source: Source) -> None:
         self.step, self.fps = resampling(source.source_fps, settings.fps)
@@ -48,25 +51,25 @@ class _Collector:
         self.size = (0, 0)
         self._resize = FrameResizer(settings.height, settings.width, settings.interpolation)
         self._shape = (settings.height, settings.width, 3)
-        # One more than expected: rates are means.  Pages that are never written cost no memory.
+        # Rates are means, so there may be more frames than expected.  Pages that are never written use no memory.
         expected = max(source.source_frames, source.duration_s * source.source_fps) / float(self.step)
         self._limit = MAX_STORED_BYTES // (settings.height * settings.width * 3)
         if expected > self._limit:
-            raise DecodeError("too_large", f"{expected:.0f} stored frames, at most {self._limit} are held")
+            raise DecodeError("too_large", f"{expected:.0f} stored frames, at most {self._limit}")
         self._frames = np.empty((int(expected) + 2, *self._shape), np.uint8)
         self._times_s: list[float] = []
         self._indices: list[int] = []
 
     def take(self, picture: av.VideoFrame, index: int) -> None:
-        """Look at source frame `index`."""
+        """Resize source frame `index` if it is to be stored."""
         self.seen += 1
         if index != int(self.stored * self.step):
             return
         if self.stored == len(self._frames):
             if self.stored >= self._limit:
                 raise DecodeError("too_large", f"more than {self._limit} stored frames")
-            more = np.empty((min(2 * self.stored, self._limit) - self.stored, *self._shape), np.uint8)
-            self._frames = np.concatenate([self._frames, more])
+            added = np.empty((min(2 * self.stored, self._limit) - self.stored, *self._shape), np.uint8)
+            self._frames = np.concatenate([self._frames, added])
         if not self.stored:
             turned = quarter_turns(picture) % 2
             self.size = (picture.width, picture.height) if turned else (picture.height, picture.width)
@@ -76,9 +79,13 @@ class _Collector:
         self.stored += 1
 
     def video(self) -> DecodedVideo:
-        """What was kept; `seen` is the number of source frames."""
+        """The frames kept; `seen` is the number of source frames.
+
+        Raises:
+            DecodeError: there is none.
+        """
         if not self.stored:
-            raise DecodeError("unreadable", "holds no frame that can be decoded")
+            raise DecodeError("unreadable", "no frame can be decoded")
         height, width = self.size
         times_s = since_first(np.array(self._times_s), np.array(self._indices), self.source.source_fps)
         source = replace(self.source, source_width=width, source_height=height, source_frames=self.seen)
@@ -92,8 +99,8 @@ def _decode(
     collector: _Collector,
     skip: bool,
 ) -> bool:
-    """Give every frame to `collector`; False if `skip` left out one that is kept, and it has to be done without."""
-    packets: Iterator[av.Packet] | list[av.Packet] = checked(container, stream)
+    """Give every frame to `collector`; False if a frame to keep was lost by `skip`."""
+    packets: Iterator[av.Packet] | list[av.Packet] = all_packets(container, stream)
     numbers: dict[int | None, int] = {}
     if skip and collector.step >= 1.5 and source.source_bytes <= _MAX_AHEAD_BYTES:
         packets = list(packets)
@@ -117,8 +124,12 @@ def _decode(
     return collector.stored == len(wanted)
 
 
-def checked(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of a stream, and a fault if the container promised more."""
+def all_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The packets of a stream.
+
+    Raises:
+        DecodeError: one is cut short, or there are fewer than the container says.
+    """
     count = 0
     for packet in container.demux(stream):
         if packet.is_corrupt:
@@ -126,11 +137,11 @@ def checked(container: av.container.InputContainer, stream: av.VideoStream) -> I
         count += packet.size > 0
         yield packet
     if count < stream.frames:
-        raise DecodeError("truncated", f"{count} of {stream.frames} packets are there")
+        raise DecodeError("truncated", f"file has {count} of {stream.frames} packets")
 
 
 def frame_numbers(packets: list[av.Packet]) -> dict[int | None, int]:
-    """Presentation time -> frame number of the packets a player shows; empty if the times do not tell."""
+    """Presentation time -> frame number of the packets that a player shows; empty if times are missing or repeat."""
     times = [packet.pts for packet in packets if packet.size and not packet.is_discard]
     known = sorted(time for time in times if time is not None)
     if len(set(known)) < len(times):

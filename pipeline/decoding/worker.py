@@ -1,7 +1,7 @@
-"""The program of a decoder process: `python -m pipeline.decoding.worker PARENT WORDS`, which process.py starts.
+"""The program of a decoder process, which process.py starts: `python -m pipeline.decoding.worker PARENT TASK`.
 
-It may take only so much memory and so many files, and dies with its parent.  The limits come before the libraries that
-they are for, so the imports stand in `main`; pandas, h5py and pydantic stay out, and it is ready in 0.2 s.
+Its memory and files are limited, and it ends with its parent.  The limits are set before the libraries are loaded, so
+`main` imports them.  pandas, h5py and pydantic are not imported, and it is ready in 0.2 s.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import sys
 from pipeline.decoding.limits import confine
 
 READY = b"ready"
-"""The line by which the process says that it can be asked."""
+"""The first line of the process: questions can be sent now."""
 
 
 def main(**replaced: object) -> None:
-    """Set the limits, load the libraries, answer until stdin ends.
+    """Set the limits, load the libraries, and answer until stdin ends.
 
     Args:
-        replaced: arguments of `serve` that tests exchange.
+        replaced: arguments of `serve` that tests replace.
     """
     confine(parent=int(sys.argv[1]))
     from pipeline.decoding.serve import serve

@@ -1,4 +1,4 @@
-"""Kinetics' label rows: their rules, and which release and form a label CSV is of."""
+"""Checks Kinetics' label rows, and recognises the release and form of a label CSV."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ import pandera.pandas as pa
 
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import BadValue, collect, expect, full_matches
-from pipeline.common.video_id import ID_PATTERN, video_ids
+from pipeline.common.text import some
+from pipeline.common.video_id import ID_PATTERN, ID_RULE, video_ids
+from pipeline.labels.split_words import SPLIT_RULE
 
 
 def _seconds(column: pd.Series) -> pd.Series:
-    """A column of times as float64, each distinct text read once; nan for what is no number."""
+    """A column of times as float64, each distinct text converted once; nan where the text is not a number."""
     codes, values = pd.factorize(column)
     seconds = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").to_numpy("float64")
     return pd.Series(seconds[codes], index=column.index)
 
 
-def kinetics_rows(raw: pd.DataFrame, faults: list[BadValue]) -> pd.DataFrame:
-    """Check rows that name a YouTube segment; times may be floats, and are cut as the crawler cuts them."""
+def kinetics_rows(raw: pd.DataFrame, bad_values: list[BadValue]) -> pd.DataFrame:
+    """Check rows that name a YouTube segment; float times are rounded down, as ActivityNet's crawler does."""
     times = (np.floor(_seconds(raw[name])) for name in ("time_start", "time_end"))
     start, end = (values.where(np.isfinite(values) & values.abs().lt(1e9), -1) for values in times)
     unlabelled = raw["split"].eq("test")
     rules = {
-        "youtube_id": expect(f"^{ID_PATTERN}$", lambda ids: full_matches(ID_PATTERN, ids)),
+        "youtube_id": expect(ID_RULE, lambda ids: full_matches(ID_PATTERN, ids)),
         "time_start": expect("seconds, at least 0", lambda _: start.ge(0)),
-        "time_end": expect("seconds, more than time_start once both are whole", lambda _: end.gt(start)),
+        "time_end": expect("whole seconds after time_start", lambda _: end.gt(start)),
         "label": expect("a label", lambda label: label.ne("") | unlabelled),
-        "split": expect(" | ".join(SPLITS) + " (a column, or a word of the file's name)", lambda s: s.isin(SPLITS)),
+        "split": expect(SPLIT_RULE, lambda split: split.isin(SPLITS)),
     }
     schema = pa.DataFrameSchema({name: pa.Column(None, rule) for name, rule in rules.items()})
-    faults += collect(schema, raw, raw["file"].iloc[0], raw["row"].to_list())
+    bad_values += collect(schema, raw, raw["file"].iloc[0], raw["row"].to_list())
     table = raw[["youtube_id", "label", "split", "file", "row"]].copy()
     table["time_start"], table["time_end"] = start.astype("int64"), end.astype("int64")
     table["video_id"] = video_ids(table["youtube_id"], table["time_start"], table["time_end"])
@@ -43,7 +45,7 @@ def kinetics_rows(raw: pd.DataFrame, faults: list[BadValue]) -> pd.DataFrame:
 
 
 def release_of(path: Path, names: list[str], num_classes: int) -> str:
-    """Which release a label CSV is of, in plain words, as far as its name, columns and classes tell."""
+    """The form and release of a label CSV in words, from its name, columns and number of classes."""
     if "youtube_id" not in names:
         return "own videos (path,label)"
     stem = path.stem.lower()
@@ -63,7 +65,7 @@ def release_of(path: Path, names: list[str], num_classes: int) -> str:
 
 
 def shared_ids(table: pd.DataFrame) -> list[str]:
-    """YouTube ids with segments in train and in val: not the same clip, but the same footage."""
+    """A warning for YouTube ids with segments in train and val: different clips of the same video."""
     ids = {split: set(rows.tolist()) for split, rows in table.groupby("split")["youtube_id"]}
     both = sorted(ids.get("train", set()) & ids.get("val", set()))
-    return [f"{len(both):,} YouTube ids have segments in train and in val: {', '.join(both[:5])}"] if both else []
+    return [f"{len(both):,} YouTube ids have segments in train and in val: {some(both)}"] if both else []

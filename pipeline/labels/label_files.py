@@ -1,12 +1,13 @@
-"""Label files of every Kinetics release, and other people's lists, as one table.
+"""Reads the label files of every Kinetics release, and lists of own videos, as one table.
 
-Read: ActivityNet crawler's CSVs (K400 with `is_cc`, K600), DeepMind's tarballs (`validate.csv`), CVDF's
-`annotations/`, K700; with a byte-order mark, CRLF, quotes, `;` or tabs, times as floats, a test split with or
-without labels; and `path,label` CSVs and `path label_id` lists of own videos (lists.py).
+Kinetics: CSVs of ActivityNet's crawler (K400 with `is_cc`, K600), DeepMind's tarballs (`validate.csv`), CVDF's
+`annotations/`, K700.  A byte-order mark, CRLF, quotes, `;` or tabs, float times, and a test split without labels are
+all accepted.  Own videos: CSVs of `path,label` and lists of `path label_id` (custom_lists.py).
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pipeline.labels.split_words import SPLIT_WORDS, split_of
 
 FORMS = "columns youtube_id,time_start,time_end and label (no label in a test split), or path,label"
 _DELIMITERS = ",;\t"
+_TOO_LONG = re.compile(r"Expected (?P<expected>\d+) fields in line (?P<line>\d+), saw (?P<got>\d+)")  # pandas' words
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class Labels:
     """What the label files say.
 
     Attributes:
-        table: one row a video: video_id, youtube_id, time_start, time_end, label, label_id, split, path; the path
-            is what an own list gives, empty in Kinetics.
-        kinetics: whether videos are known by YouTube id and times; else by path.
-        verdict: what was recognised, in plain words.
-        warnings: what is odd but usable.
+        table: one row a video: video_id, youtube_id, time_start, time_end, label, label_id, split, path.  `path` is
+            empty in Kinetics; for own videos it is the file.
+        kinetics: whether videos are identified by YouTube id and times; otherwise by path.
+        verdict: what was recognised, in words.
+        warnings: what is unusual but usable.
     """
 
     table: pd.DataFrame
@@ -49,90 +51,93 @@ def load_labels(settings: Preprocess) -> Labels:
     """Find, read and join the label files of a dataset.
 
     Raises:
-        InputError: there are none, they lack a column, or rows are faulty or contradict each other (all of
-            those of all files are listed).
+        InputError: there are none, a column is missing, or rows are wrong or contradict each other (all such rows
+            of all files are listed).
     """
-    paths, found = find_label_files(settings)
-    faults: list[BadValue] = []
+    paths, searched = find_label_files(settings)
+    bad_values: list[BadValue] = []
     tables, verdict = [], []
     for path in paths:
-        table, form = _read(path, settings, faults)
+        table, form = _read(path, settings, bad_values)
         tables.append(table)
         splits = ", ".join(f"{split} {count:,}" for split, count in table["split"].value_counts(sort=False).items())
         verdict.append(f"labels: {path}: {form}; {len(table):,} rows ({splits})")
-    if faults:
-        raise InputError(f"label files: {len(faults):,} faults; mend them and run this again", faults)
+    if bad_values:
+        raise InputError(f"label files: {len(bad_values):,} errors. Fix them and run this command again.", bad_values)
     table = pd.concat(tables, ignore_index=True)
-    if found:
+    if searched:
         _one_file_a_split(table)
     kinetics = table["youtube_id"].ne("").any()
     if kinetics and table["youtube_id"].eq("").any():
-        raise InputError("label files: some name videos by YouTube id, others by path; use one kind")
-    table, told = _join(table)
-    label_id, said = class_ids(table, settings)
+        raise InputError("label files: some identify videos by YouTube id, others by path. Use files of one kind.")
+    table, warned = _join(table)
+    label_id, origin = class_ids(table, settings)
     table = table.assign(label_id=label_id).drop(columns=["file", "row"])
-    more = [*_odd_labels(table), *other_numbering(settings, table), *(shared_ids(table) if kinetics else [])]
-    return Labels(table, bool(kinetics), [*verdict, said], [*told, *more])
+    warned += [*_odd_labels(table), *other_numbering(settings, table), *(shared_ids(table) if kinetics else [])]
+    return Labels(table, bool(kinetics), [*verdict, origin], warned)
 
 
 def find_label_files(settings: Preprocess) -> tuple[list[Path], bool]:
-    """The label files of a dataset, and whether they were looked for rather than named.
+    """The label files of a dataset, and whether data_root was searched for them.
 
-    `preprocess.labels` (relative to the current folder or to data_root), else `<manifests>/<dataset>/labels/` (a
-    subset keeps its own), else the CSVs in data_root and its annotations/ that have the columns.
+    They are those in `preprocess.labels` (relative to the current folder or to data_root), else those in
+    `<manifests>/<dataset>/labels/` (a subset's), else CSVs with the right columns in data_root and its annotations/.
 
     Raises:
-        InputError: none, or one that was named is not there.
+        InputError: there are none, or one in `preprocess.labels` does not exist.
     """
     root = Path(settings.data_root)
     if settings.labels is not None:
         chosen = [next((p for p in (Path(name), root / name) if p.is_file()), None) for name in settings.labels]
         missing = [name for name, path in zip(settings.labels, chosen, strict=True) if path is None]
-        if missing or not chosen:
-            raise InputError(f"preprocess.labels: no such file: {', '.join(missing) or 'the list is empty'}")
+        if not chosen:
+            raise InputError("preprocess.labels: the list is empty. Name a label file, or leave the key out.")
+        if missing:
+            raise InputError(f"preprocess.labels: no such file: {', '.join(missing)}. Correct the list.")
         return [path for path in chosen if path is not None], False
-    own = Path(settings.manifests) / settings.dataset / "labels"
-    kept = [own / f"{split}.csv" for split in SPLITS if (own / f"{split}.csv").is_file()]
-    if kept:
-        return kept, False
+    folder = Path(settings.manifests) / settings.dataset / "labels"
+    of_subset = [path for split in SPLITS if (path := folder / f"{split}.csv").is_file()]
+    if of_subset:
+        return of_subset, False
     if not settings.data_root:
-        raise InputError("preprocess.data_root is not set, nor preprocess.labels: set --preprocess.data_root=FOLDER")
-    found = [path for folder in (root, root / "annotations") for path in sorted(folder.glob("*.csv")) if _is_ours(path)]
-    if not found:
+        raise InputError("preprocess.data_root and preprocess.labels are not set. Set --preprocess.data_root=FOLDER.")
+    candidates = [*sorted(root.glob("*.csv")), *sorted((root / "annotations").glob("*.csv"))]
+    paths = [path for path in candidates if _is_label_file(path)]
+    if not paths:
         raise InputError(
-            f"{root}: no label CSV here or in annotations/; name some in preprocess.labels (CSV files with {FORMS})"
+            f"{root}: no label CSV here or in annotations/. Name CSV files with {FORMS} in preprocess.labels."
         )
-    return found, True
+    return paths, True
 
 
-def _is_ours(path: Path) -> bool:
-    """A label CSV by its header; one that is named after a split must be one, and is faulted later if not."""
-    head, _ = _head(path, must=False)
+def _is_label_file(path: Path) -> bool:
+    """Whether a CSV has a label file's header or a split's name; `_read` raises if the latter has no such header."""
+    head, _ = _head(path, allow_empty=True)
     return bool({"youtube_id", "path"} & set(_columns(head)[0])) or bool(split_of(path.stem))
 
 
-def _head(path: Path, must: bool = True) -> tuple[str, str]:
-    """The first line of a file and its encoding."""
+def _head(path: Path, allow_empty: bool = False) -> tuple[str, str]:
+    """The first line of a file, and its encoding."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    if must and not head.decode(encoding, "replace").strip():
-        raise InputError(f"{path}: empty; expected {FORMS}")
+    if not allow_empty and not head.decode(encoding, "replace").strip():
+        raise InputError(f"{path}: The file is empty. Expected {FORMS}.")
     return (head.decode(encoding, "replace").lstrip("\r\n").splitlines() or [""])[0], encoding
 
 
 def _columns(head: str) -> tuple[list[str], str]:
-    """Names in a header line, and its delimiter."""
+    """The names in a header line, and its delimiter."""
     delimiter = max(_DELIMITERS, key=head.count)
     return [name.strip().strip('"').lower() for name in head.split(delimiter)], delimiter
 
 
-def _read(path: Path, settings: Preprocess, faults: list[BadValue]) -> tuple[pd.DataFrame, str]:
-    """One label file as a table with columns of Labels.table, `file` and `row`; and its form in plain words."""
+def _read(path: Path, settings: Preprocess, bad_values: list[BadValue]) -> tuple[pd.DataFrame, str]:
+    """One label file as a table with the columns of Labels.table, `file` and `row`; and its form in words."""
     head, encoding = _head(path)
     names, delimiter = _columns(head)
     if not {"youtube_id", "path"} & set(names) and is_list(head):
-        raw, form = read_list(path, encoding, settings, faults)
+        raw, form = read_list(path, encoding, settings, bad_values)
     else:
         raw = _rows(path, names, delimiter, encoding)
         form = ""
@@ -142,42 +147,45 @@ def _read(path: Path, settings: Preprocess, faults: list[BadValue]) -> tuple[pd.
         raw["split"] = split_of(path.stem)
     if "label" not in raw:
         if raw["split"].ne("test").any():
-            raise InputError(f"{path}:1: no column label (only a test split may go without); it has {head}")
+            raise InputError(f"{path}:1: no column label, got {head}. Only a test split needs none.")
         raw["label"] = ""
     raw["label"] = each_unique(raw["label"], str.strip)
     raw["file"] = str(path)
-    table = kinetics_rows(raw, faults) if "youtube_id" in raw else own_videos(raw, settings, faults)
+    table = kinetics_rows(raw, bad_values) if "youtube_id" in raw else own_videos(raw, settings, bad_values)
     return table, form or release_of(path, names, table.loc[table["label"].ne(""), "label"].nunique())
 
 
 def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.DataFrame:
-    """A CSV with a header as text, with `row`, the line each row stands on."""
+    """A CSV with a header, as text, and `row`: the line number of each row."""
     needed = ["path"] if "path" in names else ["youtube_id", "time_start", "time_end"]
-    lacking = [name for name in needed if name not in names]
-    if lacking:
-        raise InputError(f"{path}:1: no column {', '.join(lacking)}; it has {', '.join(names)}; expected {FORMS}")
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise InputError(f"{path}:1: no column {', '.join(missing)}, got {', '.join(names)}. Expected {FORMS}.")
     options: dict[str, Any] = {"sep": delimiter, "encoding": encoding, "names": names, "index_col": False}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
             # Blank lines are read, and dropped below, so that row numbers are line numbers.
-            # `object`, since pandas looks for missing values whenever it touches a column of its own text type.
+            # `object`: pandas looks for missing values in each operation on a column of its own text type.
             table = pd.read_csv(path, header=0, dtype=object, na_filter=False, skip_blank_lines=False, **options)
     except pd.errors.ParserWarning:
-        said = f"{path}:2: more values than the {len(names)} columns of the header"
-        raise InputError(f"{said}; put a label with a comma in quotes") from None
+        problem = f"{path}:2: more values than the {len(names)} columns of the header"
+        raise InputError(f"{problem}. Put a label with a comma in quotes.") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}:{_first_odd_line(path, encoding)}: not UTF-8; save it as that") from None
-    except ValueError as error:  # pandas' ParserError, for one
-        raise InputError(f"{path}: cannot be read as CSV: {str(error).strip()}") from None
+        raise InputError(f"{path}:{_first_odd_line(path, encoding)}: not UTF-8. Save the file as UTF-8.") from None
+    except ValueError as error:  # such as pandas' ParserError
+        if match := _TOO_LONG.search(str(error)):
+            message = f"{path}:{match['line']}: got {match['got']} values, expected {match['expected']}"
+            raise InputError(f"{message}. Put a label with a comma in quotes.") from None
+        raise InputError(f"{path}: not readable as CSV: {str(error).strip()}. Fix the file.") from None
     table = table.fillna("")
     table["row"] = np.arange(2, len(table) + 2)
-    suspects = table[table[needed[0]].eq("")]  # few, if any; one that says anything is kept, for the rules to fault
+    suspects = table[table[needed[0]].eq("")]  # few, if any; one with some value is kept, and the rules report it
     blank = suspects.index[suspects.drop(columns="row").eq("").all(axis=1)]
-    kept = [name for name in table.columns if name in {*needed, "label", "split", "row"}]
-    table = table.loc[:, kept].drop(index=blank).reset_index(drop=True)
+    used = [name for name in table.columns if name in {*needed, "label", "split", "row"}]
+    table = table.loc[:, used].drop(index=blank).reset_index(drop=True)
     if table.empty:
-        raise InputError(f"{path}: a header and no rows; expected {FORMS}")
+        raise InputError(f"{path}: The file has a header but no rows. Expected {FORMS}.")
     return table
 
 
@@ -201,41 +209,41 @@ def each_unique(column: pd.Series, change: Callable[[str], str]) -> pd.Series:
 def _one_file_a_split(table: pd.DataFrame) -> None:
     for split, files in table.groupby("split")["file"].unique().items():
         if len(files) > 1:
-            said = ", ".join(files)
-            raise InputError(f"two label files for split {split}: {said}; name those to use in preprocess.labels")
+            names = ", ".join(files)
+            raise InputError(f"split {split} has {len(files)} label files: {names}. Name one in preprocess.labels.")
 
 
 def _join(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Fold rows that say the same thing twice; a video with two labels, or in two splits, is an error.
+    """Drop repeated rows, with a warning; a video with two labels or in two splits is an error.
 
     Raises:
         InputError: listing every row of every such video.
     """
-    told: list[str] = []
-    again = table.duplicated(["video_id", "label", "split"])
-    if again.any():
-        rows = [f"{row.file}:{row.row}" for row in table[again].head(5).itertuples()]
-        told.append(f"{again.sum():,} label rows repeat an earlier one and count once: {', '.join(rows)}")
-        table = table[~again].reset_index(drop=True)
+    warned: list[str] = []
+    repeated = table.duplicated(["video_id", "label", "split"])
+    if repeated.any():
+        rows = [f"{row.file}:{row.row}" for row in table[repeated].head(5).itertuples()]
+        warned.append(f"{repeated.sum():,} label rows repeat an earlier row and are ignored: {', '.join(rows)}")
+        table = table[~repeated].reset_index(drop=True)
     clash = table[table["video_id"].duplicated(keep=False)]
-    faults = []
+    bad_values = []
     for video_id, rows in clash.groupby("video_id"):
         for column, rule in (("label", "one label"), ("split", "one split")):
             if rows[column].nunique() > 1:
-                others = " and ".join(f"{value!r}" for value in rows[column].unique())
-                faults += [
-                    BadValue(
-                        row.file, row.row, column, getattr(row, column), f"{rule} for {video_id}, which has {others}"
-                    )
-                    for row in rows.itertuples()
+                values = " and ".join(f"{value!r}" for value in rows[column].unique())
+                expected = f"{rule} for {video_id}, which has {values}"
+                bad_values += [
+                    BadValue(row.file, row.row, column, getattr(row, column), expected) for row in rows.itertuples()
                 ]
-    if faults:
-        raise InputError(f"{clash['video_id'].nunique():,} videos have two labels or are in two splits", faults)
-    return table, told
+    if bad_values:
+        num_videos = clash["video_id"].nunique()
+        message = f"{num_videos:,} videos have two labels or are in two splits. Fix the label files."
+        raise InputError(message, bad_values)
+    return table, warned
 
 
 def _odd_labels(table: pd.DataFrame) -> list[str]:
-    """Labels that differ in case only: two classes in Kinetics-600, a slip elsewhere."""
+    """A warning for labels that differ in case only: two classes in Kinetics-600, elsewhere likely a mistake."""
     labels = pd.Series(table["label"].unique())
     same = labels[labels.str.lower().duplicated(keep=False)].sort_values(key=lambda names: names.str.lower())
-    return [f"labels that differ in case only are different classes: {', '.join(same)}"] if len(same) else []
+    return [f"Labels that differ only in case are different classes: {', '.join(same)}"] if len(same) else []

@@ -1,4 +1,4 @@
-"""Ledgers beside others: diff (another ledger, or a folder of them), leaks (another release)."""
+"""Compares ledgers: `diff` with another version of them, `leaks` with another release's videos."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import InputError
+from pipeline.common.text import some
 from pipeline.ledger.schema import COLUMNS
 from pipeline.ledger.table import read_ledger, read_ledgers_at
 
@@ -28,10 +29,11 @@ def diff(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
         common = here.index.intersection(there.index)
         changed = {}
         for name in list(COLUMNS)[1:]:
-            one, two = here.loc[common, name], there.loc[common, name]
-            moved = (one != two).to_numpy()
-            if moved.any():
-                changed[name] = list(zip(common[moved], one[moved].tolist(), two[moved].tolist(), strict=True))
+            values_here, values_there = here.loc[common, name], there.loc[common, name]
+            differ = (values_here != values_there).to_numpy()
+            if differ.any():
+                values = (values_here[differ].tolist(), values_there[differ].tolist())
+                changed[name] = list(zip(common[differ], *values, strict=True))
         result[split] = {
             "rows_here": len(here),
             "rows_there": len(there),
@@ -55,13 +57,13 @@ def _theirs(other: Path) -> dict[str, pd.DataFrame]:
 
 
 def diff_text(result: dict[str, Any]) -> str:
-    """`diff` for a person: counts, and the first few of each."""
+    """`diff` as text: counts, and the first few of each."""
     lines = []
     for split, part in result.items():
         lines.append(f"{split}: {part['rows_here']:,} rows here, {part['rows_there']:,} there")
         for key, words in (("only_here", "only here"), ("only_there", "only there")):
             if part[key]:
-                lines.append(f"  {words}: {len(part[key]):,}: {', '.join(part[key][:5])}")
+                lines.append(f"  {words}: {len(part[key]):,}: {some(part[key])}")
         for name, rows in part["changed"].items():
             shown = "; ".join(f"{video_id}: {here!r} here, {there!r} there" for video_id, here, there in rows[:3])
             lines.append(f"  {name}: {len(rows):,} differ: {shown}")
@@ -71,20 +73,20 @@ def diff_text(result: dict[str, Any]) -> str:
 
 
 def leaks(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
-    """YouTube ids that our ledgers share with another release's ledger or label CSV.
+    """YouTube ids that are both in our ledgers and in another release's ledger or label CSV.
 
     Returns:
         {split: {num_ids, shared: [youtube_id, ...]}}
 
     Raises:
-        InputError: `other` is not there, or has no YouTube ids.
+        InputError: `other` is missing, or has no column youtube_id.
     """
     try:
         theirs = pd.read_csv(other, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{other}: no such ledger; give --leaks a ledger or a label CSV") from None
+        raise InputError(f"{other}: no such file. Give --leaks a ledger or a label CSV.") from None
     except (ValueError, IsADirectoryError, UnicodeDecodeError) as error:
-        raise InputError(f"{other}: expected a CSV with a column youtube_id: {str(error).strip()}") from None
+        raise InputError(f"{other}: {str(error).strip()}. Give --leaks a CSV with a column youtube_id.") from None
     ids = set(theirs["youtube_id"]) - {""}
     return {
         split: {"num_ids": ledger["youtube_id"].nunique(), "shared": sorted(ids & set(ledger["youtube_id"]))}
@@ -93,7 +95,7 @@ def leaks(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
 
 
 def leaks_text(result: dict[str, Any], other: Path) -> str:
-    """`leaks` for a person: the counts, then every shared id, one a line with its split."""
+    """`leaks` as text: the counts, then every shared id on a line with its split."""
     counts = [
         f"{split}: {len(part['shared']):,} of {part['num_ids']:,} YouTube ids are in {other}"
         for split, part in result.items()

@@ -1,6 +1,6 @@
-"""How much of a dataset is there: by split and by class, what is found, missing and bad.
+"""Counts the videos of a dataset that are found, missing and bad, by split and by class.
 
-`summarise` makes one plain dictionary of ledgers, `text` the table a person reads; `--json` prints the former.
+`summarise` returns a dictionary, which `--json` prints; `text` makes the table for people from it.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.common.text import some
 from pipeline.ledger.schema import BAD_STATUSES, STATUSES, WAITING_STATUSES
 from pipeline.ledger.table import identity
 
-USABLE = (*WAITING_STATUSES, "ok")  # to be decoded, or decoded: what a model is trained or judged on
+USABLE = (*WAITING_STATUSES, "ok")  # waiting or decoded: the videos for training and evaluation
 _SHOWN = 10  # classes in the text; --json has all of them
 
 
@@ -22,11 +23,11 @@ def summarise(dataset: str, ledgers: dict[str, pd.DataFrame], min_per_class: int
     Args:
         dataset: its name, for the identity.
         ledgers: by split.
-        min_per_class: classes of a labelled split with fewer usable videos are listed under `few`.
+        min_per_class: classes with fewer usable videos in a labelled split are listed under `few`.
 
     Returns:
-        {dataset, splits: {split: {rows, found, missing, bad, statuses, identity, classes, few}}}; `found` is a
-        video that is on disk or stored, bad or not; `classes` are in order of label_id.
+        {dataset, splits: {split: {rows, found, missing, bad, statuses, identity, classes, few}}}.  `found` counts the
+        videos that are on disk or stored, bad ones too; `classes` are in order of label_id.
     """
     splits = {}
     for split, ledger in ledgers.items():
@@ -66,7 +67,7 @@ def _classes(ledger: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def text(summary: dict[str, Any]) -> str:
-    """The table a person reads: a line a split, the classes that lack most, and each split's identity."""
+    """The table for people: a line for each split with its identity, then its classes that lack most videos."""
     lines = [f"{'split':<6} {'rows':>9} {'found':>9} {'missing':>9} {'bad':>7} {'classes':>8}  videos"]
     for split, part in summary["splits"].items():
         lines.append(
@@ -82,13 +83,13 @@ def text(summary: dict[str, Any]) -> str:
 
 
 def _worst(split: str, classes: list[dict[str, Any]]) -> list[str]:
-    """The classes of a split of which most videos are missing or bad."""
-    lacking = [entry for entry in classes if entry["usable"] < entry["rows"]]
-    if not lacking:
+    """Lines for the most incomplete classes of a split."""
+    incomplete = [entry for entry in classes if entry["usable"] < entry["rows"]]
+    if not incomplete:
         return []
-    lacking.sort(key=lambda entry: (entry["usable"] / entry["rows"], entry["label"]))
-    lines = [f"{split}: {len(lacking):,} of {len(classes):,} classes lack videos; those that lack most:"]
-    for entry in lacking[:_SHOWN]:
+    incomplete.sort(key=lambda entry: (entry["usable"] / entry["rows"], entry["label"]))
+    lines = [f"{split}: {len(incomplete):,} of {len(classes):,} classes lack videos; the most incomplete are:"]
+    for entry in incomplete[:_SHOWN]:
         lines.append(
             f"  {entry['label']:<40} {entry['usable']:>6,} of {entry['rows']:>6,} usable, "
             f"{entry['missing']:,} missing, {entry['bad']:,} bad"
@@ -98,10 +99,9 @@ def _worst(split: str, classes: list[dict[str, Any]]) -> list[str]:
 
 def warnings(summary: dict[str, Any]) -> list[str]:
     """A line for each labelled split that has classes with too few usable videos."""
-    said = []
-    for split, part in summary["splits"].items():
-        if part["few"]:
-            shown = ", ".join(part["few"][:_SHOWN]) + (", ..." if len(part["few"]) > _SHOWN else "")
-            least = summary["min_per_class"]
-            said.append(f"{split}: {len(part['few']):,} classes have fewer than {least} usable videos: {shown}")
-    return said
+    least = summary["min_per_class"]
+    return [
+        f"{split}: {len(part['few']):,} classes have fewer than {least} usable videos: {some(part['few'], _SHOWN)}"
+        for split, part in summary["splits"].items()
+        if part["few"]
+    ]

@@ -1,13 +1,12 @@
-"""What a ledger is: its columns, its statuses and the rules its values keep, as a pandera schema.
+"""Defines a ledger: its columns, its statuses and the rules for its values, as a pandera schema.
 
-`data_manifests/README.md` is the data dictionary.  Text stays text (644 ids of Kinetics-400 val start with
-`-`, others look like numbers); an unknown number is 0 and an unknown text empty, so that the same facts are
-the same bytes.
+`data_manifests/README.md` is the data dictionary.  Text stays text (644 ids of Kinetics-400 val start with `-`, others
+look like numbers).  An unknown number is 0 and an unknown text is empty, so that the same facts give the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,58 +15,58 @@ import pandas as pd
 from pipeline.common.outcome import OUTCOME_TYPES
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches, inside, plain
-from pipeline.common.video_id import ID_PATTERN, video_ids
+from pipeline.common.video_id import ID_PATTERN, ID_RULE, video_ids
 
-if TYPE_CHECKING:  # imported where rules are made: training makes none, and would pay 10 MiB for it
+if TYPE_CHECKING:  # imported where rules are made: training makes none, and saves 10 MiB of memory
     import pandera.pandas as pa
 
-# The columns in order, each with its dtype; those that decoding teaches are the fields of an Outcome.
+# All columns in order, each with its dtype.  OUTCOME_COLUMNS are the fields of an Outcome.
 _DTYPES = {str: "str", int: "int64", float: "float64"}
-LEARNED_COLUMNS = {name: _DTYPES[kind] for name, kind in OUTCOME_TYPES.items() if name != "video_id"}
+OUTCOME_COLUMNS = {name: _DTYPES[kind] for name, kind in OUTCOME_TYPES.items() if name != "video_id"}
 PLACE_COLUMNS = {"shard": "str", "offset": "int64", "nbytes": "int64", "crc32": "int64"}
 COLUMNS: dict[str, str] = {
     "video_id": "str", "youtube_id": "str", "time_start": "int64", "time_end": "int64", "label": "str",
-    "label_id": "int64", "split": "str", "path": "str", **LEARNED_COLUMNS, **PLACE_COLUMNS,
+    "label_id": "int64", "split": "str", "path": "str", **OUTCOME_COLUMNS, **PLACE_COLUMNS,
 }  # fmt: skip
 STATUSES = (
     "pending", "retry", "ok", "missing", "unreadable", "truncated", "no_video_stream", "unsupported_codec",
     "duplicated_frames", "too_short", "too_large", "timeout", "crash", "io",
 )  # fmt: skip
-WAITING_STATUSES = STATUSES[:2]  # on disk, and to be decoded by the next `make preprocess`
+WAITING_STATUSES = STATUSES[:2]  # `make preprocess` decodes these: for the first time, or again
 BAD_STATUSES = STATUSES[4:]
-# Part of the format, and read: but no decoder here repeats frames, and a short video is stored at its length.
+# Part of the format, never written: no decoder here repeats frames, and a short video is stored at its own length.
 UNWRITTEN_STATUSES = ("duplicated_frames", "too_short")
 
-# What only decoding tells; the columns before come from the label CSVs and from a look at the disk.
-LEARNED = (*LEARNED_COLUMNS, *PLACE_COLUMNS)
-STORED = ("num_frames", "fps", *PLACE_COLUMNS)  # of those, what speaks of a shard
+# Known only from decoding; all other columns come from the label CSVs and the names of files.
+LEARNED = (*OUTCOME_COLUMNS, *PLACE_COLUMNS)
+STORED_COLUMNS = ("num_frames", "fps", *PLACE_COLUMNS)  # those of LEARNED that describe stored frames
 
 SHARD_PATTERN = rf"(?:{'|'.join(SPLITS)})-\d{{5,}}-of-\d{{5,}}\.h5"
 
 
-def validate(ledger: pd.DataFrame, file: str, faults: Iterable[BadValue] = ()) -> None:
+def validate(ledger: pd.DataFrame, file: str, bad_values: Sequence[BadValue] = ()) -> None:
     """Check a ledger against the schema.
 
     Args:
         ledger: the columns and dtypes of COLUMNS, index 0..n-1.
         file: its name in the report.
-        faults: what is known to be wrong with it already.
+        bad_values: those found while it was read.
 
     Raises:
-        InputError: listing all faults of all rows.
+        InputError: with every bad value of every row.
     """
-    found = list(faults)
-    broken = {fault.row for fault in found}  # do not report what only follows from an unreadable number
+    unreadable = {bad.row for bad in bad_values}  # in these rows, other errors may only follow from the first
     rows = range(2, len(ledger) + 2)
     ledger = plain(ledger)
-    found += [fault for fault in collect(_schema(ledger), ledger, file, rows) if fault.row not in broken]
-    if found:
-        raise InputError(f"{file}: not a valid ledger ({len(found):,} faults); `make manifests` rebuilds it", found)
+    broken_rules = [bad for bad in collect(_schema(ledger), ledger, file, rows) if bad.row not in unreadable]
+    if errors := [*bad_values, *broken_rules]:
+        message = f"{file}: not a valid ledger: {len(errors):,} errors. Run `make manifests` to rebuild it."
+        raise InputError(message, errors)
 
 
 def typed(table: pd.DataFrame, file: str) -> tuple[pd.DataFrame, list[BadValue]]:
-    """A ledger read as text, in the dtypes of COLUMNS; what is no number becomes 0 and a fault."""
-    faults = []
+    """A ledger in the dtypes of COLUMNS; text that is not a number becomes 0 and is returned as a bad value."""
+    bad_values = []
     for name, dtype in COLUMNS.items():
         if dtype == "str" or pd.api.types.is_numeric_dtype(table[name]):
             continue
@@ -76,9 +75,9 @@ def typed(table: pd.DataFrame, file: str) -> tuple[pd.DataFrame, list[BadValue]]
         if dtype == "int64":
             good &= (numbers % 1 == 0) & (numbers.abs() < 2**63)
         rule = "a whole number" if dtype == "int64" else "a number"
-        faults += [BadValue(file, int(row) + 2, name, table[name][row], rule) for row in np.flatnonzero(~good)]
+        bad_values += [BadValue(file, int(row) + 2, name, table[name][row], rule) for row in np.flatnonzero(~good)]
         table[name] = numbers.where(good, 0).astype(dtype)
-    return table, faults
+    return table, bad_values
 
 
 def _in_order(ids: pd.Series) -> pd.Series:
@@ -88,14 +87,14 @@ def _in_order(ids: pd.Series) -> pd.Series:
 
 
 def _first_of(keys: pd.Series, values: pd.Series) -> pd.Series:
-    """Which values are the one that the first row with the same key has."""
+    """Which values are equal to that of the first row with the same key."""
     if len(pd.DataFrame({"key": keys, "value": values}).drop_duplicates()) == keys.nunique():
         return pd.Series(True, index=keys.index)
     return values.groupby(keys).transform("first").eq(values)
 
 
 def _schema(ledger: pd.DataFrame) -> pa.DataFrameSchema:
-    """The rules of a ledger; those between columns are bound to `ledger`."""
+    """The rules of a ledger; rules between columns read `ledger` itself."""
     import pandera.pandas as pa
 
     rules = _own_rules()
@@ -109,13 +108,13 @@ def _schema(ledger: pd.DataFrame) -> pa.DataFrameSchema:
 
 
 def _own_rules() -> dict[str, list[pa.Check]]:
-    """Rules that look at one column."""
+    """Rules for one column."""
     rules = {
         "video_id": [
             expect("a name without slashes", lambda ids: full_matches(r"[^/\\\x00-\x1f]+", ids)),
             expect("rows sorted by video_id", _in_order),
         ],
-        "label_id": [expect("-1 or an index", lambda value: value.ge(-1))],
+        "label_id": [expect("-1 or a class number", lambda value: value.ge(-1))],
         "split": [
             expect(" | ".join(SPLITS), lambda split: split.isin(SPLITS)),
             expect("one split a ledger", lambda split: split.eq(split.iloc[0])),
@@ -132,7 +131,7 @@ def _own_rules() -> dict[str, list[pa.Check]]:
 
 
 def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
-    """Rules between columns, under the column to blame."""
+    """Rules between columns, by the column that an error names."""
     labels, label_ids, status = ledger["label"], ledger["label_id"], ledger["status"]
     stored = status.eq("ok")
     rules = {
@@ -150,18 +149,18 @@ def _cross_rules(ledger: pd.DataFrame) -> dict[str, list[pa.Check]]:
         "shard": [expect("a shard's file name", lambda name: _shards(name) | name.eq("") & ~stored)],
         "num_frames": [expect("at least 1 where status is ok", lambda value: value.gt(0) | ~stored)],
     }
-    if ledger["youtube_id"].ne("").any():  # Kinetics; other people's videos have no YouTube id at all
+    if ledger["youtube_id"].ne("").any():  # Kinetics; own videos have no YouTube ids
         start, end = ledger["time_start"], ledger["time_end"]
-        named = video_ids(ledger["youtube_id"], start, end)
-        rules["youtube_id"] = [expect(f"^{ID_PATTERN}$", lambda ids: full_matches(ID_PATTERN, ids))]
+        expected = video_ids(ledger["youtube_id"], start, end)
+        rules["youtube_id"] = [expect(ID_RULE, lambda ids: full_matches(ID_PATTERN, ids))]
         rules["video_id"] = [
-            expect("{youtube_id}_{start:06d}_{end:06d}", lambda ids: ids.eq(pd.Series(named, dtype=object)))
+            expect("{youtube_id}_{start:06d}_{end:06d}", lambda ids: ids.eq(pd.Series(expected, dtype=object)))
         ]
-        rules["time_end"] = [expect("more than time_start", lambda end: end.gt(start))]
+        rules["time_end"] = [expect("after time_start", lambda end: end.gt(start))]
     return rules
 
 
 def _shards(names: pd.Series) -> pd.Series:
-    """Whether each is a shard's file name; looked at once a name."""
+    """Which names are those of shards; each distinct name is tested once."""
     unique = pd.Series(names.unique(), dtype="str")
     return names.isin(unique[full_matches(SHARD_PATTERN, unique)])

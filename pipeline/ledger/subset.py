@@ -1,7 +1,7 @@
-"""A stratified part of a dataset, as a dataset of its own: `--classes 20 --per-class 50 --seed 0`.
+"""Chooses a stratified subset of a dataset, which becomes a new dataset: `--classes 20 --per-class 50 --seed 0`.
 
-Writes label files into `<manifests>/<name>/labels/`, from where the ordinary build takes them.  Class numbers are
-the parent's (`labels/classes.csv`), so that a checkpoint means the same on both.
+Its label files are written to `<manifests>/<name>/labels/`, and the usual build reads them.  Class numbers are the
+parent's (`labels/classes.csv`), so that a checkpoint means the same on both.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import pandas as pd
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, write_table
 from pipeline.ledger.coverage import USABLE
-from pipeline.ledger.table import class_names, ledger_path
+from pipeline.ledger.table import class_names, ledger_folder
 
 
 def choose_subset(
     ledgers: dict[str, pd.DataFrame], num_classes: int | None, per_class: int | None, seed: int
 ) -> dict[str, pd.DataFrame]:
-    """Rows of some classes, the same classes in every split; a split without labels is left out.
+    """Rows of some classes, the same classes in every split; splits without labels are left out.
 
-    The videos of a class do not depend on the other arguments' choices: a larger `per_class` has those of a smaller.
+    The videos of a class do not depend on `num_classes`, and a larger `per_class` includes those of a smaller one.
 
     Args:
         ledgers: by split.
         num_classes: None: all.
-        per_class: usable videos of each class in each split, or as many as there are; None: all.
-        seed: of both choices.
+        per_class: at most so many usable videos of each class in each split; None: all.
+        seed: random seed of the classes and of the videos.
 
     Raises:
         InputError: the dataset has fewer classes with usable videos.
@@ -38,14 +38,13 @@ def choose_subset(
     }
     usable = {split: rows for split, rows in usable.items() if len(rows)}
     if not usable:
-        raise InputError("no labelled video is usable: nothing to take a subset of; see `make manifests`")
-    there = sorted(set.intersection(*(set(rows["label_id"]) for rows in usable.values())))
-    wanted = num_classes if num_classes is not None else len(there)
-    if not 1 <= wanted <= len(there):
-        raise InputError(
-            f"--classes: got {wanted}, expected 1..{len(there)}, the classes usable in {', '.join(usable)}"
-        )
-    taken = {there[index] for index in np.random.default_rng(seed).permutation(len(there))[:wanted]}
+        raise InputError("No labelled video is usable, so there can be no subset. Run `make manifests` to see why.")
+    label_ids = sorted(set.intersection(*(set(rows["label_id"]) for rows in usable.values())))
+    wanted = num_classes if num_classes is not None else len(label_ids)
+    if not 1 <= wanted <= len(label_ids):
+        splits = ", ".join(usable)
+        raise InputError(f"--classes: got {wanted}, expected 1..{len(label_ids)}, the classes usable in {splits}.")
+    taken = {label_ids[index] for index in np.random.default_rng(seed).permutation(len(label_ids))[:wanted]}
     chosen = {}
     for split, rows in usable.items():
         parts = []
@@ -59,9 +58,9 @@ def choose_subset(
 def write_subset_labels(
     settings: Preprocess, ledgers: dict[str, pd.DataFrame], chosen: dict[str, pd.DataFrame], name: str
 ) -> Preprocess:
-    """Write the label files of a subset; returns the settings to build it with."""
-    made = dataclasses.replace(settings, dataset=name, labels=None)
-    folder = ledger_path(made, "train").parent / "labels"
+    """Write the label files of a subset; returns the settings for building its ledgers."""
+    subset = dataclasses.replace(settings, dataset=name, labels=None)
+    folder = ledger_folder(subset) / "labels"
     names = class_names(*ledgers.values())
     classes = pd.DataFrame({"label_id": range(len(names)), "label": names})
     for split, rows in chosen.items():
@@ -69,4 +68,4 @@ def write_subset_labels(
         columns = ["label", "youtube_id", "time_start", "time_end", "split"] if kinetics else ["path", "label", "split"]
         write_table(folder / f"{split}.csv", rows[columns])
     write_table(folder / "classes.csv", classes)
-    return made
+    return subset

@@ -1,4 +1,4 @@
-"""A ledger as a file and a table: read, write, fill in, and name what is in it.
+"""Reads and writes ledgers, fills in what decoding found, and names the videos in them.
 
 <manifests>/<dataset>/<split>.csv      one row for every row of the label CSVs
 """
@@ -38,12 +38,12 @@ def read_ledger(path: Path | str) -> pd.DataFrame:
         One row a video in the columns and dtypes of COLUMNS, sorted by video_id, index 0..n-1.
 
     Raises:
-        InputError: it is not there, is not a ledger, or has faulty values (all of them are listed).
+        InputError: the file is missing, is not a ledger, or has bad values (all of them are listed).
     """
     path = Path(path)
-    table, faults = typed(_read_rows(path), str(path))
+    table, bad_values = typed(_read_rows(path), str(path))
     _retries_by_status(table)
-    validate(table, str(path), faults)
+    validate(table, str(path), bad_values)
     return table
 
 
@@ -51,22 +51,22 @@ def read_ledgers(settings: Preprocess) -> dict[str, pd.DataFrame]:
     """The ledgers of a dataset by split.
 
     Raises:
-        InputError: there is none, or some are faulty: all faults of all of them.
+        InputError: there is none, or some have bad values (all of them are listed).
     """
     return read_ledgers_at({split: ledger_path(settings, split) for split in SPLITS})
 
 
 def read_ledgers_at(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
-    """The ledgers that are there, by split.
+    """Those ledgers that exist, by split.
 
     Raises:
-        InputError: none is, or some are faulty: all faults of all of them.
+        InputError: there is none, or some have bad values (all of them are listed).
     """
-    there = {split: path for split, path in paths.items() if path.is_file()}
-    if not there:
-        raise InputError(f"{next(iter(paths.values())).parent}: no ledgers here; run `make manifests`")
+    existing = {split: path for split, path in paths.items() if path.is_file()}
+    if not existing:
+        raise InputError(f"{next(iter(paths.values())).parent}: no ledgers here. Run `make manifests`.")
     ledgers, errors = {}, []
-    for split, path in there.items():
+    for split, path in existing.items():
         try:
             ledgers[split] = read_ledger(path)
         except InputError as error:
@@ -74,13 +74,13 @@ def read_ledgers_at(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        said = "; ".join(error.message for error in errors)
-        raise InputError(said, [fault for error in errors for fault in error.faults])
+        message = " ".join(error.message for error in errors)
+        raise InputError(message, [bad for error in errors for bad in error.bad_values])
     return ledgers
 
 
 def _retries_by_status(table: pd.DataFrame) -> None:
-    """Until 2026-11 what is `retry` now was `pending`, and told by the beginning of its reason."""
+    """Convert rows of ledgers from before 2026-11: `retry` was `pending` then, and its reason had a prefix."""
     old = table["status"].eq("pending") & table["reason"].str.startswith(_OLD_RETRY)
     if old.any():
         table.loc[old, "status"] = "retry"
@@ -88,45 +88,45 @@ def _retries_by_status(table: pd.DataFrame) -> None:
 
 
 def read_columns(path: Path, names: Sequence[str]) -> pd.DataFrame:
-    """Some columns of a ledger, held to their types but not to the rules: `read` takes five times as long.
+    """Some columns of a ledger, with their types checked but not their rules: `read_ledger` takes five times as long.
 
     Raises:
-        InputError: as `read`.
+        InputError: as `read_ledger`.
     """
     table = _read_rows(path, names)
     numbers_only = all(COLUMNS[name] == "str" or pd.api.types.is_numeric_dtype(table[name]) for name in names)
-    return table if numbers_only else read_ledger(path)  # which lists what is no number
+    return table if numbers_only else read_ledger(path)  # raises, and lists what is not a number
 
 
 def _read_rows(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """The rows as they stand, all columns or some; as text, if some value is no number."""
+    """The rows as they are in the file, all columns or some; as text if some value is not a number."""
     try:
         header = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
-        absent = [name for name in COLUMNS if name not in header]  # those that a ledger of an earlier version lacks
+        absent = [name for name in COLUMNS if name not in header]  # missing in ledgers of earlier versions
         if header != [name for name in COLUMNS if name in header] or not set(absent) <= set(LEARNED[1:]):
             wrong = sorted(set(header).symmetric_difference(COLUMNS)) or ["order of columns"]
-            raise InputError(f"{path}:1: not a ledger ({', '.join(wrong)}); `make manifests` builds one")
+            raise InputError(f"{path}:1: not a ledger: wrong columns: {', '.join(wrong)}. Run `make manifests`.")
         wanted = list(COLUMNS) if names is None else list(names)
-        there = [name for name in wanted if name in header]
-        read_csv = functools.partial(pd.read_csv, path, usecols=there, na_filter=False, encoding="utf-8")
+        present = [name for name in wanted if name in header]
+        read_csv = functools.partial(pd.read_csv, path, usecols=present, na_filter=False, encoding="utf-8")
         try:
             table = read_csv(dtype=COLUMNS, float_precision="round_trip")
         except (pd.errors.ParserError, UnicodeDecodeError):
             raise
-        except (ValueError, OverflowError):  # some value is no number: read again as text, to list them all
+        except (ValueError, OverflowError):  # some value is not a number: read again as text, to list them all
             table = read_csv(dtype=str)
-        if len(there) < len(wanted):
+        if len(present) < len(wanted):
             table = pd.concat([table, blank_rows(len(table))[[name for name in wanted if name in absent]]], axis=1)
             table = table[[name for name in COLUMNS if name in wanted]]
         return table
     except FileNotFoundError:
-        raise InputError(f"{path}: no such ledger; run `make manifests`") from None
+        raise InputError(f"{path}: no such ledger. Run `make manifests`.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a ledger: {str(error).strip()}; `make manifests` rebuilds it") from None
+        raise InputError(f"{path}: not a ledger: {str(error).strip()}. Run `make manifests` to rebuild it.") from None
 
 
 def write_ledger(path: Path | str, ledger: pd.DataFrame) -> None:
-    """Write a ledger, sorted; readers see the old file or the new one, whole; same table, same bytes.
+    """Write a ledger, sorted; readers see the complete old file or the complete new one.  Same table, same bytes.
 
     Raises:
         InputError: the table is not a valid ledger; nothing is written.
@@ -135,11 +135,11 @@ def write_ledger(path: Path | str, ledger: pd.DataFrame) -> None:
 
 
 def write_ledgers(ledgers: dict[Path, pd.DataFrame], valid: Collection[Path] = ()) -> None:
-    """Write several ledgers, when all of them are valid.
+    """Write several ledgers if all of them are valid.
 
     Args:
         ledgers: by path.
-        valid: those of the paths whose ledger was validated before, and is not again.
+        valid: paths whose ledgers were validated already.
 
     Raises:
         InputError: one is not a valid ledger; none is written.
@@ -159,50 +159,48 @@ def _sorted(ledger: pd.DataFrame) -> pd.DataFrame:
 
 
 def blank_rows(num_rows: int) -> pd.DataFrame:
-    """The learned columns of rows about which nothing is known."""
+    """The columns of LEARNED for rows about which nothing is known."""
     zeros = {"str": "", "int64": 0, "float64": 0.0}
     return pd.DataFrame({name: pd.Series([zeros[COLUMNS[name]]] * num_rows, dtype=COLUMNS[name]) for name in LEARNED})
 
 
 def fill_ledger(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Copy into a ledger what shards say became of its videos.
+    """Copy into a ledger what shards say about its videos.
 
-    `preprocess` and a rebuild both come here, so that they write the same bytes.
+    `preprocess` and `manifests` both use it, so that they write the same bytes.
 
     Args:
         ledger: any ledger.
-        outcomes: `video_id` and the columns of LEARNED (`shards.read_outcomes`), one row a video.
+        outcomes: `video_id` and the columns of LEARNED (`shards.store.read_outcomes`), one row a video.
 
     Returns:
-        A new ledger; rows that `outcomes` does not name are as they were.
+        A new ledger; rows without an outcome are unchanged.
 
     Raises:
-        InputError: an outcome is of a video that is not in the ledger, or a video has two.
+        InputError: the video of an outcome is not in the ledger, or a video has two outcomes.
     """
     ids = outcomes["video_id"]
     rows = pd.Index(ledger["video_id"]).get_indexer(pd.Index(ids))
     if (rows < 0).any():
-        raise InputError(f"in a shard, not in the ledger: {some(ids[rows < 0])}; run `make manifests`")
+        raise InputError(f"Videos in shards are not in the ledger: {some(ids[rows < 0])}. Run `make manifests`.")
     if ids.duplicated().any():
-        raise InputError(f"in two shards: {some(ids[ids.duplicated()])}; run `make verify`")
-    known = ledger["status"].to_numpy("object")[rows] == "missing"
-    fresh = ~(
-        known & outcomes["status"].eq("missing").to_numpy()
-    )  # the ledger says why it is missing, a shard does not
-    rows, outcomes = rows[fresh], outcomes[fresh]
+        raise InputError(f"Videos are in two shards: {some(ids[ids.duplicated()])}. Run `make verify`.")
+    # Of a missing video the ledger keeps its reason: a shard has none.
+    missing = ledger["status"].eq("missing").to_numpy()[rows] & outcomes["status"].eq("missing").to_numpy()
+    rows, outcomes = rows[~missing], outcomes[~missing]
     filled = ledger.copy()
     for name in LEARNED:
         kind = "object" if COLUMNS[name] == "str" else COLUMNS[name]
-        values, told = ledger[name].to_numpy(kind, copy=True), outcomes[name].to_numpy(kind)
-        # A ledger row is one line, whatever a decoder's message holds.
-        values[rows] = [" ".join(str(text).split()) for text in told] if name == "reason" else told
+        values, learned = ledger[name].to_numpy(kind, copy=True), outcomes[name].to_numpy(kind)
+        # A ledger row must be one line, and a decoder's message may have several.
+        values[rows] = [" ".join(str(text).split()) for text in learned] if name == "reason" else learned
         filled[name] = pd.Series(values, index=ledger.index, dtype=COLUMNS[name])
-    filled.loc[filled["status"] == "missing", "path"] = ""  # it was there when the ledger was made, and went
+    filled.loc[filled["status"] == "missing", "path"] = ""  # its file was deleted after the ledger was built
     return filled
 
 
 def class_names(*ledgers: pd.DataFrame) -> list[str]:
-    """The label of each label_id, 0 first; empty for an id that no row has (a subset keeps its parent's ids).
+    """The label of each label_id, 0 first; empty where no row has the id (a subset keeps its parent's ids).
 
     Raises:
         InputError: one label_id has two labels.
@@ -211,8 +209,8 @@ def class_names(*ledgers: pd.DataFrame) -> list[str]:
     pairs = pairs[pairs["label_id"] >= 0].sort_values(["label_id", "label"])
     twice = pairs[pairs["label_id"].duplicated(keep=False)].head(10)
     if len(twice):
-        said = "; ".join(f"{one} is {label!r}" for one, label in zip(twice["label_id"], twice["label"], strict=True))
-        raise InputError(f"ledgers of different class lists: {said}; `make manifests` rebuilds them together")
+        labels = "; ".join(f"{i} is {label!r}" for i, label in zip(twice["label_id"], twice["label"], strict=True))
+        raise InputError(f"Ledgers have different class lists: {labels}. Run `make manifests` to rebuild all of them.")
     names = [""] * (int(pairs["label_id"].max()) + 1 if len(pairs) else 0)
     for label_id, label in zip(pairs["label_id"], pairs["label"], strict=True):
         names[label_id] = label
@@ -220,10 +218,10 @@ def class_names(*ledgers: pd.DataFrame) -> list[str]:
 
 
 def identity(dataset: str, ledger: pd.DataFrame, statuses: Iterable[str] = ("ok",)) -> str:
-    """Which videos a number was computed on: `k400-val@1f2e3d4c (19,404 of 19,906)`.
+    """A name for the videos that a result was computed on: `k400-val@1f2e3d4c (19,404 of 19,906)`.
 
-    The hash is of the ids and labels of the rows with one of `statuses`: two copies of Kinetics share it
-    when, and only when, they hold the same videos with the same labels.
+    The hash covers the ids and labels of the rows with one of `statuses`: it is the same for two copies of Kinetics if
+    and only if both have the same videos with the same labels.
     """
     chosen = set(statuses)
     rows = zip(*(list_of(ledger[name]) for name in ("video_id", "label", "status")), strict=True)

@@ -1,4 +1,4 @@
-"""Ledgers beside what they stand for: the label files, the disk and the store."""
+"""Compares ledgers with the label files, the files on disk and the store, for `make manifests ARGS=--check`."""
 
 from __future__ import annotations
 
@@ -15,118 +15,121 @@ from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import BadValue, InputError, list_of
 from pipeline.common.text import some
 from pipeline.labels.label_files import load_labels
-from pipeline.ledger.table import ledger_path, read_ledgers
+from pipeline.ledger.table import ledger_folder, ledger_path, read_ledgers
 from pipeline.videos.matching import match_videos
 from pipeline.videos.names import is_video
 from pipeline.videos.scan import scan_videos
 
 
 def check_sources(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Hold ledgers against the label files, the disk and the store.
+    """Compare ledgers with the label files, the files on disk and the store.
 
     Returns:
-        The ledgers; and what disk and store have that they do not know, or lack that they count on, which
-        `make manifests` settles.
+        The ledgers; and a line for each kind of new or missing file or shard, which `make manifests` takes account of.
 
     Raises:
-        InputError: there are no ledgers, or some are faulty; or one lacks a label row, has one too many or says
-            otherwise: all such rows are listed.
+        InputError: there are no ledgers, some have bad values, or their rows differ from those of the label files
+            (all such rows are listed).
     """
-    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("fork")) as beside:
-        outside = beside.submit(_outside, settings)  # takes as long as the ledgers, and threads would share a lock
+    # At the same time as the ledgers are read, which is as slow; threads would share the interpreter lock.
+    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("fork")) as pool:
+        sources = pool.submit(_read_sources, settings)
         ledgers = read_ledgers(settings)
-        labelled, disk = outside.result()
-    faults = []
+        labelled, disk = sources.result()
+    bad_values = []
     for split, rows in labelled.items():
         path = ledger_path(settings, split)
         if split not in ledgers:
-            raise InputError(f"{path}: no such ledger, but label files have {len(rows):,} rows of it")
-        faults += _against_labels(ledgers[split], rows, str(path))
-    if faults:
-        raise InputError(f"ledgers and label files differ ({len(faults):,} faults); run `make manifests`", faults)
-    said = _against_store(settings, ledgers)
-    return ledgers, said if disk is None else said + _against_disk(settings, ledgers, disk)
+            raise InputError(f"{path}: no such ledger, but label files have {len(rows):,} rows. Run `make manifests`.")
+        bad_values += _differing_rows(ledgers[split], rows, str(path))
+    if bad_values:
+        message = f"Ledgers differ from label files: {len(bad_values):,} errors. Run `make manifests`."
+        raise InputError(message, bad_values)
+    stale = _lost_shards(settings, ledgers)
+    return ledgers, stale if disk is None else stale + _changed_files(settings, ledgers, disk)
 
 
 @dataclass(frozen=True)
 class _Disk:
-    """Files in data_root: all of them, and those links to videos that a build uses by another path."""
+    """All files in data_root, and those links to videos that a build uses by another path."""
 
     paths: set[str]
     spare: set[str]
 
 
-def _outside(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], _Disk | None]:
+def _read_sources(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], _Disk | None]:
     """Rows of the label files by split, and the files on disk; None without a data_root.
 
     Raises:
-        InputError: label files or data_root are not there, or label files are faulty.
+        InputError: label files or data_root are missing, or label files have bad values.
     """
-    said = load_labels(settings)
-    table = said.table[["split", "video_id", "label", "label_id"]]
+    labels = load_labels(settings)
+    table = labels.table[["split", "video_id", "label", "label_id"]]
     rows = {str(split): part.drop(columns="split") for split, part in table.groupby("split")}
     if not settings.data_root:
         return rows, None
     root = Path(settings.data_root)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
+        raise InputError(f"{root}: no such folder. Set --preprocess.data_root=FOLDER (make: DATA=FOLDER).")
     files = scan_videos(root)
     spare: set[str] = set()
-    if files.links:  # a build neither uses nor lists some of them; only it knows which
-        found = match_videos(said, files)
-        spare = set(files.links) - {*found.paths, *found.extra["path"]}
+    if files.links:  # a build neither uses nor lists some of them: match as it does, to know which
+        match = match_videos(labels, files)
+        spare = set(files.links) - {*match.paths, *match.extra["path"]}
     return rows, _Disk(set(files.paths), spare)
 
 
-def _against_labels(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list[BadValue]:
+def _differing_rows(ledger: pd.DataFrame, rows: pd.DataFrame, file: str) -> list[BadValue]:
+    """Rows that only the ledger or only the label files have, and rows whose labels differ."""
     names = ("label", "label_id")
     if len(rows) == len(ledger) and all(_by_id(rows, name) == _by_id(ledger, name) for name in names):
         return []  # nearly always, and fast
-    both = ledger.reset_index().merge(rows, on="video_id", how="outer", suffixes=("", "_there"), indicator=True)
-    line = both["index"].fillna(-1).astype(int) + 2
-    faults = []
-    for at, row in zip(line, both.to_dict("records"), strict=True):
+    both = ledger.reset_index().merge(rows, on="video_id", how="outer", suffixes=("", "_expected"), indicator=True)
+    lines = both["index"].fillna(-1).astype(int) + 2
+    bad_values = []
+    for line, row in zip(lines, both.to_dict("records"), strict=True):
         if row["_merge"] == "right_only":
-            faults.append(BadValue(file, 1, "video_id", row["video_id"], "a row for it, as the label files have"))
+            bad_values.append(BadValue(file, 1, "video_id", row["video_id"], "a row for it, as in the label files"))
         elif row["_merge"] == "left_only":
-            faults.append(BadValue(file, at, "video_id", row["video_id"], "a video of the label files"))
+            bad_values.append(BadValue(file, line, "video_id", row["video_id"], "a video of the label files"))
         else:
             for name in ("label", "label_id"):
-                if row[name] != row[f"{name}_there"]:
-                    said = f"{row[f'{name}_there']!r}, as the label files have"
-                    faults.append(BadValue(file, at, name, str(row[name]), said))
-    return faults
+                if row[name] != row[f"{name}_expected"]:
+                    rule = f"{row[f'{name}_expected']!r}, as in the label files"
+                    bad_values.append(BadValue(file, line, name, str(row[name]), rule))
+    return bad_values
 
 
 def _by_id(table: pd.DataFrame, name: str) -> dict[str, Any]:
     return dict(zip(list_of(table["video_id"]), list_of(table[name]), strict=True))
 
 
-def _against_store(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:
-    said = []
+def _lost_shards(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:
+    """A line for each split whose ledger names shards that are not in the store."""
+    stale = []
     shards = set(os.listdir(settings.store)) if os.path.isdir(settings.store) else set()
     for split, ledger in ledgers.items():
         lost = ledger["video_id"][ledger["status"].eq("ok") & ~ledger["shard"].isin(shards)].tolist()
         if lost:
-            said.append(
-                f"{split}: {len(lost):,} videos are ok, and their shards are not in {settings.store}: {some(lost)}"
+            stale.append(
+                f"{split}: {len(lost):,} videos are ok but their shards are not in {settings.store}: {some(lost)}"
             )
-    return said
+    return stale
 
 
-def _against_disk(settings: Preprocess, ledgers: dict[str, pd.DataFrame], disk: _Disk) -> list[str]:
-    said = []
+def _changed_files(settings: Preprocess, ledgers: dict[str, pd.DataFrame], disk: _Disk) -> list[str]:
+    """Lines for videos that are no longer on disk, and for those that no ledger or extra list has."""
+    stale = []
     known: set[str] = set()
     for split, ledger in ledgers.items():
         paths = set(ledger["path"].tolist()) - {""}
         gone = sorted(paths - disk.paths)
         if gone:
-            said.append(f"{split}: {len(gone):,} videos are no longer on disk: {', '.join(gone[:5])}")
+            stale.append(f"{split}: {len(gone):,} videos are no longer on disk: {some(gone)}")
         known |= paths
-    folder = ledger_path(settings, "train").parent
-    for path in folder.glob("*.extra.csv"):
+    for path in ledger_folder(settings).glob("*.extra.csv"):
         known |= set(pd.read_csv(path, dtype=str, na_filter=False)["path"])
     new = sorted(path for path in disk.paths - known - disk.spare if is_video(path))
     if new:
-        said.append(f"{len(new):,} videos on disk are in no ledger and no extra list: {', '.join(new[:5])}")
-    return said
+        stale.append(f"{len(new):,} videos on disk are in no ledger and no extra list: {some(new)}")
+    return stale

@@ -1,7 +1,7 @@
-"""The outer join of label files, videos on disk, earlier ledgers and shards: one ledger row a label row.
+"""Builds ledgers: joins label files, videos on disk, earlier ledgers and shards, one row for each label row.
 
-Every label row ends in a ledger.  The disk says `pending` or `missing`; what an earlier ledger or a shard knows
-of a video goes over that, so that a rebuild forgets nothing.
+A row is first `pending` or `missing`, by the files on disk.  What an earlier ledger or a shard knows of its video
+replaces that, so that a rebuild loses nothing.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from pipeline.videos.scan import Files, scan_videos
 
 @dataclass(frozen=True)
 class BuiltLedgers:
-    """Ledgers that are not written yet, and what was found on the way to them.
+    """Ledgers that are not written yet, and what was noticed while they were built.
 
     Attributes:
         ledgers: by split, each sorted by video_id, in the columns and dtypes of COLUMNS.
         extra: videos that no label row uses: split, path, reason.
-        broken: earlier ledgers that cannot be read, to be kept aside.
-        unchanged: splits whose ledger says what the earlier one says, which was found valid as it was read.
-        verdict: what was recognised, in plain words.
-        warnings: what is odd but usable.
+        broken: earlier ledgers that cannot be read; a copy is to be kept.
+        unchanged: splits whose ledger is equal to the earlier one, and so is valid already.
+        verdict: what was recognised, in words.
+        warnings: what is unusual but usable.
     """
 
     ledgers: dict[str, pd.DataFrame]
@@ -50,45 +50,47 @@ def build_ledgers(settings: Preprocess) -> dict[str, pd.DataFrame]:
     """The ledgers of a dataset by split; nothing is written.
 
     Raises:
-        InputError: no label files, no videos, or faulty values (all of them are listed).
+        InputError: there are no label files, no videos, or bad values (all of them are listed).
     """
     return join_sources(settings).ledgers
 
 
 def join_sources(settings: Preprocess, forget: Collection[str] = ()) -> BuiltLedgers:
-    """As `build_ledgers`, with the files no row names and the words to tell the user.
+    """As `build_ledgers`, with the files that no row uses and the lines to print.
 
     Args:
         settings: where label files, videos, shards and earlier ledgers are.
-        forget: bad statuses whose videos are to be tried again.
+        forget: bad statuses whose videos get the status `retry`.
 
     Raises:
-        InputError: no label files, no videos, or faulty values (all of them are listed).
+        InputError: there are no label files, no videos, or bad values (all of them are listed).
     """
     root = settings.data_root
     if root and not Path(root).is_dir():
-        raise InputError(f"{root}: no such folder; set --preprocess.data_root=FOLDER (make: DATA=FOLDER)")
-    said = load_labels(settings)
+        raise InputError(f"{root}: no such folder. Set --preprocess.data_root=FOLDER (make: DATA=FOLDER).")
+    labels = load_labels(settings)
     files = scan_videos(Path(root)) if root else Files([], frozenset(), [])
-    found = match_videos(said, files)
-    built = BuiltLedgers({}, found.extra, [], [], [*said.verdict, *found.verdict], [*said.warnings, *found.warnings])
+    match = match_videos(labels, files)
+    verdict, warnings = [*labels.verdict, *match.verdict], [*labels.warnings, *match.warnings]
+    built = BuiltLedgers({}, match.extra, [], [], verdict, warnings)
     for split in SPLITS:
-        fresh = _rows(said.table, found, split)
+        fresh = _rows(labels.table, match, split)
         if len(fresh):
             built.ledgers[split] = _remember(fresh, split, settings, forget, built)
         elif ledger_path(settings, split).is_file():
-            built.warnings.append(f"{ledger_path(settings, split)}: no label file speaks of {split}; left as it is")
-        if fresh.empty and (count := int(found.extra["split"].eq(split).sum())):
-            built.warnings.append(f"{count:,} videos lie under {split}, and no label file speaks of {split}")
+            path = ledger_path(settings, split)
+            built.warnings.append(f"{path}: no label file has rows of {split}. The ledger is left unchanged.")
+        if fresh.empty and (count := int(match.extra["split"].eq(split).sum())):
+            built.warnings.append(f"{count:,} videos are in {split} folders, but no label file has rows of {split}.")
     if root and all(ledger["status"].eq("missing").all() for ledger in built.ledgers.values()):
         raise InputError(
-            f"{root}: none of the {len(said.table):,} videos of the label files is here, nor in a shard; expected "
-            f"{_expected(said.kinetics)} (for ledgers of label files alone: --preprocess.data_root= and "
-            "preprocess.labels)",
+            f"{root}: none of the {len(labels.table):,} videos of the label files is here or in a shard. Expected "
+            f"{_expected(labels.kinetics)}. (For ledgers of label files only, set --preprocess.data_root= and "
+            "preprocess.labels.)",
             details=built.warnings,
         )
     if not root:
-        built.verdict.append("videos: data_root is not set: a video that is in no shard counts as missing")
+        built.verdict.append("videos: data_root is not set, so videos in no shard are missing")
     return built
 
 
@@ -98,21 +100,21 @@ def _expected(kinetics: bool) -> str:
     return f"files named {{youtube_id}}_{{start}}_{{end}} ending in {' '.join(ENDINGS)}, in folders or not"
 
 
-def _rows(table: pd.DataFrame, found: Match, split: str) -> pd.DataFrame:
-    """A split's ledger when only label files and the disk have been asked."""
+def _rows(table: pd.DataFrame, match: Match, split: str) -> pd.DataFrame:
+    """A split's ledger from label files and files on disk only."""
     ids = table["video_id"].tolist()
     order = sorted(np.flatnonzero(table["split"].eq(split)).tolist(), key=ids.__getitem__)
     rows = pd.concat([table.take(order).reset_index(drop=True), blank_rows(len(order))], axis=1)
-    rows["path"] = pd.Series([found.paths[row] for row in order], dtype="str")
-    rows["status"] = pd.Series(["pending" if found.paths[row] else "missing" for row in order], dtype="str")
-    rows["reason"] = pd.Series([found.reasons[row] for row in order], dtype="str")
+    rows["path"] = pd.Series([match.paths[row] for row in order], dtype="str")
+    rows["status"] = pd.Series(["pending" if match.paths[row] else "missing" for row in order], dtype="str")
+    rows["reason"] = pd.Series([match.reasons[row] for row in order], dtype="str")
     return rows[list(COLUMNS)].astype(COLUMNS)
 
 
 def _remember(
     fresh: pd.DataFrame, split: str, settings: Preprocess, forget: Collection[str], built: BuiltLedgers
 ) -> pd.DataFrame:
-    """`fresh` with what is known already; adds to what `built` says."""
+    """`fresh` with what is known already; adds to the verdict and the warnings of `built`."""
     before, warnings = known_outcomes.from_ledger(settings, split)
     built.warnings.extend(warnings)
     built.broken.extend([ledger_path(settings, split)] * len(warnings))
@@ -130,20 +132,20 @@ def _remember(
 def _losses(
     ledger: pd.DataFrame, before: pd.DataFrame | None, stored: known_outcomes.StoredOutcomes, store: str
 ) -> list[str]:
-    """What shards and the earlier ledger have that the new ledger has not."""
+    """Warnings for what shards and the earlier ledger have and the new ledger has not."""
     ids = pd.Index(ledger["video_id"])
-    said = []
+    losses = []
     unknown = stored.outcomes["video_id"][~stored.outcomes["video_id"].isin(ids)]
     if len(unknown):
-        said.append(f"shards hold {len(unknown):,} videos that are in no label file: {some(unknown)}")
+        losses.append(f"shards have {len(unknown):,} videos that are in no label file: {some(unknown)}")
     if before is not None:
         same = known_outcomes.same_ids(ledger, before)
         gone = before["video_id"][~before["video_id"].isin(ids)] if not same else ()
         if len(gone):
-            said.append(f"{len(gone):,} rows of the earlier ledger are in no label file any more: {some(gone)}")
+            losses.append(f"{len(gone):,} rows of the earlier ledger are no longer in a label file: {some(gone)}")
         were_ok = before["video_id"][before["status"].eq("ok")]
         were_ok = were_ok if same else were_ok[were_ok.isin(ids)]
         lost = sorted(set(were_ok) - set(ledger["video_id"][ledger["status"].eq("ok")]))
         if lost:
-            said.append(f"{len(lost):,} videos were ok, and are in no shard of {store} now: {some(lost)}")
-    return said
+            losses.append(f"{len(lost):,} videos were ok but are now in no shard of {store}: {some(lost)}")
+    return losses

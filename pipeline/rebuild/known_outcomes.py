@@ -19,7 +19,7 @@ from pipeline.common.errors import ShardError
 from pipeline.common.recipe import Preprocess, differences
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
-from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED, WAITING_STATUSES
+from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED_COLUMNS, WAITING_STATUSES
 from pipeline.ledger.table import blank_rows, fill_ledger, ledger_path, read_ledger
 from pipeline.shards.store import Account, outcomes_table, read_account
 
@@ -47,8 +47,8 @@ def from_ledger(settings: Preprocess, split: str) -> tuple[pd.DataFrame | None, 
     try:
         return read_ledger(path), []
     except InputError as error:
-        said = str(error).splitlines()[0]
-        return None, [f"{said}; what it learned comes from shards only, and it is kept as {broken_path(path).name}"]
+        kept = f"Its outcomes now come from shards only, and it is kept as {broken_path(path).name}."
+        return None, [f"{error.message} {kept}"]
 
 
 def broken_path(path: Path) -> Path:
@@ -108,7 +108,7 @@ def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: StoredOut
     ledger = fresh if before is None else _copy(fresh, before, keep_paths=not root)
     lost = ledger["shard"].ne("") & ~ledger["shard"].isin(stored.names)
     again = lost & ledger["status"].eq("ok")
-    ledger.loc[lost, list(STORED)] = blank_rows(1).loc[0, list(STORED)].tolist()
+    ledger.loc[lost, list(STORED_COLUMNS)] = blank_rows(1).loc[0, list(STORED_COLUMNS)].tolist()
     ledger.loc[again, "status"] = np.where(ledger.loc[again, "path"].ne(""), "pending", "missing")
     outcomes = stored.outcomes
     if outcomes.empty:

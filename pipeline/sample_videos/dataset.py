@@ -1,4 +1,4 @@
-"""The sample dataset's files: videos, label CSVs, and rows that are faulty on purpose; the same bytes each time."""
+"""Writes the sample dataset: videos, label CSVs, and rows with defects on purpose; the same bytes each time."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pipeline.common.locking import LockedError
 from pipeline.common.recipe import SPLITS
 from pipeline.sample_videos.motion import CLASSES, Motion, draw_motion, motion_frames
 
-VERSION = 1  # of what is generated: raise it with any change of a frame, a name or a count
+VERSION = 1  # raise it when a frame, a name or a count changes
 SEED = 400
 MARKER = "sample.json"  # written last; a folder that has it is a finished sample
-FAULTS = ("missing", "truncated", "audio only")
+DEFECTS = ("missing", "truncated", "audio only")
 
-# (H, W, frames/s, weight): mostly what copies of Kinetics resized to a short side of 256 have.
+# (H, W, frames/s, weight): most are typical of Kinetics resized to a short side of 256.
 _FORMATS: tuple[tuple[int, int, Fraction, int], ...] = (
     (256, 340, Fraction(30), 10),
     (256, 340, Fraction(30000, 1001), 2),
@@ -36,13 +36,13 @@ _FORMATS: tuple[tuple[int, int, Fraction, int], ...] = (
     (340, 256, Fraction(30), 1),
     (224, 398, Fraction(24), 1),
 )
-_CLIP_SECONDS = 10  # what Kinetics' label files say of every clip
+_CLIP_SECONDS = 10  # as in all of Kinetics' label files
 _CHARACTERS = string.ascii_letters + string.digits + "_-"
 
 
 @dataclass(frozen=True)
 class SampleVideo:
-    """One row of a label CSV and what its file holds.
+    """One row of a label CSV, and the content of its file.
 
     Attributes:
         split: train, val or test.
@@ -53,7 +53,7 @@ class SampleVideo:
         size: (H, W) in pixels.
         fps: frames per second.
         num_frames: frames in the file.
-        fault: one of `FAULTS`, or "" for a sound file.
+        defect: one of `DEFECTS`; "" for a good file.
     """
 
     split: str
@@ -64,7 +64,7 @@ class SampleVideo:
     size: tuple[int, int]
     fps: Fraction
     num_frames: int
-    fault: str = ""
+    defect: str = ""
 
     @property
     def file(self) -> str:
@@ -73,18 +73,18 @@ class SampleVideo:
 
 
 def plan_sample(counts: dict[str, int]) -> list[SampleVideo]:
-    """What the sample holds: sound videos by split, classes taking turns, then train's faulty rows.
+    """The videos of the sample: good ones by split, with the classes in turn, then train's defective ones.
 
-    A video depends on its split and place only, so a smaller sample is the beginning of a larger one.
+    A video depends only on its split and index, so each split of a smaller sample is the beginning of a larger one's.
 
     Args:
-        counts: split -> number of sound videos.
+        counts: split -> number of good videos.
     """
     videos = [_video(split, index) for split in SPLITS for index in range(counts[split])]
-    return videos + [_video("train", 10**6 + index, fault) for index, fault in enumerate(FAULTS)]
+    return videos + [_video("train", 10**6 + index, defect) for index, defect in enumerate(DEFECTS)]
 
 
-def _video(split: str, index: int, fault: str = "") -> SampleVideo:
+def _video(split: str, index: int, defect: str = "") -> SampleVideo:
     rng = np.random.default_rng([SEED, SPLITS.index(split), index])
     weights = np.array([weight for *_, weight in _FORMATS])
     height, width, fps, _ = _FORMATS[rng.choice(len(_FORMATS), p=weights / weights.sum())]
@@ -97,12 +97,12 @@ def _video(split: str, index: int, fault: str = "") -> SampleVideo:
         size=(height, width),
         fps=fps,
         num_frames=round(rng.uniform(2.0, 3.5) * fps),
-        fault=fault,
+        defect=defect,
     )
 
 
 def _youtube_id(rng: np.random.Generator, index: int) -> str:
-    """Eleven characters; now and then the kinds that spreadsheets, shells and CSV readers trip over."""
+    """Eleven characters; some ids are of the kinds that spreadsheets, shells and CSV readers misread."""
     letters = "".join(rng.choice(list(_CHARACTERS), 11))
     digits = "".join(str(digit) for digit in rng.integers(0, 10, 11))
     kind = index % 40
@@ -116,21 +116,21 @@ def _youtube_id(rng: np.random.Generator, index: int) -> str:
 
 
 def write_video(path: Path, video: SampleVideo) -> None:
-    """Draw a video and encode it as H.264 in mp4, or leave what its fault asks for.
+    """Draw a video and encode it as H.264 in mp4, or write what its defect requires.
 
     One encoder thread: x264's output depends on how many there are.
     """
-    if video.fault == "missing":
+    if video.defect == "missing":
         return
-    if video.fault == "audio only":
+    if video.defect == "audio only":
         _write_audio(path, video)
         return
-    import av  # not at the top: whoever only draws frames need not load FFmpeg
+    import av  # not at the top: drawing frames does not need FFmpeg
 
     cv2.setNumThreads(1)
     height, width = video.size
     frames = motion_frames(video.label, video.motion, video.num_frames, video.size, float(video.fps))
-    # The index comes first in the file, so that one cut in half still opens.
+    # The index comes first (faststart), so that a file cut in half still opens.
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=video.fps, options={"preset": "ultrafast", "crf": "30"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -139,12 +139,12 @@ def write_video(path: Path, video: SampleVideo) -> None:
             planes = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(stream.encode())
-    if video.fault == "truncated":
+    if video.defect == "truncated":
         os.truncate(path, path.stat().st_size // 2)
 
 
 def _write_audio(path: Path, video: SampleVideo) -> None:
-    """An mp4 with a tone and no picture."""
+    """Write an mp4 with a tone and no picture."""
     import av
 
     rate = 16000
@@ -170,18 +170,18 @@ def _write_labels(folder: Path, split: str, videos: Sequence[SampleVideo]) -> No
 
 
 def make_sample(out: Path, counts: dict[str, int], jobs: int = -1) -> bool:
-    """Make the sample at `out` unless it is there; all of it appears at once, or nothing.
+    """Make the sample at `out` unless it exists; the folder appears complete or not at all.
 
     Args:
         out: folder to make.
-        counts: split -> number of sound videos.
+        counts: split -> number of good videos.
         jobs: processes; -1: one for each core.
 
     Returns:
-        False when a finished sample was there already.
+        False if the finished sample existed already.
 
     Raises:
-        UserError: `out` holds something else, or a sample of other counts or version; it is left as it is.
+        UserError: `out` has other files, or a sample of other counts or version; nothing is changed.
         LockedError: another process is making this sample.
     """
     marker = {"version": VERSION, **counts}
@@ -189,21 +189,25 @@ def make_sample(out: Path, counts: dict[str, int], jobs: int = -1) -> bool:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{out}: a part of this path is a file, not a folder. Give another folder with --out") from None
+        raise UserError(
+            f"{out}: a part of this path is a file, not a folder. Choose another folder with --out."
+        ) from None
     try:
         with filelock.FileLock(out.parent / f".{out.name}.lock", timeout=0):
             if _is_finished(out, marker):
                 return False
             partial = out.parent / f".{out.name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+            shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
             try:
                 _fill(partial, plan_sample(counts), jobs)
                 (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
-                os.rename(partial, out)  # replaces an empty folder, refuses any other
+                os.rename(partial, out)  # replaces an empty folder and fails on any other
             finally:
-                shutil.rmtree(partial, ignore_errors=True)  # a full disk must not stay full of it
+                shutil.rmtree(partial, ignore_errors=True)  # do not leave it on a full disk
     except filelock.Timeout as timeout:
-        raise LockedError(f"{out}: another process is making this sample ({timeout.lock_file}); wait for it") from None
+        raise LockedError(
+            f"{out}: another process is making this sample ({timeout.lock_file}). Wait until it ends."
+        ) from None
     return True
 
 
@@ -211,13 +215,17 @@ def _is_finished(out: Path, marker: dict[str, int]) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     try:
-        found = json.loads((out / MARKER).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # none, or somebody else's
-        found = None
-    if not isinstance(found, dict) or "version" not in found:
-        raise UserError(f"{out}: is there already and is no sample; left alone. Give another folder with --out")
-    if found != marker:
-        raise UserError(f"{out}: holds another sample, {found} instead of {marker}. Remove it or give another --out")
+        existing = json.loads((out / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # none, or another program's
+        existing = None
+    if not isinstance(existing, dict) or "version" not in existing:
+        raise UserError(
+            f"{out}: Already exists and is not a sample dataset. Nothing was changed. Choose another folder with --out."
+        )
+    if existing != marker:
+        raise UserError(
+            f"{out}: another sample dataset: got {existing}, expected {marker}. Remove it or choose another --out."
+        )
     return True
 
 

@@ -1,4 +1,4 @@
-"""What the name of a folder says of the videos in it: their split, their class, and whether they are replacements.
+"""Reads from the name of a folder the split and class of its videos, and whether they are replacements.
 
 Class folders are named by labels with spaces, with underscores, or as torchvision names them, without `'()`.
 """
@@ -15,12 +15,12 @@ _TORCHVISION = str.maketrans(" ", "_", "'()")
 
 @dataclass(frozen=True)
 class Folder:
-    """What the name of a folder says of the videos in it.
+    """What the name of a folder says about the videos in it.
 
     Attributes:
-        split: train, val or test; empty when it does not say.
-        replaces: whether these stand in for corrupt files elsewhere (CVDF's replacement videos).
-        labels: those its name may mean; empty when it is no class folder.
+        split: train, val or test; empty: unknown.
+        replaces: whether they replace corrupted files of other folders (CVDF's replacement videos).
+        labels: the labels that its name can mean; empty: it is not a class folder.
     """
 
     split: str
@@ -29,7 +29,11 @@ class Folder:
 
 
 class Folders:
-    """Folder names read once each, in the light of the labels there are."""
+    """What each folder says, by its path; each name is read once.
+
+    Args:
+        labels: all labels of the dataset.
+    """
 
     def __init__(self, labels: set[str]) -> None:
         self._labels: dict[str, set[str]] = {}
@@ -39,17 +43,17 @@ class Folders:
         self._known: dict[str, Folder] = {}
 
     def __getitem__(self, path: str) -> Folder:
-        """What `path`, relative to data_root, says."""
+        """What the folder `path`, relative to data_root, says."""
         if path not in self._known:
             parts = path.split("/")
             labels = frozenset(self._labels.get(parts[-1], ()))
-            above = parts[:-1] if labels else parts  # a class may be called `training dog`
+            above = parts[:-1] if labels else parts  # a class can be called `training dog`
             split = next((split for part in above if (split := split_of(part))), "")
             self._known[path] = Folder(split, any(part.lower().startswith("replacement") for part in above), labels)
         return self._known[path]
 
     def describe(self, counts: dict[str, int]) -> list[str]:
-        """The layout in plain words: for each top folder how many videos, and in what kind of folders.
+        """A line for each top folder: how many videos, and in what kind of folders.
 
         Args:
             counts: number of videos by folder.
@@ -69,7 +73,7 @@ class Folders:
         return lines
 
     def _style(self, names: set[str]) -> str:
-        """How class folders write their labels."""
+        """How labels are written in the names of class folders."""
         if any(" " in name for name in names):
             return "labels with spaces"
         quoted = {name for name in names if set("'()") & set("".join(self._labels[name]))}

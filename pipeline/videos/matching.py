@@ -1,4 +1,4 @@
-"""Which video file each label row has, and which files no row names."""
+"""Matches video files to label rows, and lists the files that no row uses."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from pipeline.videos.folders import Folder, Folders
 from pipeline.videos.names import ENDINGS, is_video, segment_of
 from pipeline.videos.scan import OUTWARD, Files
 
-_MEND_OUTWARD = (
-    "; a symlink out of data_root is not followed: set data_root to the real folder that holds the videos, and "
-    "preprocess.labels to label files that lie elsewhere, or mount that folder in place of the symlink (mount --bind)"
+_FIX_OUTWARD = (
+    ". Symlinks out of data_root are not followed. Set data_root to the real folder of the videos, and "
+    "preprocess.labels to label files in other folders; or mount that folder in place of the symlink (mount --bind)."
 )
 
 
 @dataclass(frozen=True)
 class Match:
-    """The two sides of the join of label rows and files.
+    """Which file each label row has, and the files left over.
 
     Attributes:
-        paths: one a row, relative to data_root; empty: it has no file.
-        reasons: one a row: why a file that is there may not be used; else empty.
-        extra: videos that no row uses, sorted: columns split (`other`: its folder does not say), path, reason.
-        verdict: the layout in plain words.
-        warnings: what is odd but usable.
+        paths: for each row its file, relative to data_root; empty: none.
+        reasons: for each row why its file cannot be used; empty otherwise.
+        extra: videos that no row uses, sorted: columns split (`other`: unknown from its folder), path, reason.
+        verdict: the folders in words.
+        warnings: what is unusual but usable.
     """
 
     paths: list[str]
@@ -42,7 +42,7 @@ class Match:
 
 
 def match_videos(labels: Labels, files: Files) -> Match:
-    """Match files to the rows of `labels`: by YouTube id and times in Kinetics, else by path."""
+    """Match files to the rows of `labels`: by YouTube id and times in Kinetics, otherwise by path."""
     folders = Folders(set(labels.table["label"]))
     joined = _Segments(labels.table, files, folders) if labels.kinetics else _Paths(labels.table, files)
     paths = [path or "" for path in joined.paths]
@@ -57,20 +57,20 @@ def match_videos(labels: Labels, files: Files) -> Match:
     if files.refused:
         shown = some(f"{path} ({why})" for path, why in files.refused)
         outward = any(why == OUTWARD for _, why in files.refused)
-        warnings.append(f"{len(files.refused):,} files are refused: {shown}{_MEND_OUTWARD if outward else ''}")
+        warnings.append(f"{len(files.refused):,} files cannot be used: {shown}{_FIX_OUTWARD if outward else ''}")
     rows = sorted((folders[os.path.dirname(path)].split or "other", path, why) for path, why in extra)
     table = pd.DataFrame(rows, columns=["split", "path", "reason"], dtype="str")
     counts = Counter(path[: max(path.rfind("/"), 0)] for path in paths if path)
     others = sum(not (path.endswith(ENDINGS) or is_video(path)) for path in files.paths)
-    verdict = [*folders.describe(counts), f"videos: {len(table):,} that no label row uses; {others:,} other files"]
+    verdict = [*folders.describe(counts), f"videos: {len(table):,} without a label row; {others:,} other files"]
     return Match(paths, reasons, table, verdict, warnings)
 
 
 class _Segments:
-    """Rows that name a YouTube segment.
+    """Files of rows that name a YouTube segment.
 
-    Of several files for one row the best is used: a replacement, then one in the row's split folder, with times
-    in its name, not a symlink, by ending, by path.  The others are extra.
+    If a row has several files, the best is used and the others are extra.  A replacement is best; then one in the row's
+    split folder; then one with times in its name; then one that is no symlink; then by ending; then by path.
     """
 
     def __init__(self, table: pd.DataFrame, files: Files, folders: Folders) -> None:
@@ -80,13 +80,12 @@ class _Segments:
         self._rows = {video_id: row for row, video_id in enumerate(table["video_id"].tolist())}
         self.paths: list[str | None] = [None] * len(table)
         self.extra: list[tuple[str, str]] = []
-        self._astray: list[str] = []
         for path in files.paths:
             self._place(path)
 
     @cached_property
     def _rows_of(self) -> dict[str, list[int]]:
-        """The rows of each YouTube id; of use only where a file's name is no video_id."""
+        """The rows of each YouTube id; needed only for a file whose name is not a video_id."""
         rows_of: dict[str, list[int]] = {}
         for row, youtube_id in enumerate(self._table["youtube_id"].tolist()):
             rows_of.setdefault(youtube_id, []).append(row)
@@ -95,7 +94,7 @@ class _Segments:
     def _place(self, path: str) -> None:
         """Give a file to its row, or list it as extra."""
         name = path[path.rfind("/") + 1 :]
-        row = self._rows.get(name[:-4], -1) if name.endswith(".mp4") else -1  # nearly all of them
+        row = self._rows.get(name[:-4], -1) if name.endswith(".mp4") else -1  # fast, and nearly all files
         if row < 0:
             if not is_video(path):
                 return
@@ -107,13 +106,13 @@ class _Segments:
         if before is None:
             self.paths[row] = path
             return
-        better, worse = sorted((before, path), key=lambda one: self._rank(one, row))
+        better, worse = sorted((before, path), key=lambda candidate: self._rank(candidate, row))
         self.paths[row] = better
-        if worse not in self._files.links:  # a link to a file that is used is no second copy
+        if worse not in self._files.links:  # a link to the file that is used is not a copy
             self.extra.append((worse, f"second copy of {better}"))
 
     def row_of(self, path: str) -> int:
-        """The row that a file's name and folder speak of; -1: none, or more than one."""
+        """The row that fits a file's name and folder; -1: none, or more than one."""
         video_id, youtube_id = segment_of(path)
         if video_id:
             return self._rows.get(video_id, -1)
@@ -143,11 +142,11 @@ class _Segments:
         spans = self._table.loc[rows, ["time_start", "time_end"]].to_numpy().tolist()
         times = ", ".join(f"{start}-{end}" for start, end in spans)
         if video_id:
-            return f"the label files have its id with other times: {times}"
-        return f"its id stands in {len(rows)} label rows ({times}): name it {{youtube_id}}_{{start}}_{{end}}"
+            return f"label files have this id with other times: {times}"
+        return f"{len(rows)} label rows have this id ({times}): rename it to {{youtube_id}}_{{start}}_{{end}}"
 
     def warnings(self) -> list[str]:
-        """Videos in the folder of a class that is not theirs; the label files are believed."""
+        """A warning for videos in another class's folder; the label in the label file is used."""
         astray = []
         folders = [path and path[: max(path.rfind("/"), 0)] for path in self.paths]
         if not any(self._folders[folder].labels for folder in set(folders) if folder):
@@ -157,20 +156,21 @@ class _Segments:
                 labels = self._folders[folder].labels
                 if labels and self._labels[row] not in labels:
                     astray.append(f"{path} is {self._labels[row]!r}")
-        said = f"{len(astray):,} videos lie in another class's folder than their label: {some(astray)}"
-        return [said] if astray else []
+        if not astray:
+            return []
+        return [f"{len(astray):,} videos are in another class's folder than their label file says: {some(astray)}"]
 
 
 class _Paths:
-    """Rows that name a file, relative to data_root or to the split's folder in it."""
+    """Files of rows that name a file, relative to data_root or to the split's folder in it."""
 
     def __init__(self, table: pd.DataFrame, files: Files) -> None:
-        there = set(files.paths)
+        existing = set(files.paths)
         self.paths: list[str | None] = []
         self._rows: dict[str, int] = {}
         for row, (path, split) in enumerate(zip(table["path"].tolist(), table["split"].tolist(), strict=True)):
             places = (path, f"{split}/{path}")
-            self.paths.append(next((place for place in places if place in there), None))
+            self.paths.append(next((place for place in places if place in existing), None))
             self._rows.update(dict.fromkeys(places, row))
         used = set(self.paths)
         self.extra = [(path, "in no label file") for path in files.paths if path not in used and is_video(path)]
@@ -180,11 +180,11 @@ class _Paths:
         return self._rows.get(path, -1)
 
     def warnings(self) -> list[str]:
-        """None: a path says all there is to say."""
+        """None: nothing can be unusual about a path."""
         return []
 
 
 def by_split(extra: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
-    """Extra files of each split, as `<split>.extra.csv` holds them."""
+    """Extra files of each split, in the columns of `<split>.extra.csv`."""
     for split, rows in extra.groupby("split"):
         yield str(split), rows[["path", "reason"]].reset_index(drop=True)

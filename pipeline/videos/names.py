@@ -1,6 +1,6 @@
-"""Which video the name of a file speaks of.
+"""Reads from the name of a file which video it is.
 
-A video is `{youtube_id}_{start}_{end}` or bare `{youtube_id}`, with one of ENDINGS or none.
+Videos are named `{youtube_id}_{start}_{end}` or only `{youtube_id}`, with one of ENDINGS or none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BARE = re.compile(ID_PATTERN)
 
 
 def segment_of(path: str) -> tuple[str, str]:
-    """(video_id, youtube_id) that a video's name speaks of; a bare id has no video_id; ('', '') when neither."""
+    """(video_id, youtube_id) in a file's name; video_id is '' if it has no times, and both are '' in other names."""
     name = path[path.rfind("/") + 1 :]
     stem, dot, ending = name.rpartition(".")
     if not dot:
@@ -30,6 +30,6 @@ def segment_of(path: str) -> tuple[str, str]:
 
 
 def is_video(path: str) -> bool:
-    """Whether a name is a video's: one of ENDINGS, or no ending and a segment's name (not `README`)."""
+    """Whether a file is named like a video: one of ENDINGS, or no ending and a YouTube id (not `README`)."""
     ending = os.path.splitext(path)[1].lower()
     return ending in ENDINGS if ending else bool(segment_of(path)[1])

@@ -1,8 +1,6 @@
-"""Which files a data_root holds: a listing that never leaves it, and what a file's name and folder say.
+"""Lists the files in data_root, for matching them to label rows.
 
-Only names are read here; nothing is opened.  A video is `{youtube_id}_{start}_{end}` or bare `{youtube_id}`,
-with one of ENDINGS or none, wherever it lies: flat or in class folders (labels with spaces, with underscores, or
-torchvision's without `'()`), under split folders or not.
+Symlinks out of data_root are not followed, and no file is opened.
 """
 
 from __future__ import annotations
@@ -20,12 +18,12 @@ _ODD = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")  # control characters, back
 
 @dataclass(frozen=True)
 class Files:
-    """What a folder holds.
+    """The files in a folder.
 
     Attributes:
         paths: every file, relative to the folder, with forward slashes, sorted.
-        links: those of `paths` that are, or are reached through, symlinks.
-        refused: files that may not be used, and why.
+        links: those of `paths` that are symlinks or are reached through one.
+        refused: files that cannot be used, and why.
     """
 
     paths: list[str]
@@ -45,31 +43,31 @@ def scan_videos(root: Path) -> Files:
     linked: set[str] = set()
     followed: set[str] = set()
     while links:
-        links.sort(reverse=True)  # by name, so that the answer does not hang on the order of the directory
+        links.sort(reverse=True)  # by name, so that the result does not depend on the order of the directory
         path, place = links.pop()
         real = os.path.realpath(place)
         if not os.path.exists(real):
-            refused.append((path, "symlink to nothing"))
+            refused.append((path, "symlink to a missing file"))
         elif not f"{real}/".startswith(f"{real_root}/"):
             refused.append((path, OUTWARD))
         elif not os.path.isdir(real) or "." in path and segment_of(path)[1]:
             linked.add(path)
         elif real not in followed and not f"{place}/".startswith(f"{real}/"):
-            followed.add(real)  # once each, so that links in a ring end
-            more, deeper = _walk(f"{path}/", real)
-            linked.update(more)
-            links += deeper
+            followed.add(real)  # once each, so that a ring of links ends
+            files_below, links_below = _walk(f"{path}/", real)
+            linked.update(files_below)
+            links += links_below
     paths += linked
     odd = {path for path in paths if _ODD.search(path)} if _ODD.search("".join(paths)) else set()
-    refused += [(path, "its name has characters that a ledger cannot hold") for path in odd]
+    refused += [(path, "name with characters that a ledger cannot hold") for path in odd]
     refused = sorted((ascii(path)[1:-1] if _ODD.search(path) else path, why) for path, why in refused)
     return Files(sorted(path for path in paths if path not in odd), frozenset(linked - odd), refused)
 
 
 def _walk(prefix: str, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Files below a folder without following symlinks; and the symlinks, each with its place on the disk.
+    """Files below a folder, and symlinks, each with its place on the disk; symlinks are not followed.
 
-    What has a video's name and is no file (a FIFO, a folder) is among them: decoding says so, `missing` would not.
+    Anything named like a video is a file here, even a FIFO or a folder: decoding reports it; `missing` would be wrong.
     """
     files: list[str] = []
     links: list[tuple[str, str]] = []

@@ -40,7 +40,7 @@ def test_it_compares_codecs_and_rates_and_writes_nothing(tmp_path: Path, capsys:
     assert estimate.estimate(settings) == 0
     assert sorted(path for path in tmp_path.rglob("*")) == before
     said = capsys.readouterr().out
-    assert re.search(r"4 videos on disk, 4 of them measured, 1 of those bad; 1 jobs", said)
+    assert re.search(r"4 videos on disk, 4 measured, 1 of these bad; 1 jobs", said)
     assert [line.split()[:2] for line in said.splitlines()[2:6]] == [
         ["*", "15.0"], ["15.0", "jpeg"], ["source", "raw"], ["source", "jpeg"]
     ]  # fmt: skip
@@ -56,7 +56,7 @@ def test_only_what_is_pending_is_still_to_be_written(tmp_path: Path, capsys: pyt
     table.loc[len(table) - 1, ["status", "path"]] = ["crash", f"train/{table['video_id'][0]}.mp4"]
     write_ledger(ledger_path(settings, "train"), table)
     assert estimate.estimate(settings) == 0
-    assert "to be written: 0.00 kB at most" in capsys.readouterr().out
+    assert "still to write: at most 0.00B;" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_nothing_to_measure_is_a_users_mistake(tmp_path: Path) -> None:
         estimate.sample({"train": pd.DataFrame({"path": ["", ""]})}, settings_for(tmp_path))
 
 
-@pytest.mark.parametrize(("nbytes", "words"), [(2.4e12, "2.40 TB"), (1.5e9, "1.50 GB"), (0, "0.00 kB")])
+@pytest.mark.parametrize(("nbytes", "words"), [(2.4e12, "2.40TB"), (1.5e9, "1.50GB"), (0, "0.00B")])
 def test_sizes_are_for_people(nbytes: float, words: str) -> None:
     assert estimate.size(nbytes) == words
 

@@ -68,7 +68,7 @@ def test_check_passes_after_a_build_and_fails_when_the_disk_moves_on(root, capsy
     touch(root, f"val/{IDS[1]}.mp4")
     (root / "val" / f"{IDS[0]}.mp4").unlink()
     capsys.readouterr()
-    with pytest.raises(InputError, match="run `make manifests`") as stale:
+    with pytest.raises(InputError, match="out of date with the files on disk. Run `make manifests`") as stale:
         command(root, "--check", "--json")
     assert f"\n  val: 1 videos are no longer on disk: val/{IDS[0]}.mp4\n" in str(stale.value)
     said = json.loads(capsys.readouterr().out)
@@ -80,7 +80,7 @@ def test_check_passes_after_a_build_and_fails_when_the_disk_moves_on(root, capsy
     label_file(root, rows=[*ROWS[:5], ("zumba", "ddddddddddd", 70, 80)])
     with pytest.raises(InputError) as error:
         command(root, "--check")
-    assert {fault.value for fault in error.value.faults} == {IDS[5], "ddddddddddd_000070_000080"}
+    assert {bad.value for bad in error.value.bad_values} == {IDS[5], "ddddddddddd_000070_000080"}
     assert set(ledger_bytes(root)) == set(before)
 
 
@@ -121,7 +121,7 @@ def test_leaks(root, capsys, tmp_path):
     assert command(root, "--leaks", str(other)) == EXIT_OK
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("val: 1 of 5 YouTube ids are in") and out[1] == "val -aaaaaaaaaa"
-    with pytest.raises(InputError, match="no such ledger"):
+    with pytest.raises(InputError, match="no such file. Give --leaks"):
         command(root, "--leaks", str(tmp_path / "gone.csv"))
 
 
@@ -174,10 +174,11 @@ def test_a_subset_is_a_dataset_of_its_own_with_its_parents_ids(tmp_path, capsys)
         (["--per-class", "-1"], "--per-class: got -1, expected at least 1"),
         (["--per-class", "0"], "--per-class: got 0, expected at least 1"),
         (["--classes", "2", "--seed", "-1"], "--seed: got -1, expected at least 0"),
-        (["--check", "--classes", "3"], "--classes writes ledgers and --check only looks"),
-        (["--diff", "x", "--per-class", "3"], "--per-class writes ledgers and --diff only looks"),
+        (["--check", "--classes", "3"], "--classes writes ledgers and --check only reads them"),
+        (["--diff", "x", "--per-class", "3"], "--per-class writes ledgers and --diff only reads them"),
+        (["--seed", "1"], "--seed only applies to subsets. Add --classes N or --per-class N."),
         (["--forget", "too_short"], "invalid choice: 'too_short'"),
-        (["--leaks", "x", "--forget", "crash"], "--forget writes ledgers and --leaks only looks"),
+        (["--leaks", "x", "--forget", "crash"], "--forget writes ledgers and --leaks only reads them"),
     ],
 )
 def test_flags_that_cannot_be_followed_are_refused_before_anything_is_written(root, flags, said, capsys):

@@ -39,7 +39,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sample of 4 sound videos and the 3 faulty rows."""
+    """A sample of 4 good videos and the 3 defective rows."""
     out = tmp_path_factory.mktemp("sample") / "tiny"
     assert sample.main([f"--out={out}", *ARGUMENTS]) == 0
     return out
@@ -65,14 +65,14 @@ def test_the_label_files_have_the_official_columns(tiny: Path) -> None:
 
 def test_every_file_is_named_by_its_row_and_only_one_is_missing(tiny: Path) -> None:
     files = {str(path.relative_to(tiny)) for path in tiny.rglob("*.mp4")}
-    planned = {video.file: video.fault for video in plan_sample(TINY)}
-    assert {file for file, fault in planned.items() if fault != "missing"} == files
-    assert sorted(fault for fault in planned.values() if fault) == ["audio only", "missing", "truncated"]
+    planned = {video.file: video.defect for video in plan_sample(TINY)}
+    assert {file for file, defect in planned.items() if defect != "missing"} == files
+    assert sorted(defect for defect in planned.values() if defect) == ["audio only", "missing", "truncated"]
 
 
 def test_a_video_is_h264_of_the_planned_size_rate_and_length(tiny: Path) -> None:
     for video in plan_sample(TINY):
-        if video.fault:
+        if video.defect:
             continue
         with av.open(str(tiny / video.file)) as container:
             stream = container.streams.video[0]
@@ -85,10 +85,10 @@ def test_a_video_is_h264_of_the_planned_size_rate_and_length(tiny: Path) -> None
 
 
 def test_the_faulty_files_are_faulty_in_their_way(tiny: Path) -> None:
-    by_fault = {video.fault: video for video in plan_sample(TINY) if video.fault}
-    with av.open(str(tiny / by_fault["audio only"].file)) as container:
+    by_defect = {video.defect: video for video in plan_sample(TINY) if video.defect}
+    with av.open(str(tiny / by_defect["audio only"].file)) as container:
         assert [stream.type for stream in container.streams] == ["audio"]
-    truncated = by_fault["truncated"]
+    truncated = by_defect["truncated"]
     shown = 0
     with av.open(str(tiny / truncated.file)) as container:  # its index is whole, its frames are not
         assert container.streams.video[0].frames == truncated.num_frames
@@ -111,7 +111,7 @@ def test_ids_are_as_youtubes_and_some_are_awkward() -> None:
 
 def test_classes_are_even_and_sizes_and_rates_vary() -> None:
     for split, each in (("train", 40), ("val", 12), ("test", 2)):
-        labels = [video.label for video in PLAN if video.split == split and not video.fault]
+        labels = [video.label for video in PLAN if video.split == split and not video.defect]
         assert {label: labels.count(label) for label in CLASSES} == dict.fromkeys(CLASSES, each)
     assert {(video.size, video.fps) for video in PLAN} == {(form[:2], form[2]) for form in _FORMATS}
     assert all(2.0 <= video.num_frames / video.fps <= 3.55 for video in PLAN)
@@ -134,7 +134,7 @@ def test_a_folder_that_is_no_sample_is_never_touched(tmp_path: Path) -> None:
     mine = tmp_path / "mine" / "holiday.mp4"
     mine.parent.mkdir()
     mine.write_bytes(b"dear to me")
-    with pytest.raises(UserError, match="is no sample") as caught:
+    with pytest.raises(UserError, match="not a sample dataset") as caught:
         make_sample(mine.parent, TINY)
     assert caught.value.exit_code == 2
     assert [path.name for path in mine.parent.iterdir()] == ["holiday.mp4"]
@@ -142,7 +142,7 @@ def test_a_folder_that_is_no_sample_is_never_touched(tmp_path: Path) -> None:
 
 def test_a_sample_of_other_counts_is_never_touched(tiny: Path) -> None:
     before = digests(tiny)
-    with pytest.raises(UserError, match="another sample"):
+    with pytest.raises(UserError, match="another sample dataset"):
         make_sample(tiny, {**TINY, "val": 2})
     assert digests(tiny) == before
 
@@ -170,14 +170,14 @@ def test_a_run_that_fails_publishes_nothing(tmp_path: Path, monkeypatch: pytest.
 def test_a_marker_of_somebody_else_makes_no_sample(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / MARKER).write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match="is no sample"):
+    with pytest.raises(UserError, match="not a sample dataset"):
         make_sample(tmp_path / "mine", TINY)
     assert (tmp_path / "mine" / MARKER).read_text(encoding="utf-8") == text
 
 
 def test_a_file_where_a_folder_should_be_is_a_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
-    for out, said in ((tmp_path / "file", "is no sample"), (tmp_path / "file" / "sample", "not a folder")):
+    for out, said in ((tmp_path / "file", "not a sample dataset"), (tmp_path / "file" / "sample", "not a folder")):
         with pytest.raises(UserError, match=said):
             make_sample(out, TINY)
 

@@ -29,8 +29,8 @@ def write(root, name, text, encoding="utf-8"):
     return path
 
 
-def faults(error):
-    return [(fault.row, fault.column) for fault in error.value.faults]
+def places(error):
+    return [(bad.row, bad.column) for bad in error.value.bad_values]
 
 
 A, B = "-aaaaaaaaaa", "1e100000000"  # ids that a shell and a spreadsheet would spoil
@@ -101,7 +101,7 @@ def test_a_video_with_two_labels_or_in_two_splits_is_an_error_that_lists_them(tm
     write(tmp_path, "val.csv", f"{VAL}zumba,{B},5,15,val\nzumba,{A},3,13,val\n")
     with pytest.raises(InputError, match="2 videos have two labels or are in two splits") as error:
         load(tmp_path)
-    assert sorted(faults(error)) == [(2, "label"), (2, "split"), (3, "label"), (4, "split")]
+    assert sorted(places(error)) == [(2, "label"), (2, "split"), (3, "label"), (4, "split")]
     assert "'zumba' and 'archery'" in str(error.value) and "'train' and 'val'" in str(error.value)
 
 
@@ -109,7 +109,7 @@ def test_a_repeated_row_counts_once_and_is_told(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}zumba,{A},1,11,val\nzumba,{A},1,11,val\n")
     found = load(tmp_path)
     assert len(found.table) == 1
-    assert "1 label rows repeat an earlier one" in found.warnings[0] and "val.csv:3" in found.warnings[0]
+    assert "1 label rows repeat an earlier row" in found.warnings[0] and "val.csv:3" in found.warnings[0]
 
 
 def test_footage_of_one_video_in_train_and_val_is_told(tmp_path):
@@ -121,13 +121,13 @@ def test_footage_of_one_video_in_train_and_val_is_told(tmp_path):
 def test_all_faults_of_all_rows_of_all_files_in_one_report(tmp_path):
     write(tmp_path, "train.csv", f"{VAL}zumba,short,1,11,train\n,{A},9,3,train\nzumba,{B},-1,11,train\n")
     write(tmp_path, "val.csv", f"{VAL}zumba,{A},1,eleven,val\nzumba,{B},inf,11,holdout\n\nzumba,#NAME?,1,11,val\n")
-    with pytest.raises(InputError, match="label files: 8 faults") as error:
+    with pytest.raises(InputError, match="label files: 8 errors. Fix them and run this command again.") as error:
         load(tmp_path)
-    assert sorted(faults(error)) == [
+    assert sorted(places(error)) == [
         (2, "time_end"), (2, "youtube_id"), (3, "label"), (3, "split"), (3, "time_end"), (3, "time_start"),
         (4, "time_start"), (5, "youtube_id"),
     ]  # fmt: skip
-    assert "val.csv:2: time_end: got 'eleven', expected seconds" in str(error.value)
+    assert "val.csv:2: time_end: got 'eleven', expected whole seconds after time_start" in str(error.value)
     assert error.value.exit_code == 2
 
 
@@ -143,31 +143,37 @@ def test_only_a_row_without_any_value_is_blank(tmp_path, header, blank, lacking,
     write(tmp_path, "val.csv", f"{header}\n{blank}\n\n{lacking}\n")
     with pytest.raises(InputError) as error:
         load(tmp_path)
-    assert set(faults(error)) == {(4, column) for column in columns}
+    assert set(places(error)) == {(4, column) for column in columns}
 
 
 def test_times_are_compared_as_they_are_stored(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}zumba,{A},11.9,12.1,val\nzumba,{A},12.2,12.9,val\nzumba,{A},-0.5,9,val\n")
-    with pytest.raises(InputError, match="got '12.9', expected seconds, more than time_start once") as error:
+    with pytest.raises(InputError, match="got '12.9', expected whole seconds after time_start") as error:
         load(tmp_path)
-    assert faults(error) == [(3, "time_end"), (4, "time_start")]
+    assert places(error) == [(3, "time_end"), (4, "time_start")]
     write(tmp_path, "val.csv", f"path,label\n{A}_000001_000011.mp4,x\n{B}_000012_000012.mp4,x\n")
     with pytest.raises(InputError) as error:
         load(tmp_path)
-    assert faults(error) == [(3, "path")]
+    assert places(error) == [(3, "path")]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "val.csv: empty; expected columns youtube_id"),
-        ("\n\n", "val.csv: empty"),
-        (VAL, "val.csv: a header and no rows"),
-        ("label,youtube_id,time_start,split\nzumba,-aaaaaaaaaa,1,val\n", "val.csv:1: no column time_end; it has label"),
+        ("", "val.csv: The file is empty. Expected columns youtube_id"),
+        ("\n\n", "val.csv: The file is empty"),
+        (VAL, "val.csv: The file has a header but no rows."),
+        ("label,youtube_id,time_start,split\nzumba,-aaaaaaaaaa,1,val\n", "val.csv:1: no column time_end, got label"),
         ("label,time_start,time_end\nzumba,1,11\n", "val.csv:1: no column youtube_id"),
-        ("youtube_id,time_start,time_end,split\n-aaaaaaaaaa,1,11,val\n", "no column label .only a test split"),
+        (
+            "youtube_id,time_start,time_end,split\n-aaaaaaaaaa,1,11,val\n",
+            "no column label, got youtube_id,time_start,time_end,split. Only a test split",
+        ),
         (f"{VAL}zumba, a dance,{A},1,11,val\n", "val.csv:2: more values than the 5 columns"),
-        (f"{VAL}zumba,{A},1,11,val\nzumba, a dance,{A},1,11,val\n", "Expected 5 fields in line 3, saw 6"),
+        (
+            f"{VAL}zumba,{A},1,11,val\nzumba, a dance,{A},1,11,val\n",
+            "val.csv:3: got 6 values, expected 5. Put a label with a comma in quotes.",
+        ),
     ],
 )
 def test_a_file_that_is_no_label_file_is_one_clear_line(tmp_path, text, said):
@@ -180,7 +186,7 @@ def test_a_file_that_is_no_label_file_is_one_clear_line(tmp_path, text, said):
 def test_an_encoding_of_old_spreadsheets_is_named_with_its_line(tmp_path):
     text = f"{VAL}zumba,{A},1,11,val\nfölen,{B},1,11,val\n"
     (tmp_path / "val.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(InputError, match=r"val\.csv:3: not UTF-8; save it as that"):
+    with pytest.raises(InputError, match=r"val\.csv:3: not UTF-8. Save the file as UTF-8."):
         load(tmp_path)
 
 
@@ -190,14 +196,14 @@ def test_no_label_file_at_all(tmp_path):
         load(tmp_path)
     with pytest.raises(InputError, match="preprocess.labels: no such file: gone.csv"):
         load(tmp_path, labels=("gone.csv",))
-    with pytest.raises(InputError, match="data_root is not set"):
+    with pytest.raises(InputError, match="data_root and preprocess.labels are not set"):
         load_labels(Preprocess(dataset="k", manifests=str(tmp_path)))
 
 
 def test_two_files_for_one_split_must_be_named(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}zumba,{A},1,11,val\n")
     write(tmp_path, "annotations/val.csv", f"{VAL}zumba,{B},1,11,val\n")
-    with pytest.raises(InputError, match="two label files for split val"):
+    with pytest.raises(InputError, match="split val has 2 label files"):
         load(tmp_path)
     assert len(load(tmp_path, labels=("val.csv", "annotations/val.csv")).table) == 2
 
@@ -206,7 +212,7 @@ def test_labels_that_differ_in_case_are_two_classes(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}Zumba,{A},1,11,val\nzumba,{B},1,11,val\n")
     found = load(tmp_path)
     assert found.table["label_id"].tolist() == [0, 1]
-    assert "differ in case only" in found.warnings[0]
+    assert "differ only in case" in found.warnings[0]
 
 
 def test_the_frozen_classes_are_torchvisions_order():
@@ -240,7 +246,7 @@ def test_other_labels_under_the_name_kinetics400_are_numbered_and_told(tmp_path)
     write(tmp_path, "val.csv", f"{VAL}mine,{A},1,11,val\n")
     found = load(tmp_path, "kinetics400")
     assert found.table["label_id"].tolist() == [0]
-    assert "set preprocess.dataset" in found.verdict[-1]
+    assert "Set preprocess.dataset" in found.verdict[-1]
 
 
 def test_own_videos_by_path_and_label(tmp_path):
@@ -263,7 +269,7 @@ def test_own_paths_that_leave_data_root_are_faults(tmp_path):
     write(tmp_path, "train.csv", "path,label\n../a.mp4,x\n/etc/b.mp4,x\nc/../../d.mp4,x\nok.mp4,x\n")
     with pytest.raises(InputError) as error:
         load(tmp_path)
-    assert faults(error) == [(2, "path"), (3, "path"), (4, "path")]
+    assert places(error) == [(2, "path"), (3, "path"), (4, "path")]
 
 
 def test_own_files_that_come_to_one_id_are_faults(tmp_path):
@@ -290,7 +296,7 @@ def test_a_list_with_a_label_map_and_one_without(tmp_path):
     write(tmp_path, "val.txt", "a.mp4 0\nb.mp4 9\n")
     with pytest.raises(InputError) as error:
         load(tmp_path, labels=("val.txt",))
-    assert faults(error) == [(2, "label_id")]
+    assert places(error) == [(2, "label_id")]
 
 
 def test_a_list_of_kinetics_files_is_kinetics(tmp_path):

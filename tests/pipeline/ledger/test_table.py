@@ -54,14 +54,14 @@ def test_all_faults_of_a_ledger_in_one_report(root, capsys):
     capsys.readouterr()
     with pytest.raises(InputError) as error:
         command(root, "--check", "--json")
-    found = {(fault.row, fault.column) for fault in error.value.faults}
+    found = {(bad.row, bad.column) for bad in error.value.bad_values}
     assert found >= {
         (2, "status"), (2, "path"), (3, "source_fps"), (4, "youtube_id"), (4, "label_id"), (5, "shard"),
         (5, "num_frames"), (6, "video_id"), (7, "video_id"),
     }  # fmt: skip
     assert f"{path}:2: status: got 'lost', expected pending | retry | ok" in str(error.value)
     said = json.loads(capsys.readouterr().out)
-    assert {(fault["row"], fault["column"]) for fault in said["faults"]} == found
+    assert {(bad["row"], bad["column"]) for bad in said["faults"]} == found
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\xff\xfe\x00"])
@@ -69,7 +69,7 @@ def test_what_is_no_ledger(tmp_path, text):
     (tmp_path / "x.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match="not a ledger"):
         read_ledger(tmp_path / "x.csv")
-    with pytest.raises(InputError, match="no such ledger; run `make manifests`"):
+    with pytest.raises(InputError, match="no such ledger. Run `make manifests`."):
         read_ledger(tmp_path / "gone.csv")
 
 
@@ -112,7 +112,7 @@ def test_a_part_is_that_part_of_the_whole_and_no_less_strict_about_numbers(root)
     table.to_csv(path, index=False)
     with pytest.raises(InputError) as caught:
         read_columns(path, names)
-    assert any(fault.row == 3 and fault.value == "many" for fault in caught.value.faults)
+    assert any(bad.row == 3 and bad.value == "many" for bad in caught.value.bad_values)
 
 
 def test_an_invalid_table_is_not_written(root):

@@ -7,7 +7,7 @@ from pipeline.common.errors import EXIT_OK
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import InputError
-from pipeline.ledger.schema import LEARNED, STORED
+from pipeline.ledger.schema import LEARNED, STORED_COLUMNS
 from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
 from pipeline.rebuild.join import build_ledgers, join_sources
 from pipeline.shards.writer import ShardWriter
@@ -57,14 +57,19 @@ def test_label_files_and_shards_without_videos(preprocessed):
 def test_what_was_learned_is_kept_without_its_shard_except_that_it_is_stored(preprocessed):
     for path in (preprocessed.parent / "store").iterdir():
         path.unlink()
-    with pytest.raises(InputError, match="3 videos are ok, and their shards are not in"):
+    with pytest.raises(
+        InputError,
+        match="Ledgers are out of date with the files on disk(.|\n)*3 videos are ok but their shards are not in",
+    ):
         command(preprocessed, "--check")
     built = join_sources(recipe_of(preprocessed))
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS, "status"].tolist() == ["pending", "timeout", "pending", "unreadable", "missing", "pending"]
     assert table.loc[IDS[0], "source_frames"] == 300, "a fact of the source is kept"
-    assert (table[[name for name in STORED if name != "shard"]] == 0).all(axis=None) and set(table["shard"]) == {""}
-    assert any("3 videos were ok, and are in no shard" in line for line in built.warnings)
+    assert (table[[name for name in STORED_COLUMNS if name != "shard"]] == 0).all(axis=None) and set(
+        table["shard"]
+    ) == {""}
+    assert any("3 videos were ok but are now in no shard" in line for line in built.warnings)
 
 
 def test_a_timeout_is_forgotten_only_when_asked(preprocessed):
@@ -127,5 +132,5 @@ def test_fill_refuses_what_is_not_in_the_ledger_or_is_there_twice(preprocessed):
     told = table[["video_id", *LEARNED]]
     with pytest.raises(InputError, match="not in the ledger: zzz"):
         fill_ledger(table, told.head(1).assign(video_id="zzz"))
-    with pytest.raises(InputError, match="in two shards"):
+    with pytest.raises(InputError, match="are in two shards"):
         fill_ledger(table, pd.concat([told.head(1)] * 2))

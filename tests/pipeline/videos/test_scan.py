@@ -61,7 +61,7 @@ def test_bare_ids_are_matched_unless_they_could_be_two(root):
     built = join_sources(recipe_of(root))
     table = built.ledgers["val"].set_index("video_id")["path"]
     assert table[IDS].tolist() == ["val/-aaaaaaaaaa.mp4", "", "val/b_b-b_b-b_b.mkv", "val/__c00000000", "", ""]
-    assert "its id stands in 2 label rows (5-15, 50-60)" in built.extra["reason"].item()
+    assert "2 label rows have this id (5-15, 50-60)" in built.extra["reason"].item()
 
 
 def test_a_class_folder_tells_two_segments_of_one_bare_id_apart(tmp_path):
@@ -92,7 +92,7 @@ def test_what_no_label_row_names_is_listed_apart(root):
         "other.extra.csv": ["x/fffffffffff_000001_000011"],
     }
     why = pd.read_csv(folder / "val.extra.csv")["reason"].tolist()
-    assert why == ["the label files have its id with other times: 1-11", "not named {youtube_id}_{start}_{end}"]
+    assert why == ["label files have this id with other times: 1-11", "not named {youtube_id}_{start}_{end}"]
     (root / "x/fffffffffff_000001_000011").unlink()
     assert command(root) == EXIT_OK
     assert not (folder / "other.extra.csv").exists()
@@ -132,9 +132,9 @@ def test_no_path_leaves_data_root(root, tmp_path):
         f"store/{IDS[2]}.mp4": f"second copy of val/{IDS[2]}.mp4",
         f"val/{IDS[0]}.mp4": "symlink out of data_root",
         "val/far": "symlink out of data_root",
-        "val/near.mp4": "symlink to nothing",
+        "val/near.mp4": "symlink to a missing file",
     }
-    assert "3 files are refused" in built.warnings[-1]
+    assert "3 files cannot be used" in built.warnings[-1]
 
 
 def test_a_split_folder_that_is_a_symlink_out_of_data_root_is_told_with_what_to_do(root, tmp_path):
@@ -143,7 +143,7 @@ def test_a_split_folder_that_is_a_symlink_out_of_data_root_is_told_with_what_to_
     with pytest.raises(InputError, match="none of the 6 videos") as error:
         build_ledgers(recipe_of(root))
     told = [line for line in str(error.value).splitlines() if "val (symlink out of data_root)" in line]
-    assert len(told) == 1 and "set data_root to the real folder" in told[0]
+    assert len(told) == 1 and "Set data_root to the real folder" in told[0]
     moved = recipe_of(tmp_path / "fast", labels=(str(root / "kinetics-400_val.csv"),))
     assert set(build_ledgers(moved)["val"]["status"]) == {"pending"}, "what it says to do is what helps"
 
