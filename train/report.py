@@ -69,7 +69,9 @@ def first_clips(config: Config) -> list[LabelledClip]:
         clips, labels, _ = source.batch(number)
         for clip, label in zip(clips, labels.tolist(), strict=True):
             if label >= 0 and label not in by_label and len(by_label) < MAX_CLIPS:
-                by_label[label] = LabelledClip(videos.class_names[label], np.array(clip))  # the batch's memory is reused
+                by_label[label] = LabelledClip(
+                    videos.class_names[label], np.array(clip)
+                )  # the batch's memory is reused
     return [by_label[label] for label in sorted(by_label)]
 
 

@@ -50,9 +50,9 @@ def draw_run(records: list[dict[str, Any]], clips: list[LabelledClip], title: st
     result = f":  validation top-1 {top1[-1]:.3f} after {steps[-1]:,.0f} steps" if len(steps) else ""
     figure.suptitle(title + result, fontsize=_LARGE, parse_math=False)
     if not clips:
-        _draw_curves(figure.subfigures(1, 1), records)
+        _draw_curves(figure, records)
         return figure
-    left, right = figure.subfigures(1, 2, width_ratios=(CLIPS_INCHES, CURVES_INCHES), wspace=0.02)
+    ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=(CLIPS_INCHES, CURVES_INCHES), wspace=0.02)
     _draw_clips(left, clips)
     _draw_curves(right, records)
     return figure
@@ -92,12 +92,11 @@ def _draw_clips(figure: SubFigure, clips: list[LabelledClip]) -> None:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-        axes.set_ylabel(
-            textwrap.fill(clip.label, 14, break_long_words=False), rotation=0, ha="right", va="center", fontsize=_SMALL, parse_math=False
-        )
+        label = textwrap.fill(clip.label, 14, break_long_words=False)
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=_SMALL, parse_math=False)
 
 
-def _draw_curves(figure: SubFigure, records: list[dict[str, Any]]) -> None:
+def _draw_curves(figure: Figure | SubFigure, records: list[dict[str, Any]]) -> None:
     plots = figure.subplots(2, 2, sharex=True, height_ratios=(2.4, 1))
     (loss, accuracy), (rate, speed) = plots
     _noisy(loss, records, "train/loss", TRAIN)
