@@ -2,8 +2,10 @@
 # machine installs, makes the sample dataset, its ledgers and shards, trains and evaluates.  All can be run twice.
 #
 #   CONFIG=file.yaml   the experiment                (default: the sample, minutes on a laptop)
-#   DATA=dir STORE=dir where videos are, where shards go
-#   VIDEO=file CKPT=file for infer, eval and export; FROM=file TO=file for convert
+#   DATA=dir STORE=dir where videos are; where shards go
+#   VIDEO=file         the video to predict           (infer)
+#   CKPT=file          the checkpoint to use          (eval, infer, export; default: the newest run's best)
+#   FROM=file TO=file  weights to read and to write   (convert)
 #   GPU=1              install NVIDIA's libraries too; they stay installed
 #   DEVICES=N          train on N devices of this machine, one process each, through MindSpore's msrun
 #   ARGS="..."         more flags for the verb, such as ARGS="--train.epochs=2"; a key and its value with = between
@@ -55,13 +57,13 @@ sample: install ## Generate the embedded sample dataset: 8 classes of motion in 
 manifests: .videos ## Build or rebuild the ledgers from label CSVs, videos and shards
 	$(RUN) pipeline.manifests $(SETTINGS) $(ARGS)
 
-estimate: $(if $(call asked,manifests),manifests,.ledgers) ## Say what preprocessing will cost, before anything is written
+estimate: $(if $(call asked,manifests),manifests,.ledgers) ## Show what preprocessing will cost, before anything is written
 	$(RUN) pipeline.estimate $(SETTINGS) $(ARGS)
 
 preprocess: $(if $(call asked,manifests),manifests,.ledgers) ## Decode every video once into HDF5 shards; resumable
 	$(RUN) pipeline.preprocess $(SETTINGS) $(ARGS)
 
-verify: install ## Check every shard and ledger; ARGS=--repair mends what is broken
+verify: install ## Check every shard and ledger; ARGS=--repair fixes what is broken
 	$(RUN) pipeline.verify $(SETTINGS) $(ARGS)
 
 train: $(if $(call asked,preprocess),preprocess,.shards) ## Train on the shards, and evaluate
@@ -80,10 +82,10 @@ export: install ## Write the network as MINDIR or ONNX, and check it by running 
 convert: $(if $(filter %.pth,$(FROM)),.venv/.convert,install) ## Convert weights (FROM=FILE TO=FILE): .pth, .safetensors, .ckpt
 	$(RUN) train.convert "$(FROM)" "$(TO)" $(if $(filter file,$(origin CONFIG)),,-c $(CONFIG)) $(ARGS)
 
-report: install ## Draw the learning curves of the newest run (ARGS="--run FOLDER" for another)
+report: install ## Draw training clips and learning curves of the newest run (ARGS="--run FOLDER" for another)
 	$(RUN) train.report $(SETTINGS) $(ARGS)
 
-doctor: install ## Say what this machine has, what is missing, and what to do about it
+doctor: install ## Show what this machine has, what is missing, and what to do about it
 	$(RUN) train.doctor $(SETTINGS) $(ARGS)
 
 bench: .shards ## Measure this machine: decoding, loading, training steps

@@ -1,20 +1,32 @@
-"""Draw a run's learning curves.                                                         (make report)
+"""Draw a run: clips it was trained on, and its learning curves.                          (make report)
 
     python -m train.report -c train/configs/sample.yaml [--run FOLDER]
 
 Reads metrics.jsonl of the newest run (or of FOLDER) and writes learning_curves.png beside it: loss, top-1 and top-5,
-learning rate, and clips/s with the share of time spent waiting for data.
+learning rate, and clips/s with the share of time spent waiting for data.  Beside them are clips of the run's first
+batches, one for each of up to eight classes, as the network saw them: cropped and mirrored.  Where the run's ledgers or
+shards are not there any more, the picture has the curves alone.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
+from pipeline.common.settings import Document, build
+from train.data.clip_batches import ClipBatches
+from train.data.videos import read_videos
 from train.experiment.load import SECTION_CLASSES, load_config
-from train.pictures.charts import draw_learning_curves
+from train.experiment.sections import Config
+from train.pictures.charts import LabelledClip, draw_run, save_png
 from train.runs.run_folder import newest_metrics, read_metrics, runs_root
+
+MAX_CLIPS = 8  # more are too small to see
+MAX_BATCHES = 50  # looked through for clips of different classes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,10 +40,39 @@ def main(argv: list[str] | None = None) -> int:
     records = read_metrics(path)
     if not records:
         raise UserError(f"{path}: no metrics; expected a run folder that has been trained in")
+    try:
+        clips = first_clips(build(Config, Document(path.with_name("config.yaml"))))
+    except UserError as error:
+        clips = []
+        print(f"The picture has no clips, only curves: {error}", file=sys.stderr)
     picture = path.with_name("learning_curves.png")
-    draw_learning_curves(records, str(path.parent)).savefig(picture, dpi=110)
-    print(f"{len(records)} records to step {int(records[-1]['step'])} -> {picture}")
+    save_png(draw_run(records, clips, str(path.parent)), picture)
+    print(f"{len(records)} records to step {int(records[-1]['step'])}, {len(clips)} clips -> {picture}")
     return EXIT_OK
+
+
+def first_clips(config: Config) -> list[LabelledClip]:
+    """A clip of each of the first classes that training met, in the order of their numbers.
+
+    Args:
+        config: the run's own settings; its ledgers and shards are read.
+
+    Raises:
+        UserError: a ledger or a shard is missing, corrupted, or of another recipe.
+    """
+    loader, settings = config.data_loader.train, config.preprocess
+    videos = read_videos(settings, loader.dataset.split)
+    source = ClipBatches(videos, loader, settings, seed=config.train.seed, drop_remainder=True)
+    source.set_epoch(0)
+    by_label: dict[int, LabelledClip] = {}
+    for number in range(min(source.num_batches, MAX_BATCHES)):
+        clips, labels, _ = source.batch(number)
+        for clip, label in zip(clips, labels.tolist(), strict=True):
+            if label >= 0 and label not in by_label and len(by_label) < MAX_CLIPS:
+                by_label[label] = LabelledClip(
+                    videos.class_names[label], np.array(clip)
+                )  # the batch's memory is reused
+    return [by_label[label] for label in sorted(by_label)]
 
 
 if __name__ == "__main__":

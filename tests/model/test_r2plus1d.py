@@ -139,7 +139,7 @@ def test_multiply_adds_are_torchvisions(networks):
 @pytest.mark.slow  # 420 million weights are drawn
 def test_what_each_network_costs_is_printed_as_in_the_readme(capsys):
     complexity.main()
-    assert capsys.readouterr().out in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out in (ROOT / "model" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

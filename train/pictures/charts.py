@@ -1,49 +1,72 @@
-"""A run's learning curves as a figure."""
+"""A run as one picture: clips it was trained on, and its learning curves.
+
+It is wide and its letters are large, so that it can be read at half its size.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import io
+import textwrap
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
+from PIL import Image
 
 TRAIN, VAL, VAL5 = "tab:blue", "tab:orange", "tab:green"
+DPI = 100
+HEIGHT_INCHES, CURVES_INCHES, CLIPS_INCHES = 5.2, 7.0, 5.0
+FRAMES_SHOWN = 8  # at most, of a clip
+_GAP = 2  # pixels of white between frames
+_SMALL, _LARGE = 10, 13  # points
 
 
-def draw_learning_curves(records: list[dict[str, Any]], title: str) -> Figure:
-    """Four plots over the optimizer step.
+class LabelledClip(NamedTuple):
+    """A clip and what it shows.
+
+    Attributes:
+        label: name of its class.
+        frames: (T, H, W, 3) uint8.
+    """
+
+    label: str
+    frames: NDArray[np.uint8]
+
+
+def draw_run(records: list[dict[str, Any]], clips: list[LabelledClip], title: str) -> Figure:
+    """Clips on the left, curves over the optimizer step on the right.
 
     Args:
         records: of metrics.jsonl; each has `step` and any of the scalars.
-        title: of the picture.
+        clips: one row each; with none the picture has the curves alone.
+        title: of the picture; the last validation accuracy follows it.
     """
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    figure.suptitle(title)
-    loss, accuracy, rate, speed = figure.subplots(2, 2, sharex=True).flat
-    _noisy(loss, records, "train/loss", TRAIN)
-    _points(loss, records, "val/loss", VAL)
-    _noisy(accuracy, records, "train/acc1", TRAIN)
-    _points(accuracy, records, "val/acc1", VAL)
-    _points(accuracy, records, "val/acc5", VAL5)
-    accuracy.set_ylim(0, 1.02)
-    rate.plot(*series(records, "train/lr"), color=TRAIN)
-    _noisy(speed, records, "train/clips_per_s", TRAIN)
-    speed.set_ylim(bottom=0)
-    waiting = speed.twinx()
-    steps, share = series(records, "train/data_wait")
-    waiting.plot(steps, 100 * share, color=VAL, linewidth=0.8)
-    waiting.set_ylim(0, 100)
-    waiting.set_ylabel("waiting for data, % of the time", color=VAL)
-    for axes, name in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate"), (speed, "clips/s")):
-        axes.set_ylabel(name)
-        axes.grid(alpha=0.3)
-        if axes in (loss, accuracy):
-            axes.legend(loc="upper right" if axes is loss else "lower right")
-    for axes in (rate, speed):
-        axes.set_xlabel("step")
+    width = CURVES_INCHES + (CLIPS_INCHES if clips else 0)
+    figure = Figure(figsize=(width, HEIGHT_INCHES), dpi=DPI, layout="constrained")
+    steps, top1 = series(records, "val/acc1")
+    result = f":  validation top-1 {top1[-1]:.3f} after {steps[-1]:,.0f} steps" if len(steps) else ""
+    figure.suptitle(title + result, fontsize=_LARGE, parse_math=False)
+    if not clips:
+        _draw_curves(figure, records)
+        return figure
+    ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=(CLIPS_INCHES, CURVES_INCHES), wspace=0.02)
+    _draw_clips(left, clips)
+    _draw_curves(right, records)
     return figure
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure with 256 colours, which takes a third of the bytes; under a temporary name first."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    # Maximum coverage keeps the colours of thin curves; the default gives them up for more shades of the clips.
+    picture = Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+    temporary = path.with_name(f".{path.name}.tmp")
+    picture.save(temporary, format="PNG", optimize=True)
+    temporary.replace(path)
 
 
 def series(records: list[dict[str, Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -53,14 +76,64 @@ def series(records: list[dict[str, Any]], name: str) -> tuple[NDArray[np.float64
     return both[:, 0], both[:, 1]
 
 
+def strip_of(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Up to FRAMES_SHOWN frames of a clip (T, H, W, 3), equally far apart, side by side: (H, width, 3)."""
+    chosen = frames[:: max(len(frames) // FRAMES_SHOWN, 1)][:FRAMES_SHOWN]
+    gap = np.full((frames.shape[1], _GAP, 3), 255, np.uint8)
+    parts = [part for frame in chosen for part in (frame, gap)]
+    return np.concatenate(parts[:-1], axis=1)
+
+
+def _draw_clips(figure: SubFigure, clips: list[LabelledClip]) -> None:
+    figure.suptitle("clips of the first batches", fontsize=_LARGE)
+    for axes, clip in zip(np.atleast_1d(figure.subplots(len(clips), 1)), clips, strict=True):
+        axes.imshow(strip_of(clip.frames), interpolation="lanczos")
+        axes.set_anchor("E")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        label = textwrap.fill(clip.label, 14, break_long_words=False)
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=_SMALL, parse_math=False)
+
+
+def _draw_curves(figure: Figure | SubFigure, records: list[dict[str, Any]]) -> None:
+    plots = figure.subplots(2, 2, sharex=True, height_ratios=(2.4, 1))
+    (loss, accuracy), (rate, speed) = plots
+    _noisy(loss, records, "train/loss", TRAIN)
+    _points(loss, records, "val/loss", VAL)
+    _noisy(accuracy, records, "train/acc1", TRAIN)
+    _points(accuracy, records, "val/acc5", VAL5)
+    _points(accuracy, records, "val/acc1", VAL)  # on top: it is what matters where both are 1
+    accuracy.set_ylim(0, 1.02)
+    rate.plot(*series(records, "train/lr"), color=TRAIN)
+    _noisy(speed, records, "train/clips_per_s", TRAIN)
+    speed.set_ylim(bottom=0)
+    waiting = speed.twinx()
+    steps, share = series(records, "train/data_wait")
+    waiting.plot(steps, 100 * share, color=VAL, linewidth=0.8)
+    waiting.set_ylim(0, 100)
+    waiting.set_ylabel("waiting, %", color=VAL, fontsize=_SMALL)
+    waiting.tick_params(labelsize=_SMALL)
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate"), (speed, "clips/s")):
+        large = axes in (loss, accuracy)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=_SMALL)
+        if large:
+            axes.set_title(name, fontsize=_LARGE)
+            axes.legend(loc="upper right" if axes is loss else "lower right", fontsize=_SMALL + 1)
+        else:
+            axes.set_ylabel(name, fontsize=_SMALL, color=TRAIN)
+            axes.set_xlabel("step", fontsize=_SMALL)
+
+
 def _noisy(axes: Axes, records: list[dict[str, Any]], name: str, colour: str) -> None:
     """A curve as it is, faint, and its running mean over a fiftieth of it."""
     steps, values = series(records, name)
     window = max(len(values) // 50, 1)
     axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
     means = np.convolve(values, np.ones(window) / window, mode="valid") if len(values) else values
-    axes.plot(steps[window - 1 :], means, color=colour, label=name)
+    axes.plot(steps[window - 1 :], means, color=colour, label=name, linewidth=2)
 
 
 def _points(axes: Axes, records: list[dict[str, Any]], name: str, colour: str) -> None:
-    axes.plot(*series(records, name), color=colour, marker="o", markersize=3, label=name)
+    axes.plot(*series(records, name), color=colour, marker="o", markersize=5, linewidth=2, label=name)
