@@ -1,4 +1,4 @@
-"""Where a clip is cut out of its frames, and whether it is mirrored: on the host, while it is copied out of its shard."""
+"""Where a clip is cut out of its frames, and whether it is mirrored; applied on the host, while the clip is copied."""
 
 from __future__ import annotations
 
