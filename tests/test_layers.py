@@ -32,7 +32,9 @@ ALLOWED = {
     ),
     "model": "",
 }  # fmt: skip
-COMMANDS = {f"{path.parent.name}.{path.stem}" for top in ("pipeline", "train") for path in ROOT.glob(f"{top}/[a-z]*.py")}
+COMMANDS = {
+    f"{path.parent.name}.{path.stem}" for top in ("pipeline", "train") for path in ROOT.glob(f"{top}/[a-z]*.py")
+}
 MODULES = sorted(path for top in ("pipeline", "model", "train") for path in ROOT.glob(f"{top}/**/*.py"))
 
 

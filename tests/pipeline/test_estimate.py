@@ -34,7 +34,7 @@ def test_the_bytes_told_are_the_bytes_stored(tmp_path: Path) -> None:
     assert cost.nbytes * 4 == 3 * 15 * 16 * 20 * 3  # 30 frames at 30/s are 15 at 15/s, and the bad one stores nothing
 
 
-def test_it_compares_codecs_and_rates_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_estimate_compares_codecs_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = prepared(tmp_path)
     before = sorted(path for path in tmp_path.rglob("*"))
     assert estimate.estimate(settings) == 0
@@ -59,7 +59,7 @@ def test_only_what_is_pending_is_still_to_be_written(tmp_path: Path, capsys: pyt
     assert "to be written: 0.00 kB at most" in capsys.readouterr().out
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported_before_any_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = prepared(tmp_path)
     monkeypatch.setattr(estimate, "free_bytes", lambda _store: 1000)
     assert estimate.estimate(settings) == 74

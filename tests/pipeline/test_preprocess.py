@@ -62,7 +62,7 @@ def command(settings, *more: str) -> list[str]:
     return [sys.executable, "-m", "pipeline.preprocess", "-c", str(ROOT / "train/configs/sample.yaml"), *words, *more]
 
 
-def test_every_row_ends_in_the_ledger_and_every_good_frame_in_a_shard(undisturbed):
+def test_every_row_is_in_ledger_and_good_frames_stored(undisturbed):
     table = train_rows(undisturbed)
     numbers = dict(enumerate(table.index))
     assert table["status"].tolist() == ["ok", "ok", "missing", "ok", "unreadable", "ok", "ok", "ok", "ok"]
@@ -113,7 +113,7 @@ def test_shards_say_what_they_are(undisturbed):
         assert file[f"frames/{video_id}"][0].shape == (32, 48, 3)
 
 
-def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturbed, inputs, tmp_path, asked):
+def test_late_video_is_decoded_and_others_are_copied(undisturbed, inputs, tmp_path, asked):
     settings = moved(undisturbed, tmp_path)
     shutil.copytree(undisturbed.store, settings.store)
     root = tmp_path / "data"
@@ -138,7 +138,7 @@ def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturb
     assert files(fresh) == before  # copied or decoded: the same bytes
 
 
-def test_a_store_of_another_recipe_is_refused_and_untouched(undisturbed, tmp_path):
+def test_store_of_another_recipe_is_refused_unchanged(undisturbed, tmp_path):
     settings = moved(undisturbed, tmp_path, fps=30.0)
     shutil.copytree(undisturbed.store, settings.store)
     before = files(settings)
@@ -147,14 +147,14 @@ def test_a_store_of_another_recipe_is_refused_and_untouched(undisturbed, tmp_pat
     assert files(settings) == before
 
 
-def test_another_way_of_cutting_a_split_is_another_recipe_too(undisturbed, tmp_path):
+def test_other_videos_per_shard_is_another_recipe(undisturbed, tmp_path):
     settings = moved(undisturbed, tmp_path, videos_per_shard=9)
     shutil.copytree(undisturbed.store, settings.store)
     with pytest.raises(UserError, match="videos_per_shard: 9 here, 4 there"):
         preprocess_store(settings)
 
 
-def test_a_store_of_an_earlier_format_is_refused_and_untouched(undisturbed, tmp_path):
+def test_store_of_an_old_format_is_refused_unchanged(undisturbed, tmp_path):
     settings = moved(undisturbed, tmp_path)
     shutil.copytree(undisturbed.store, settings.store)
     for path in Path(settings.store).glob("*.h5"):
@@ -180,7 +180,7 @@ def test_what_is_not_there_is_a_users_mistake(undisturbed, tmp_path, change):
         preprocess_store(settings)
 
 
-def test_too_many_bad_videos_end_in_exit_code_3_with_the_rest_stored(inputs, tmp_path, caplog):
+def test_too_many_bad_videos_exit_3_with_rest_stored(inputs, tmp_path, caplog):
     settings = moved(inputs, tmp_path, max_bad_fraction=0.05)
     assert preprocess_store(settings) == 3
     assert "1 of 8 videos are bad" in caplog.text
@@ -192,7 +192,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_run_shows_how_far_it_is_and_ends_in_a_table_of_reasons_and_a_line(inputs, tmp_path, capsys, monkeypatch):
+def test_run_shows_progress_reasons_and_one_summary(inputs, tmp_path, capsys, monkeypatch):
     settings = moved(inputs, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", bar := Terminal())
@@ -207,7 +207,7 @@ def test_a_run_shows_how_far_it_is_and_ends_in_a_table_of_reasons_and_a_line(inp
     assert re.fullmatch(said + re.escape(settings.store), line)
 
 
-def test_a_dry_run_says_what_comes_first_and_writes_nothing(inputs, tmp_path, capsys):
+def test_dry_run_lists_first_videos_and_writes_nothing(inputs, tmp_path, capsys):
     settings = moved(inputs, tmp_path)
     assert main([*command(settings)[3:], "--dry-run"]) == 0
     first, *actions = capsys.readouterr().out.splitlines()
@@ -265,7 +265,7 @@ def test_one_signal_ends_a_run_without_a_trace(inputs, undisturbed, tmp_path, nu
     assert files(settings) == files(undisturbed)
 
 
-def test_a_killed_run_leaves_no_process_and_can_be_gone_on_with(inputs, undisturbed, tmp_path):
+def test_killed_run_leaves_no_process_and_is_resumed(inputs, undisturbed, tmp_path):
     settings = moved(inputs, tmp_path)
     with start(settings) as run:
         run.kill()
@@ -289,7 +289,7 @@ def limited(settings, limit, value):
     )  # fmt: skip
 
 
-def test_a_full_disk_ends_in_exit_code_74_and_nothing_half_done(inputs, undisturbed, tmp_path):
+def test_full_disk_exits_74_with_nothing_half_written(inputs, undisturbed, tmp_path):
     settings = moved(inputs, tmp_path)
     run = limited(settings, resource.RLIMIT_FSIZE, 1_100_000)  # of a shard with the room it reserves
     assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
@@ -333,7 +333,7 @@ def test_few_open_files_are_enough(inputs, undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["store", "manifests"])
-def test_a_folder_that_may_not_be_written_ends_in_exit_code_74(inputs, undisturbed, tmp_path, folder):
+def test_folder_without_write_permission_exits_74(inputs, undisturbed, tmp_path, folder):
     settings = moved(inputs, tmp_path)
     Path(settings.store).mkdir()
     closed = Path(settings.store) if folder == "store" else ledger_path(settings, "train").parent

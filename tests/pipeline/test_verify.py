@@ -218,12 +218,12 @@ def test_a_sound_store_passes(store, capsys):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_named_and_mended(store, capsys, damage):
+def test_damage_is_named_and_repaired(store, capsys, damage):
     check_damage(store, capsys, damage)
 
 
 @pytest.mark.parametrize("damage", [flip, jpeg_offsets, jpeg_table_shape])
-def test_damage_of_jpegs_is_named_and_mended(jpeg_store, capsys, damage):
+def test_damage_of_jpegs_is_named_and_repaired(jpeg_store, capsys, damage):
     assert verify.run(jpeg_store, mend=False) == 0
     capsys.readouterr()
     check_damage(jpeg_store, capsys, damage)
@@ -249,7 +249,7 @@ def test_repair_decodes_only_what_is_broken(store, asked):
     assert asked == [video_id]
 
 
-def test_a_stored_video_whose_source_is_gone_cannot_be_mended_and_is_said_to_be_missing(pristine, tmp_path, capsys):
+def test_damaged_video_without_source_becomes_missing(pristine, tmp_path, capsys):
     folder, settings = pristine["raw"]
     for name in ("data", "manifests", "store"):
         shutil.copytree(folder / name, tmp_path / name)
@@ -264,7 +264,7 @@ def test_a_stored_video_whose_source_is_gone_cannot_be_mended_and_is_said_to_be_
     assert (table["status"] == "ok").sum() == 8
 
 
-def test_a_shard_that_no_ledger_plans_is_named_and_left(store, capsys):
+def test_shard_that_no_ledger_plans_is_named_and_kept(store, capsys):
     stray = shard(store).with_name("train-00000-of-00099.h5")
     shutil.copy(shard(store), stray)
     with pytest.raises(ShardError):
@@ -273,7 +273,7 @@ def test_a_shard_that_no_ledger_plans_is_named_and_left(store, capsys):
     assert stray.exists()
 
 
-def test_nothing_is_called_missing_when_the_videos_cannot_be_reached(store):
+def test_unreachable_videos_are_not_called_missing(store):
     flip(store)
     away = Preprocess(**{**store.__dict__, "data_root": "/not/mounted"})
     before = contents(store)
@@ -282,7 +282,7 @@ def test_nothing_is_called_missing_when_the_videos_cannot_be_reached(store):
     assert contents(store) == before
 
 
-def test_a_video_that_waits_to_be_decoded_again_is_no_fault_and_waits_on(pristine, tmp_path, capsys):
+def test_video_waiting_to_be_decoded_again_is_no_error(pristine, tmp_path, capsys):
     made = make_inputs(tmp_path)
     (Path(made.data_root) / read_ledger(ledger_path(made, "train")).loc[0, "path"]).write_bytes(b"no video")
     settings = Preprocess(**{**made.__dict__, "max_bad_fraction": 1.0})

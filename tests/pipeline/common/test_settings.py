@@ -42,12 +42,12 @@ def write(tmp_path: Path, text: str) -> Path:
         ("preprocess: !!python/object/apply:os.system ['true']\n", r"cannot be read as YAML"),
     ],
 )
-def test_faults_name_file_key_and_what_is_allowed(tmp_path, text, message):
+def test_errors_name_file_key_and_what_is_allowed(tmp_path, text, message):
     with pytest.raises(SettingsError, match=message):
         recipe.load(Document(write(tmp_path, text)))
 
 
-def test_all_faults_come_at_once(tmp_path):
+def test_all_errors_come_at_once(tmp_path):
     text = "preprocess:\n  fpss: 1\n  height: no\n  codec: zip\n"
     with pytest.raises(SettingsError) as caught:
         recipe.load(Document(write(tmp_path, text)))

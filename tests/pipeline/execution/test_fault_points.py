@@ -128,7 +128,7 @@ def undisturbed(
 
 
 @pytest.mark.parametrize("fault", ["killed", "disk full"])
-def test_whatever_stops_a_run_the_next_ends_in_the_same_bytes(
+def test_run_after_any_stop_ends_in_the_same_bytes(
     undisturbed: tuple[str, dict[str, bytes], int], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec, expected, num_points = undisturbed
@@ -158,9 +158,7 @@ def test_whatever_stops_a_run_the_next_ends_in_the_same_bytes(
         assert result(settings) == expected, f"point {point}"
 
 
-def test_the_ledger_left_unfinished_by_a_killed_run_is_swept_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unfinished_ledger_of_a_killed_run_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "Decoder", InstantDecoder)
     settings = prepared(tmp_path)
     folder = ledger_path(settings, "train").parent

@@ -81,12 +81,12 @@ def pair_accuracy(shuffled: bool) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_order_of_frames_tells_the_two_classes_of_a_pair_apart() -> None:
+def test_frame_order_separates_the_classes_of_a_pair() -> None:
     assert pair_accuracy(shuffled=False) >= 0.9
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_net_that_never_saw_the_order_of_frames_cannot_tell_a_pair_apart() -> None:
+def test_net_blind_to_frame_order_cannot_separate_pair() -> None:
     # 96 fair coins fall outside these bounds once in 20,000 times.
     assert 0.3 <= pair_accuracy(shuffled=True) <= 0.7

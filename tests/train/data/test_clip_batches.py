@@ -54,7 +54,7 @@ def numbers(settings, batches: ClipBatches) -> np.ndarray:
     return np.array([int(video_id.split("_")[-2]) for video_id in batches.videos.video_ids])
 
 
-def test_free_memory_is_the_cgroups_less_what_is_used_for_good(tmp_path):
+def test_free_memory_is_cgroup_limit_less_pinned_use(tmp_path):
     def free(limit: str) -> int:
         (tmp_path / "memory.max").write_text(limit)
         return clip_batches.free_memory_bytes(tmp_path)
@@ -100,20 +100,20 @@ def assert_same(ours: list, theirs: list) -> None:
             np.testing.assert_array_equal(our_array, their_array)
 
 
-def test_batches_do_not_depend_on_the_number_of_workers(settings):
+def test_batches_do_not_depend_on_number_of_workers(settings):
     one, three = (source(settings, num_parallel_workers=count, flip=0.5) for count in (1, 3))
     assert_same(everything(one, epoch=1), everything(three, epoch=1))
 
 
 @pytest.mark.parametrize("drop_remainder", [True, False])
-def test_batches_do_not_depend_on_how_many_are_planned_at_once(settings, monkeypatch, drop_remainder):
+def test_batches_do_not_depend_on_planned_chunk_size(settings, monkeypatch, drop_remainder):
     options = {"drop_remainder": drop_remainder, "num_clips": 3, "seq_mode": "random", "world": 2, "rank": 1}
     together = everything(source(settings, **options), epoch=1)
     monkeypatch.setattr(clip_batches, "PLANNED_CLIPS", 8)  # two batches
     assert_same(together, everything(source(settings, **options), epoch=1))
 
 
-def test_an_epoch_taken_up_in_the_middle_goes_on_as_it_would_have(settings):
+def test_epoch_resumed_midway_has_the_same_batches(settings):
     assert_same(everything(source(settings), epoch=2)[2:], everything(source(settings), epoch=2, start=2))
     assert everything(source(settings), epoch=2, start=4) == []
 
@@ -128,7 +128,7 @@ def test_epochs_and_seeds_differ_and_repeat(settings):
 
 
 @pytest.mark.parametrize(("num_clips", "num_crops", "world"), [(1, 1, 1), (3, 1, 1), (2, 3, 1), (3, 1, 2), (1, 1, 3)])
-def test_evaluation_sees_every_view_once_on_some_rank_and_fills_up_the_tail(settings, num_clips, num_crops, world):
+def test_evaluation_sees_each_view_once_and_pads_end(settings, num_clips, num_crops, world):
     options = {"crop": "VideoCenterCrop", "seq_mode": "uniform", "shuffle": False}
     views = {"num_clips": num_clips, "num_crops": num_crops}
     ranks = [
@@ -143,7 +143,7 @@ def test_evaluation_sees_every_view_once_on_some_rank_and_fills_up_the_tail(sett
     assert len(samples) % (4 * world) == 0 and (samples < 0).sum() < 4 * world
 
 
-def test_ranks_train_on_the_batches_that_one_alone_would(settings):
+def test_ranks_together_train_on_the_batches_of_one(settings):
     alone = everything(source(settings, batch_size=4), epoch=1)
     shared = [everything(source(settings, batch_size=2, rank=rank, world=2), epoch=1) for rank in range(2)]
     assert [len(batches) for batches in shared] == [4, 4] == [len(alone)] * 2
@@ -158,7 +158,7 @@ def test_a_batch_that_is_kept_stays_as_it_is(settings):
     assert all((clips == copy).all() for clips, copy in kept)
 
 
-def test_shards_are_read_ahead_until_they_are_in_memory(settings, monkeypatch, caplog):
+def test_shards_are_read_ahead_until_in_memory(settings, monkeypatch, caplog):
     caplog.set_level("INFO")
     large = source(settings)
     assert ": mapped; read ahead in the first epoch" in caplog.text
@@ -265,7 +265,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_bad_shard_is_named_with_its_video_and_what_to_run(settings, tmp_path, damage):
+def test_bad_shard_is_named_with_video_and_what_to_run(settings, tmp_path, damage):
     copy = copy_of(settings, tmp_path)
     act, said = DAMAGES[damage]
     batches = source(copy, verify_checksums=True, num_clips=3)
@@ -295,7 +295,7 @@ def test_a_worker_that_dies_ends_the_run_to_be_resumed(settings, monkeypatch):
     assert caught.value.exit_code == 75
 
 
-def test_batches_made_before_a_fault_are_trained_on(settings, monkeypatch):
+def test_batches_made_before_an_error_are_trained_on(settings, monkeypatch):
     batches = source(settings, num_parallel_workers=3)
     expected, make = everything(batches, epoch=0)[:2], batches.batch
     monkeypatch.setattr(batches, "batch", lambda number: make(number) if number != 2 else 1 / 0)

@@ -100,7 +100,7 @@ def test_a_library_that_is_missing_or_broken_is_named(driver, libraries, tmp_pat
 
 
 @needs_cc
-def test_libraries_are_loaded_and_mindspores_questions_answered(driver, libraries):
+def test_libraries_load_and_mindspores_lookups_are_met(driver, libraries):
     done = run(
         """
 import ctypes, os, subprocess, train
@@ -123,7 +123,7 @@ print(*(os.environ[name] for name in ("CUDA_MODULE_LOADING", "CUDA_CACHE_PATH", 
 
 
 @needs_cc
-def test_mindspore_loads_its_plugin_with_the_wheels_and_says_nothing_wrong(driver):
+def test_mindspore_loads_its_plugin_without_warnings(driver):
     if importlib.util.find_spec("nvidia") is None:
         pytest.skip("NVIDIA's wheels are not installed: make install GPU=1")
     done = run(
@@ -190,14 +190,14 @@ def settings(**overrides: str) -> Config:
     return load_config(Document(str(ROOT / "train/configs/sample.yaml"), overrides))
 
 
-def test_a_gpu_that_is_asked_for_and_not_there_is_the_users_mistake(monkeypatch):
+def test_gpu_asked_for_but_absent_is_a_user_mistake(monkeypatch):
     monkeypatch.setattr(train, "GPU_FAULT", "libcudnn.so.8 is gone")
     with pytest.raises(DeviceError, match="device_target: got GPU, but libcudnn.so.8 is gone") as caught:
         select.start_device(settings(device_target="GPU"))
     assert caught.value.exit_code == 2
 
 
-def test_auto_takes_the_cpu_and_warns_only_where_a_card_is(monkeypatch, caplog):
+def test_auto_takes_the_cpu_and_warns_only_with_a_card(monkeypatch, caplog):
     monkeypatch.setattr(train, "GPU_FAULT", "libcudnn.so.8 is gone")
     for nvidia_smi, num_warnings in ((None, 0), ("/usr/bin/nvidia-smi", 1)):
         monkeypatch.setattr(select.shutil, "which", lambda _name, found=nvidia_smi: found)
@@ -218,7 +218,7 @@ Load dynamic library: libmindspore_gpu.so.11.6 failed. libcuda_ops.so.11: undefi
 """
 
 
-def test_what_mindspore_cannot_load_is_named_and_auto_goes_on_without_it(monkeypatch, caplog):
+def test_plugin_load_error_is_named_and_auto_takes_cpu(monkeypatch, caplog):
     def cannot(target, _device_id):
         raise RuntimeError(LOADING_FAILED.replace("GPU", target))
 

@@ -135,14 +135,14 @@ def test_all_have_the_same_parameters_in_every_step(died, folder):
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=f"{name} after step {step}")
 
 
-def test_statistics_are_averaged_and_all_learn_that_one_was_asked_to_stop(died, folder):
+def test_ranks_average_statistics_and_share_a_stop(died, folder):
     for rank in (0, 1):
         settled = np.load(folder / f"rank{rank}-settled.npz")
         assert settled["mean"].tolist() == [1.5, 5.0]
         assert settled["asked"]
 
 
-def test_one_process_makes_the_same_steps_and_goes_on_where_two_ended(died, folder, monkeypatch):
+def test_one_process_repeats_and_resumes_steps_of_two(died, folder, monkeypatch):
     monkeypatch.setattr(trainer, "build_network", lambda _settings: frozen_network())
     made = {}
     make_step = trainer.Trainer._step
@@ -171,7 +171,7 @@ def test_one_process_makes_the_same_steps_and_goes_on_where_two_ended(died, fold
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, EXIT_RETRY), (signal.SIGINT, EXIT_SIGINT)])
-def test_a_signal_ends_all_with_a_checkpoint_and_an_exit_code(tmp_path, number, code):
+def test_signal_ends_all_with_checkpoint_and_exit_code(tmp_path, number, code):
     write_config(tmp_path, epochs=100_000, eval_epochs=0)
     started = together(tmp_path, "--data_loader.train.dataset.batch_size=4", f"--train.seed={NOBODY_DIES}")
     noted = tmp_path / "rank1.pid"
@@ -191,7 +191,7 @@ def test_a_signal_ends_all_with_a_checkpoint_and_an_exit_code(tmp_path, number, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group_size", [1, 2])
-def test_two_go_on_where_one_ended(tmp_path, monkeypatch, group_size):
+def test_two_processes_resume_where_one_ended(tmp_path, monkeypatch, group_size):
     monkeypatch.setattr(trainer, "build_network", lambda _settings: frozen_network())
     write_config(tmp_path)
     made = {}

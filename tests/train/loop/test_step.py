@@ -97,14 +97,14 @@ def loss_and_gradient(weight: np.ndarray, clips: np.ndarray, labels: np.ndarray,
 
 @pytest.mark.parametrize("loss_scale", [1.0, 1000.0, "dynamic"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_loss_scale_cancels_out_and_labels_are_smoothed(loss_scale, smoothing):
+def test_loss_scale_cancels_and_labels_are_smoothed(loss_scale, smoothing):
     step = linear_step(smoothing, loss_scale=loss_scale)
     loss, gradient = loss_and_gradient(START, *BATCHES[0], smoothing)
     assert run(step, *BATCHES[0]) == pytest.approx(loss, rel=1e-6)
     np.testing.assert_allclose(weight(step), START - LR * gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_a_group_of_batches_is_one_step_on_their_mean_gradient():
+def test_batch_group_is_one_step_on_the_mean_gradient():
     step = linear_step(group_size=2)
     expected = START
     for first, second in (BATCHES[:2], BATCHES[2:]):  # twice: the sums are cleared in between
@@ -118,7 +118,7 @@ def test_a_group_of_batches_is_one_step_on_their_mean_gradient():
     assert step.optimizer.global_step.asnumpy().tolist() == [2]
 
 
-def test_dropped_features_give_no_logits_and_no_gradient():
+def test_dropped_features_give_no_logits_nor_gradient():
     network = TinyNetwork()
     settings = Optimizer(weight_decay=0.0)
     step = TrainStep(Loss(network, nn.Identity()), make_optimizer(settings, network, [0.1] * 2), settings)
@@ -130,7 +130,7 @@ def test_dropped_features_give_no_logits_and_no_gradient():
     assert moved.tolist() == [True, False, False, False]
 
 
-def test_clipping_shortens_the_gradient_to_the_norm_and_leaves_a_short_one():
+def test_clipping_shortens_only_long_gradients():
     gradient = loss_and_gradient(START, *BATCHES[0])[1]
     length = np.linalg.norm(gradient)
     for clip_norm in (length / 3, length * 3):
@@ -140,7 +140,7 @@ def test_clipping_shortens_the_gradient_to_the_norm_and_leaves_a_short_one():
         assert moved == pytest.approx(min(clip_norm, length), rel=1e-4)
 
 
-def test_the_average_follows_the_weights_and_can_take_their_place():
+def test_weight_average_follows_and_replaces_weights():
     step = linear_step(ema_decay=0.75)
     average = START
     for batch in BATCHES[:2]:
@@ -157,7 +157,7 @@ def test_the_average_follows_the_weights_and_can_take_their_place():
     np.testing.assert_allclose(weight(step), average, rtol=1e-6)
 
 
-def test_a_step_that_is_not_finite_changes_nothing_but_the_count_and_the_scale(monkeypatch):
+def test_non_finite_step_changes_only_count_and_scale(monkeypatch):
     monkeypatch.setattr(loop_step, "DYNAMIC_SCALE_WINDOW", 2)
     step = linear_step(loss_scale="dynamic", momentum=0.9, ema_decay=0.5)
     kept = (step.loss.network.weight, step.optimizer.moments[0], step.average[0])
@@ -209,9 +209,7 @@ def steps_in_each_precision() -> dict[str, tuple]:
 
 
 @pytest.mark.parametrize("level", ["O2", "O3"])
-def test_half_precision_makes_nearly_the_same_step_with_weights_and_statistics_in_float32(
-    steps_in_each_precision, level
-):
+def test_half_precision_step_is_close_state_is_float32(steps_in_each_precision, level):
     loss, after = steps_in_each_precision[level]
     expected_loss, expected = steps_in_each_precision["O0"]
     start = steps_in_each_precision["start"][1]

@@ -21,7 +21,7 @@ def test_every_type_of_the_settings_is_built(name):
     assert ("layer1.0.conv1.0.3.weight" in weights.parameters(network)) == name.startswith("R2Plus1d")
 
 
-def test_strides_that_do_not_suit_the_type_are_the_users_mistake():
+def test_strides_unfit_for_the_type_are_a_user_mistake():
     strides = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
     with pytest.raises(UserError, match=r"model \(type MC3d18\): stage_strides: stage 2 has no temporal convolution"):
         build_network(Model(type="MC3d18", stage_strides=strides, **NARROW))

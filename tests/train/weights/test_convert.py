@@ -95,7 +95,7 @@ def test_full_size_logits_after_conversion(tmp_path):
     assert np.abs(logits - expected).max() / np.abs(expected).max() < 1e-5
 
 
-def test_the_seeds_fifty_layers(tmp_path):
+def test_zjut_mindvideos_fifty_layers(tmp_path):
     network = r2plus1d_50(num_classes=5, stage_channels=(4, 4, 8, 8))
     arrays = named(network, weights.zjut_name)
     assert {"layer1.0.conv3.features.0.weight", "layer1.0.down_sample.features.1.bn2d.gamma",
@@ -124,7 +124,7 @@ def test_classes_go_along(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("flipped", [False, True])
-def test_a_renamed_checkpoint_is_still_compared_with_its_checksum(flipped, tmp_path):
+def test_renamed_checkpoint_is_still_checksummed(flipped, tmp_path):
     network = build_network(SETTINGS)
     checkpoint.save_weights(tmp_path / "a.ckpt", network, {"classes": list("abcde")})
     content = bytearray((tmp_path / "a.ckpt").read_bytes())
@@ -147,7 +147,7 @@ def test_a_json_that_says_no_checksum_is_refused(content, tmp_path):
         load_weights(tmp_path / "a.ckpt", network)
 
 
-def test_a_flipped_bit_in_any_byte_of_our_header_is_seen(tmp_path):
+def test_flipped_bit_in_any_header_byte_is_found(tmp_path):
     # All but the five letters that say that it is ours: without them it is another program's file.
     path = tmp_path / "a.safetensors"
     arrays = {"stem.0.weight": np.ones((2, 3), np.float32), "fc.bias": np.ones(2, np.float32)}
@@ -181,7 +181,7 @@ def test_a_misfit_lists_every_name_and_writes_nothing(torchvisions, tmp_path, ca
     assert not (tmp_path / "out.ckpt").exists() and not (tmp_path / "out.json").exists()
 
 
-def test_a_parameter_that_is_there_in_two_namings_is_refused(torchvisions, tmp_path):
+def test_parameter_in_two_namings_is_refused(torchvisions, tmp_path):
     arrays = load_file(torchvisions)
     source = write(tmp_path / "twice.safetensors", arrays | {"stem.1.bn2d.gamma": arrays["stem.1.weight"] + 1})
     network = build_network(SETTINGS)
@@ -198,7 +198,7 @@ def test_numbers_of_another_kind_are_refused(torchvisions, tmp_path):
         load_weights(write(tmp_path / "half.safetensors", half), build_network(SETTINGS))
 
 
-def test_another_class_count_is_refused_unless_the_head_is_new(torchvisions, tmp_path):
+def test_other_class_count_needs_a_new_head(torchvisions, tmp_path):
     three = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=3"]
     with pytest.raises(UserError, match=r"only the classes differ: set model\.num_classes .* train\.head"):
         convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *three])
@@ -341,7 +341,7 @@ def test_pytorchs_file(new_format, torchvisions, tmp_path):
     assert same(values(network), before)
 
 
-def test_without_pytorch_the_message_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pytorch_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "x.pth").write_bytes(b"x")
     with pytest.raises(UserError, match=r"needs PyTorch: pip install -e '\.\[convert\]'"):
