@@ -42,7 +42,7 @@ from make_store import make_ledger  # noqa: E402
 from make_videos import write_mp4  # noqa: E402
 
 import model  # noqa: E402, F401  before mindspore
-from pipeline.common.outcome import Outcome
+from pipeline.common.outcome import Outcome  # noqa: E402
 from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.decoding.resample import steady_times  # noqa: E402
 from pipeline.execution.plan import plan_shards  # noqa: E402
@@ -50,8 +50,8 @@ from pipeline.ledger.table import fill_ledger, ledger_path, write_ledger  # noqa
 from pipeline.shards.encoding import encode  # noqa: E402
 from pipeline.shards.reader import ShardReader  # noqa: E402
 from pipeline.shards.store import read_outcomes  # noqa: E402
-from pipeline.shards.writer import ShardWriter
-from train.data.clip_batches import ClipBatches
+from pipeline.shards.writer import ShardWriter  # noqa: E402
+from train.data.clip_batches import ClipBatches  # noqa: E402
 from train.data.loader import iterate  # noqa: E402
 from train.data.videos import read_videos  # noqa: E402
 from train.experiment.sections import Dataset, Loader  # noqa: E402

@@ -51,7 +51,7 @@ from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.decoding.container import DecodeError, probe  # noqa: E402
 from pipeline.decoding.decode import decode_video  # noqa: E402
 from pipeline.decoding.process import Decoder  # noqa: E402
-from pipeline.execution.plan import PlannedVideo, Task
+from pipeline.execution.plan import PlannedVideo, Task  # noqa: E402
 from pipeline.execution.write_shard import write_shard  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -42,7 +42,7 @@ from pipeline.common.settings import Document, to_plain  # noqa: E402
 from train.data.clip_batches import Batch  # noqa: E402
 from train.device.processes import World  # noqa: E402
 from train.experiment.load import load_config  # noqa: E402
-from train.experiment.sections import Optimizer
+from train.experiment.sections import Optimizer  # noqa: E402
 from train.loop.progress import Interval  # noqa: E402
 from train.loop.step import Loss, TrainStep, make_optimizer  # noqa: E402
 from train.loop.trainer import Trainer  # noqa: E402

@@ -103,7 +103,7 @@ def test_steps_of_a_sink_launch_are_counted(bench, loops):
     assert [run_steps("train") for _ in range(3)] == [8 * loops] * 3
 
 
-def run(tmp_path: Path, *words: str) -> tuple[subprocess.CompletedProcess, dict]:
+def run_bench(tmp_path: Path, *words: str) -> tuple[subprocess.CompletedProcess, dict]:
     found = tmp_path / "found.json"
     command = [sys.executable, str(SCRIPT), *words, "--json", str(found)]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
@@ -112,7 +112,7 @@ def run(tmp_path: Path, *words: str) -> tuple[subprocess.CompletedProcess, dict]
 
 
 def test_without_a_gpu_nothing_is_reported_as_measured(tmp_path):
-    done, found = run(tmp_path, "--arms", "mindspore", "copy")
+    done, found = run_bench(tmp_path, "--arms", "mindspore", "copy")
     assert done.returncode == 1 and "nothing was measured" in done.stderr
     assert all("CUDA_VISIBLE_DEVICES hides every card" in result["fault"] for result in found["results"])
     assert not [target for target in found["targets"] if target["ratio"] is not None]
@@ -143,7 +143,7 @@ def test_every_kind_of_arm_runs_on_the_cpu(tmp_path):
     ]
     arms += ["copy", "streamed", "mindspore:NTHWC:O0:sink"]
     config = write_config(tmp_path)
-    done, found = run(tmp_path, "--device", "CPU", "--tiny", "-c", str(config), "--arms", *arms)
+    done, found = run_bench(tmp_path, "--device", "CPU", "--tiny", "-c", str(config), "--arms", *arms)
     assert done.returncode == 0, done.stderr
     *mindspore, copy, streamed, sunk = found["results"]  # sunk is refused: MindSpore has no queue on a CPU
     assert sunk["difference"] < 0.05 and sunk["fault"].startswith("ValueError: Data sinking supports ascend or gpu")

@@ -38,7 +38,7 @@ def clips() -> ms.Tensor:
     return ms.Tensor(reference_weights.clip((2, 3, 4, 24, 24)))
 
 
-def close(ours, theirs, tolerance=2e-5) -> bool:
+def tensors_close(ours, theirs, tolerance=2e-5) -> bool:
     ours, theirs = ours.asnumpy(), theirs.asnumpy()
     return np.abs(ours - theirs).max() <= tolerance * max(np.abs(theirs).max(), 1e-3)
 
@@ -50,7 +50,7 @@ def test_logits_are_the_same_in_both_layouts(clips, make):
         network = network_of(layout, make)
         network.set_train(False)
         outputs.append(network(clips))
-    assert close(outputs[1], outputs[0])
+    assert tensors_close(outputs[1], outputs[0])
 
 
 def test_parameters_keep_their_objects_and_names():
@@ -98,14 +98,14 @@ def test_gradients_are_the_same_in_both_layouts(steps):
     assert ours.keys() == theirs.keys() and len(ours) == 16 * 6 + 3 * 3 + 2
     for name in theirs:
         assert ours[name].shape == theirs[name].shape
-        assert close(ours[name], theirs[name], 3e-4), name
+        assert tensors_close(ours[name], theirs[name], 3e-4), name
 
 
 def test_training_gives_same_weights_and_statistics(steps):
     ours, theirs = steps["NTHWC"], steps["NCTHW"]
     assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
     for name in theirs[2]:
-        assert close(ours[2][name], theirs[2][name], 3e-5), name
+        assert tensors_close(ours[2][name], theirs[2][name], 3e-5), name
     before = {name: reference_weights.weight(name, p.shape) for name, p in ours[2].items() if "moving_mean" in name}
     for name, value in before.items():  # frozen ones stay, the others have moved
         assert np.array_equal(ours[2][name].asnumpy(), value) == name.startswith("stem"), name
@@ -210,4 +210,4 @@ def test_an_odd_number_of_frames():
         network = network_of(layout)
         network.set_train(False)
         outputs.append(network(ms.Tensor(reference_weights.clip((1, 3, 5, 16, 24)))))
-    assert close(outputs[1], outputs[0])
+    assert tensors_close(outputs[1], outputs[0])

@@ -1,6 +1,5 @@
 import json
 
-import make_ledgers
 import pandas as pd
 import pytest
 from make_ledgers import IDS, ROWS, command, label_file, ledger_bytes, recipe_of, touch, val
@@ -14,17 +13,6 @@ from pipeline.rebuild.join import build_ledgers
 
 REAL = SHARED / "kinetics"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the official label files are not beside the repository")
-
-
-@pytest.fixture
-def root(tmp_path):
-    make_ledgers.label_file(tmp_path / "data")
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def preprocessed(root):
-    return make_ledgers.preprocess(root)
 
 
 @pytest.mark.parametrize("spoil", ["no root", "no csv", "empty csv", "no column", "no video", "two labels"])

@@ -293,15 +293,15 @@ def kernel(x: float, method: str, a: float = -0.75) -> float:
     return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
 
 
-def write(path: Path, content: bytes) -> Path:
+def write_content(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
 
 
 def test_what_is_no_video_is_unreadable(tmp_path: Path) -> None:
-    assert status(write(tmp_path / "empty.mp4", b""), said="empty file") == "unreadable"
-    assert status(write(tmp_path / "page.mp4", b"<!DOCTYPE html><html>404</html>" * 50)) == "unreadable"
-    assert status(write(tmp_path / "noise.mp4", np.random.default_rng(0).bytes(50_000))) == "unreadable"
+    assert status(write_content(tmp_path / "empty.mp4", b""), said="empty file") == "unreadable"
+    assert status(write_content(tmp_path / "page.mp4", b"<!DOCTYPE html><html>404</html>" * 50)) == "unreadable"
+    assert status(write_content(tmp_path / "noise.mp4", np.random.default_rng(0).bytes(50_000))) == "unreadable"
     assert status(truncate(write_mp4(tmp_path / "no_moov.mp4")), said="moov") == "unreadable"
 
 
@@ -321,7 +321,7 @@ def test_fewer_frames_than_declared_is_truncated(tmp_path: Path) -> None:
     length = content.index(b"strh") + 8 + 32
     assert int.from_bytes(content[length : length + 4], "little") == 20
     content[length : length + 4] = (400).to_bytes(4, "little")
-    assert status(write(path, content), said="20 of 400 packets") == "truncated"
+    assert status(write_content(path, content), said="20 of 400 packets") == "truncated"
 
 
 def test_sound_alone_is_no_video_stream(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_codec_not_on_the_list_reaches_no_decoder(tmp_path: Path) -> None:
 )
 def test_a_playlist_opens_no_other_file(tmp_path: Path, head: str) -> None:
     other = write_mp4(tmp_path / "other.mp4")
-    assert status(write(tmp_path / "list.mp4", head.format(other).encode())) == "unreadable"
+    assert status(write_content(tmp_path / "list.mp4", head.format(other).encode())) == "unreadable"
 
 
 def test_what_is_no_file_is_io_and_does_not_block(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from make_store import frames_of, make_ledger, settings_for
 from make_videos import write_mp4
+from processes import processes_of
 
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import DecodeResult
@@ -172,18 +173,6 @@ def test_unfinished_ledger_of_a_killed_run_is_removed(tmp_path: Path, monkeypatc
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "train.csv"]
 
 
-def processes_of(folder: Path) -> list[str]:
-    """Processes whose command line names `folder`."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(folder).encode() in entry.read_bytes():
-                found.append(entry.parent.name)
-        except OSError:  # it has ended since
-            continue
-    return found
-
-
 def test_a_killed_run_leaves_no_decoder_behind(tmp_path: Path) -> None:
     settings = prepared(tmp_path)
     table = read_ledger(ledger_path(settings, "train"))
@@ -193,12 +182,12 @@ def test_a_killed_run_leaves_no_decoder_behind(tmp_path: Path) -> None:
 
     def act(number: int, _name: str) -> None:
         if number == 3:  # the first video is decoded and about to be written
-            seen.write_text(" ".join(processes_of(tmp_path)))
+            seen.write_text(" ".join(map(str, processes_of(str(tmp_path)))))
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(settings, act) == signal.SIGKILL
     assert seen.read_text(), "there was a decoder"
     deadline = time.monotonic() + 10
-    while processes_of(tmp_path) and time.monotonic() < deadline:
+    while processes_of(str(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not processes_of(tmp_path)
+    assert not processes_of(str(tmp_path))

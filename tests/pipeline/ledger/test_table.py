@@ -1,6 +1,5 @@
 import json
 
-import make_ledgers
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given
@@ -21,12 +20,6 @@ from pipeline.ledger.table import (
     write_ledger,
 )
 from pipeline.rebuild.join import build_ledgers
-
-
-@pytest.fixture
-def root(tmp_path):
-    make_ledgers.label_file(tmp_path / "data")
-    return tmp_path / "data"
 
 
 def test_rows_are_label_rows_sorted_with_official_ids(root):

@@ -1,4 +1,3 @@
-import make_ledgers
 import pandas as pd
 import pytest
 from make_ledgers import IDS, OUTCOMES, command, ledger_bytes, recipe_of, touch, val, write_shards
@@ -11,17 +10,6 @@ from pipeline.ledger.schema import LEARNED, STORED
 from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
 from pipeline.rebuild.join import build_ledgers, join_sources
 from pipeline.shards.writer import ShardWriter
-
-
-@pytest.fixture
-def root(tmp_path):
-    make_ledgers.label_file(tmp_path / "data")
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def preprocessed(root):
-    return make_ledgers.preprocess(root)
 
 
 def test_rebuild_writes_the_bytes_preprocess_wrote(preprocessed):

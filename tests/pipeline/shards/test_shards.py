@@ -32,7 +32,7 @@ LENGTHS = (12, 1, 5, 30)
 BAD = Outcome(video_id="not_there", status="missing")
 
 
-def write(folder: Path, codec: str = "raw", **changes: object) -> Path:
+def write_small_shard(folder: Path, codec: str = "raw", **changes: object) -> Path:
     """A shard of four videos and a missing one."""
     settings = settings_for(folder, codec=codec, **changes)
     path = folder / shard_name("val", 0, 1)
@@ -49,12 +49,12 @@ def write(folder: Path, codec: str = "raw", **changes: object) -> Path:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("raw"))
+    return write_small_shard(tmp_path_factory.mktemp("raw"))
 
 
 @pytest.fixture(scope="module")
 def jpeg(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("jpeg"), codec="jpeg")
+    return write_small_shard(tmp_path_factory.mktemp("jpeg"), codec="jpeg")
 
 
 def test_names_sort_as_they_count():
@@ -174,8 +174,8 @@ def test_a_shard_cut_short_while_it_is_read_is_named(raw, tmp_path):
 def test_same_inputs_same_bytes(raw, jpeg, tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "j").mkdir()
-    assert write(tmp_path / "r").read_bytes() == raw.read_bytes()
-    assert write(tmp_path / "j", codec="jpeg").read_bytes() == jpeg.read_bytes()
+    assert write_small_shard(tmp_path / "r").read_bytes() == raw.read_bytes()
+    assert write_small_shard(tmp_path / "j", codec="jpeg").read_bytes() == jpeg.read_bytes()
 
 
 def test_direct_io_writes_the_same_bytes(tmp_path, monkeypatch):
@@ -221,7 +221,7 @@ def test_a_disk_that_has_no_direct_writes_will_do(raw, tmp_path, monkeypatch):
         return honest(path, flags, *more)
 
     monkeypatch.setattr(os, "open", without)
-    assert write(tmp_path).read_bytes() == raw.read_bytes()
+    assert write_small_shard(tmp_path).read_bytes() == raw.read_bytes()
 
 
 def test_a_disk_that_takes_back_direct_writes_will_do(tmp_path, monkeypatch):
@@ -289,7 +289,7 @@ def test_a_shard_gets_its_name_in_one_step(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="val-00000-of-00001.h5 refused"):
-        write(tmp_path)
+        write_small_shard(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,5 @@
 import os
 
-import make_ledgers
 import pandas as pd
 import pytest
 from make_ledgers import IDS, ROWS, command, label_file, recipe_of, touch
@@ -11,12 +10,6 @@ from pipeline.decoding.container import DecodeError
 from pipeline.decoding.decode import decode_video
 from pipeline.rebuild.join import build_ledgers, join_sources
 from pipeline.videos.names import ENDINGS
-
-
-@pytest.fixture
-def root(tmp_path):
-    make_ledgers.label_file(tmp_path / "data")
-    return tmp_path / "data"
 
 
 def underscored(label):

@@ -1,7 +1,6 @@
 import dataclasses
 import gc
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from make_inputs import copy_of
 from make_store import edited, frames_of, make_ledger, make_split, renumber, settings_for
 from paths import ROOT
 
@@ -49,7 +49,7 @@ def source(settings, split="train", *, seed=0, drop_remainder=True, rank=0, worl
     return ClipBatches(videos, made, settings, seed=seed, drop_remainder=drop_remainder, rank=rank, world=world)
 
 
-def numbers(settings, batches: ClipBatches) -> np.ndarray:
+def video_numbers(settings, batches: ClipBatches) -> np.ndarray:
     """The number each video says of itself, in the order of `videos`."""
     return np.array([int(video_id.split("_")[-2]) for video_id in batches.videos.video_ids])
 
@@ -74,7 +74,7 @@ def test_clips_hold_the_pixels_they_should(settings):
     for clips, labels, samples in iterate(batches, epoch=3):
         assert clips.dtype == np.uint8 and clips.shape == (4, 5, 8, 12, 3)
         for clip, label, sample in zip(clips.astype(int), labels, samples, strict=True):
-            number = numbers(settings, batches)[sample]
+            number = video_numbers(settings, batches)[sample]
             assert label == number % 3
             frames = frames_of(number, 12 + number % 5, settings)
             rows, columns = clip[0, :, 0, 0], clip[0, 0, :, 1]
@@ -223,18 +223,12 @@ def test_shared_memory_is_not_used(settings):
     assert mapped() == maps
 
 
-def copy_of(settings, tmp_path: Path):
-    shutil.copytree(Path(settings.store).parent, tmp_path / "copy")
-    paths = {name: str(tmp_path / "copy" / name) for name in ("manifests", "store")}
-    return dataclasses.replace(settings, **paths)
-
-
 def first_shard(settings) -> Path:
     return sorted(Path(settings.store).glob("train-*.h5"))[0]
 
 
 def test_a_shard_that_is_gone_is_named(settings, tmp_path):
-    copy = copy_of(settings, tmp_path)
+    copy = copy_of(settings, tmp_path / "copy")
     first_shard(copy).unlink()
     with pytest.raises(UserError, match=r"train-00000-of-00006\.h5: holds train.* more, says .*train\.csv, but is not"):
         source(copy)
@@ -266,7 +260,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_bad_shard_is_named_with_video_and_what_to_run(settings, tmp_path, damage):
-    copy = copy_of(settings, tmp_path)
+    copy = copy_of(settings, tmp_path / "copy")
     act, said = DAMAGES[damage]
     batches = source(copy, verify_checksums=True, num_clips=3)
     act(first_shard(copy))
@@ -278,7 +272,7 @@ def test_bad_shard_is_named_with_video_and_what_to_run(settings, tmp_path, damag
 
 
 def test_a_ledger_of_other_shards_is_found_out(settings, tmp_path):
-    copy = copy_of(settings, tmp_path)
+    copy = copy_of(settings, tmp_path / "copy")
     path = ledger_path(copy, "train")
     table = read_ledger(path)
     table.loc[table["status"] == "ok", "crc32"] += 1
@@ -357,7 +351,7 @@ def test_waiting_says_what_to_raise():
 
 
 def test_shards_of_another_recipe_are_refused(settings, tmp_path):
-    copy = copy_of(settings, tmp_path)
+    copy = copy_of(settings, tmp_path / "copy")
     with pytest.raises(UserError, match="made by another recipe"):
         everything(source(dataclasses.replace(copy, fps=30.0)), epoch=0)
 

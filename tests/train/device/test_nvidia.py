@@ -186,14 +186,14 @@ def test_make_install_gpu_is_skipped_when_up_to_date(tmp_path):
     assert "[test]" in would_do("GPU=1") and "[gpu]" in would_do("GPU=1") and "[gpu]" not in would_do()
 
 
-def settings(**overrides: str) -> Config:
+def sample_config(**overrides: str) -> Config:
     return load_config(Document(str(ROOT / "train/configs/sample.yaml"), overrides))
 
 
 def test_gpu_asked_for_but_absent_is_a_user_mistake(monkeypatch):
     monkeypatch.setattr(train, "GPU_FAULT", "libcudnn.so.8 is gone")
     with pytest.raises(DeviceError, match="device_target: got GPU, but libcudnn.so.8 is gone") as caught:
-        select.start_device(settings(device_target="GPU"))
+        select.start_device(sample_config(device_target="GPU"))
     assert caught.value.exit_code == 2
 
 
@@ -203,7 +203,7 @@ def test_auto_takes_the_cpu_and_warns_only_with_a_card(monkeypatch, caplog):
         monkeypatch.setattr(select.shutil, "which", lambda _name, found=nvidia_smi: found)
         monkeypatch.setattr(select.os.path, "exists", lambda _path: False)
         caplog.clear()
-        assert select.start_device(settings(device_target="auto")) == "CPU"
+        assert select.start_device(sample_config(device_target="auto")) == "CPU"
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert len(warnings) == num_warnings and all("libcudnn.so.8 is gone" in said for said in warnings)
 
@@ -226,11 +226,11 @@ def test_plugin_load_error_is_named_and_auto_takes_cpu(monkeypatch, caplog):
     monkeypatch.setattr(select.ms, "set_device", cannot)
     monkeypatch.setattr(nvidia, "Driver", lambda: SimpleNamespace(cards=["one"]))
     with pytest.raises(DeviceError, match="GPU, .*card number 1 is asked for, counted from 0; the driver shows 1"):
-        select.start_device(settings(device_target="GPU", **{"context.device_id": "1"}))
+        select.start_device(sample_config(device_target="GPU", **{"context.device_id": "1"}))
     for target, missing in (("GPU", "libcuda_ops.so.11: undefined symbol"), ("Ascend", "libge_runner.so: cannot open")):
         with pytest.raises(DeviceError, match=f"device_target: got {target}, .*{missing}.* try --device_target=CPU"):
-            select.start_device(settings(device_target=target))
-    assert select.start_device(settings(device_target="auto")) == "CPU"
+            select.start_device(sample_config(device_target=target))
+    assert select.start_device(sample_config(device_target="auto")) == "CPU"
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "libcuda_ops.so.11: undefined symbol" in warning and "using the CPU" in warning
 

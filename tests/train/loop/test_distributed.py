@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from make_training import TinyNetwork, to_the_waiting_thread, write_config
 from mindspore import nn
+from parameters import parameter_values
 
-from model import weights
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_USAGE
 from train import train
@@ -42,10 +42,6 @@ def frozen_network() -> TinyNetwork:
     return network
 
 
-def values(network: nn.Cell) -> dict[str, np.ndarray]:
-    return {name: p.asnumpy().copy() for name, p in weights.parameters(network).items()}
-
-
 def worker() -> int:
     """What msrun starts twice: train, note the parameters of every step; number 1 dies in the middle."""
     out = Path(os.environ[OUT])
@@ -53,7 +49,7 @@ def worker() -> int:
 
     def step(self, *args):
         loss = make_step(self, *args)
-        np.savez(out / f"rank{self.world.rank}-step{self.progress.step}.npz", **values(self.network))
+        np.savez(out / f"rank{self.world.rank}-step{self.progress.step}.npz", **parameter_values(self.network))
         (out / f"rank{self.world.rank}.pid").write_text(str(os.getpid()))
         if self.progress.step == DIES_AT and self.world.rank == 1 and self.config.train.seed != NOBODY_DIES:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -149,7 +145,7 @@ def test_one_process_repeats_and_resumes_steps_of_two(died, folder, monkeypatch)
 
     def step(self, *args):
         loss = make_step(self, *args)
-        made[self.progress.step] = values(self.network)
+        made[self.progress.step] = parameter_values(self.network)
         return loss
 
     monkeypatch.setattr(trainer.Trainer, "_step", step)
@@ -199,7 +195,7 @@ def test_two_processes_resume_where_one_ended(tmp_path, monkeypatch, group_size)
 
     def step(self, *args):
         loss = make_step(self, *args)
-        made[self.progress.step] = values(self.network)
+        made[self.progress.step] = parameter_values(self.network)
         if self.progress.step == 3 and "runs" in self.config.train.ckpt_path:
             to_the_waiting_thread(self, signal.SIGTERM)
         return loss

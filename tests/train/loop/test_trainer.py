@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from make_training import NORMALIZE, TinyNetwork, signalling, to_the_waiting_thread, write_config
 from paths import ROOT
+from terminal import Terminal
 
 from pipeline.common.errors import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT, UserError
 from pipeline.common.settings import Document
@@ -176,11 +177,6 @@ def test_gradients_that_never_are_finite_end_training(config, tmp_path, capsys):
     ):
         train.main([*words, "--train.amp_level=O2", "--optimizer.loss_scale=1e9"])
     assert "warning: step 1: gradients are not finite; its update is left out" in capsys.readouterr().err
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
