@@ -1,3 +1,5 @@
+"""Networks are torchvision's and zjut_mindvideo's to the last parameter, for whoever loads published weights."""
+
 import csv
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""What `make estimate` says of bytes and time is true, and it writes nothing."""
+
 from __future__ import annotations
 
 import re

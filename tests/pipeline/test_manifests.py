@@ -1,3 +1,5 @@
+"""`make manifests` overwrites nothing on bad input, and its check, diff and subset can be trusted."""
+
 import json
 
 import pandas as pd

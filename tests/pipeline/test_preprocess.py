@@ -1,3 +1,5 @@
+"""`make preprocess` stores every good video once, however it is run, stopped, killed or resumed."""
+
 import contextlib
 import errno
 import os

@@ -1,3 +1,5 @@
+"""`make verify` names every kind of damage in a store, and repairs it to the same bytes."""
+
 import shutil
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Every command's overrides, help, exit codes and Ctrl-C, for users and their scripts."""
+
 import errno
 import os
 import signal

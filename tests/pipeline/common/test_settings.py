@@ -1,3 +1,5 @@
+"""A YAML file becomes checked settings, and each wrong key is named with its line, for who writes one."""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

@@ -1,3 +1,5 @@
+"""Each video gives the frames promised of it or the right reason for none, whatever the file holds."""
+
 from __future__ import annotations
 
 import math

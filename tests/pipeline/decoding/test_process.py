@@ -1,3 +1,5 @@
+"""A video that crashes or hangs its decoder costs itself alone, never the run or the next video."""
+
 import os
 import resource
 import signal

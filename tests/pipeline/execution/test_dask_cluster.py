@@ -1,3 +1,5 @@
+"""A Dask cluster writes the bytes that one machine writes, also when a worker dies."""
+
 import os
 import signal
 import threading

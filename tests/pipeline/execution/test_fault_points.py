@@ -1,7 +1,6 @@
-"""A run is stopped before each of its side effects in turn; going on ends in the bytes of an undisturbed run.
+"""A run is stopped before each of its side effects in turn; the next run ends in the bytes of an undisturbed one."""
 
-A forked child runs `preprocess` with counted side effects; at the chosen one it is killed, or the disk is full.
-"""
+# A forked child runs `preprocess` with counted side effects; at the chosen one it is killed, or the disk is full.
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Label files of every kind become one table, and every error in them is listed with file and row."""
+
 import json
 
 import pandas as pd

@@ -1,3 +1,5 @@
+"""A ledger is written and read without loss, and an invalid one is refused with all its errors."""
+
 import json
 
 import pandas as pd

@@ -1,3 +1,5 @@
+"""Rebuilding ledgers keeps what is known of each video, so that nothing is decoded twice."""
+
 import pandas as pd
 import pytest
 from make_ledgers import IDS, OUTCOMES, command, ledger_bytes, recipe_of, touch, val, write_shards

@@ -1,3 +1,5 @@
+"""Shards give back the frames stored in them, and what is damaged or unfinished is refused by name."""
+
 import errno
 import fcntl
 import hashlib

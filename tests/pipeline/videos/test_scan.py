@@ -1,3 +1,5 @@
+"""The video of each label row is found in every layout of folders, and none outside data_root."""
+
 import os
 
 import pandas as pd

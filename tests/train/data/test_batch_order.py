@@ -1,3 +1,5 @@
+"""The order of samples: each once an epoch, the same for a seed, shared evenly by all ranks."""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import settings as examples

@@ -1,3 +1,5 @@
+"""Batches hold the right pixels and labels, repeatably, and bad shards are named before they are trained on."""
+
 import dataclasses
 import gc
 import os

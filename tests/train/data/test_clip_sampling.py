@@ -1,3 +1,5 @@
+"""Which frames make a clip: torchvision's rules, every start as likely, short videos too."""
+
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""Crops, flips and normalisation are those that the configuration and torchvision name."""
+
 import mindspore as ms
 import numpy as np
 import pytest

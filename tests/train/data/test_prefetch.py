@@ -1,3 +1,5 @@
+"""Threads make items ahead in order and within bounds, and neither errors nor hangs are lost."""
+
 import threading
 import time
 

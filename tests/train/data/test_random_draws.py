@@ -1,3 +1,5 @@
+"""Random draws are uniform and a function of seed, epoch, purpose and owner alone, so that runs repeat."""
+
 import numpy as np
 
 from train.data.random_draws import Draws, splitmix64

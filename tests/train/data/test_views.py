@@ -1,3 +1,5 @@
+"""Views of a video for training and evaluation: which frames, which crops, repeatable for a seed."""
+
 import numpy as np
 import pytest
 

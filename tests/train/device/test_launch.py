@@ -1,3 +1,5 @@
+"""A training of several processes ends with the exit code of the one that failed first."""
+
 import os
 import signal
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""NVIDIA's driver and libraries are found or named as missing, for users with and without a card."""
+
 import importlib.util
 import os
 import re

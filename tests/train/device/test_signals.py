@@ -1,3 +1,5 @@
+"""SIGINT and SIGTERM end a training after its step, and anything else at once."""
+
 import signal
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Accuracies and losses of clips and videos are right, also for ties, NaN and missing labels."""
+
 import numpy as np
 import pytest
 from hypothesis import given

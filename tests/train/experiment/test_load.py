@@ -1,3 +1,5 @@
+"""Configurations load as documented, ours and zjut_mindvideo's, and every error in them is named."""
+
 import logging
 
 import pytest

@@ -1,3 +1,5 @@
+"""A cached graph is used only for the same network, and the cache stays small."""
+
 import os
 import subprocess
 import sys

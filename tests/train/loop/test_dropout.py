@@ -1,3 +1,5 @@
+"""Dropout keeps the mean and depends on seed, epoch and sample alone, so that runs resume exactly."""
+
 import numpy as np
 import pytest
 

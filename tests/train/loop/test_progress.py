@@ -1,3 +1,5 @@
+"""Speed, accuracy and time left that the log shows are right."""
+
 import numpy as np
 import pytest
 

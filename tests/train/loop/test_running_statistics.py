@@ -1,3 +1,5 @@
+"""Batch-norm statistics that are not finite go back to the last good ones, so that evaluation stays possible."""
+
 import mindspore as ms
 import numpy as np
 from mindspore import nn

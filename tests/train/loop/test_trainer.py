@@ -1,3 +1,5 @@
+"""However a training is stopped, killed or damaged, it is resumed to the same bits, or one line says why not."""
+
 import contextlib
 import io
 import json

@@ -1,3 +1,5 @@
+"""A checkpoint comes back whole or is refused, whatever happened while it was written."""
+
 import json
 import resource
 

@@ -1,3 +1,5 @@
+"""Exported MindIR and ONNX files compute what the network does, or are not written."""
+
 import hashlib
 import json
 
