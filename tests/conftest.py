@@ -1,3 +1,5 @@
+"""What holds for every test: the CPU alone, a compile cache of its own, and a record of what decoders are asked for."""
+
 import os
 import sys
 import tempfile

@@ -1,6 +1,6 @@
 """Clips a second: our loader beside plain copying and beside the usual ways.
 
-    python tests/benchmarks/bench_loader.py [--rounds 7] [--torch-python PYTHON]
+    python tests/benchmarks/bench_loader.py [--rounds 7] [--videos 128] [--torch-python PYTHON]
 
 Writes shards of 128 x 171 frames (1.3 GiB) to a temporary folder, so that all arms read from the page cache.  Arms of
 a group take turns, A B C A B C ..., and medians and their ratios are printed.  Clips are 16 x 112 x 112, batches 16.
@@ -42,7 +42,7 @@ from make_store import make_ledger  # noqa: E402
 from make_videos import write_mp4  # noqa: E402
 
 import model  # noqa: E402, F401  before mindspore
-from pipeline.common.outcome import Outcome
+from pipeline.common.outcome import Outcome  # noqa: E402
 from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.decoding.resample import steady_times  # noqa: E402
 from pipeline.execution.plan import plan_shards  # noqa: E402
@@ -50,8 +50,8 @@ from pipeline.ledger.table import fill_ledger, ledger_path, write_ledger  # noqa
 from pipeline.shards.encoding import encode  # noqa: E402
 from pipeline.shards.reader import ShardReader  # noqa: E402
 from pipeline.shards.store import read_outcomes  # noqa: E402
-from pipeline.shards.writer import ShardWriter
-from train.data.clip_batches import ClipBatches
+from pipeline.shards.writer import ShardWriter  # noqa: E402
+from train.data.clip_batches import ClipBatches  # noqa: E402
 from train.data.loader import iterate  # noqa: E402
 from train.data.videos import read_videos  # noqa: E402
 from train.experiment.sections import Dataset, Loader  # noqa: E402
@@ -133,9 +133,10 @@ def loader(*, flip: float = 0.0, **options: object) -> Loader:
 
 
 def source(settings: Preprocess, **options: object) -> ClipBatches:
-    """Random clips of a store's videos, 40 a video unless told otherwise."""
-    chosen = loader(**{"num_clips": 40, **options})  # type: ignore[arg-type]
-    return ClipBatches(read_videos(settings, "train"), chosen, settings, seed=0, drop_remainder=True)
+    """Random clips of a store's videos: those of an epoch of 320 batches, or `num_clips` of each video."""
+    videos = read_videos(settings, "train")
+    chosen = loader(**{"num_clips": 320 * BATCH // len(videos.video_ids), **options})  # type: ignore[arg-type]
+    return ClipBatches(videos, chosen, settings, seed=0, drop_remainder=True)
 
 
 class Loading:
@@ -415,12 +416,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--videos", type=int, default=128, help=f"of 10 MB each; at least {BATCH} (default %(default)s)"
+    )
     parser.add_argument("--torch-python", default=sys.executable, help="the Python that has torch")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
     with tempfile.TemporaryDirectory() as folder:
-        raw, jpeg = write_store(Path(folder), 128, 32), write_store(Path(folder), 16, 8, codec="jpeg")
+        raw = write_store(Path(folder), args.videos, args.videos // 4)
+        jpeg = write_store(Path(folder), 16, 8, codec="jpeg")
         bench_loader(raw, args.rounds, args.torch_python)
         bench_reader(raw, Path(folder), args.rounds)
         bench_cold(raw, args.rounds)

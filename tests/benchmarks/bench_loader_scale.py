@@ -26,19 +26,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 from make_store import make_ledger  # noqa: E402
 
-from pipeline.common.outcome import Outcome
+from pipeline.common.outcome import Outcome  # noqa: E402
 from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.common.tables import write_table  # noqa: E402
 from pipeline.decoding.resample import steady_times  # noqa: E402
-from pipeline.execution.plan import (
-    Task,  # noqa: E402
-    plan_shards,  # noqa: E402
-)
-from pipeline.ledger.table import fill_ledger, ledger_path
+from pipeline.execution.plan import Task, plan_shards  # noqa: E402
+from pipeline.ledger.table import fill_ledger, ledger_path  # noqa: E402
 from pipeline.shards.encoding import encode  # noqa: E402
-from pipeline.shards.hdf5 import reserve
+from pipeline.shards.hdf5 import reserve  # noqa: E402
 from pipeline.shards.store import read_outcomes  # noqa: E402
-from pipeline.shards.writer import ShardWriter
+from pipeline.shards.writer import ShardWriter  # noqa: E402
 
 NUM_FRAMES = 20
 

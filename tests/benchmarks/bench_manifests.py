@@ -22,18 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.shards.encoding import encode
-
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))  # a script beside the package, run by path
 
-from pipeline.common.outcome import Outcome
+from pipeline.common.outcome import Outcome  # noqa: E402
 from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.common.video_id import video_ids  # noqa: E402
 from pipeline.labels.class_ids import KINETICS400, read_class_list  # noqa: E402
 from pipeline.ledger.table import read_ledger  # noqa: E402
+from pipeline.shards.encoding import encode  # noqa: E402
 from pipeline.shards.format import shard_name  # noqa: E402
-from pipeline.shards.writer import ShardWriter
+from pipeline.shards.writer import ShardWriter  # noqa: E402
 
 KINETICS400_ROWS = {"train": 246_534, "val": 19_906, "test": 39_805}
 ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"))

@@ -1,7 +1,7 @@
 """What preprocessing costs beside decoding alone, the usual script and ffmpeg.
 
     python tests/benchmarks/bench_preprocess.py [FILE ...] [--rounds 5] [--ffmpeg PROGRAM]
-    python tests/benchmarks/bench_preprocess.py --memory
+    python tests/benchmarks/bench_preprocess.py --memory [--frames 3600]
 
 Without files: a dozen videos of the sample dataset (`make sample`), and the H.264 files of ../shared/videos where there
 is such a folder.  The arms take turns, A B C A B C ..., on the same files, and the best round of each counts: others on
@@ -19,7 +19,7 @@ the source; starting Python is not counted.
 All arms but the last have one core for all their threads and processes: each overlaps some work, and would look the
 faster for it beside the arm that has work for both cores.
 
-`--memory` makes two minutes of 1080p instead and prints the most memory that a decoder process had (VmHWM).
+`--memory` makes a video of 1080p instead, two minutes long, and prints the most memory of a decoder process (VmHWM).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from pipeline.common.recipe import Preprocess  # noqa: E402
 from pipeline.decoding.container import DecodeError, probe  # noqa: E402
 from pipeline.decoding.decode import decode_video  # noqa: E402
 from pipeline.decoding.process import Decoder  # noqa: E402
-from pipeline.execution.plan import PlannedVideo, Task
+from pipeline.execution.plan import PlannedVideo, Task  # noqa: E402
 from pipeline.execution.write_shard import write_shard  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -225,8 +225,8 @@ def report(found: dict[str, tuple[float, float]], num_frames: int) -> None:
         print(f"{name:30}{ratio:6.2f}   ({target})")
 
 
-def write_long_video(path: Path) -> None:
-    """Two minutes of 1080p at 30 frames/s: a noisy picture that moves."""
+def write_long_video(path: Path, num_frames: int) -> None:
+    """A video of 1080p at 30 frames/s: a noisy picture that moves."""
     rng = np.random.default_rng(0)
     texture = cv2.resize(rng.integers(0, 256, (136, 256), np.uint8), (2048, 1088)) // 2 + rng.integers(
         0, 64, (1088, 2048), np.uint8
@@ -235,16 +235,16 @@ def write_long_video(path: Path) -> None:
         stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
         planes = np.full((1620, 1920), 128, np.uint8)
-        for number in range(3600):
+        for number in range(num_frames):
             planes[:1080] = texture[number % 8 : 1080 + number % 8, number % 128 : 1920 + number % 128]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(stream.encode(None))
 
 
-def report_memory(folder: Path) -> None:
+def report_memory(folder: Path, num_frames: int) -> None:
     """The most memory of a decoder process on a long, large video, beside the target."""
     path = folder / "long.mp4"
-    write_long_video(path)
+    write_long_video(path, num_frames)
     for codec in ("raw", "jpeg"):
         settings = replace(Preprocess(), codec=codec, video_timeout_s=600.0)
         with Decoder(settings) as decoder:
@@ -262,11 +262,12 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ffmpeg", default=shutil.which("ffmpeg"), help="program (default: the one on the path)")
-    parser.add_argument("--memory", action="store_true", help="the most memory of a decoder on two minutes of 1080p")
+    parser.add_argument("--memory", action="store_true", help="the most memory of a decoder on a video of 1080p")
+    parser.add_argument("--frames", type=int, default=3600, help="of that video (default %(default)s)")
     args = parser.parse_args()
     if args.memory:
         with tempfile.TemporaryDirectory() as folder:
-            report_memory(Path(folder))
+            report_memory(Path(folder), args.frames)
         return
     files = [path.absolute() for path in args.files] or default_files()
     if not files:

@@ -1,6 +1,6 @@
 """The trainer around the step: streaming against a resident batch, checkpoints, time to the first step.
 
-    python tests/benchmarks/bench_train.py [streaming] [streaming-full] [checkpoint] [start]
+    python tests/benchmarks/bench_train.py [streaming] [streaming-full] [checkpoint] [start] [--tiny]
 
 streaming       the training loop (batches out of shards, step, statistics, metrics, log) and the bare step on one batch
                 in memory take turns, with the sample's network; the target is 0.99 of the bare step's speed
@@ -42,7 +42,7 @@ from pipeline.common.settings import Document, to_plain  # noqa: E402
 from train.data.clip_batches import Batch  # noqa: E402
 from train.device.processes import World  # noqa: E402
 from train.experiment.load import load_config  # noqa: E402
-from train.experiment.sections import Optimizer
+from train.experiment.sections import Optimizer  # noqa: E402
 from train.loop.progress import Interval  # noqa: E402
 from train.loop.step import Loss, TrainStep, make_optimizer  # noqa: E402
 from train.loop.trainer import Trainer  # noqa: E402
@@ -82,6 +82,7 @@ class Turns(Trainer):
 
     def _step(self, batches: Iterator[Batch], interval: Interval, epoch: int) -> float:
         if self.progress.step == 0:
+            self.source.set_epoch(epoch)  # what yields `batches` has not begun
             clips, labels, _samples = self.source.batch(0)
             self._batch = (Tensor(clips.copy()), Tensor(labels))
         warm = self.progress.step - self._block  # the first block compiles and starts threads
@@ -115,12 +116,13 @@ def interval_of_median(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(np.quantile(medians, 0.025)), float(np.quantile(medians, 0.975))
 
 
-def streaming(folder: Path) -> None:
+def streaming(folder: Path, tiny: bool) -> None:
     """The sample's network, on frames of its size."""
-    take_turns("sample's network, 8x56x56", store(folder, 64, 86, 120, MANY_CLIPS), block=5, pairs=60)
+    document = store(folder, 64, 86, 16 if tiny else 120, MANY_CLIPS)
+    take_turns("sample's network, 8x56x56", document, block=5, pairs=1 if tiny else 60)
 
 
-def streaming_full(folder: Path) -> None:
+def streaming_full(folder: Path, tiny: bool) -> None:
     """R(2+1)D-18 on frames of Kinetics' size; one clip a step is where the loop's own time counts most."""
     full = {
         "model.stage_channels": "[64, 128, 256, 512]",
@@ -131,8 +133,8 @@ def streaming_full(folder: Path) -> None:
         "data_loader.train.map.operations": json.dumps(operations("VideoRandomCrop")),
         "data_loader.eval.map.operations": json.dumps(operations("VideoCenterCrop")),
     }
-    document = store(folder, 128, 171, 120, {**MANY_CLIPS, **full})
-    take_turns("R(2+1)D-18, 16x112x112", document, block=1, pairs=35)
+    document = store(folder, 128, 171, 4 if tiny else 120, {**MANY_CLIPS, **full})
+    take_turns("R(2+1)D-18, 16x112x112", document, block=1, pairs=1 if tiny else 35)
 
 
 def take_turns(name: str, document: Document, *, block: int, pairs: int) -> None:
@@ -167,13 +169,13 @@ def operations(crop: str) -> list[dict[str, object]]:
     ]
 
 
-def checkpoints(folder: Path, rounds: int = 7) -> None:
+def checkpoints(folder: Path, tiny: bool) -> None:
     """Save the full network and its optimizer."""
     ms.set_context(mode=ms.GRAPH_MODE)
     network, settings = r2plus1d_18(num_classes=400), Optimizer()
     step = TrainStep(Loss(network, nn.Identity()), make_optimizer(settings, network, [0.1] * 9), settings)
     seconds = []
-    for number in range(rounds):
+    for number in range(1 if tiny else 7):
         began = time.perf_counter()
         path = checkpoint.save(folder, checkpoint.stem(1, number), network, step.state(), {"step": number})
         checkpoint.prune(folder, 2)
@@ -183,31 +185,30 @@ def checkpoints(folder: Path, rounds: int = 7) -> None:
     print(f"checkpoint of {size:.0f} MB: median {statistics.median(seconds):.2f} s {spread}")
 
 
-def start(folder: Path, rounds: int = 1) -> None:
+def start(folder: Path, tiny: bool) -> None:
     """Start the trainer on the full network, small clips, with an empty and then with a filled cache."""
     full = {
-        "model.stage_channels": "[64, 128, 256, 512]",
+        "model.stage_channels": "[4, 4, 8, 8]" if tiny else "[64, 128, 256, 512]",
         "train.epochs": "1",
         "data_loader.train.dataset.batch_size": "2",
     }
     document = store(folder, 64, 86, 2, full)
     config = folder / "full.yaml"
     config.write_text(json.dumps(document.values))
-    seconds: dict[str, list[tuple[float, float]]] = {"cold": [], "warm": []}
-    for number in range(rounds):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": f"{folder}/cache{number}"}
-        for arm in seconds:
-            runs = folder / f"runs-{number}-{arm}"
-            began = time.time()
-            command = [sys.executable, "-m", "train.train", "-c", str(config), f"--train.ckpt_path={runs}"]
-            subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
-            (run,) = runs.glob("full/*")
-            stepped = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["time"]
-            line = next(text for text in (run / "train.log").read_text().splitlines() if " training on " in text)
-            entered = datetime.datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
-            seconds[arm].append((stepped - began, stepped - entered))
+    seconds: dict[str, tuple[float, float]] = {}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": f"{folder}/cache"}
+    for arm in ("cold", "warm"):
+        runs = folder / f"runs-{arm}"
+        began = time.time()
+        command = [sys.executable, "-m", "train.train", "-c", str(config), f"--train.ckpt_path={runs}"]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+        (run,) = runs.glob("full/*")
+        stepped = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["time"]
+        line = next(text for text in (run / "train.log").read_text().splitlines() if " training on " in text)
+        entered = datetime.datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+        seconds[arm] = (stepped - began, stepped - entered)
     for part, what in enumerate(("process start to", "loop entered to")):
-        cold, warm = (statistics.median(times[part] for times in taken) for taken in seconds.values())
+        cold, warm = seconds["cold"][part], seconds["warm"][part]
         print(f"{what} the end of the first full-width step: cold {cold:.1f} s, warm {warm:.1f} s: {warm / cold:.2f}")
 
 
@@ -216,9 +217,11 @@ def main() -> None:
     parts = {"streaming": streaming, "streaming-full": streaming_full, "checkpoint": checkpoints, "start": start}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="default: all")
-    for name in parser.parse_args().parts or parts:
+    parser.add_argument("--tiny", action="store_true", help="one round on a few videos: a test of this script")
+    args = parser.parse_args()
+    for name in args.parts or parts:
         with tempfile.TemporaryDirectory() as folder:
-            parts[name](Path(folder))
+            parts[name](Path(folder), args.tiny)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def bench():
     return importlib.import_module("bench_gpu")
 
 
-def test_targets_are_ratios_of_what_was_measured_and_nothing_else(bench):
+def test_targets_are_ratios_of_measured_arms_only(bench):
     def result(arm, **by_batch):
         return bench.Result(str(arm), clips_per_s={"train": by_batch, "forward": {}})
 
@@ -46,7 +46,7 @@ def test_an_arm_is_its_text(bench):
     assert bench.Arm.parse("torch:NTHWC") == bench.Arm("torch", "NTHWC", "O0", "resident", "O0", "normal")
 
 
-def test_every_lever_has_an_arm_that_differs_in_it_alone(bench):
+def test_each_lever_has_an_arm_that_differs_only_in_it(bench):
     arms = [asdict(arm) for arm in bench.ARMS if arm.library == "mindspore"]
     alone = {
         frozenset((key, one[key], other[key]) for key in one if one[key] != other[key])
@@ -61,7 +61,7 @@ def test_every_lever_has_an_arm_that_differs_in_it_alone(bench):
         assert frozenset({lever}) in alone
 
 
-def test_seconds_are_of_a_step_where_a_run_makes_several(bench, monkeypatch):
+def test_seconds_are_per_step_when_a_run_makes_several(bench, monkeypatch):
     ticks = iter(range(0, 1000, 8))  # each look at the clock is 8 seconds after the one before
     monkeypatch.setattr(bench.seconds_of.__globals__["time"], "perf_counter", lambda: next(ticks))
     assert bench.seconds_of(lambda _what: 8, "train", 3) == 1.0
@@ -69,7 +69,7 @@ def test_seconds_are_of_a_step_where_a_run_makes_several(bench, monkeypatch):
 
 
 @pytest.mark.parametrize("loops", [1, 8])
-def test_steps_of_a_launch_out_of_the_queue_are_counted_not_believed(bench, loops):
+def test_steps_of_a_sink_launch_are_counted(bench, loops):
     import mindspore as ms
     import numpy as np
 
@@ -103,7 +103,7 @@ def test_steps_of_a_launch_out_of_the_queue_are_counted_not_believed(bench, loop
     assert [run_steps("train") for _ in range(3)] == [8 * loops] * 3
 
 
-def run(tmp_path: Path, *words: str) -> tuple[subprocess.CompletedProcess, dict]:
+def run_bench(tmp_path: Path, *words: str) -> tuple[subprocess.CompletedProcess, dict]:
     found = tmp_path / "found.json"
     command = [sys.executable, str(SCRIPT), *words, "--json", str(found)]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
@@ -112,14 +112,14 @@ def run(tmp_path: Path, *words: str) -> tuple[subprocess.CompletedProcess, dict]
 
 
 def test_without_a_gpu_nothing_is_reported_as_measured(tmp_path):
-    done, found = run(tmp_path, "--arms", "mindspore", "copy")
+    done, found = run_bench(tmp_path, "--arms", "mindspore", "copy")
     assert done.returncode == 1 and "nothing was measured" in done.stderr
     assert all("CUDA_VISIBLE_DEVICES hides every card" in result["fault"] for result in found["results"])
     assert not [target for target in found["targets"] if target["ratio"] is not None]
     assert done.stdout.count("not measured") == 4 and not found["results"][0]["clips_per_s"]["train"]
 
 
-def test_an_arm_that_hangs_is_stopped_and_the_others_go_on(bench, tmp_path, monkeypatch, capsys):
+def test_arm_that_hangs_is_stopped_and_others_continue(bench, tmp_path, monkeypatch, capsys):
     hangs = tmp_path / "python"
     hangs.write_text('#!/bin/sh\ncase $* in *copy) sleep 60;; *) echo \'{"arm": "mindspore"}\';; esac\n')
     hangs.chmod(0o755)
@@ -143,7 +143,7 @@ def test_every_kind_of_arm_runs_on_the_cpu(tmp_path):
     ]
     arms += ["copy", "streamed", "mindspore:NTHWC:O0:sink"]
     config = write_config(tmp_path)
-    done, found = run(tmp_path, "--device", "CPU", "--tiny", "-c", str(config), "--arms", *arms)
+    done, found = run_bench(tmp_path, "--device", "CPU", "--tiny", "-c", str(config), "--arms", *arms)
     assert done.returncode == 0, done.stderr
     *mindspore, copy, streamed, sunk = found["results"]  # sunk is refused: MindSpore has no queue on a CPU
     assert sunk["difference"] < 0.05 and sunk["fault"].startswith("ValueError: Data sinking supports ascend or gpu")

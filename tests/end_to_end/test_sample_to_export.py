@@ -72,7 +72,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_label_row_ends_in_the_ledger_with_its_status(folder, store):
+def test_every_label_row_has_its_status_in_the_ledger(folder, store):
     for split in COUNTS:
         labels = rows_of(folder / "data" / f"kinetics-sample_{split}.csv")
         table = read_ledger(folder / "manifests" / "kinetics-sample" / f"{split}.csv")
@@ -86,7 +86,7 @@ def test_every_label_row_ends_in_the_ledger_with_its_status(folder, store):
             assert set(table.loc[table["status"] != "ok", "num_frames"]) == {0}
 
 
-def test_a_rerun_writes_nothing_and_another_order_of_work_the_same_bytes(words, store, tmp_path):
+def test_rerun_or_other_work_order_changes_no_byte(words, store, tmp_path):
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.glob("*.h5")}
     assert preprocess.main(words) == EXIT_OK
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.glob("*.h5")} == before
@@ -96,7 +96,7 @@ def test_a_rerun_writes_nothing_and_another_order_of_work_the_same_bytes(words, 
     assert again == {path.name: content for path, (content, _) in before.items()}
 
 
-def test_a_bad_video_is_decoded_again_when_its_status_is_forgotten(words, store, folder, capsys):
+def test_forgotten_bad_video_is_decoded_again(words, store, folder, capsys):
     path = folder / "manifests" / "kinetics-sample" / "train.csv"
     before = path.read_bytes()
     assert manifests.main([*words, "--forget", "no_video_stream"]) == EXIT_OK
@@ -121,7 +121,7 @@ def test_a_run_leaves_what_it_should(run):
     assert len(state["classes"]) == 8 and state["step"] == 8
 
 
-def test_training_resumed_in_the_middle_of_an_epoch_ends_in_the_same_bits(run, words, folder):
+def test_training_resumed_mid_epoch_ends_in_same_bits(run, words, folder):
     whole = run / "ckpt" / "epoch_002-step_000008.ckpt"
     expected = {
         name: (run / "ckpt" / name).read_bytes() for name in (whole.name, "epoch_002-step_000008.optimizer.ckpt")
@@ -140,7 +140,7 @@ def test_resuming_under_other_settings_is_refused(run, words):
         train.main([*words, "--train.seed=1", "--resume", str(middle)])
 
 
-def test_evaluation_scores_every_video_and_repeats_exactly(run, words, folder, capsys):
+def test_evaluation_scores_every_video_repeatably(run, words, folder, capsys):
     assert evaluate.main(words) == EXIT_OK
     first = capsys.readouterr()
     assert re.search(r"^video top-1 \d\.\d{4} top-5 .*\(6 of 6\), \d+ clips", first.out)
@@ -164,7 +164,7 @@ def test_three_crops_of_every_clip_make_a_videos_score(run, words, capsys):
     assert "(6 of 6), 36 clips, 6 a video" in capsys.readouterr().out
 
 
-def test_an_unlabelled_split_gives_predictions_and_no_score(run, words, capsys):
+def test_unlabelled_split_is_predicted_but_not_scored(run, words, capsys):
     assert evaluate.main([*words, "--data_loader.eval.dataset.split=test"]) == EXIT_OK
     said = capsys.readouterr().out
     assert "has no labels: predictions only" in said and "top-1" not in said
@@ -196,7 +196,7 @@ def as_safetensors(run: Path, words: list[str], target: Path) -> Path:
     return target
 
 
-def test_a_checkpoint_its_export_and_its_safetensors_score_alike(run, words, folder, capsys):
+def test_checkpoint_export_and_safetensors_score_alike(run, words, folder, capsys):
     assert main(words) == EXIT_OK
     said = capsys.readouterr().out
     (path,) = (run / "export").glob("*.mindir")
@@ -236,7 +236,7 @@ def test_a_checkpoint_its_export_and_its_safetensors_score_alike(run, words, fol
     assert {entry.key: json.loads(entry.value) for entry in content.metadata_props} == facts
 
 
-def test_weights_are_not_scored_on_classes_of_another_meaning(run, words, folder, capsys):
+def test_weights_of_other_classes_are_not_scored(run, words, folder, capsys):
     best, other = best_of(run), folder / "other.ckpt"
     facts = json.loads(best.with_suffix(".json").read_text())
     facts["sha256"] = {other.name: facts["sha256"][best.name]}
@@ -248,7 +248,7 @@ def test_weights_are_not_scored_on_classes_of_another_meaning(run, words, folder
     assert "trained on other frames than these: fps: 15.0 here, 30.0 there\n" in capsys.readouterr().err
 
 
-def test_fine_tuning_from_safetensors_learns_the_head_alone(run, words, folder):
+def test_fine_tuning_from_safetensors_learns_head_only(run, words, folder):
     moved = as_safetensors(run, words, folder / "start.safetensors")
     elsewhere = [f"--train.ckpt_path={folder / 'finetuned'}", "--train.epochs=1", "--train.eval_epochs=0"]
     start = ["--train.pre_trained=true", f"--train.pretrained_model={moved}", "--train.head=new"]
@@ -281,7 +281,7 @@ def test_fine_tuning_from_safetensors_learns_the_head_alone(run, words, folder):
         (infer, "infer.image_path=gone.mp4", r"infer\.image_path: got 'gone\.mp4', expected a video file"),
     ],
 )  # fmt: skip
-def test_a_users_mistake_is_one_clear_line_and_changes_nothing(command, override, message, words, store, run, folder):
+def test_user_mistake_is_one_line_and_changes_nothing(command, override, message, words, store, run, folder):
     def state() -> dict[Path, int]:
         kept = [*store.glob("*.h5"), *folder.glob("manifests/*/*.csv"), *folder.glob("runs/*/*/ckpt/*")]
         return {path: path.stat().st_mtime_ns for path in kept}

@@ -1,9 +1,8 @@
-"""Stand-ins for NVIDIA's libraries that MindSpore's GPU plug-in loads with, and compiles graphs with, on no card.
+"""Stand-ins for NVIDIA's libraries that MindSpore's GPU plug-in loads with, and compiles graphs with, on no card."""
 
-Each function that the plug-in of the installed MindSpore asks for is there and does nothing: memory is the host's, a
-handle is some of it, a size is 256 bytes.  So MindSpore chooses its kernels, checks their types and shapes and fuses
-operators as on a card; nothing can be computed.  With STUB_LOG the calls that tests look at are said on stderr.
-"""
+# Each function that the plug-in of the installed MindSpore asks for is there and does nothing: memory is the host's, a
+# handle is some of it, a size is 256 bytes.  So MindSpore chooses its kernels, checks their types and shapes and fuses
+# operators as on a card; nothing can be computed.  With STUB_LOG the calls that tests look at are printed on stderr.
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""A stand-in for NVIDIA's driver, and for its libraries, so that finding them can be tested without a card.
+"""A stand-in for NVIDIA's driver, and for its libraries, so that finding them can be tested without a card."""
 
-The driver has as many cards as STUB_CARDS says (0: cuInit fails as the real one does) and runs the CUDA that
-STUB_CUDA says (12040 for 12.4).  It has every function of the driver that MindSpore's plug-in asks for.
-"""
+# The driver has as many cards as STUB_CARDS says (0: cuInit fails as the real one does) and runs the CUDA that
+# STUB_CUDA says (12040 for 12.4).  It has every function of the driver that MindSpore's plug-in asks for.
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pandas as pd
 from make_store import make_ledger, settings_for
 from make_videos import write_mp4
 
@@ -14,35 +15,46 @@ from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 MISSING = (2,)
 
 
-def make_inputs(folder: Path, num_videos: int = 9, **changes: object) -> Preprocess:
-    """Small real videos (one missing, one that is none) and their pending ledger."""
+def make_inputs(folder: Path, num_videos: int = 9, broken: int | None = 4, **changes: object) -> Preprocess:
+    """Small real videos, one of them missing and number `broken` no video, and their pending ledger."""
     settings = settings_for(folder, height=32, width=48, **{"jobs": 2, "max_bad_fraction": 0.5, **changes})
     table = make_ledger(num_videos, "train", MISSING)
     for number, path in enumerate(table["path"]):
         if path:
             write_mp4(Path(settings.data_root) / path, 6 + number, 30, (32, 64), first=10 * number)
-    (Path(settings.data_root) / table["path"][4]).write_bytes(b"no video")
+    if broken is not None:
+        (Path(settings.data_root) / table["path"][broken]).write_bytes(b"no video")
     write_ledger(ledger_path(settings, "train"), table)
     return settings
 
 
-def train_rows(settings):
+def train_rows(settings: Preprocess) -> pd.DataFrame:
+    """The ledger of `train`, by video id."""
     return read_ledger(ledger_path(settings, "train")).set_index("video_id")
 
 
-def files(settings) -> dict[str, bytes]:
+def files(settings: Preprocess) -> dict[str, bytes]:
+    """The content of each shard and ledger, by its name."""
     paths = [*Path(settings.store).glob("*.h5"), *Path(settings.manifests).rglob("*.csv")]
     return {path.name: path.read_bytes() for path in paths}
 
 
-def leftovers(settings) -> list[str]:
+def leftovers(settings: Preprocess) -> list[str]:
+    """Names of the files of an unfinished run that are still there."""
     kept = (".h5", ".csv")
     paths = [*Path(settings.store).glob("*"), *Path(settings.manifests).rglob("*.*")]
     return sorted(path.name for path in paths if path.suffix not in kept and path.name != ".lock")
 
 
-def moved(settings, folder: Path, **changes: object) -> Preprocess:
+def moved(settings: Preprocess, folder: Path, **changes: object) -> Preprocess:
     """The same inputs, with a fresh store and a copy of the ledgers."""
     shutil.copytree(Path(settings.manifests), folder / "manifests")
     paths = {"manifests": str(folder / "manifests"), "store": str(folder / "store")}
     return Preprocess(**{**settings.__dict__, **paths, **changes})
+
+
+def copy_of(settings: Preprocess, folder: Path, **changes: object) -> Preprocess:
+    """The same inputs, with a copy of the ledgers and of the store."""
+    copy = moved(settings, folder, **changes)
+    shutil.copytree(settings.store, copy.store)
+    return copy

@@ -1,9 +1,8 @@
-"""A training small enough for tests: a store of little clips, a network that compiles in a second, a configuration.
+"""A training small enough for tests: a store of little clips, a network that compiles in a second, a configuration."""
 
-Run as a program, it trains like `python -m train.train` and sends itself a signal in a chosen step:
-
-    python tests/helpers/make_training.py SIGKILL 7 -c tiny.yaml ...
-"""
+# Run as a program, it trains like `python -m train.train` and sends itself a signal in a chosen step:
+#
+#     python tests/helpers/make_training.py SIGKILL 7 -c tiny.yaml ...
 
 from __future__ import annotations
 

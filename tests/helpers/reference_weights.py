@@ -1,8 +1,7 @@
-"""Weights, clips and batches as functions of a name and a seed, so that torchvision's answers can be checked here.
+"""Weights, clips and batches as functions of a name and a seed, so that torchvision's answers can be checked here."""
 
-`resources/parity_logits.npz` holds the logits of torchvision's r2plus1d_18 (float32, evaluation mode) for these
-weights and clips, `resources/loss_curve.npz` the losses of 20 of its training steps.
-"""
+# `resources/parity_logits.npz` holds the logits of torchvision's r2plus1d_18 (float32, evaluation mode) for these
+# weights and clips, `resources/loss_curve.npz` the losses of 20 of its training steps.
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def clips() -> ms.Tensor:
     return ms.Tensor(reference_weights.clip((2, 3, 4, 24, 24)))
 
 
-def close(ours, theirs, tolerance=2e-5) -> bool:
+def tensors_close(ours, theirs, tolerance=2e-5) -> bool:
     ours, theirs = ours.asnumpy(), theirs.asnumpy()
     return np.abs(ours - theirs).max() <= tolerance * max(np.abs(theirs).max(), 1e-3)
 
@@ -50,10 +50,10 @@ def test_logits_are_the_same_in_both_layouts(clips, make):
         network = network_of(layout, make)
         network.set_train(False)
         outputs.append(network(clips))
-    assert close(outputs[1], outputs[0])
+    assert tensors_close(outputs[1], outputs[0])
 
 
-def test_parameters_are_the_same_objects_under_the_same_names():
+def test_parameters_keep_their_objects_and_names():
     network = r2plus1d_18(**NARROW)
     before = weights.parameters(network)
     channels_last.to_nthwc(network)
@@ -65,7 +65,7 @@ def test_parameters_are_the_same_objects_under_the_same_names():
     assert all(size % channels_last.PLANES == 0 for size in padded.values())
 
 
-def test_the_published_midplanes_become_multiples_of_eight():
+def test_midplanes_are_padded_to_multiples_of_eight():
     network = r2plus1d_18()
     channels_last.to_nthwc(network)
     sizes = {p.shape[0] for name, p in network.parameters_and_names() if name.endswith("wide_mean")}
@@ -98,14 +98,14 @@ def test_gradients_are_the_same_in_both_layouts(steps):
     assert ours.keys() == theirs.keys() and len(ours) == 16 * 6 + 3 * 3 + 2
     for name in theirs:
         assert ours[name].shape == theirs[name].shape
-        assert close(ours[name], theirs[name], 3e-4), name
+        assert tensors_close(ours[name], theirs[name], 3e-4), name
 
 
-def test_training_leaves_the_same_weights_and_statistics(steps):
+def test_training_gives_same_weights_and_statistics(steps):
     ours, theirs = steps["NTHWC"], steps["NCTHW"]
     assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
     for name in theirs[2]:
-        assert close(ours[2][name], theirs[2][name], 3e-5), name
+        assert tensors_close(ours[2][name], theirs[2][name], 3e-5), name
     before = {name: reference_weights.weight(name, p.shape) for name, p in ours[2].items() if "moving_mean" in name}
     for name, value in before.items():  # frozen ones stay, the others have moved
         assert np.array_equal(ours[2][name].asnumpy(), value) == name.startswith("stem"), name
@@ -156,7 +156,7 @@ def test_an_export_is_of_no_layout(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [r3d_18, mc3_18])
-def test_convolutions_over_time_and_space_are_refused_and_nothing_is_changed(make):
+def test_full_3d_convolutions_are_refused_unchanged(make):
     network = make(**NARROW)
     with pytest.raises(ValueError, match="layout NTHWC needs"):
         channels_last.to_nthwc(network)
@@ -178,7 +178,7 @@ def test_half_precision_reaches_this_layouts_cells(clips):
     assert not np.array_equal(*found[1:])
 
 
-def test_the_layout_is_a_setting_and_auto_is_todays_on_the_cpu():
+def test_layout_is_a_setting_and_auto_on_cpu_is_plain():
     def cells(**options) -> set[type]:
         made = build_network(Model(**{"stage_channels": (4, 4, 4, 4), "num_classes": 5, **options}))
         return {type(cell) for _, cell in made.cells_and_names()}
@@ -189,7 +189,7 @@ def test_the_layout_is_a_setting_and_auto_is_todays_on_the_cpu():
         build_network(Model(type="R3d18", layout="NTHWC"))
 
 
-def test_auto_on_a_gpu_is_channels_last_where_the_type_allows_it(monkeypatch):
+def test_layout_auto_on_gpu_is_channels_last_if_able(monkeypatch):
     made = []
     monkeypatch.setattr(build.ms, "get_context", lambda _key: "GPU")
     monkeypatch.setattr(build.channels_last, "to_nthwc", made.append)
@@ -198,7 +198,7 @@ def test_auto_on_a_gpu_is_channels_last_where_the_type_allows_it(monkeypatch):
         assert len(made) == count
 
 
-def test_other_settings_are_other_graphs_for_the_compile_cache():
+def test_other_settings_have_other_compile_cache_keys():
     texts = {str(build_network(Model(layout="NTHWC", stage_channels=(4, 4, 4, 4), stage_strides=strides)))
              for strides in (None, ((1, 1, 1), (2, 2, 2), (2, 2, 2), (1, 2, 2)))}  # fmt: skip
     assert len({re.sub(r"0x[0-9a-f]+", "", text) for text in texts}) == 2
@@ -210,4 +210,4 @@ def test_an_odd_number_of_frames():
         network = network_of(layout)
         network.set_train(False)
         outputs.append(network(ms.Tensor(reference_weights.clip((1, 3, 5, 16, 24)))))
-    assert close(outputs[1], outputs[0])
+    assert tensors_close(outputs[1], outputs[0])

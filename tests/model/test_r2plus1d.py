@@ -1,3 +1,5 @@
+"""Networks are torchvision's and zjut_mindvideo's to the last parameter, for whoever loads published weights."""
+
 import csv
 from pathlib import Path
 
@@ -45,7 +47,7 @@ def test_has_torchvisions_parameters(networks, name):
     assert complexity.num_parameters(networks[name]) == TORCHVISIONS[name][1]
 
 
-def test_has_the_seeds_parameters(networks):
+def test_has_zjut_mindvideos_parameters(networks):
     expected = shapes_of(RESOURCES / "zjut_r2plus1d18_params.csv")
     assert own_shapes(networks["r2plus1d_18"], weights.zjut_name) == expected
 
@@ -137,7 +139,7 @@ def test_multiply_adds_are_torchvisions(networks):
 
 
 @pytest.mark.slow  # 420 million weights are drawn
-def test_what_each_network_costs_is_printed_as_in_the_readme(capsys):
+def test_cost_of_each_network_is_printed_as_in_readme(capsys):
     complexity.main()
     assert capsys.readouterr().out in (ROOT / "model" / "README.md").read_text(encoding="utf-8")
 
@@ -174,7 +176,7 @@ def test_initial_weights_are_the_papers():
     assert not network.fc.bias.asnumpy().any()
 
 
-def test_dropout_multiplies_the_features_before_the_linear_layer():
+def test_dropout_multiplies_features_before_fc():
     network = r3d_18(**NARROW)
     network.set_train(False)
     clips = ms.Tensor(reference_weights.clip((2, 3, 2, 8, 8)))

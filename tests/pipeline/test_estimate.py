@@ -1,3 +1,5 @@
+"""What `make estimate` says of bytes and time is true, and it writes nothing."""
+
 from __future__ import annotations
 
 import re
@@ -14,7 +16,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.ledger.table import ledger_path, read_ledger, read_ledgers, write_ledger
 
 
-def prepared(folder: Path, num_videos: int = 4, **changes: object) -> Preprocess:
+def make_videos_and_ledger(folder: Path, num_videos: int = 4, **changes: object) -> Preprocess:
     """Videos of 30 frames at 30 frames/s and the ledger that names them; the last one is no video."""
     settings = settings_for(folder, jobs=1, **changes)
     table = make_ledger(num_videos, "train")
@@ -27,15 +29,15 @@ def prepared(folder: Path, num_videos: int = 4, **changes: object) -> Preprocess
 
 
 def test_the_bytes_told_are_the_bytes_stored(tmp_path: Path) -> None:
-    settings = prepared(tmp_path)
+    settings = make_videos_and_ledger(tmp_path)
     paths = estimate.sample(read_ledgers(settings), settings)
     cost = estimate.measure(paths, settings)
     assert len(paths) == 4 and cost.num_bad == 1
     assert cost.nbytes * 4 == 3 * 15 * 16 * 20 * 3  # 30 frames at 30/s are 15 at 15/s, and the bad one stores nothing
 
 
-def test_it_compares_codecs_and_rates_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = prepared(tmp_path)
+def test_estimate_compares_codecs_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = make_videos_and_ledger(tmp_path)
     before = sorted(path for path in tmp_path.rglob("*"))
     assert estimate.estimate(settings) == 0
     assert sorted(path for path in tmp_path.rglob("*")) == before
@@ -48,7 +50,7 @@ def test_it_compares_codecs_and_rates_and_writes_nothing(tmp_path: Path, capsys:
 
 
 def test_only_what_is_pending_is_still_to_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = prepared(tmp_path)
+    settings = make_videos_and_ledger(tmp_path)
     table = read_ledger(ledger_path(settings, "train"))
     stored = {"status": "ok", "path": "", "shard": "train-00000-of-00001.h5", "num_frames": 1}  # its source was deleted
     for row in range(len(table) - 1):
@@ -59,8 +61,8 @@ def test_only_what_is_pending_is_still_to_be_written(tmp_path: Path, capsys: pyt
     assert "still to write: at most 0.00B;" in capsys.readouterr().out
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = prepared(tmp_path)
+def test_full_disk_is_reported_before_any_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = make_videos_and_ledger(tmp_path)
     monkeypatch.setattr(estimate, "free_bytes", lambda _store: 1000)
     assert estimate.estimate(settings) == 74
 

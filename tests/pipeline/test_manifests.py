@@ -1,6 +1,7 @@
+"""`make manifests` overwrites nothing on bad input, and its check, diff and subset can be trusted."""
+
 import json
 
-import make_ledgers
 import pandas as pd
 import pytest
 from make_ledgers import IDS, ROWS, command, label_file, ledger_bytes, recipe_of, touch, val
@@ -14,17 +15,6 @@ from pipeline.rebuild.join import build_ledgers
 
 REAL = SHARED / "kinetics"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the official label files are not beside the repository")
-
-
-@pytest.fixture
-def root(tmp_path):
-    make_ledgers.label_file(tmp_path / "data")
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def preprocessed(root):
-    return make_ledgers.preprocess(root)
 
 
 @pytest.mark.parametrize("spoil", ["no root", "no csv", "empty csv", "no column", "no video", "two labels"])
@@ -58,7 +48,7 @@ def test_dry_run_writes_nothing(root):
     assert not (root.parent / "ledgers").exists()
 
 
-def test_check_passes_after_a_build_and_fails_when_the_disk_moves_on(root, capsys):
+def test_check_passes_until_the_disk_changes(root, capsys):
     touch(root, f"val/{IDS[0]}.mp4")
     with pytest.raises(InputError, match="no ledgers"):
         command(root, "--check")
@@ -84,7 +74,7 @@ def test_check_passes_after_a_build_and_fails_when_the_disk_moves_on(root, capsy
     assert set(ledger_bytes(root)) == set(before)
 
 
-def test_check_passes_where_a_symlink_points_at_a_video_that_is_used(root):
+def test_check_passes_with_a_symlink_to_a_used_video(root):
     touch(root, f"val/{IDS[0]}.mp4", "val/copies/holiday.mp4")
     (root / "val" / "copies" / f"{IDS[0]}.mp4").symlink_to(root / "val" / f"{IDS[0]}.mp4")
     command(root)
@@ -141,7 +131,7 @@ def test_coverage_for_people_and_for_machines(preprocessed, capsys):
     assert part["identity"] in table and "have fewer than 1 usable videos" in "\n".join(said["warnings"])
 
 
-def test_a_subset_is_a_dataset_of_its_own_with_its_parents_ids(tmp_path, capsys):
+def test_subset_is_its_own_dataset_with_parent_ids(tmp_path, capsys):
     root = tmp_path / "data"
     for split, letter in (("train", "t"), ("val", "v")):
         rows = [(label, f"{letter}{index:02d}{number:08d}", 1, 11)
@@ -181,7 +171,7 @@ def test_a_subset_is_a_dataset_of_its_own_with_its_parents_ids(tmp_path, capsys)
         (["--leaks", "x", "--forget", "crash"], "--forget writes ledgers and --leaks only reads them"),
     ],
 )
-def test_flags_that_cannot_be_followed_are_refused_before_anything_is_written(root, flags, said, capsys):
+def test_impossible_flags_are_refused_before_any_write(root, flags, said, capsys):
     touch(root, *(f"val/{name}.mp4" for name in IDS))
     with pytest.raises(SystemExit) as caught:
         command(root, *flags)
@@ -208,7 +198,7 @@ def test_the_real_validation_split(tmp_path, capsys):
     assert shared == sorted(set(official["youtube_id"]) & set(other)) and len(shared) == 1_326
 
 
-def test_ledgers_that_preprocess_is_about_to_write_are_left_alone(root):
+def test_ledgers_locked_by_preprocess_are_not_changed(root):
     touch(root, f"val/{IDS[0]}.mp4")
     command(root)
     before = ledger_bytes(root)

@@ -1,6 +1,7 @@
+"""`make preprocess` stores every good video once, however it is run, stopped, killed or resumed."""
+
 import contextlib
 import errno
-import io
 import os
 import re
 import resource
@@ -16,10 +17,12 @@ import h5py
 import numpy as np
 import powers
 import pytest
-from make_inputs import files, leftovers, make_inputs, moved, train_rows
+from make_inputs import copy_of, files, leftovers, make_inputs, moved, train_rows
 from make_store import make_format_1
 from make_videos import read_number, write_mp4
 from paths import ROOT
+from processes import processes_of
+from terminal import Terminal
 
 from pipeline.common.errors import UserError
 from pipeline.common.locking import LockedError, locked
@@ -46,7 +49,7 @@ def undisturbed(inputs, tmp_path_factory):
     return settings
 
 
-def command(settings, *more: str) -> list[str]:
+def preprocess_command(settings, *more: str) -> list[str]:
     keys = (
         "dataset",
         "data_root",
@@ -62,7 +65,7 @@ def command(settings, *more: str) -> list[str]:
     return [sys.executable, "-m", "pipeline.preprocess", "-c", str(ROOT / "train/configs/sample.yaml"), *words, *more]
 
 
-def test_every_row_ends_in_the_ledger_and_every_good_frame_in_a_shard(undisturbed):
+def test_every_row_is_in_ledger_and_good_frames_stored(undisturbed):
     table = train_rows(undisturbed)
     numbers = dict(enumerate(table.index))
     assert table["status"].tolist() == ["ok", "ok", "missing", "ok", "unreadable", "ok", "ok", "ok", "ok"]
@@ -113,9 +116,8 @@ def test_shards_say_what_they_are(undisturbed):
         assert file[f"frames/{video_id}"][0].shape == (32, 48, 3)
 
 
-def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturbed, inputs, tmp_path, asked):
-    settings = moved(undisturbed, tmp_path)
-    shutil.copytree(undisturbed.store, settings.store)
+def test_late_video_is_decoded_and_others_are_copied(undisturbed, inputs, tmp_path, asked):
+    settings = copy_of(undisturbed, tmp_path)
     root = tmp_path / "data"
     shutil.copytree(inputs.data_root, root)
     settings = Preprocess(**{**settings.__dict__, "data_root": str(root)})
@@ -138,25 +140,22 @@ def test_a_video_that_comes_later_is_decoded_and_the_others_are_copied(undisturb
     assert files(fresh) == before  # copied or decoded: the same bytes
 
 
-def test_a_store_of_another_recipe_is_refused_and_untouched(undisturbed, tmp_path):
-    settings = moved(undisturbed, tmp_path, fps=30.0)
-    shutil.copytree(undisturbed.store, settings.store)
+def test_store_of_another_recipe_is_refused_unchanged(undisturbed, tmp_path):
+    settings = copy_of(undisturbed, tmp_path, fps=30.0)
     before = files(settings)
     with pytest.raises(UserError, match=r"another recipe \(fps: 30.0 here, 15.0 there\)"):
         preprocess_store(settings)
     assert files(settings) == before
 
 
-def test_another_way_of_cutting_a_split_is_another_recipe_too(undisturbed, tmp_path):
-    settings = moved(undisturbed, tmp_path, videos_per_shard=9)
-    shutil.copytree(undisturbed.store, settings.store)
+def test_other_videos_per_shard_is_another_recipe(undisturbed, tmp_path):
+    settings = copy_of(undisturbed, tmp_path, videos_per_shard=9)
     with pytest.raises(UserError, match="videos_per_shard: 9 here, 4 there"):
         preprocess_store(settings)
 
 
-def test_a_store_of_an_earlier_format_is_refused_and_untouched(undisturbed, tmp_path):
-    settings = moved(undisturbed, tmp_path)
-    shutil.copytree(undisturbed.store, settings.store)
+def test_store_of_an_old_format_is_refused_unchanged(undisturbed, tmp_path):
+    settings = copy_of(undisturbed, tmp_path)
     for path in Path(settings.store).glob("*.h5"):
         make_format_1(path)
     before = files(settings)
@@ -180,19 +179,14 @@ def test_what_is_not_there_is_a_users_mistake(undisturbed, tmp_path, change):
         preprocess_store(settings)
 
 
-def test_too_many_bad_videos_end_in_exit_code_3_with_the_rest_stored(inputs, tmp_path, caplog):
+def test_too_many_bad_videos_exit_3_with_rest_stored(inputs, tmp_path, caplog):
     settings = moved(inputs, tmp_path, max_bad_fraction=0.05)
     assert preprocess_store(settings) == 3
     assert "1 of 8 videos are bad" in caplog.text
     assert (train_rows(settings)["status"] == "ok").sum() == 7
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_run_shows_how_far_it_is_and_ends_in_a_table_of_reasons_and_a_line(inputs, tmp_path, capsys, monkeypatch):
+def test_run_shows_progress_reasons_and_one_summary(inputs, tmp_path, capsys, monkeypatch):
     settings = moved(inputs, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", bar := Terminal())
@@ -207,9 +201,9 @@ def test_a_run_shows_how_far_it_is_and_ends_in_a_table_of_reasons_and_a_line(inp
     assert re.fullmatch(said + re.escape(settings.store), line)
 
 
-def test_a_dry_run_says_what_comes_first_and_writes_nothing(inputs, tmp_path, capsys):
+def test_dry_run_lists_first_videos_and_writes_nothing(inputs, tmp_path, capsys):
     settings = moved(inputs, tmp_path)
-    assert main([*command(settings)[3:], "--dry-run"]) == 0
+    assert main([*preprocess_command(settings)[3:], "--dry-run"]) == 0
     first, *actions = capsys.readouterr().out.splitlines()
     assert first == "train: 9 videos, 8 to decode, 3 shards to write"
     assert len(actions) == 3
@@ -222,30 +216,20 @@ def test_a_dry_run_says_what_comes_first_and_writes_nothing(inputs, tmp_path, ca
 def start(settings):
     """A run of its own process group, as a shell starts it, that has begun to write and cannot end."""
     run = subprocess.Popen(
-        command(settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preprocess_command(settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
         # A shell that is not interactive has the programs in its background ignore SIGINT, and so their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     end = time.monotonic() + 60
     while run.poll() is None and time.monotonic() < end:
         # One that has not been given its program yet would hold up the run itself, which waits for it in vfork.
-        decoders = processes_of(settings, "pipeline.decoding.worker")
+        decoders = processes_of(settings.store, "pipeline.decoding.worker")
         if decoders and list(Path(settings.store).glob(".*.tmp")):
             os.kill(decoders.pop(), signal.SIGSTOP)
             return run
         time.sleep(0.005)
     pytest.fail(f"no decoder was seen at work: {run.communicate()}")
-
-
-def processes_of(settings, *words: str) -> list[int]:
-    """Processes whose command line names the store, and `words`: the run, and its decoders."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it has ended since
-            line = entry.read_bytes()
-            if all(word.encode() in line for word in (settings.store, *words)):
-                found.append(int(entry.parent.name))
-    return found
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -259,24 +243,24 @@ def test_one_signal_ends_a_run_without_a_trace(inputs, undisturbed, tmp_path, nu
         _, said = run.communicate(timeout=30)
     assert run.returncode == code
     assert "Traceback" not in said
-    assert processes_of(settings) == []
+    assert processes_of(settings.store) == []
     assert [name for name in leftovers(settings) if name != "train.csv"] == []
     assert preprocess_store(settings) == 0
     assert files(settings) == files(undisturbed)
 
 
-def test_a_killed_run_leaves_no_process_and_can_be_gone_on_with(inputs, undisturbed, tmp_path):
+def test_killed_run_leaves_no_process_and_is_resumed(inputs, undisturbed, tmp_path):
     settings = moved(inputs, tmp_path)
     with start(settings) as run:
         run.kill()
-        for pid in processes_of(settings):  # one that stood before it had its limits goes on, and ends by itself
+        for pid in processes_of(settings.store):  # one that stood before it had its limits goes on, and ends by itself
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         run.communicate(timeout=30)
     end = time.monotonic() + 5
-    while processes_of(settings) and time.monotonic() < end:
+    while processes_of(settings.store) and time.monotonic() < end:
         time.sleep(0.02)
-    assert processes_of(settings) == []
+    assert processes_of(settings.store) == []
     assert preprocess_store(settings) == 0
     assert files(settings) == files(undisturbed)
     assert leftovers(settings) == []
@@ -284,12 +268,12 @@ def test_a_killed_run_leaves_no_process_and_can_be_gone_on_with(inputs, undistur
 
 def limited(settings, limit, value):
     return subprocess.run(
-        command(settings), cwd=ROOT, capture_output=True, text=True, timeout=120,
+        preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=120,
         preexec_fn=lambda: resource.setrlimit(limit, (value, value)),
     )  # fmt: skip
 
 
-def test_a_full_disk_ends_in_exit_code_74_and_nothing_half_done(inputs, undisturbed, tmp_path):
+def test_full_disk_exits_74_with_nothing_half_written(inputs, undisturbed, tmp_path):
     settings = moved(inputs, tmp_path)
     run = limited(settings, resource.RLIMIT_FSIZE, 1_100_000)  # of a shard with the room it reserves
     assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
@@ -333,14 +317,14 @@ def test_few_open_files_are_enough(inputs, undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["store", "manifests"])
-def test_a_folder_that_may_not_be_written_ends_in_exit_code_74(inputs, undisturbed, tmp_path, folder):
+def test_folder_without_write_permission_exits_74(inputs, undisturbed, tmp_path, folder):
     settings = moved(inputs, tmp_path)
     Path(settings.store).mkdir()
     closed = Path(settings.store) if folder == "store" else ledger_path(settings, "train").parent
     closed.chmod(0o500)
     before = files(settings)
     run = subprocess.run(
-        command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60, preexec_fn=powers.give_up
+        preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60, preexec_fn=powers.give_up
     )
     assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
     assert {name: content for name, content in files(settings).items() if name.endswith(".csv")} == before
@@ -352,5 +336,5 @@ def test_a_folder_that_may_not_be_written_ends_in_exit_code_74(inputs, undisturb
 def test_a_store_below_a_file_is_told_in_one_line(inputs, tmp_path):
     (tmp_path / "file").write_text("")
     settings = Preprocess(**{**inputs.__dict__, "store": str(tmp_path / "file" / "store")})
-    run = subprocess.run(command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (run.returncode, "Traceback" in run.stderr) == (2, False)

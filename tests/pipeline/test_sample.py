@@ -63,14 +63,14 @@ def test_the_label_files_have_the_official_columns(tiny: Path) -> None:
             assert int(row["time_end"]) - int(row["time_start"]) == 10
 
 
-def test_every_file_is_named_by_its_row_and_only_one_is_missing(tiny: Path) -> None:
+def test_files_are_named_by_rows_and_one_is_missing(tiny: Path) -> None:
     files = {str(path.relative_to(tiny)) for path in tiny.rglob("*.mp4")}
     planned = {video.file: video.defect for video in plan_sample(TINY)}
     assert {file for file, defect in planned.items() if defect != "missing"} == files
     assert sorted(defect for defect in planned.values() if defect) == ["audio only", "missing", "truncated"]
 
 
-def test_a_video_is_h264_of_the_planned_size_rate_and_length(tiny: Path) -> None:
+def test_video_is_h264_with_planned_size_rate_length(tiny: Path) -> None:
     for video in plan_sample(TINY):
         if video.defect:
             continue
@@ -117,7 +117,7 @@ def test_classes_are_even_and_sizes_and_rates_vary() -> None:
     assert all(2.0 <= video.num_frames / video.fps <= 3.55 for video in PLAN)
 
 
-def test_a_smaller_sample_is_the_beginning_of_a_larger_one() -> None:
+def test_smaller_sample_is_the_start_of_a_larger_one() -> None:
     small = plan_sample(TINY)
     assert small[:2] == PLAN[:2]
     assert small[-3:] == PLAN[-3:]
@@ -147,7 +147,7 @@ def test_a_sample_of_other_counts_is_never_touched(tiny: Path) -> None:
     assert digests(tiny) == before
 
 
-def test_what_a_killed_run_left_is_made_anew(tiny: Path, tmp_path: Path) -> None:
+def test_sample_of_a_killed_run_is_made_again(tiny: Path, tmp_path: Path) -> None:
     partial = tmp_path / ".out.partial" / "train"
     partial.mkdir(parents=True)
     (partial / "half.mp4").write_bytes(b"half")
@@ -175,7 +175,7 @@ def test_a_marker_of_somebody_else_makes_no_sample(tmp_path: Path, text: str) ->
     assert (tmp_path / "mine" / MARKER).read_text(encoding="utf-8") == text
 
 
-def test_a_file_where_a_folder_should_be_is_a_users_mistake(tmp_path: Path) -> None:
+def test_file_in_place_of_a_folder_is_a_user_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     for out, said in ((tmp_path / "file", "not a sample dataset"), (tmp_path / "file" / "sample", "not a folder")):
         with pytest.raises(UserError, match=said):
@@ -202,7 +202,7 @@ def test_two_runs_at_once_are_kept_apart(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_drawing_frames_loads_neither_ffmpeg_nor_mindspore() -> None:
+def test_drawing_loads_neither_ffmpeg_nor_mindspore() -> None:
     code = "import sys, pipeline.sample; print(sorted({'av', 'decord', 'mindspore'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -216,7 +216,7 @@ def test_drawing_frames_loads_neither_ffmpeg_nor_mindspore() -> None:
     size=st.tuples(st.integers(16, 80), st.integers(16, 80)),
     fps=st.sampled_from([15.0, 24.0, 30.0]),
 )
-def test_the_second_class_of_a_pair_is_the_first_backwards(
+def test_second_class_of_a_pair_is_the_first_reversed(
     seed: int, pair: int, num_frames: int, size: tuple[int, int], fps: float
 ) -> None:
     first, second = list(CLASSES)[2 * pair : 2 * pair + 2]

@@ -1,11 +1,13 @@
+"""`make verify` names every kind of damage in a store, and repairs it to the same bytes."""
+
 import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from make_store import edited, make_ledger, settings_for
-from make_videos import write_mp4
+from make_inputs import copy_of, make_inputs
+from make_store import edited
 
 from pipeline import verify
 from pipeline.common.errors import ShardError, UserError
@@ -16,26 +18,14 @@ from pipeline.rebuild import known_outcomes
 from pipeline.shards.store import read_outcomes
 
 
-def make_inputs(folder: Path, num_videos: int = 10, bad: tuple[int, ...] = (3,), **changes: object) -> Preprocess:
-    """Small real videos and their pending ledger."""
-    settings = settings_for(folder, jobs=2, **changes)
-    table = make_ledger(num_videos, "train", bad)
-    for number, path in enumerate(table["path"]):
-        if path:
-            write_mp4(Path(settings.data_root) / path, 6 + number, 15, (32, 48), first=number)
-    Path(settings.data_root).mkdir(exist_ok=True)
-    write_ledger(ledger_path(settings, "train"), table)
-    return settings
-
-
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
     """A store of each codec."""
     made = {}
     for codec in ("raw", "jpeg"):
         folder = tmp_path_factory.mktemp(codec)
-        made[codec] = folder, make_inputs(folder, codec=codec)
-        assert preprocess_store(made[codec][1]) == 0
+        made[codec] = make_inputs(folder, num_videos=10, broken=None, codec=codec)
+        assert preprocess_store(made[codec]) == 0
     return made
 
 
@@ -48,14 +38,6 @@ def store(pristine, tmp_path):
 @pytest.fixture
 def jpeg_store(pristine, tmp_path):
     return copy_of(pristine["jpeg"], tmp_path)
-
-
-def copy_of(made, tmp_path):
-    folder, settings = made
-    for name in ("manifests", "store"):
-        shutil.copytree(folder / name, tmp_path / name)
-    changes = {"manifests": str(tmp_path / "manifests"), "store": str(tmp_path / "store")}
-    return Preprocess(**{**settings.__dict__, **changes})
 
 
 def contents(settings: Preprocess) -> dict[str, bytes]:
@@ -92,7 +74,7 @@ def zero_tail(settings):
     return [video_id, "CRC-32"]
 
 
-def truncate(settings):
+def cut_short(settings):
     path = shard(settings)
     path.write_bytes(path.read_bytes()[:-5000])
     return [path.name]
@@ -108,7 +90,7 @@ def missing(settings):
     return [shard(settings).name, "no such shard"]
 
 
-def swap(settings):
+def exchanged(settings):
     first, second, spare = shard(settings, 0), shard(settings, 1), shard(settings, 9)
     first.rename(spare)
     second.rename(first)
@@ -191,8 +173,8 @@ def lost_times(settings):
 
 
 DAMAGES = [
-    flip, zero_tail, truncate, empty, missing, swap, unfinished, external_link, soft_link, virtual, external_storage,
-    smuggled, short_index, lost_times, ledger_row,
+    flip, zero_tail, cut_short, empty, missing, exchanged, unfinished, external_link, soft_link, virtual,
+    external_storage, smuggled, short_index, lost_times, ledger_row,
 ]  # fmt: skip
 
 
@@ -218,12 +200,12 @@ def test_a_sound_store_passes(store, capsys):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_named_and_mended(store, capsys, damage):
+def test_damage_is_named_and_repaired(store, capsys, damage):
     check_damage(store, capsys, damage)
 
 
 @pytest.mark.parametrize("damage", [flip, jpeg_offsets, jpeg_table_shape])
-def test_damage_of_jpegs_is_named_and_mended(jpeg_store, capsys, damage):
+def test_damage_of_jpegs_is_named_and_repaired(jpeg_store, capsys, damage):
     assert verify.run(jpeg_store, mend=False) == 0
     capsys.readouterr()
     check_damage(jpeg_store, capsys, damage)
@@ -249,12 +231,9 @@ def test_repair_decodes_only_what_is_broken(store, asked):
     assert asked == [video_id]
 
 
-def test_a_stored_video_whose_source_is_gone_cannot_be_mended_and_is_said_to_be_missing(pristine, tmp_path, capsys):
-    folder, settings = pristine["raw"]
-    for name in ("data", "manifests", "store"):
-        shutil.copytree(folder / name, tmp_path / name)
-    changes = {key: str(tmp_path / key.replace("data_root", "data")) for key in ("data_root", "manifests", "store")}
-    moved = Preprocess(**{**settings.__dict__, **changes})
+def test_damaged_video_without_source_becomes_missing(pristine, tmp_path, capsys):
+    shutil.copytree(pristine["raw"].data_root, tmp_path / "data")
+    moved = copy_of(pristine["raw"], tmp_path, data_root=str(tmp_path / "data"))
     video_id = flip(moved)[0]
     next(Path(moved.data_root).rglob(f"{video_id}.mp4")).unlink()
     with pytest.raises(ShardError, match=f"1 videos were damaged and cannot be decoded again: {video_id}; the ledgers"):
@@ -264,7 +243,7 @@ def test_a_stored_video_whose_source_is_gone_cannot_be_mended_and_is_said_to_be_
     assert (table["status"] == "ok").sum() == 8
 
 
-def test_a_shard_that_no_ledger_plans_is_named_and_left(store, capsys):
+def test_shard_that_no_ledger_plans_is_named_and_kept(store, capsys):
     stray = shard(store).with_name("train-00000-of-00099.h5")
     shutil.copy(shard(store), stray)
     with pytest.raises(ShardError):
@@ -273,7 +252,7 @@ def test_a_shard_that_no_ledger_plans_is_named_and_left(store, capsys):
     assert stray.exists()
 
 
-def test_nothing_is_called_missing_when_the_videos_cannot_be_reached(store):
+def test_unreachable_videos_are_not_called_missing(store):
     flip(store)
     away = Preprocess(**{**store.__dict__, "data_root": "/not/mounted"})
     before = contents(store)
@@ -282,8 +261,8 @@ def test_nothing_is_called_missing_when_the_videos_cannot_be_reached(store):
     assert contents(store) == before
 
 
-def test_a_video_that_waits_to_be_decoded_again_is_no_fault_and_waits_on(pristine, tmp_path, capsys):
-    made = make_inputs(tmp_path)
+def test_video_waiting_to_be_decoded_again_is_no_error(pristine, tmp_path, capsys):
+    made = make_inputs(tmp_path, num_videos=10, broken=None)
     (Path(made.data_root) / read_ledger(ledger_path(made, "train")).loc[0, "path"]).write_bytes(b"no video")
     settings = Preprocess(**{**made.__dict__, "max_bad_fraction": 1.0})
     assert preprocess_store(settings) == 0

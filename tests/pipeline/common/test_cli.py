@@ -1,3 +1,5 @@
+"""Every command's overrides, help, exit codes and Ctrl-C, for users and their scripts."""
+
 import errno
 import os
 import signal
@@ -26,7 +28,7 @@ def test_overrides_go_over_the_file(tmp_path):
 
 @pytest.mark.parametrize("words", [["--preprocess.store", "--preprocess.fps=3"], ["--preprocess.store", "x"],
                                    ["--preprocess.store"]])  # fmt: skip
-def test_an_override_without_equals_loses_nothing_silently(words, capsys):
+def test_override_without_equals_sign_is_not_ignored(words, capsys):
     with pytest.raises(SystemExit) as caught:
         parsed(*words)
     assert caught.value.code == EXIT_USAGE
@@ -102,7 +104,7 @@ def run_python(*words: str, **environment: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_while_the_interpreter_ends_is_not_lost(name, code):
+def test_signal_while_the_interpreter_ends_is_not_lost(name, code):
     program = f"""
 import atexit, os, signal
 from pipeline.common import cli
@@ -115,7 +117,7 @@ cli.run(main)
     assert run_python("-c", program) == (code, "done\n", "")
 
 
-def test_a_ctrl_c_while_libraries_are_loaded_leaves_no_traceback(tmp_path):
+def test_ctrl_c_during_imports_leaves_no_traceback(tmp_path):
     (tmp_path / "tqdm.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
     code, said, told = run_python("-m", "pipeline.preprocess", "--help", PYTHONPATH=str(tmp_path))
     assert (code, said, told) == (-signal.SIGINT, "", "")

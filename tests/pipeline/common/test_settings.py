@@ -1,3 +1,5 @@
+"""A YAML file becomes checked settings, and each wrong key is named with its line, for who writes one."""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +12,7 @@ from pipeline.common import recipe
 from pipeline.common.settings import Document, NonNegativeFloat, PositiveInt, SettingsError, build, to_plain
 
 
-def write(tmp_path: Path, text: str) -> Path:
+def write_yaml(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "experiment.yaml"
     path.write_text(text, encoding="utf-8")
     return path
@@ -42,15 +44,15 @@ def write(tmp_path: Path, text: str) -> Path:
         ("preprocess: !!python/object/apply:os.system ['true']\n", r"cannot be read as YAML"),
     ],
 )
-def test_faults_name_file_key_and_what_is_allowed(tmp_path, text, message):
+def test_errors_name_file_key_and_what_is_allowed(tmp_path, text, message):
     with pytest.raises(SettingsError, match=message):
-        recipe.load(Document(write(tmp_path, text)))
+        recipe.load(Document(write_yaml(tmp_path, text)))
 
 
-def test_all_faults_come_at_once(tmp_path):
+def test_all_errors_come_at_once(tmp_path):
     text = "preprocess:\n  fpss: 1\n  height: no\n  codec: zip\n"
     with pytest.raises(SettingsError) as caught:
-        recipe.load(Document(write(tmp_path, text)))
+        recipe.load(Document(write_yaml(tmp_path, text)))
     assert len(str(caught.value).splitlines()) == 3
 
 
@@ -60,7 +62,7 @@ def test_missing_file_is_named(tmp_path):
 
 
 def test_overrides_win_and_are_named(tmp_path):
-    path = write(tmp_path, "preprocess:\n  fps: 15\n  height: 128\n")
+    path = write_yaml(tmp_path, "preprocess:\n  fps: 15\n  height: 128\n")
     settings = recipe.load(Document(path, {"preprocess.fps": "source", "preprocess.width": "64"}))
     assert (settings.fps, settings.height, settings.width) == ("source", 128, 64)
     with pytest.raises(SettingsError, match=r"--preprocess\.width: got 'wide'"):
@@ -68,7 +70,7 @@ def test_overrides_win_and_are_named(tmp_path):
 
 
 def test_a_section_left_empty_takes_overrides(tmp_path):
-    path = write(tmp_path, "preprocess:\ndata_loader:\n  train: {dataset: {path: /videos}}\n")
+    path = write_yaml(tmp_path, "preprocess:\ndata_loader:\n  train: {dataset: {path: /videos}}\n")
     settings = recipe.load(Document(path, {"preprocess.width": "64"}))
     assert (settings.width, settings.data_root) == (64, "/videos")
     assert recipe.load(Document(path)).data_root == "/videos"
@@ -100,7 +102,7 @@ def test_built_settings_survive_the_round_trip(rate, sizes, name):
 
 
 def test_yaml_reads_exponents_as_numbers(tmp_path):
-    document = Document(write(tmp_path, "train:\n  inner: {rate: 1e-4}\n"))
+    document = Document(write_yaml(tmp_path, "train:\n  inner: {rate: 1e-4}\n"))
     assert build(Outer, document, "train").inner.rate == 1e-4
 
 

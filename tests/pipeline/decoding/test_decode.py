@@ -1,3 +1,5 @@
+"""Each video gives the frames promised of it or the right reason for none, whatever the file holds."""
+
 from __future__ import annotations
 
 import math
@@ -126,7 +128,7 @@ def test_transparency_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("either_decoder")
-def test_pixels_that_are_not_square_are_stored_as_they_are(tmp_path: Path) -> None:
+def test_non_square_pixels_are_stored_unchanged(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.mp4", num_frames=5, pixel_aspect=Fraction(2, 1))
     with av.open(str(path)) as file:
         assert file.streams.video[0].sample_aspect_ratio == 2
@@ -137,7 +139,7 @@ def test_pixels_that_are_not_square_are_stored_as_they_are(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("either_decoder")
 @pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_a_video_that_is_to_be_turned_is_stored_upright(tmp_path: Path, quarters: int) -> None:
+def test_rotated_video_is_stored_upright(tmp_path: Path, quarters: int) -> None:
     drawn = [numbered_frame(number, (96, 128), quarters) for number in range(5)]
     path = turn(write_mp4(tmp_path / "a.mp4", frames=drawn, size=(96, 128)), quarters)
     video = decode_video(path, SOURCE)
@@ -153,7 +155,7 @@ def test_the_best_video_stream_is_stored_and_no_cover(tmp_path: Path, suffix: st
 
 @pytest.mark.usefixtures("either_decoder")
 @pytest.mark.parametrize("codec", ["h264", "vp9"])
-def test_pictures_that_change_their_size_are_all_stored(tmp_path: Path, codec: str) -> None:
+def test_frames_that_change_size_midway_are_all_stored(tmp_path: Path, codec: str) -> None:
     assert numbers(write_changing_size(tmp_path / "a.mkv", codec)) == list(range(10))
 
 
@@ -185,7 +187,7 @@ def test_a_variable_rate_keeps_frames_and_their_times(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("either_decoder")
 @pytest.mark.parametrize("start", [30, -3])
-def test_a_later_or_earlier_start_begins_with_the_first_frame(tmp_path: Path, start: int) -> None:
+def test_nonzero_start_time_begins_with_first_frame(tmp_path: Path, start: int) -> None:
     path = write_mp4(tmp_path / "a.mkv", num_frames=8, pts=list(range(start, start + 8)))
     video = decode_video(path, SOURCE)
     assert [read_number(frame) for frame in video.frames] == list(range(8))
@@ -193,7 +195,7 @@ def test_a_later_or_earlier_start_begins_with_the_first_frame(tmp_path: Path, st
 
 
 @pytest.mark.parametrize("times_s", [[0.0, 0.1, 0.1], [0.0, np.nan, 0.2], [0.2, 0.1, 0.3]])
-def test_times_that_do_not_rise_give_way_to_the_mean_rate(times_s: list[float]) -> None:
+def test_times_that_do_not_rise_fall_back_to_mean_rate(times_s: list[float]) -> None:
     found = since_first(np.array(times_s), np.array([0, 2, 4]), 8.0)
     assert found.tolist() == [0.0, 0.25, 0.5]
 
@@ -212,13 +214,13 @@ def cut_without_encoding(source: Path, target: Path, start_s: float) -> Path:
     return target
 
 
-def test_no_frame_is_stored_twice_where_an_edit_list_hides_some(tmp_path: Path) -> None:
+def test_edit_list_that_hides_frames_repeats_none(tmp_path: Path) -> None:
     whole = write_mp4(tmp_path / "whole.mp4", num_frames=60, options={"g": "30", "bf": "2"})
     cut = cut_without_encoding(whole, tmp_path / "cut.mp4", 0.5)
     assert numbers(cut) == list(range(15, 60))
 
 
-def test_frames_that_decord_would_repeat_come_from_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_video_whose_frames_decord_repeats_uses_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_mp4(tmp_path / "a.mp4", num_frames=9)
     by_decord = decode_video(path, SOURCE).frames
     monkeypatch.setattr(decode, "decode_with_decord", lambda *_arguments: None)
@@ -293,15 +295,15 @@ def kernel(x: float, method: str, a: float = -0.75) -> float:
     return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
 
 
-def write(path: Path, content: bytes) -> Path:
+def write_content(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
 
 
 def test_what_is_no_video_is_unreadable(tmp_path: Path) -> None:
-    assert status(write(tmp_path / "empty.mp4", b""), said="empty file") == "unreadable"
-    assert status(write(tmp_path / "page.mp4", b"<!DOCTYPE html><html>404</html>" * 50)) == "unreadable"
-    assert status(write(tmp_path / "noise.mp4", np.random.default_rng(0).bytes(50_000))) == "unreadable"
+    assert status(write_content(tmp_path / "empty.mp4", b""), said="empty file") == "unreadable"
+    assert status(write_content(tmp_path / "page.mp4", b"<!DOCTYPE html><html>404</html>" * 50)) == "unreadable"
+    assert status(write_content(tmp_path / "noise.mp4", np.random.default_rng(0).bytes(50_000))) == "unreadable"
     assert status(truncate(write_mp4(tmp_path / "no_moov.mp4")), said="moov") == "unreadable"
 
 
@@ -315,20 +317,20 @@ def test_a_download_that_was_cut_short_is_truncated(tmp_path: Path, suffix: str,
     assert status(truncate(path, fraction)) == "truncated"
 
 
-def test_a_container_that_promises_more_frames_than_it_has_is_truncated(tmp_path: Path) -> None:
+def test_fewer_frames_than_declared_is_truncated(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.avi", num_frames=20, codec="mpeg4")
     content = bytearray(path.read_bytes())
     length = content.index(b"strh") + 8 + 32
     assert int.from_bytes(content[length : length + 4], "little") == 20
     content[length : length + 4] = (400).to_bytes(4, "little")
-    assert status(write(path, content), said="20 of 400 packets") == "truncated"
+    assert status(write_content(path, content), said="20 of 400 packets") == "truncated"
 
 
 def test_sound_alone_is_no_video_stream(tmp_path: Path) -> None:
     assert status(write_mp4(tmp_path / "a.mp4", audio_only=True)) == "no_video_stream"
 
 
-def test_a_codec_that_is_not_on_the_list_reaches_no_decoder(tmp_path: Path) -> None:
+def test_codec_not_on_the_list_reaches_no_decoder(tmp_path: Path) -> None:
     assert status(write_mp4(tmp_path / "a.avi", codec="mjpeg", pix_fmt="yuvj420p")) == "unsupported_codec"
 
 
@@ -342,7 +344,7 @@ def test_a_codec_that_is_not_on_the_list_reaches_no_decoder(tmp_path: Path) -> N
 )
 def test_a_playlist_opens_no_other_file(tmp_path: Path, head: str) -> None:
     other = write_mp4(tmp_path / "other.mp4")
-    assert status(write(tmp_path / "list.mp4", head.format(other).encode())) == "unreadable"
+    assert status(write_content(tmp_path / "list.mp4", head.format(other).encode())) == "unreadable"
 
 
 def test_what_is_no_file_is_io_and_does_not_block(tmp_path: Path) -> None:
@@ -385,7 +387,7 @@ def test_what_exceeds_a_limit_is_too_large(
     assert status(path, said="at most") == "too_large"
 
 
-def test_a_file_that_grows_while_it_is_decoded_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_grows_while_decoded_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_mp4(tmp_path / "a.mp4")
     honest = decode.decode_with_decord
 
@@ -398,9 +400,7 @@ def test_a_file_that_grows_while_it_is_decoded_is_not_stored(tmp_path: Path, mon
     assert status(path) == "io"
 
 
-def test_a_file_that_vanishes_while_it_is_decoded_is_not_stored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_removed_while_decoded_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_mp4(tmp_path / "a.mp4")
     honest = decode.decode_with_decord
 
@@ -413,7 +413,7 @@ def test_a_file_that_vanishes_while_it_is_decoded_is_not_stored(
     assert status(path) == "io"
 
 
-def test_a_checksum_is_of_the_whole_file_and_of_a_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checksum_covers_the_whole_file_and_only_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "_PART_BYTES", 1000)
     path = write_mp4(tmp_path / "a.mp4", num_frames=10)
     assert path.stat().st_size > 1000

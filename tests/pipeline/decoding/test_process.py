@@ -1,3 +1,5 @@
+"""A video that crashes or hangs its decoder costs itself alone, never the run or the next video."""
+
 import os
 import resource
 import signal
@@ -73,13 +75,13 @@ def test_what_kills_decord_is_tried_without_it():
     assert found == [("ok", "", 1), ("ok", "", 2), ("timeout", told, None), ("ok", "", 4)]
 
 
-def test_the_reason_says_how_a_video_was_tried_the_second_time():
+def test_reason_says_how_the_second_try_was_made():
     killed, hung = DecodeResult("crash", process._KILLED, {}), DecodeResult("timeout", "not decoded within 1 s", {})
     assert process._of_two(killed, hung).reason == "signal 9 (SIGKILL): out of memory?; again: timeout: " + hung.reason
     assert process._of_two(hung, killed).reason == f"{hung.reason}; without decord: crash: {killed.reason}"
 
 
-def test_the_deadline_is_of_each_video_and_not_of_the_queue():
+def test_deadline_is_per_video_not_per_queue():
     began = time.monotonic()
     found = outcomes(["sleep-1", "good-2", "sleep-3"])
     assert [status for status, _, _ in found] == ["timeout", "ok", "timeout"]
@@ -116,7 +118,7 @@ def test_stop_ends_a_decoder_at_work():
             list(decoder.decode([Path("good-2")]))
 
 
-def test_no_child_outlives_its_decoder_and_no_file_stays_open():
+def test_closed_decoder_leaves_no_child_nor_open_file():
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with Decoder(SETTINGS, worker="hostile_worker") as decoder:
@@ -160,7 +162,7 @@ def test_a_ctrl_c_does_not_reach_a_decoder():
         assert os.getpgid(decoder._child.pid) != os.getpgid(0)  # not even while its interpreter starts
 
 
-def test_time_for_which_a_run_is_suspended_is_not_the_videos(tmp_path):
+def test_time_suspended_does_not_count_as_timeout(tmp_path):
     code = f"""
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(HELPERS)!r}]
 from pathlib import Path
@@ -192,7 +194,7 @@ def test_a_real_video_comes_whole_with_its_checksum(tmp_path):
         assert zlib.crc32(data.tobytes()) == result.encoded.crc32
 
 
-def test_a_bad_video_comes_with_what_its_container_says(tmp_path):
+def test_bad_video_comes_with_its_container_facts(tmp_path):
     path = truncate(write_mp4(tmp_path / "a.mp4", 30, 30, container_options={"movflags": "faststart"}))
     with Decoder(SETTINGS) as decoder:
         (result,) = decoder.decode([path])
@@ -213,7 +215,7 @@ def test_a_decoder_keeps_to_its_core(tmp_path):
     assert result.status == "ok"
 
 
-def test_flipped_bits_cost_a_video_at_most_and_never_the_next(tmp_path):
+def test_flipped_bits_never_cost_the_next_video(tmp_path):
     sound = write_mp4(tmp_path / "sound.mp4", 12, 15, options={"g": "4"})
     content, rng, paths = sound.read_bytes(), np.random.default_rng(0), []
     for number in range(30):
@@ -240,7 +242,7 @@ def test_jpeg_comes_with_its_offsets(tmp_path):
         assert {picture.shape for picture in pictures} == {(16, 20, 3)}
 
 
-def test_shared_memory_grows_with_a_video_and_shrinks_after_it():
+def test_shared_memory_grows_and_shrinks_with_videos():
     big = Preprocess(height=2000, width=4000, video_timeout_s=20)  # 72 to 120 MB a video
     with Decoder(big, worker="hostile_worker") as decoder:
         sizes = []

@@ -1,7 +1,6 @@
-"""The whole road on a dozen real files: every container, codec and fault ends in the ledger with the right status.
+"""A dozen real files go the whole way: every container, codec and error ends in the ledger with the right status."""
 
-The files are not part of the repository: they lie in `../shared/videos` where there is such a folder.
-"""
+# The files are not part of the repository: they lie in `../shared/videos` where there is such a folder.
 
 from __future__ import annotations
 

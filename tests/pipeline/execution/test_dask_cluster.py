@@ -1,3 +1,5 @@
+"""A Dask cluster writes the bytes that one machine writes, also when a worker dies."""
+
 import os
 import signal
 import threading
@@ -66,7 +68,7 @@ def test_a_shard_whose_worker_dies_is_given_to_another(workers, undisturbed, tmp
     assert leftovers(settings) == []
 
 
-def test_workers_that_would_write_other_bytes_are_refused_by_name(workers, undisturbed, tmp_path, monkeypatch):
+def test_workers_of_other_versions_are_refused_by_name(workers, undisturbed, tmp_path, monkeypatch):
     settings = on(workers, undisturbed, tmp_path)
     monkeypatch.setattr(dask_cluster, "_versions", lambda: {"decord2": "0.1"})
     with pytest.raises(UserError, match=r"2 of 2 workers cannot take part: tcp://\S+: decord2 \d.*, here 0.1; tcp://"):
@@ -81,7 +83,7 @@ def test_no_scheduler_is_said_in_one_line(undisturbed, tmp_path, monkeypatch):
         preprocess_store(settings)
 
 
-def test_a_worker_stops_writing_for_a_run_that_has_ended(undisturbed, tmp_path):
+def test_worker_stops_writing_when_its_run_has_ended(undisturbed, tmp_path):
     settings = moved(undisturbed, tmp_path)
     Path(settings.store).mkdir()
     task = plan_all(read_ledgers(settings), settings)[0]

@@ -1,7 +1,6 @@
-"""A run is stopped before each of its side effects in turn; going on ends in the bytes of an undisturbed run.
+"""A run is stopped before each of its side effects in turn; the next run ends in the bytes of an undisturbed one."""
 
-A forked child runs `preprocess` with counted side effects; at the chosen one it is killed, or the disk is full.
-"""
+# A forked child runs `preprocess` with counted side effects; at the chosen one it is killed, or the disk is full.
 
 from __future__ import annotations
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from make_store import frames_of, make_ledger, settings_for
 from make_videos import write_mp4
+from processes import processes_of
 
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import DecodeResult
@@ -128,7 +128,7 @@ def undisturbed(
 
 
 @pytest.mark.parametrize("fault", ["killed", "disk full"])
-def test_whatever_stops_a_run_the_next_ends_in_the_same_bytes(
+def test_run_after_any_stop_ends_in_the_same_bytes(
     undisturbed: tuple[str, dict[str, bytes], int], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec, expected, num_points = undisturbed
@@ -158,9 +158,7 @@ def test_whatever_stops_a_run_the_next_ends_in_the_same_bytes(
         assert result(settings) == expected, f"point {point}"
 
 
-def test_the_ledger_left_unfinished_by_a_killed_run_is_swept_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unfinished_ledger_of_a_killed_run_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "Decoder", InstantDecoder)
     settings = prepared(tmp_path)
     folder = ledger_path(settings, "train").parent
@@ -174,18 +172,6 @@ def test_the_ledger_left_unfinished_by_a_killed_run_is_swept_away(
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "train.csv"]
 
 
-def processes_of(folder: Path) -> list[str]:
-    """Processes whose command line names `folder`."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(folder).encode() in entry.read_bytes():
-                found.append(entry.parent.name)
-        except OSError:  # it has ended since
-            continue
-    return found
-
-
 def test_a_killed_run_leaves_no_decoder_behind(tmp_path: Path) -> None:
     settings = prepared(tmp_path)
     table = read_ledger(ledger_path(settings, "train"))
@@ -195,12 +181,12 @@ def test_a_killed_run_leaves_no_decoder_behind(tmp_path: Path) -> None:
 
     def act(number: int, _name: str) -> None:
         if number == 3:  # the first video is decoded and about to be written
-            seen.write_text(" ".join(processes_of(tmp_path)))
+            seen.write_text(" ".join(map(str, processes_of(str(tmp_path)))))
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(settings, act) == signal.SIGKILL
     assert seen.read_text(), "there was a decoder"
     deadline = time.monotonic() + 10
-    while processes_of(tmp_path) and time.monotonic() < deadline:
+    while processes_of(str(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not processes_of(tmp_path)
+    assert not processes_of(str(tmp_path))

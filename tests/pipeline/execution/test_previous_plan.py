@@ -46,7 +46,7 @@ def write_rows(settings, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [10, 13])  # as many shards as before, and one more
-def test_a_row_more_decodes_no_more_than_its_video(inputs, tmp_path, asked, count):
+def test_added_row_decodes_only_its_own_video(inputs, tmp_path, asked, count):
     settings = with_rows(inputs, tmp_path / "a", 9)
     assert preprocess_store(settings) == 0
     bad = {name for name in asked if name.startswith("train000004")}  # what is bad is tried again with its neighbours
@@ -61,7 +61,7 @@ def test_a_row_more_decodes_no_more_than_its_video(inputs, tmp_path, asked, coun
     assert files(settings) == files(fresh)  # copied or decoded: the same bytes
 
 
-def test_a_row_more_loses_no_video_whose_source_is_gone(inputs, tmp_path, asked):
+def test_added_row_keeps_videos_whose_source_is_gone(inputs, tmp_path, asked):
     root = shutil.copytree(inputs.data_root, tmp_path / "data")
     settings = with_rows(inputs, tmp_path, 9, data_root=str(root))
     assert preprocess_store(settings) == 0
@@ -77,7 +77,7 @@ def test_a_row_more_loses_no_video_whose_source_is_gone(inputs, tmp_path, asked)
     assert not set(asked) & set(stored.index)
 
 
-def test_a_run_that_ended_while_videos_were_copied_is_gone_on_with(inputs, tmp_path, monkeypatch):
+def test_run_killed_while_copying_videos_is_resumed(inputs, tmp_path, monkeypatch):
     settings = with_rows(inputs, tmp_path / "a", 9)
     assert preprocess_store(settings) == 0
     write_rows(settings, 13)
@@ -102,7 +102,7 @@ def test_a_run_that_ended_while_videos_were_copied_is_gone_on_with(inputs, tmp_p
     assert files(settings) == files(fresh)
 
 
-def test_videos_that_no_row_names_any_more_are_kept_and_named(inputs, tmp_path, asked, caplog):
+def test_videos_without_a_row_are_kept_and_named(inputs, tmp_path, asked, caplog):
     settings = with_rows(inputs, tmp_path, 9)
     assert preprocess_store(settings) == 0
     stored = train_rows(settings).query("status == 'ok'")
@@ -118,7 +118,7 @@ def test_videos_that_no_row_names_any_more_are_kept_and_named(inputs, tmp_path, 
     assert not (Path(settings.store) / "earlier").exists()
 
 
-def test_no_shard_of_another_recipe_is_written_over_wherever_it_stands(inputs, tmp_path):
+def test_shard_of_another_recipe_is_never_overwritten(inputs, tmp_path):
     settings = with_rows(inputs, tmp_path / "a", 9)
     other = with_rows(inputs, tmp_path / "b", 9, fps=10.0)
     assert preprocess_store(settings) == preprocess_store(other) == 0
@@ -130,7 +130,7 @@ def test_no_shard_of_another_recipe_is_written_over_wherever_it_stands(inputs, t
     assert files(settings) == before
 
 
-def test_a_rebuild_believes_frames_of_any_plan_before_a_missing(tmp_path):
+def test_rebuild_prefers_stored_frames_to_a_missing(tmp_path):
     settings = Preprocess(store=str(tmp_path), height=1, width=1)
     frame = np.zeros((1, 1, 1, 3), np.uint8)
     for number, (outcome, frames) in enumerate([

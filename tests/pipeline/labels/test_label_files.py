@@ -1,3 +1,5 @@
+"""Label files of every kind become one table, and every error in them is listed with file and row."""
+
 import json
 
 import pandas as pd
@@ -63,7 +65,7 @@ def test_every_flavour_is_the_same_table(tmp_path, name, text, said):
     assert said in found.verdict[0]
 
 
-def test_ids_that_look_like_numbers_or_like_nothing_stay_text(tmp_path):
+def test_ids_that_look_like_numbers_or_null_stay_text(tmp_path):
     ids = ["00000000001", "1e100000000", "0x123456789", "1_000_000_0", "NaN________", "-Infinity--", "TRUE_______"]
     write(tmp_path, "val.csv", VAL + "".join(f"zumba,{one},1,11,val\n" for one in ids))
     assert load(tmp_path).table["youtube_id"].tolist() == ids
@@ -84,7 +86,7 @@ def test_a_test_split_may_go_without_labels(tmp_path, blank):
     assert "without labels; 1 rows (test 1)" in found.verdict[0]
 
 
-def test_a_labelled_test_split_counts_by_the_classes_of_train(tmp_path):
+def test_labelled_test_split_uses_the_classes_of_train(tmp_path):
     write(tmp_path, "train.csv", f"{VAL}zumba,{A},1,11,train\narchery,{B},1,11,train\n")
     write(tmp_path, "test.csv", f"{VAL}zumba,{B},2,12,test\n")
     table = load(tmp_path).table.set_index("split")
@@ -96,7 +98,7 @@ def test_one_id_may_have_two_segments_with_two_labels(tmp_path):
     assert load(tmp_path).table["label_id"].tolist() == [1, 0]
 
 
-def test_a_video_with_two_labels_or_in_two_splits_is_an_error_that_lists_them(tmp_path):
+def test_video_with_two_labels_or_splits_is_an_error(tmp_path):
     write(tmp_path, "train.csv", f"{VAL}zumba,{A},1,11,train\narchery,{A},1,11,train\nzumba,{B},5,15,train\n")
     write(tmp_path, "val.csv", f"{VAL}zumba,{B},5,15,val\nzumba,{A},3,13,val\n")
     with pytest.raises(InputError, match="2 videos have two labels or are in two splits") as error:
@@ -118,7 +120,7 @@ def test_footage_of_one_video_in_train_and_val_is_told(tmp_path):
     assert "1 YouTube ids have segments in train and in val" in load(tmp_path).warnings[0]
 
 
-def test_all_faults_of_all_rows_of_all_files_in_one_report(tmp_path):
+def test_errors_of_all_files_come_in_one_report(tmp_path):
     write(tmp_path, "train.csv", f"{VAL}zumba,short,1,11,train\n,{A},9,3,train\nzumba,{B},-1,11,train\n")
     write(tmp_path, "val.csv", f"{VAL}zumba,{A},1,eleven,val\nzumba,{B},inf,11,holdout\n\nzumba,#NAME?,1,11,val\n")
     with pytest.raises(InputError, match="label files: 8 errors. Fix them and run this command again.") as error:
@@ -176,14 +178,14 @@ def test_times_are_compared_as_they_are_stored(tmp_path):
         ),
     ],
 )
-def test_a_file_that_is_no_label_file_is_one_clear_line(tmp_path, text, said):
+def test_file_that_is_no_label_file_is_one_clear_line(tmp_path, text, said):
     write(tmp_path, "val.csv", text)
     with pytest.raises(InputError, match=said) as error:
         load(tmp_path)
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_an_encoding_of_old_spreadsheets_is_named_with_its_line(tmp_path):
+def test_non_utf8_file_is_named_with_its_line(tmp_path):
     text = f"{VAL}zumba,{A},1,11,val\nfölen,{B},1,11,val\n"
     (tmp_path / "val.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"val\.csv:3: not UTF-8. Save the file as UTF-8."):
@@ -229,20 +231,20 @@ def test_a_part_of_kinetics400_keeps_the_official_ids(tmp_path):
     assert "2 of the 400 classes of kinetics400_classes.csv" in found.verdict[-1]
 
 
-def test_a_misspelt_kinetics400_label_is_an_error_not_a_renumbering(tmp_path):
+def test_misspelt_kinetics400_label_is_an_error(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}zumbaa,{A},1,11,val\nabseiling,{B},1,11,val\n")
     with pytest.raises(InputError, match="'zumbaa' .nearest: 'zumba'"):
         load(tmp_path, "kinetics400")
 
 
-def test_another_release_under_the_name_kinetics400_is_told_to_take_a_name_of_its_own(tmp_path):
+def test_other_release_named_kinetics400_is_refused(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}zumba,{A},1,11,val\nadjusting glasses,{B},1,11,val\n")
     with pytest.raises(InputError, match="set --preprocess.dataset to a name of your own, such as kinetics600"):
         load(tmp_path, "kinetics400")
     assert load(tmp_path, "kinetics600").table["label_id"].tolist() == [1, 0]
 
 
-def test_other_labels_under_the_name_kinetics400_are_numbered_and_told(tmp_path):
+def test_other_labels_named_kinetics400_are_renumbered(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}mine,{A},1,11,val\n")
     found = load(tmp_path, "kinetics400")
     assert found.table["label_id"].tolist() == [0]
@@ -265,14 +267,14 @@ def test_own_videos_whose_folder_says_the_split(tmp_path):
     assert load(tmp_path, labels=("videos.csv",)).table["split"].tolist() == ["train", "val"]
 
 
-def test_own_paths_that_leave_data_root_are_faults(tmp_path):
+def test_own_paths_that_leave_data_root_are_errors(tmp_path):
     write(tmp_path, "train.csv", "path,label\n../a.mp4,x\n/etc/b.mp4,x\nc/../../d.mp4,x\nok.mp4,x\n")
     with pytest.raises(InputError) as error:
         load(tmp_path)
     assert places(error) == [(2, "path"), (3, "path"), (4, "path")]
 
 
-def test_own_files_that_come_to_one_id_are_faults(tmp_path):
+def test_own_files_that_come_to_one_id_are_errors(tmp_path):
     write(tmp_path, "train.csv", "path,label\na b.mp4,x\na_b.mp4,x\n")
     with pytest.raises(InputError, match="rename one"):
         load(tmp_path)

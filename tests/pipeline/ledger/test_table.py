@@ -1,6 +1,7 @@
+"""A ledger is written and read without loss, and an invalid one is refused with all its errors."""
+
 import json
 
-import make_ledgers
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given
@@ -23,13 +24,7 @@ from pipeline.ledger.table import (
 from pipeline.rebuild.join import build_ledgers
 
 
-@pytest.fixture
-def root(tmp_path):
-    make_ledgers.label_file(tmp_path / "data")
-    return tmp_path / "data"
-
-
-def test_one_row_a_label_row_sorted_with_the_official_ids(root):
+def test_rows_are_label_rows_sorted_with_official_ids(root):
     touch(root, f"val/{IDS[0]}.mp4", f"val/{IDS[5]}.mp4")
     command(root)
     table = val(root)
@@ -40,7 +35,7 @@ def test_one_row_a_label_row_sorted_with_the_official_ids(root):
     assert table.loc[IDS[1], "youtube_id"] == "1e100000000"
 
 
-def test_all_faults_of_a_ledger_in_one_report(root, capsys):
+def test_all_errors_of_a_ledger_in_one_report(root, capsys):
     touch(root, f"val/{IDS[0]}.mp4")
     command(root)
     path = ledger_path(recipe_of(root), "val")
@@ -82,7 +77,7 @@ TEXT = st.text(
 
 @examples(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(BAD_STATUSES), TEXT, FLOATS, COUNTS), min_size=1, max_size=6))
-def test_what_is_written_is_read_and_written_again_the_same(tmp_path, learned):
+def test_ledger_read_and_written_again_is_the_same(tmp_path, learned):
     rows = ROWS[: len(learned)]
     table = pd.DataFrame(
         {"video_id": IDS[: len(rows)], "youtube_id": [row[1] for row in rows], "time_start": [row[2] for row in rows],
@@ -101,7 +96,7 @@ def test_what_is_written_is_read_and_written_again_the_same(tmp_path, learned):
         assert back[name].tolist() == expected[name].tolist(), name
 
 
-def test_a_part_is_that_part_of_the_whole_and_no_less_strict_about_numbers(root):
+def test_partial_read_equals_whole_and_is_as_strict(root):
     touch(root, *(f"val/{name}.mp4" for name in IDS[:4]))
     command(root)
     path = ledger_path(recipe_of(root), "val")

@@ -1,4 +1,5 @@
-import make_ledgers
+"""Rebuilding ledgers keeps what is known of each video, so that nothing is decoded twice."""
+
 import pandas as pd
 import pytest
 from make_ledgers import IDS, OUTCOMES, command, ledger_bytes, recipe_of, touch, val, write_shards
@@ -13,18 +14,7 @@ from pipeline.rebuild.join import build_ledgers, join_sources
 from pipeline.shards.writer import ShardWriter
 
 
-@pytest.fixture
-def root(tmp_path):
-    make_ledgers.label_file(tmp_path / "data")
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def preprocessed(root):
-    return make_ledgers.preprocess(root)
-
-
-def test_a_rebuild_writes_the_bytes_that_preprocess_wrote(preprocessed):
+def test_rebuild_writes_the_bytes_preprocess_wrote(preprocessed):
     written = ledger_bytes(preprocessed)
     table = val(preprocessed)
     assert table.loc[IDS, "status"].tolist() == ["ok", "timeout", "ok", "unreadable", "missing", "ok"]
@@ -54,7 +44,7 @@ def test_label_files_and_shards_without_videos(preprocessed):
     assert table.loc[IDS, "status"].tolist() == ["ok", "timeout", "ok", "unreadable", "missing", "ok"]
 
 
-def test_what_was_learned_is_kept_without_its_shard_except_that_it_is_stored(preprocessed):
+def test_lost_shard_keeps_every_outcome_but_ok(preprocessed):
     for path in (preprocessed.parent / "store").iterdir():
         path.unlink()
     with pytest.raises(
@@ -101,7 +91,7 @@ def test_a_video_that_came_after_its_shard_is_pending(preprocessed):
     assert val(preprocessed).loc[IDS[4], "status"] == "pending"
 
 
-def test_shards_that_are_not_ours_are_left_out_and_told(preprocessed):
+def test_foreign_shards_are_left_out_and_named(preprocessed):
     store = preprocessed.parent / "store"
     (store / "val-00000-of-00002.h5").write_bytes(b"\x89HDF rubbish")
     other = recipe_of(preprocessed, fps=30.0)
@@ -127,7 +117,7 @@ def test_a_broken_ledger_is_kept_aside_and_rebuilt(preprocessed):
     assert ledger_bytes(preprocessed) == written
 
 
-def test_fill_refuses_what_is_not_in_the_ledger_or_is_there_twice(preprocessed):
+def test_fill_refuses_unknown_or_repeated_videos(preprocessed):
     table = read_ledger(ledger_path(recipe_of(preprocessed), "val"))
     told = table[["video_id", *LEARNED]]
     with pytest.raises(InputError, match="not in the ledger: zzz"):

@@ -43,7 +43,7 @@ def draw_videos(split: int, count: int) -> Videos:
     ])  # fmt: skip
 
 
-def cut(video: Videos, rng: np.random.Generator, shuffled: bool) -> Videos:
+def random_clip(video: Videos, rng: np.random.Generator, shuffled: bool) -> Videos:
     """A random clip (8, 56, 56, 3), every second frame; `shuffled` loses the order of its frames and nothing else."""
     start = rng.integers(VIDEO_FRAMES - 2 * CLIP_FRAMES + 2)
     frames = start + 2 * (rng.permutation(CLIP_FRAMES) if shuffled else np.arange(CLIP_FRAMES))
@@ -67,12 +67,12 @@ def pair_accuracy(shuffled: bool) -> float:
     rng = np.random.default_rng(0)
     order = np.concatenate([rng.permutation(NUM_TRAIN) for _ in range(EPOCHS)])
     for ids in order.reshape(steps, BATCH):
-        clips = np.stack([cut(train[index], rng, shuffled) for index in ids])
+        clips = np.stack([random_clip(train[index], rng, shuffled) for index in ids])
         step(ms.Tensor(clips), ms.Tensor((ids % 8).astype(np.int32)))
     predict = Predictor(network, normalize)
     predict.set_train(False)
     ids = np.arange(NUM_VAL)
-    clips = np.stack([cut(video, rng, shuffled) for video in val])
+    clips = np.stack([random_clip(video, rng, shuffled) for video in val])
     logits = np.concatenate([predict(ms.Tensor(part)).asnumpy() for part in np.split(clips, NUM_VAL // BATCH)])
     mine = logits[ids, ids % 8]
     other = logits[ids, ids % 8 ^ 1]
@@ -81,12 +81,12 @@ def pair_accuracy(shuffled: bool) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_order_of_frames_tells_the_two_classes_of_a_pair_apart() -> None:
+def test_frame_order_separates_the_classes_of_a_pair() -> None:
     assert pair_accuracy(shuffled=False) >= 0.9
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_net_that_never_saw_the_order_of_frames_cannot_tell_a_pair_apart() -> None:
+def test_net_blind_to_frame_order_cannot_separate_pair() -> None:
     # 96 fair coins fall outside these bounds once in 20,000 times.
     assert 0.3 <= pair_accuracy(shuffled=True) <= 0.7

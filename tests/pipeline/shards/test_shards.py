@@ -1,3 +1,5 @@
+"""Shards give back the frames stored in them, and what is damaged or unfinished is refused by name."""
+
 import errno
 import fcntl
 import hashlib
@@ -32,7 +34,7 @@ LENGTHS = (12, 1, 5, 30)
 BAD = Outcome(video_id="not_there", status="missing")
 
 
-def write(folder: Path, codec: str = "raw", **changes: object) -> Path:
+def write_small_shard(folder: Path, codec: str = "raw", **changes: object) -> Path:
     """A shard of four videos and a missing one."""
     settings = settings_for(folder, codec=codec, **changes)
     path = folder / shard_name("val", 0, 1)
@@ -49,12 +51,12 @@ def write(folder: Path, codec: str = "raw", **changes: object) -> Path:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("raw"))
+    return write_small_shard(tmp_path_factory.mktemp("raw"))
 
 
 @pytest.fixture(scope="module")
 def jpeg(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("jpeg"), codec="jpeg")
+    return write_small_shard(tmp_path_factory.mktemp("jpeg"), codec="jpeg")
 
 
 def test_names_sort_as_they_count():
@@ -140,7 +142,7 @@ def test_pixels_that_are_not_there_are_no_other_pixels(raw, jpeg, top, left):
             ShardReader(path).copy_clip(0, range(2), top, left, np.empty((2, 4, 4, 3), np.uint8))
 
 
-def test_a_reader_that_is_pickled_takes_no_frames_along(raw):
+def test_pickled_reader_carries_no_frames(raw):
     reader = ShardReader(raw)
     out, again = np.empty((2, 12, 16, 20, 3), np.uint8)
     reader.copy_clip(0, range(12), 0, 0, out)
@@ -174,11 +176,11 @@ def test_a_shard_cut_short_while_it_is_read_is_named(raw, tmp_path):
 def test_same_inputs_same_bytes(raw, jpeg, tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "j").mkdir()
-    assert write(tmp_path / "r").read_bytes() == raw.read_bytes()
-    assert write(tmp_path / "j", codec="jpeg").read_bytes() == jpeg.read_bytes()
+    assert write_small_shard(tmp_path / "r").read_bytes() == raw.read_bytes()
+    assert write_small_shard(tmp_path / "j", codec="jpeg").read_bytes() == jpeg.read_bytes()
 
 
-def test_what_goes_past_the_page_cache_is_the_same_bytes(tmp_path, monkeypatch):
+def test_direct_io_writes_the_same_bytes(tmp_path, monkeypatch):
     settings = settings_for(tmp_path, height=128, width=171)
     try:
         os.close(os.open(tmp_path, os.O_TMPFILE | os.O_RDWR | os.O_DIRECT))
@@ -221,7 +223,7 @@ def test_a_disk_that_has_no_direct_writes_will_do(raw, tmp_path, monkeypatch):
         return honest(path, flags, *more)
 
     monkeypatch.setattr(os, "open", without)
-    assert write(tmp_path).read_bytes() == raw.read_bytes()
+    assert write_small_shard(tmp_path).read_bytes() == raw.read_bytes()
 
 
 def test_a_disk_that_takes_back_direct_writes_will_do(tmp_path, monkeypatch):
@@ -249,7 +251,7 @@ def test_a_disk_that_takes_back_direct_writes_will_do(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("mapped", [True, False])
-def test_a_file_that_takes_a_shards_name_is_not_read_by_the_old_index(raw, tmp_path, mapped):
+def test_replaced_shard_is_not_read_by_the_old_index(raw, tmp_path, mapped):
     path = Path(shutil.copy(raw, tmp_path))
     reader = ShardReader(path)
     reader.mapped = mapped
@@ -289,7 +291,7 @@ def test_a_shard_gets_its_name_in_one_step(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="val-00000-of-00001.h5 refused"):
-        write(tmp_path)
+        write_small_shard(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -356,7 +358,7 @@ def test_an_index_that_points_elsewhere_is_refused(request, tmp_path, codec, col
         ShardReader(path)
 
 
-def test_a_small_file_that_declares_terabytes_is_refused(tmp_path):
+def test_small_file_that_declares_terabytes_is_refused(tmp_path):
     path = tmp_path / "val-00000-of-00001.h5"
     with h5py.File(path, "w") as file:
         fingerprint = hashlib.sha256(b"{}").hexdigest()
@@ -414,7 +416,7 @@ def in_a_child(act: Callable[[], None], deadline_s: int) -> int:
 
 
 @pytest.mark.parametrize("codec", ["raw", "jpeg"])
-def test_no_flipped_bit_outside_the_frames_reaches_libhdf5(codec, request, tmp_path):
+def test_flipped_metadata_bits_never_reach_libhdf5(codec, request, tmp_path):
     path = Path(shutil.copy(request.getfixturevalue(codec), tmp_path))
     places = outside_frames(path)
     chosen = {*places[:64], *places[::40], *places[-64:], *attribute_places(path)}
@@ -431,7 +433,7 @@ def attribute_places(path: Path) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", ["raw", "jpeg"])
-def test_no_flipped_bit_at_all_outside_the_frames_reaches_libhdf5(codec, request, tmp_path):
+def test_all_flipped_metadata_bits_never_reach_libhdf5(codec, request, tmp_path):
     path = Path(shutil.copy(request.getfixturevalue(codec), tmp_path))
     flips = [(place, 1 << bit) for place in outside_frames(path) for bit in range(8)]
     assert in_a_child(lambda: try_flips(path, flips), deadline_s=900) == 0

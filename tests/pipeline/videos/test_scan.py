@@ -1,6 +1,7 @@
+"""The video of each label row is found in every layout of folders, and none outside data_root."""
+
 import os
 
-import make_ledgers
 import pandas as pd
 import pytest
 from make_ledgers import IDS, ROWS, command, label_file, recipe_of, touch
@@ -11,12 +12,6 @@ from pipeline.decoding.container import DecodeError
 from pipeline.decoding.decode import decode_video
 from pipeline.rebuild.join import build_ledgers, join_sources
 from pipeline.videos.names import ENDINGS
-
-
-@pytest.fixture
-def root(tmp_path):
-    make_ledgers.label_file(tmp_path / "data")
-    return tmp_path / "data"
 
 
 def underscored(label):
@@ -64,14 +59,14 @@ def test_bare_ids_are_matched_unless_they_could_be_two(root):
     assert "2 label rows have this id (5-15, 50-60)" in built.extra["reason"].item()
 
 
-def test_a_class_folder_tells_two_segments_of_one_bare_id_apart(tmp_path):
+def test_class_folder_separates_segments_of_a_bare_id(tmp_path):
     label_file(tmp_path / "data", rows=[("archery", "ddddddddddd", 5, 15), ("zumba", "ddddddddddd", 50, 60)])
     touch(tmp_path / "data", "val/zumba/ddddddddddd.mp4", "val/archery/ddddddddddd.mp4")
     paths = build_ledgers(recipe_of(tmp_path / "data"))["val"]["path"].tolist()
     assert paths == ["val/archery/ddddddddddd.mp4", "val/zumba/ddddddddddd.mp4"]
 
 
-def test_a_replacement_video_goes_before_the_corrupt_one(root):
+def test_replacement_video_wins_over_the_corrupted_one(root):
     name = f"{IDS[0]}.mp4"
     touch(root, f"val/{name}", f"replacement/{name}", f"train/{name}")
     built = join_sources(recipe_of(root))
@@ -98,7 +93,7 @@ def test_what_no_label_row_names_is_listed_apart(root):
     assert not (folder / "other.extra.csv").exists()
 
 
-def test_what_has_a_videos_name_and_is_no_file_is_there_to_be_named_by_decoding(root):
+def test_fifo_named_like_video_is_listed(root):
     touch(root, f"val/{IDS[0]}.mp4")
     os.mkfifo(root / f"val/{IDS[1]}.mp4")
     touch(root, f"val/{IDS[2]}.mp4/frame.mp4", f"val/{IDS[3]}/frame.mp4")
@@ -137,7 +132,7 @@ def test_no_path_leaves_data_root(root, tmp_path):
     assert "3 files cannot be used" in built.warnings[-1]
 
 
-def test_a_split_folder_that_is_a_symlink_out_of_data_root_is_told_with_what_to_do(root, tmp_path):
+def test_split_folder_linked_outside_gets_advice(root, tmp_path):
     touch(tmp_path / "fast" / "val", *(f"{name}.mp4" for name in IDS))
     (root / "val").symlink_to(tmp_path / "fast" / "val")
     with pytest.raises(InputError, match="none of the 6 videos") as error:

@@ -1,3 +1,5 @@
+"""The order of samples: each once an epoch, the same for a seed, shared evenly by all ranks."""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import settings as examples
@@ -10,7 +12,7 @@ shards = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(lambda each: n
 
 @examples(deadline=None)  # other work on the machine is no fault
 @given(shards, st.integers(0, 3), st.integers(0, 3), st.integers(0, 8))
-def test_an_epoch_is_every_sample_once_and_a_function_of_seed_and_epoch(shard_of, seed, epoch, open_shards):
+def test_epoch_has_every_sample_once_in_a_seeded_order(shard_of, seed, epoch, open_shards):
     first = batch_order.shuffled(shard_of, seed=seed, epoch=epoch, open_shards=open_shards)
     assert sorted(first.tolist()) == list(range(len(shard_of)))
     again = batch_order.shuffled(shard_of, seed=seed, epoch=epoch, open_shards=open_shards)
@@ -40,7 +42,7 @@ def test_shuffling_by_shards_mixes_those_that_are_open():
 
 @examples(deadline=None)  # other work on the machine is no fault
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 5), st.booleans())
-def test_every_rank_has_as_many_steps_and_together_they_have_the_samples(num_samples, size, world, drop):
+def test_ranks_share_samples_and_make_as_many_steps(num_samples, size, world, drop):
     steps = batch_order.num_batches(num_samples, size, world=world, drop_remainder=drop)
     mixed = np.random.default_rng(0).permutation(num_samples)
     ranks = [
@@ -59,7 +61,7 @@ def test_every_rank_has_as_many_steps_and_together_they_have_the_samples(num_sam
 
 @examples(deadline=None)  # other work on the machine is no fault
 @given(st.integers(1, 4), st.integers(1, 4))
-def test_a_step_takes_the_same_samples_however_many_ranks_share_it(size, world):
+def test_samples_of_a_step_do_not_depend_on_rank_count(size, world):
     mixed = np.random.default_rng(1).permutation(100)
     alone = batch_order.samples_of(mixed, 2, size * world)
     shared = [batch_order.samples_of(mixed, 2, size, rank=rank, world=world) for rank in range(world)]

@@ -1,7 +1,8 @@
+"""Batches hold the right pixels and labels, repeatably, and bad shards are named before they are trained on."""
+
 import dataclasses
 import gc
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from make_inputs import copy_of
 from make_store import edited, frames_of, make_ledger, make_split, renumber, settings_for
 from paths import ROOT
 
@@ -49,12 +51,12 @@ def source(settings, split="train", *, seed=0, drop_remainder=True, rank=0, worl
     return ClipBatches(videos, made, settings, seed=seed, drop_remainder=drop_remainder, rank=rank, world=world)
 
 
-def numbers(settings, batches: ClipBatches) -> np.ndarray:
+def video_numbers(settings, batches: ClipBatches) -> np.ndarray:
     """The number each video says of itself, in the order of `videos`."""
     return np.array([int(video_id.split("_")[-2]) for video_id in batches.videos.video_ids])
 
 
-def test_free_memory_is_the_cgroups_less_what_is_used_for_good(tmp_path):
+def test_free_memory_is_cgroup_limit_less_pinned_use(tmp_path):
     def free(limit: str) -> int:
         (tmp_path / "memory.max").write_text(limit)
         return clip_batches.free_memory_bytes(tmp_path)
@@ -74,7 +76,7 @@ def test_clips_hold_the_pixels_they_should(settings):
     for clips, labels, samples in iterate(batches, epoch=3):
         assert clips.dtype == np.uint8 and clips.shape == (4, 5, 8, 12, 3)
         for clip, label, sample in zip(clips.astype(int), labels, samples, strict=True):
-            number = numbers(settings, batches)[sample]
+            number = video_numbers(settings, batches)[sample]
             assert label == number % 3
             frames = frames_of(number, 12 + number % 5, settings)
             rows, columns = clip[0, :, 0, 0], clip[0, 0, :, 1]
@@ -100,20 +102,20 @@ def assert_same(ours: list, theirs: list) -> None:
             np.testing.assert_array_equal(our_array, their_array)
 
 
-def test_batches_do_not_depend_on_the_number_of_workers(settings):
+def test_batches_do_not_depend_on_number_of_workers(settings):
     one, three = (source(settings, num_parallel_workers=count, flip=0.5) for count in (1, 3))
     assert_same(everything(one, epoch=1), everything(three, epoch=1))
 
 
 @pytest.mark.parametrize("drop_remainder", [True, False])
-def test_batches_do_not_depend_on_how_many_are_planned_at_once(settings, monkeypatch, drop_remainder):
+def test_batches_do_not_depend_on_planned_chunk_size(settings, monkeypatch, drop_remainder):
     options = {"drop_remainder": drop_remainder, "num_clips": 3, "seq_mode": "random", "world": 2, "rank": 1}
     together = everything(source(settings, **options), epoch=1)
     monkeypatch.setattr(clip_batches, "PLANNED_CLIPS", 8)  # two batches
     assert_same(together, everything(source(settings, **options), epoch=1))
 
 
-def test_an_epoch_taken_up_in_the_middle_goes_on_as_it_would_have(settings):
+def test_epoch_resumed_midway_has_the_same_batches(settings):
     assert_same(everything(source(settings), epoch=2)[2:], everything(source(settings), epoch=2, start=2))
     assert everything(source(settings), epoch=2, start=4) == []
 
@@ -128,7 +130,7 @@ def test_epochs_and_seeds_differ_and_repeat(settings):
 
 
 @pytest.mark.parametrize(("num_clips", "num_crops", "world"), [(1, 1, 1), (3, 1, 1), (2, 3, 1), (3, 1, 2), (1, 1, 3)])
-def test_evaluation_sees_every_view_once_on_some_rank_and_fills_up_the_tail(settings, num_clips, num_crops, world):
+def test_evaluation_sees_each_view_once_and_pads_end(settings, num_clips, num_crops, world):
     options = {"crop": "VideoCenterCrop", "seq_mode": "uniform", "shuffle": False}
     views = {"num_clips": num_clips, "num_crops": num_crops}
     ranks = [
@@ -143,7 +145,7 @@ def test_evaluation_sees_every_view_once_on_some_rank_and_fills_up_the_tail(sett
     assert len(samples) % (4 * world) == 0 and (samples < 0).sum() < 4 * world
 
 
-def test_ranks_train_on_the_batches_that_one_alone_would(settings):
+def test_ranks_together_train_on_the_batches_of_one(settings):
     alone = everything(source(settings, batch_size=4), epoch=1)
     shared = [everything(source(settings, batch_size=2, rank=rank, world=2), epoch=1) for rank in range(2)]
     assert [len(batches) for batches in shared] == [4, 4] == [len(alone)] * 2
@@ -158,7 +160,7 @@ def test_a_batch_that_is_kept_stays_as_it_is(settings):
     assert all((clips == copy).all() for clips, copy in kept)
 
 
-def test_shards_are_read_ahead_until_they_are_in_memory(settings, monkeypatch, caplog):
+def test_shards_are_read_ahead_until_in_memory(settings, monkeypatch, caplog):
     caplog.set_level("INFO")
     large = source(settings)
     assert ": mapped; read ahead in the first epoch" in caplog.text
@@ -223,18 +225,12 @@ def test_shared_memory_is_not_used(settings):
     assert mapped() == maps
 
 
-def copy_of(settings, tmp_path: Path):
-    shutil.copytree(Path(settings.store).parent, tmp_path / "copy")
-    paths = {name: str(tmp_path / "copy" / name) for name in ("manifests", "store")}
-    return dataclasses.replace(settings, **paths)
-
-
 def first_shard(settings) -> Path:
     return sorted(Path(settings.store).glob("train-*.h5"))[0]
 
 
 def test_a_shard_that_is_gone_is_named(settings, tmp_path):
-    copy = copy_of(settings, tmp_path)
+    copy = copy_of(settings, tmp_path / "copy")
     first_shard(copy).unlink()
     with pytest.raises(UserError, match=r"train-00000-of-00006\.h5: holds train.* more, says .*train\.csv, but is not"):
         source(copy)
@@ -265,8 +261,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_bad_shard_is_named_with_its_video_and_what_to_run(settings, tmp_path, damage):
-    copy = copy_of(settings, tmp_path)
+def test_bad_shard_is_named_with_video_and_what_to_run(settings, tmp_path, damage):
+    copy = copy_of(settings, tmp_path / "copy")
     act, said = DAMAGES[damage]
     batches = source(copy, verify_checksums=True, num_clips=3)
     act(first_shard(copy))
@@ -278,7 +274,7 @@ def test_a_bad_shard_is_named_with_its_video_and_what_to_run(settings, tmp_path,
 
 
 def test_a_ledger_of_other_shards_is_found_out(settings, tmp_path):
-    copy = copy_of(settings, tmp_path)
+    copy = copy_of(settings, tmp_path / "copy")
     path = ledger_path(copy, "train")
     table = read_ledger(path)
     table.loc[table["status"] == "ok", "crc32"] += 1
@@ -295,7 +291,7 @@ def test_a_worker_that_dies_ends_the_run_to_be_resumed(settings, monkeypatch):
     assert caught.value.exit_code == 75
 
 
-def test_batches_made_before_a_fault_are_trained_on(settings, monkeypatch):
+def test_batches_made_before_an_error_are_trained_on(settings, monkeypatch):
     batches = source(settings, num_parallel_workers=3)
     expected, make = everything(batches, epoch=0)[:2], batches.batch
     monkeypatch.setattr(batches, "batch", lambda number: make(number) if number != 2 else 1 / 0)
@@ -357,7 +353,7 @@ def test_waiting_says_what_to_raise():
 
 
 def test_shards_of_another_recipe_are_refused(settings, tmp_path):
-    copy = copy_of(settings, tmp_path)
+    copy = copy_of(settings, tmp_path / "copy")
     with pytest.raises(UserError, match="made by another recipe"):
         everything(source(dataclasses.replace(copy, fps=30.0)), epoch=0)
 

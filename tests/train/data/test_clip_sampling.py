@@ -1,3 +1,5 @@
+"""Which frames make a clip: torchvision's rules, every start as likely, short videos too."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -48,7 +50,7 @@ def test_every_index_is_a_frame_of_the_video(mode, num_frames, clip_len, interva
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_clip_is_a_function_of_its_draws_and_not_of_its_neighbours(mode):
+def test_clip_depends_on_its_own_draws_only(mode):
     def draw(seed: int) -> list[int]:
         return indices_of(mode, 300, seed=seed, interval=2)[0].tolist()
 
@@ -81,7 +83,7 @@ def test_uniform_starts_are_torchvisions(num_frames, clip_len, num_clips, starts
 
 @examples(deadline=None)  # other work on the machine is no fault
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 12))
-def test_uniform_starts_are_an_even_spread_rounded_down(num_frames, clip_len, num_clips):
+def test_uniform_starts_are_evenly_spread_rounded_down(num_frames, clip_len, num_clips):
     indices = indices_of("uniform", num_frames, clip=range(num_clips), clip_len=clip_len, num_clips=num_clips)
     assert indices[:, 0].tolist() == np.linspace(0, max(num_frames - clip_len, 0), num_clips).astype(int).tolist()
 
@@ -110,7 +112,7 @@ def test_discrete_takes_every_frame_as_often():
 
 @examples(deadline=None)  # other work on the machine is no fault
 @given(st.integers(1, 60), st.integers(1, 16), st.integers(1, 12), st.integers(0, 5))
-def test_random_clips_are_the_first_of_a_permutation_of_all_windows(num_frames, clip_len, num_clips, seed):
+def test_random_clips_start_a_permutation_of_windows(num_frames, clip_len, num_clips, seed):
     options = {"clip": range(num_clips), "clip_len": clip_len, "num_clips": num_clips, "seed": seed}
     starts = indices_of("random", num_frames, **options)[:, 0].tolist()
     windows = max(num_frames - clip_len + 1, 1)
@@ -120,7 +122,7 @@ def test_random_clips_are_the_first_of_a_permutation_of_all_windows(num_frames, 
 
 @examples(deadline=None)  # other work on the machine is no fault
 @given(st.sampled_from(["discrete", "average"]), st.integers(1, 20), st.integers(1, 64), st.integers(0, 5))
-def test_a_short_video_runs_forward_where_frames_are_repeated(mode, num_frames, clip_len, seed):
+def test_short_video_with_repeated_frames_runs_forward(mode, num_frames, clip_len, seed):
     (indices,) = indices_of(mode, num_frames, clip_len=clip_len, seed=seed)
     assert (np.diff(indices) >= 0).all()
     if mode == "average" and clip_len >= num_frames:

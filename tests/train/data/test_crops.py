@@ -1,3 +1,5 @@
+"""Crops, flips and normalisation are those that the configuration and torchvision name."""
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -51,7 +53,7 @@ def test_centre_crops_are_torchvisions(stored, expected):
     assert (top[0], left[0], flip[0]) == (*expected, False)
 
 
-def test_flips_come_at_their_probability_and_whole_frames_without_a_crop():
+def test_flips_have_their_probability_without_a_crop():
     transform = CropAndFlip.of(Map((Operation("VideoRandomHorizontalFlip", prob=0.25),)), stored=(4, 6))
     assert transform.crop == (4, 6)
     flips = places(transform, (4, 6), 2000)[2]

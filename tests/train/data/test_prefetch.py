@@ -1,3 +1,5 @@
+"""Threads make items ahead in order and within bounds, and neither errors nor hangs are lost."""
+
 import threading
 import time
 
@@ -40,7 +42,7 @@ def test_an_error_comes_when_its_turn_does():
         next(items)
 
 
-def test_a_thread_that_hangs_is_not_waited_for_and_its_stack_is_logged(caplog):
+def test_thread_that_hangs_is_logged_not_waited_for(caplog):
     wake = threading.Event()
 
     def make(number: int) -> int:
@@ -57,7 +59,7 @@ def test_a_thread_that_hangs_is_not_waited_for_and_its_stack_is_logged(caplog):
     assert "thread batches" in caplog.text and "wake.wait()" in caplog.text
 
 
-def test_a_consumer_that_waits_is_let_go_when_it_is_closed():
+def test_closing_releases_a_waiting_consumer():
     begun, wake = threading.Event(), threading.Event()
 
     def make(number: int) -> int:
@@ -91,7 +93,7 @@ def test_threads_end_with_their_consumer(taken):
     assert "batches" not in {thread.name for thread in set(threading.enumerate()) - others}
 
 
-def test_memory_is_used_again_only_when_nothing_refers_to_it():
+def test_buffer_is_reused_only_when_unreferenced():
     buffers = Buffers((4, 6))
     first = buffers.take()
     place = first.ctypes.data

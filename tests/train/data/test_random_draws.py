@@ -1,3 +1,5 @@
+"""Random draws are uniform and a function of seed, epoch, purpose and owner alone, so that runs repeat."""
+
 import numpy as np
 
 from train.data.random_draws import Draws, splitmix64
@@ -9,7 +11,7 @@ def test_splitmix64_is_the_published_generator():
     assert splitmix64(np.uint64(1234567), np.arange(4)).tolist() == expected
 
 
-def test_what_an_owner_draws_does_not_depend_on_the_others():
+def test_draws_of_an_owner_do_not_depend_on_others():
     draws = Draws(7, 2, 0, each=3)
     owners = np.array([5, 0, 10**12, 5])
     together = draws.of(owners)
@@ -25,7 +27,7 @@ def test_draws_differ_by_seed_epoch_purpose_and_owner():
     assert len(set(drawn.tolist())) == len(keys) * 100
 
 
-def test_draws_are_even_and_independent_of_their_neighbours_and_of_the_epoch():
+def test_draws_are_uniform_and_independent():
     first, second = (Draws(0, epoch, 0, each=3).of(np.arange(40_000)) for epoch in (0, 1))
     assert 0 <= first.min() and first.max() < 1
     counts = np.stack([np.bincount((column * 16).astype(int), minlength=16) for column in first.T])

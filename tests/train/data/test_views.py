@@ -1,3 +1,5 @@
+"""Views of a video for training and evaluation: which frames, which crops, repeatable for a seed."""
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ def cut(chosen: Views, samples: list[int], num_frames: int = 150, epoch: int = 0
     return list(zip(*(each.tolist() for each in cuts), strict=True))
 
 
-def test_three_crops_of_each_clip_lie_along_the_longer_side():
+def test_three_crops_of_a_clip_lie_along_the_long_side():
     chosen = views(num_clips=2, num_crops=3, seq_mode="uniform")
     assert chosen.num_views == 6
     cuts = cut(chosen, list(range(12, 18)))
@@ -37,7 +39,7 @@ def test_the_crops_of_a_clip_are_of_the_same_frames(mode):
     assert len({tuple(each) for each in frames}) == 4
 
 
-def test_random_clips_of_a_video_are_all_different_and_others_every_epoch():
+def test_random_clips_differ_in_a_video_and_by_epoch():
     chosen = views("VideoRandomCrop", num_clips=5, seq_mode="random")
     starts = [tuple(each[0][0] for each in cut(chosen, list(range(35, 40)), 20, epoch)) for epoch in range(20)]
     assert all(set(each) == {0, 1, 2, 3, 4} for each in starts)  # 20 frames have five windows of 16

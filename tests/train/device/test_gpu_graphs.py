@@ -83,7 +83,7 @@ ALONE, WITH_RELU = "0", "1"  # cudnnBatchNormOps_t
 NUM_NORMS, NUM_BEFORE_RELU = 21, 14  # of 2 and 2 in the stem, 4 and 3 in a block, 3 and 0 in shortcuts
 
 
-def test_mindspore_fuses_every_batch_norm_and_relu_in_float16(machine):
+def test_float16_fuses_every_batch_norm_and_relu(machine):
     norms, algorithms = compiled(machine, "auto", "O3")
     for direction in ("forward", "backward"):
         assert norms[direction, WITH_RELU] == NUM_BEFORE_RELU
@@ -94,7 +94,7 @@ def test_mindspore_fuses_every_batch_norm_and_relu_in_float16(machine):
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["NCTHW", "NTHWC"])
 @pytest.mark.parametrize("precision", ["O0", "O2"])
-def test_convolutions_are_searched_for_and_norms_in_float32_stay_alone(machine, layout, precision):
+def test_convolutions_searched_float32_norms_not_fused(machine, layout, precision):
     norms, algorithms = compiled(machine, layout, precision, "others")
     assert norms == {("forward", ALONE): NUM_NORMS, ("backward", ALONE): NUM_NORMS}
     # Forward, of the input, of the weights; the first convolution's input has no gradient.
@@ -104,7 +104,7 @@ def test_convolutions_are_searched_for_and_norms_in_float32_stay_alone(machine, 
 
 
 @pytest.mark.slow
-def test_float16_in_the_plain_layout_and_without_fusion(machine):
+def test_float16_norms_without_fusion_stay_separate(machine):
     for layout in ("NCTHW", "NTHWC"):
         norms, _ = compiled(machine, layout, "O3", "apart", "others")
         assert norms == {("forward", ALONE): NUM_NORMS, ("backward", ALONE): NUM_NORMS}

@@ -1,3 +1,5 @@
+"""A training of several processes ends with the exit code of the one that failed first."""
+
 import os
 import signal
 from pathlib import Path
@@ -37,7 +39,7 @@ def leave(folder: Path, rank: int, code: int, monkeypatch) -> None:
         (1, [], [signal.SIGTERM, signal.SIGINT], EXIT_SIGINT, ""),
     ],
 )
-def test_the_first_process_that_fails_gives_the_exit_code(
+def test_first_process_that_fails_gives_the_exit_code(
     of_msrun, codes, asked, expected, said, tmp_path, monkeypatch, capsys
 ):
     for rank, code in enumerate(codes):
@@ -49,7 +51,7 @@ def test_the_first_process_that_fails_gives_the_exit_code(
     assert said in printed and bool(said) == bool(printed)
 
 
-def test_the_scheduler_and_a_process_alone_note_nothing(tmp_path, monkeypatch):
+def test_scheduler_and_single_process_note_no_failure(tmp_path, monkeypatch):
     with noted():
         pass
     monkeypatch.setenv(_NOTES, str(tmp_path))

@@ -1,3 +1,5 @@
+"""NVIDIA's driver and libraries are found or named as missing, for users with and without a card."""
+
 import importlib.util
 import os
 import re
@@ -100,7 +102,7 @@ def test_a_library_that_is_missing_or_broken_is_named(driver, libraries, tmp_pat
 
 
 @needs_cc
-def test_libraries_are_loaded_and_mindspores_questions_answered(driver, libraries):
+def test_libraries_load_and_mindspores_lookups_are_met(driver, libraries):
     done = run(
         """
 import ctypes, os, subprocess, train
@@ -123,7 +125,7 @@ print(*(os.environ[name] for name in ("CUDA_MODULE_LOADING", "CUDA_CACHE_PATH", 
 
 
 @needs_cc
-def test_mindspore_loads_its_plugin_with_the_wheels_and_says_nothing_wrong(driver):
+def test_mindspore_loads_its_plugin_without_warnings(driver):
     if importlib.util.find_spec("nvidia") is None:
         pytest.skip("NVIDIA's wheels are not installed: make install GPU=1")
     done = run(
@@ -186,24 +188,24 @@ def test_make_install_gpu_is_skipped_when_up_to_date(tmp_path):
     assert "[test]" in would_do("GPU=1") and "[gpu]" in would_do("GPU=1") and "[gpu]" not in would_do()
 
 
-def settings(**overrides: str) -> Config:
+def sample_config(**overrides: str) -> Config:
     return load_config(Document(str(ROOT / "train/configs/sample.yaml"), overrides))
 
 
-def test_a_gpu_that_is_asked_for_and_not_there_is_the_users_mistake(monkeypatch):
+def test_gpu_asked_for_but_absent_is_a_user_mistake(monkeypatch):
     monkeypatch.setattr(train, "GPU_FAULT", "libcudnn.so.8 is gone")
     with pytest.raises(DeviceError, match="device_target: got GPU, but libcudnn.so.8 is gone") as caught:
-        select.start_device(settings(device_target="GPU"))
+        select.start_device(sample_config(device_target="GPU"))
     assert caught.value.exit_code == 2
 
 
-def test_auto_takes_the_cpu_and_warns_only_where_a_card_is(monkeypatch, caplog):
+def test_auto_takes_the_cpu_and_warns_only_with_a_card(monkeypatch, caplog):
     monkeypatch.setattr(train, "GPU_FAULT", "libcudnn.so.8 is gone")
     for nvidia_smi, num_warnings in ((None, 0), ("/usr/bin/nvidia-smi", 1)):
         monkeypatch.setattr(select.shutil, "which", lambda _name, found=nvidia_smi: found)
         monkeypatch.setattr(select.os.path, "exists", lambda _path: False)
         caplog.clear()
-        assert select.start_device(settings(device_target="auto")) == "CPU"
+        assert select.start_device(sample_config(device_target="auto")) == "CPU"
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert len(warnings) == num_warnings and all("libcudnn.so.8 is gone" in said for said in warnings)
 
@@ -218,7 +220,7 @@ Load dynamic library: libmindspore_gpu.so.11.6 failed. libcuda_ops.so.11: undefi
 """
 
 
-def test_what_mindspore_cannot_load_is_named_and_auto_goes_on_without_it(monkeypatch, caplog):
+def test_plugin_load_error_is_named_and_auto_takes_cpu(monkeypatch, caplog):
     def cannot(target, _device_id):
         raise RuntimeError(LOADING_FAILED.replace("GPU", target))
 
@@ -226,11 +228,11 @@ def test_what_mindspore_cannot_load_is_named_and_auto_goes_on_without_it(monkeyp
     monkeypatch.setattr(select.ms, "set_device", cannot)
     monkeypatch.setattr(nvidia, "Driver", lambda: SimpleNamespace(cards=["one"]))
     with pytest.raises(DeviceError, match="GPU, .*card number 1 is asked for, counted from 0; the driver shows 1"):
-        select.start_device(settings(device_target="GPU", **{"context.device_id": "1"}))
+        select.start_device(sample_config(device_target="GPU", **{"context.device_id": "1"}))
     for target, missing in (("GPU", "libcuda_ops.so.11: undefined symbol"), ("Ascend", "libge_runner.so: cannot open")):
         with pytest.raises(DeviceError, match=f"device_target: got {target}, .*{missing}.* try --device_target=CPU"):
-            select.start_device(settings(device_target=target))
-    assert select.start_device(settings(device_target="auto")) == "CPU"
+            select.start_device(sample_config(device_target=target))
+    assert select.start_device(sample_config(device_target="auto")) == "CPU"
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "libcuda_ops.so.11: undefined symbol" in warning and "using the CPU" in warning
 

@@ -1,3 +1,5 @@
+"""SIGINT and SIGTERM end a training after its step, and anything else at once."""
+
 import signal
 import subprocess
 import sys
@@ -35,9 +37,7 @@ sys.exit(stop.exit_code or 0)
         ("loading", 60, [signal.SIGINT], EXIT_SIGINT),
     ],
 )
-def test_one_signal_lets_the_step_end_and_what_follows_or_precedes_training_ends_at_once(
-    doing, seconds, signals, exit_code
-):
+def test_signal_ends_after_the_step_or_at_once(doing, seconds, signals, exit_code):
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, doing, str(seconds)], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -58,7 +58,7 @@ def test_one_signal_lets_the_step_end_and_what_follows_or_precedes_training_ends
         )
 
 
-def test_a_ctrl_c_while_libraries_are_imported_ends_the_command_without_a_word():
+def test_ctrl_c_during_imports_ends_training_silently():
     process = subprocess.Popen(
         [sys.executable, "-m", "train.train", "-c", "no.yaml"], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

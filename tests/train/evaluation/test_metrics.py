@@ -1,3 +1,5 @@
+"""Accuracies and losses of clips and videos are right, also for ties, NaN and missing labels."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ def test_topk_agrees_with_a_stable_sort(scores, k):
     assert topk_correct(scores, labels, k).tolist() == expected
 
 
-def test_a_network_that_says_the_same_of_all_is_right_by_chance_only():
+def test_constant_scores_are_right_by_chance_only():
     labels = np.arange(8, dtype=np.int32)
     assert topk_correct(np.zeros((8, 8), np.float32), labels, 1).mean() == 1 / 8
 

@@ -1,3 +1,5 @@
+"""The line that evaluation prints of a step, with labels and without."""
+
 import logging
 import re
 from types import SimpleNamespace

@@ -1,3 +1,5 @@
+"""Configurations load as documented, ours and zjut_mindvideo's, and every error in them is named."""
+
 import logging
 
 import pytest
@@ -13,7 +15,7 @@ NORMALIZE = "{type: VideoNormalize, mean: [0, 0, 0], std: [1, 1, 1]}"
 SEED_README = SHARED / "seed" / "r2plus1d_README.md"
 
 
-def test_the_seeds_file_loads_and_acts(caplog):
+def test_zjut_mindvideos_file_loads_and_acts(caplog):
     with caplog.at_level(logging.WARNING):
         config = load_config(Document(RESOURCES / "zjut_r2plus1d18.yaml"))
     assert config.model.stage_channels == (64, 128, 256, 512)
@@ -40,7 +42,7 @@ def test_torchvisions_recipe_is_the_published_one():
 
 
 @pytest.mark.skipif(not SEED_README.is_file(), reason="../shared/seed is not here")
-def test_the_seeds_file_loads_as_its_readme_prints_it(tmp_path):
+def test_zjut_mindvideos_readme_example_loads(tmp_path):
     text = SEED_README.read_text(encoding="utf-8").split("```text\n# model architecture")[1].split("\n```")[0]
     path = tmp_path / "r2plus1d18.yaml"
     path.write_text(text, encoding="utf-8")
@@ -82,12 +84,12 @@ def test_our_files_load_without_a_warning(path, caplog):
         ({OPERATIONS: "[{type: VideoCrop, size: [8, 8]}]"}, r"got 'VideoCrop', expected"),
     ],
 )  # fmt: skip
-def test_faults_are_named(overrides, message):
+def test_errors_are_named(overrides, message):
     with pytest.raises(SettingsError, match=message):
         load_config(Document(RESOURCES / "zjut_r2plus1d18.yaml", overrides))
 
 
-def test_all_faults_of_all_sections_come_at_once():
+def test_all_errors_of_all_sections_come_at_once():
     overrides = {"preprocess.fps": "-1", "train.epochs": "0", "data_loader.eval.dataset.sq": "1"}
     with pytest.raises(SettingsError) as caught:
         load_config(Document(RESOURCES / "zjut_r2plus1d18.yaml", overrides))

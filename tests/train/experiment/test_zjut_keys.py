@@ -1,8 +1,7 @@
-"""Every key of zjut_mindvideo's YAML, one by one: another value changes what is done, or is refused or warned of.
+"""Every key of zjut_mindvideo's YAML, one by one: another value changes what is done, or is refused or warned of."""
 
-`KEYS` has for each key another value, and what shows that it was heard: a function of the configuration whose result
-differs, `refused` or `warned` with the words expected.
-"""
+# `KEYS` has for each key another value, and what shows that it was heard: a function of the configuration whose result
+# differs, `refused` or `warned` with the words expected.
 
 import json
 import logging

@@ -1,3 +1,5 @@
+"""A cached graph is used only for the same network, and the cache stays small."""
+
 import os
 import subprocess
 import sys
@@ -20,7 +22,7 @@ def unused(monkeypatch, tmp_path) -> Path:
     return tmp_path / "kinetics-r2plus1d" / "graphs"
 
 
-def test_a_failed_compilation_leaves_nothing_and_a_second_one_is_not_cached(unused):
+def test_failed_or_second_compilation_is_not_cached(unused):
     with pytest.raises(RuntimeError, match="broken"), compile_cache.cached_compilation("x"):
         raise RuntimeError("broken")
     assert not list(unused.iterdir())
@@ -28,7 +30,7 @@ def test_a_failed_compilation_leaves_nothing_and_a_second_one_is_not_cached(unus
         assert not list(unused.iterdir())
 
 
-def test_graphs_of_other_shapes_have_other_folders_and_the_oldest_go(unused, monkeypatch):
+def test_each_shape_has_a_folder_and_the_oldest_go(unused, monkeypatch):
     monkeypatch.setattr(compile_cache, "MAX_KEPT", 2)
     for number in range(4):
         monkeypatch.setattr(compile_cache, "_used", False)

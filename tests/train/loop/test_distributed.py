@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from make_training import TinyNetwork, to_the_waiting_thread, write_config
 from mindspore import nn
+from parameters import parameter_values
 
-from model import weights
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_USAGE
 from train import train
@@ -42,10 +42,6 @@ def frozen_network() -> TinyNetwork:
     return network
 
 
-def values(network: nn.Cell) -> dict[str, np.ndarray]:
-    return {name: p.asnumpy().copy() for name, p in weights.parameters(network).items()}
-
-
 def worker() -> int:
     """What msrun starts twice: train, note the parameters of every step; number 1 dies in the middle."""
     out = Path(os.environ[OUT])
@@ -53,7 +49,7 @@ def worker() -> int:
 
     def step(self, *args):
         loss = make_step(self, *args)
-        np.savez(out / f"rank{self.world.rank}-step{self.progress.step}.npz", **values(self.network))
+        np.savez(out / f"rank{self.world.rank}-step{self.progress.step}.npz", **parameter_values(self.network))
         (out / f"rank{self.world.rank}.pid").write_text(str(os.getpid()))
         if self.progress.step == DIES_AT and self.world.rank == 1 and self.config.train.seed != NOBODY_DIES:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -135,21 +131,21 @@ def test_all_have_the_same_parameters_in_every_step(died, folder):
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=f"{name} after step {step}")
 
 
-def test_statistics_are_averaged_and_all_learn_that_one_was_asked_to_stop(died, folder):
+def test_ranks_average_statistics_and_share_a_stop(died, folder):
     for rank in (0, 1):
         settled = np.load(folder / f"rank{rank}-settled.npz")
         assert settled["mean"].tolist() == [1.5, 5.0]
         assert settled["asked"]
 
 
-def test_one_process_makes_the_same_steps_and_goes_on_where_two_ended(died, folder, monkeypatch):
+def test_one_process_repeats_and_resumes_steps_of_two(died, folder, monkeypatch):
     monkeypatch.setattr(trainer, "build_network", lambda _settings: frozen_network())
     made = {}
     make_step = trainer.Trainer._step
 
     def step(self, *args):
         loss = make_step(self, *args)
-        made[self.progress.step] = values(self.network)
+        made[self.progress.step] = parameter_values(self.network)
         return loss
 
     monkeypatch.setattr(trainer.Trainer, "_step", step)
@@ -171,7 +167,7 @@ def test_one_process_makes_the_same_steps_and_goes_on_where_two_ended(died, fold
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, EXIT_RETRY), (signal.SIGINT, EXIT_SIGINT)])
-def test_a_signal_ends_all_with_a_checkpoint_and_an_exit_code(tmp_path, number, code):
+def test_signal_ends_all_with_checkpoint_and_exit_code(tmp_path, number, code):
     write_config(tmp_path, epochs=100_000, eval_epochs=0)
     started = together(tmp_path, "--data_loader.train.dataset.batch_size=4", f"--train.seed={NOBODY_DIES}")
     noted = tmp_path / "rank1.pid"
@@ -191,7 +187,7 @@ def test_a_signal_ends_all_with_a_checkpoint_and_an_exit_code(tmp_path, number, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group_size", [1, 2])
-def test_two_go_on_where_one_ended(tmp_path, monkeypatch, group_size):
+def test_two_processes_resume_where_one_ended(tmp_path, monkeypatch, group_size):
     monkeypatch.setattr(trainer, "build_network", lambda _settings: frozen_network())
     write_config(tmp_path)
     made = {}
@@ -199,7 +195,7 @@ def test_two_go_on_where_one_ended(tmp_path, monkeypatch, group_size):
 
     def step(self, *args):
         loss = make_step(self, *args)
-        made[self.progress.step] = values(self.network)
+        made[self.progress.step] = parameter_values(self.network)
         if self.progress.step == 3 and "runs" in self.config.train.ckpt_path:
             to_the_waiting_thread(self, signal.SIGTERM)
         return loss

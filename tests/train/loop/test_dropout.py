@@ -1,3 +1,5 @@
+"""Dropout keeps the mean and depends on seed, epoch and sample alone, so that runs resume exactly."""
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ def test_a_fraction_is_dropped_and_the_mean_stays():
     assert (factors == 0).mean() == pytest.approx(0.2, abs=0.01)
 
 
-def test_a_samples_features_depend_on_seed_epoch_and_sample_alone():
+def test_dropout_depends_only_on_seed_epoch_and_sample():
     together = kept(np.array([3, 9]), 100, 0.5, seed=1, epoch=2)
     np.testing.assert_array_equal(kept(np.array([9]), 100, 0.5, seed=1, epoch=2)[0], together[1])
     others = [kept(np.array([9]), 100, 0.5, seed=seed, epoch=epoch)[0] for seed, epoch in ((0, 2), (1, 3))]

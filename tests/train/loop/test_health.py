@@ -1,3 +1,5 @@
+"""A training that learns nothing any more stops, and says so."""
+
 import pytest
 
 from train.loop.health import FiniteLosses, NotFiniteError

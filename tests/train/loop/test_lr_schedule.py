@@ -1,3 +1,5 @@
+"""Every learning-rate schedule, step by step, against values worked out by hand."""
+
 import math
 
 import numpy as np

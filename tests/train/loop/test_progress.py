@@ -1,3 +1,5 @@
+"""Speed, accuracy and time left that the log shows are right."""
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_an_interval_counts_all_devices_clips_and_its_own_accuracy(clock):
+def test_interval_has_all_devices_clips_own_accuracy(clock):
     interval = Interval(clips_per_step=8)  # two groups of two clips, on two devices
     for right in ([1, 1], [1, 0], [0, 0], [1, 0]):
         logits = np.array([[0, 1] if hit else [1, 0] for hit in right], np.float32)

@@ -1,3 +1,5 @@
+"""Batch-norm statistics that are not finite go back to the last good ones, so that evaluation stays possible."""
+
 import mindspore as ms
 import numpy as np
 from mindspore import nn
@@ -5,7 +7,7 @@ from mindspore import nn
 from train.loop.running_statistics import RunningStatistics
 
 
-def test_statistics_that_are_not_finite_go_back_and_others_stay_as_they_are():
+def test_only_non_finite_statistics_are_restored():
     network = nn.SequentialCell(nn.BatchNorm2d(2), nn.BatchNorm2d(3))
     statistics = RunningStatistics(network)
     values = [np.arange(1, 3), np.arange(3, 5), np.arange(5, 8), np.arange(8, 11)]

@@ -6,6 +6,7 @@ import pytest
 import reference_weights
 from make_training import TinyNetwork
 from mindspore import nn
+from parameters import parameter_values
 from paths import RESOURCES
 
 from model import weights
@@ -79,11 +80,11 @@ def linear_step(label_smoothing: float = 0.0, group_size: int = 1, **options) ->
     return step
 
 
-def weight(step: TrainStep) -> np.ndarray:
+def weight_of(step: TrainStep) -> np.ndarray:
     return step.loss.network.weight.asnumpy().copy()
 
 
-def run(step: TrainStep, clips: np.ndarray, labels: np.ndarray, last: bool = True) -> float:
+def run_step(step: TrainStep, clips: np.ndarray, labels: np.ndarray, last: bool = True) -> float:
     loss, _logits = step(ms.Tensor(clips), ms.Tensor(labels), last)
     return float(loss.asnumpy())
 
@@ -97,28 +98,28 @@ def loss_and_gradient(weight: np.ndarray, clips: np.ndarray, labels: np.ndarray,
 
 @pytest.mark.parametrize("loss_scale", [1.0, 1000.0, "dynamic"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_loss_scale_cancels_out_and_labels_are_smoothed(loss_scale, smoothing):
+def test_loss_scale_cancels_and_labels_are_smoothed(loss_scale, smoothing):
     step = linear_step(smoothing, loss_scale=loss_scale)
     loss, gradient = loss_and_gradient(START, *BATCHES[0], smoothing)
-    assert run(step, *BATCHES[0]) == pytest.approx(loss, rel=1e-6)
-    np.testing.assert_allclose(weight(step), START - LR * gradient, rtol=1e-5, atol=1e-6)
+    assert run_step(step, *BATCHES[0]) == pytest.approx(loss, rel=1e-6)
+    np.testing.assert_allclose(weight_of(step), START - LR * gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_a_group_of_batches_is_one_step_on_their_mean_gradient():
+def test_batch_group_is_one_step_on_the_mean_gradient():
     step = linear_step(group_size=2)
     expected = START
     for first, second in (BATCHES[:2], BATCHES[2:]):  # twice: the sums are cleared in between
-        before = weight(step)
-        run(step, *first, last=False)
-        np.testing.assert_array_equal(weight(step), before)
-        run(step, *second, last=True)
+        before = weight_of(step)
+        run_step(step, *first, last=False)
+        np.testing.assert_array_equal(weight_of(step), before)
+        run_step(step, *second, last=True)
         gradient = (loss_and_gradient(expected, *first)[1] + loss_and_gradient(expected, *second)[1]) / 2
         expected = expected - LR * gradient
-        np.testing.assert_allclose(weight(step), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(weight_of(step), expected, rtol=1e-5, atol=1e-6)
     assert step.optimizer.global_step.asnumpy().tolist() == [2]
 
 
-def test_dropped_features_give_no_logits_and_no_gradient():
+def test_dropped_features_give_no_logits_nor_gradient():
     network = TinyNetwork()
     settings = Optimizer(weight_decay=0.0)
     step = TrainStep(Loss(network, nn.Identity()), make_optimizer(settings, network, [0.1] * 2), settings)
@@ -130,43 +131,43 @@ def test_dropped_features_give_no_logits_and_no_gradient():
     assert moved.tolist() == [True, False, False, False]
 
 
-def test_clipping_shortens_the_gradient_to_the_norm_and_leaves_a_short_one():
+def test_clipping_shortens_only_long_gradients():
     gradient = loss_and_gradient(START, *BATCHES[0])[1]
     length = np.linalg.norm(gradient)
     for clip_norm in (length / 3, length * 3):
         step = linear_step(clip_norm=float(clip_norm), loss_scale=512.0)
-        run(step, *BATCHES[0])
-        moved = np.linalg.norm(START - weight(step)) / LR
+        run_step(step, *BATCHES[0])
+        moved = np.linalg.norm(START - weight_of(step)) / LR
         assert moved == pytest.approx(min(clip_norm, length), rel=1e-4)
 
 
-def test_the_average_follows_the_weights_and_can_take_their_place():
+def test_weight_average_follows_and_replaces_weights():
     step = linear_step(ema_decay=0.75)
     average = START
     for batch in BATCHES[:2]:
-        run(step, *batch)
-        average = 0.75 * average + 0.25 * weight(step)
-    last = weight(step)
+        run_step(step, *batch)
+        average = 0.75 * average + 0.25 * weight_of(step)
+    last = weight_of(step)
     step.swap_average()
-    np.testing.assert_allclose(weight(step), average, rtol=1e-6)
+    np.testing.assert_allclose(weight_of(step), average, rtol=1e-6)
     step.swap_average()
-    np.testing.assert_array_equal(weight(step), last)
-    run(step, *BATCHES[2])  # and the average goes on
-    average = 0.75 * average + 0.25 * weight(step)
+    np.testing.assert_array_equal(weight_of(step), last)
+    run_step(step, *BATCHES[2])  # and the average goes on
+    average = 0.75 * average + 0.25 * weight_of(step)
     step.swap_average()
-    np.testing.assert_allclose(weight(step), average, rtol=1e-6)
+    np.testing.assert_allclose(weight_of(step), average, rtol=1e-6)
 
 
-def test_a_step_that_is_not_finite_changes_nothing_but_the_count_and_the_scale(monkeypatch):
+def test_non_finite_step_changes_only_count_and_scale(monkeypatch):
     monkeypatch.setattr(loop_step, "DYNAMIC_SCALE_WINDOW", 2)
     step = linear_step(loss_scale="dynamic", momentum=0.9, ema_decay=0.5)
     kept = (step.loss.network.weight, step.optimizer.moments[0], step.average[0])
-    run(step, *BATCHES[2])  # from here on the average is not the weights
+    run_step(step, *BATCHES[2])  # from here on the average is not the weights
     bad = np.full((2, 4), np.inf, np.float32)
     scales, left_out = [], []
     for clips in (bad, BATCHES[0][0], bad, BATCHES[1][0], BATCHES[2][0]):
         before = [p.asnumpy().copy() for p in kept]
-        run(step, clips, BATCHES[0][1])
+        run_step(step, clips, BATCHES[0][1])
         unchanged = [np.array_equal(old, p.asnumpy()) for old, p in zip(before, kept, strict=True)]
         assert unchanged == [clips is bad] * 3
         scales.append(float(step.scale.asnumpy()))
@@ -178,12 +179,12 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count_and_the_scale(m
 
 def test_pynative_mode_makes_the_same_step():
     in_graph = linear_step(momentum=0.9, clip_norm=0.5)
-    run(in_graph, *BATCHES[0])
+    run_step(in_graph, *BATCHES[0])
     ms.set_context(mode=ms.PYNATIVE_MODE)
     try:
         step = linear_step(momentum=0.9, clip_norm=0.5)
-        run(step, *BATCHES[0])
-        np.testing.assert_allclose(weight(step), weight(in_graph), rtol=1e-6)
+        run_step(step, *BATCHES[0])
+        np.testing.assert_allclose(weight_of(step), weight_of(in_graph), rtol=1e-6)
     finally:
         ms.set_context(mode=ms.GRAPH_MODE)
 
@@ -196,22 +197,20 @@ def steps_in_each_precision() -> dict[str, tuple]:
     start, results = {}, {}
     for level in ("O0", "O2", "O3"):
         network = TinyNetwork()
-        start = start or {name: p.asnumpy().copy() for name, p in weights.parameters(network).items()}
+        start = start or parameter_values(network)
         weights.assign(network, start, source="test")
         set_amp_level(network, level)
         settings = Optimizer(loss_scale=128.0)
         step = TrainStep(Loss(network, nn.Identity()), make_optimizer(settings, network, [0.1]), settings)
         step.set_train(True)
-        loss = run(step, clips, labels)
-        results[level] = (loss, {name: p.asnumpy().copy() for name, p in weights.parameters(network).items()})
+        loss = run_step(step, clips, labels)
+        results[level] = (loss, parameter_values(network))
     results["start"] = (0.0, start)
     return results
 
 
 @pytest.mark.parametrize("level", ["O2", "O3"])
-def test_half_precision_makes_nearly_the_same_step_with_weights_and_statistics_in_float32(
-    steps_in_each_precision, level
-):
+def test_half_precision_step_is_close_state_is_float32(steps_in_each_precision, level):
     loss, after = steps_in_each_precision[level]
     expected_loss, expected = steps_in_each_precision["O0"]
     start = steps_in_each_precision["start"][1]

@@ -1,3 +1,5 @@
+"""However a training is stopped, killed or damaged, it is resumed to the same bits, or one line says why not."""
+
 import contextlib
 import io
 import json
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from make_training import NORMALIZE, TinyNetwork, signalling, to_the_waiting_thread, write_config
 from paths import ROOT
+from terminal import Terminal
 
 from pipeline.common.errors import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT, UserError
 from pipeline.common.settings import Document
@@ -81,9 +84,7 @@ def files_of(runs: Path, stem: str) -> dict[str, bytes]:
     return {ending: (folder / f"{stem}{ending}").read_bytes() for ending in (".ckpt", ".optimizer.ckpt")}
 
 
-def test_killed_stopped_and_damaged_training_ends_in_the_same_bits_having_seen_the_same_clips(
-    config, tmp_path, seen, monkeypatch
-):
+def test_interrupted_training_sees_same_clips_and_bits(config, tmp_path, seen, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     dropped, kept = [], dropout.kept
 
@@ -125,7 +126,7 @@ def test_killed_stopped_and_damaged_training_ends_in_the_same_bits_having_seen_t
     assert state["epoch"] == 2 and state["best"] >= 0
 
 
-def test_a_stop_in_the_evaluation_is_taken_up_with_the_evaluation(config, tmp_path, monkeypatch):
+def test_stop_in_evaluation_resumes_with_evaluation(config, tmp_path, monkeypatch):
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.epochs=1"]
     with monkeypatch.context() as patch:
         evaluate = trainer.Trainer._evaluate
@@ -152,7 +153,7 @@ def test_a_stop_in_the_evaluation_is_taken_up_with_the_evaluation(config, tmp_pa
     assert (run / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_loss_that_stays_nan_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
+def test_loss_that_stays_nan_keeps_a_good_checkpoint(config, tmp_path, monkeypatch):
     make_step = trainer.Trainer._step
 
     def poisoned(self, *args):
@@ -178,11 +179,6 @@ def test_gradients_that_never_are_finite_end_training(config, tmp_path, capsys):
     ):
         train.main([*words, "--train.amp_level=O2", "--optimizer.loss_scale=1e9"])
     assert "warning: step 1: gradients are not finite; its update is left out" in capsys.readouterr().err
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
@@ -218,7 +214,7 @@ def test_what_is_evaluated_and_kept_when(config, monkeypatch):
     assert saved == [(2, -1.0, False), (3, 0.5, True), (4, 0.5, False), (6, 0.5, False), (7, 0.6, True)]
 
 
-def test_an_evaluation_whose_loss_is_not_finite_is_never_the_best(config, monkeypatch, caplog):
+def test_evaluation_with_nan_loss_is_never_the_best(config, monkeypatch, caplog):
     found = iter([(1.0, math.nan), (0.5, 2.0), (0.4, 1.0)])  # video top-1 and loss of each epoch
     saved = []
     monkeypatch.setattr(trainer.RunningStatistics, "settle", lambda *_: False)
@@ -245,7 +241,7 @@ def test_validation_normalises_as_make_eval_does(config):
     np.testing.assert_allclose(train_shift, -np.full(3, 0.4) / 0.2, rtol=1e-6)
 
 
-def test_going_on_with_other_clips_is_refused(config):
+def test_resuming_with_other_clips_is_refused(config):
     made = trainer.Trainer(load_config(Document(config)), World(), None)
     state = json.loads(json.dumps(made._identity()))
     for override, message in (
@@ -265,7 +261,7 @@ def test_going_on_with_other_clips_is_refused(config):
             made._check_resumable(Path("x.ckpt"), state)
 
 
-def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(config, tmp_path, monkeypatch):
+def test_read_that_hangs_ends_training_resumably(config, tmp_path, monkeypatch):
     make, wake = ClipBatches.batch, threading.Event()
 
     def batch(self, number):
@@ -289,7 +285,7 @@ def test_a_read_that_hangs_ends_training_with_a_checkpoint_to_resume_from(config
     assert train.main([*words, "--resume", "auto"]) == EXIT_OK
 
 
-def test_a_worker_that_dies_ends_training_with_a_checkpoint_to_resume_from(config, tmp_path, monkeypatch):
+def test_worker_that_dies_ends_training_resumably(config, tmp_path, monkeypatch):
     make = ClipBatches.batch
 
     def batch(self, number):
@@ -315,7 +311,7 @@ def test_when_no_checkpoint_is_whole_training_says_so(config, tmp_path):
         train.main([*words, "--resume", "auto"])
 
 
-def test_resuming_where_there_is_nothing_says_so_and_starts(tmp_path, caplog):
+def test_resume_without_checkpoint_says_so_and_starts(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert train.checkpoints_to_resume(tmp_path / "tiny", "auto") == []
     assert "nothing to resume" in caplog.text and "starting at step 0" in caplog.text

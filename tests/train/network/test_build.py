@@ -4,6 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
+from parameters import parameter_values
 
 from model import weights
 from pipeline.common.errors import UserError
@@ -21,7 +22,7 @@ def test_every_type_of_the_settings_is_built(name):
     assert ("layer1.0.conv1.0.3.weight" in weights.parameters(network)) == name.startswith("R2Plus1d")
 
 
-def test_strides_that_do_not_suit_the_type_are_the_users_mistake():
+def test_strides_unfit_for_the_type_are_a_user_mistake():
     strides = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
     with pytest.raises(UserError, match=r"model \(type MC3d18\): stage_strides: stage 2 has no temporal convolution"):
         build_network(Model(type="MC3d18", stage_strides=strides, **NARROW))
@@ -32,7 +33,7 @@ def test_frozen_stages_keep_weights_and_statistics():
     network = build_network(Model(type="R3d18", freeze_stages=3, **NARROW))  # stem, layer1, layer2
     step = TrainStep(Loss(network, nn.Identity()), make_optimizer(Optimizer(), network, [0.1] * 4), Optimizer())
     step.set_train(True)
-    before = {name: parameter.asnumpy().copy() for name, parameter in weights.parameters(network).items()}
+    before = parameter_values(network)
     rng = np.random.default_rng(0)
     for _ in range(2):
         clips = ms.Tensor(rng.standard_normal((2, 3, 4, 16, 16)).astype(np.float32))

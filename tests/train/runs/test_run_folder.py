@@ -1,3 +1,5 @@
+"""What a run leaves in its folder can be read by other programs, and a refused start leaves none."""
+
 import json
 import logging
 

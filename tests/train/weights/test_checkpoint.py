@@ -1,3 +1,5 @@
+"""A checkpoint comes back whole or is refused, whatever happened while it was written."""
+
 import json
 import resource
 
@@ -38,7 +40,7 @@ def saved(tmp_path):
     return path, network, step
 
 
-def test_weights_optimizer_and_state_come_back_bit_for_bit(saved):
+def test_weights_optimizer_and_state_survive_a_save(saved):
     path, network, step = saved
     other, other_step = make(steps=99)  # another schedule: the rates are the configuration's, not the checkpoint's
     state = checkpoint.load(path, other, other_step.state())
@@ -77,7 +79,7 @@ def test_half_a_checkpoint_counts_as_damaged(saved, ending):
         checkpoint.load(path, network, step.state())
 
 
-def test_without_a_whole_pointer_the_most_steps_are_the_latest(tmp_path, caplog):
+def test_without_pointer_most_steps_are_the_latest(tmp_path, caplog):
     network, step = make()
     folder = tmp_path / "20260101-000000" / "ckpt"
     for number in (3, 6):
@@ -107,7 +109,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
         checkpoint.load(tmp_path / "y.ckpt", make()[0])
 
 
-def test_a_save_that_fails_leaves_the_previous_checkpoint(saved, monkeypatch):
+def test_failed_save_leaves_the_previous_checkpoint(saved, monkeypatch):
     path, network, step = saved
     monkeypatch.setattr(checkpoint.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match="No space"):
@@ -128,7 +130,7 @@ def test_a_disk_that_takes_no_more_is_not_left_full(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_going_on_clears_what_a_killed_save_left(tmp_path):
+def test_resuming_clears_what_a_killed_save_left(tmp_path):
     folder = tmp_path / "ckpt"
     folder.mkdir()
     names = (".x.tmp.ckpt", ".x.tmp.tmp", ".x.optimizer.tmp.tmp", ".latest.json.tmp")
@@ -178,7 +180,7 @@ def test_newest_run_with_a_checkpoint(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [said % "", said % latest]
 
 
-def test_what_training_cannot_go_on_with_is_refused_before_anything_is_made(saved, tmp_path):
+def test_unresumable_checkpoint_is_refused_up_front(saved, tmp_path):
     path, network, step = saved
     with pytest.raises(CheckpointError, match=r"outside a run folder, expected <run>/ckpt/epoch_001-step_000002\.ckpt"):
         train.checkpoints_to_resume(tmp_path, str(path))
@@ -201,7 +203,7 @@ def test_names_do_not_depend_on_who_holds_the_network():
     assert list(weights.parameters(network)) == before
 
 
-def test_checkpoints_left_behind_by_going_back_are_older_than_the_new_ones(tmp_path):
+def test_abandoned_checkpoints_are_older_than_new_ones(tmp_path):
     network, step = make()
     folder = tmp_path / "20260101-000000" / "ckpt"
     for number in (3, 6, 9, 4):  # training went on from step 3 again
@@ -210,7 +212,7 @@ def test_checkpoints_left_behind_by_going_back_are_older_than_the_new_ones(tmp_p
     assert [int(path.stem[-1]) for path in checkpoint.resumable(tmp_path)] == [4, 3, 9]
 
 
-def test_checkpoints_to_go_on_with_are_those_of_the_newest_run_that_has_any(tmp_path):
+def test_resume_uses_newest_run_with_checkpoints(tmp_path):
     network, step = make()
     assert checkpoint.resumable(tmp_path) == []
     for run, numbers in (("20260101-000000", (1,)), ("20260102-000000", (9, 10)), ("20260103-000000", ())):

@@ -1,3 +1,5 @@
+"""Weights trained for other classes are refused, and those of other frames are warned of."""
+
 import logging
 from pathlib import Path
 

@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import reference_weights
+from parameters import parameter_values
 from paths import RESOURCES
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -34,7 +35,7 @@ def named(network, name_of) -> dict[str, np.ndarray]:
             for name, parameter in weights.parameters(network).items()}  # fmt: skip
 
 
-def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     if path.suffix == ".safetensors":
         save_file(arrays, path)
     else:
@@ -43,17 +44,13 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def values(network) -> dict[str, np.ndarray]:
-    return {name: parameter.asnumpy().copy() for name, parameter in weights.parameters(network).items()}
-
-
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return one.keys() == other.keys() and all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
 @pytest.fixture
 def torchvisions(tmp_path) -> Path:
-    return write(tmp_path / "theirs.safetensors", named(build_network(SETTINGS), weights.torchvision_name))
+    return write_weights(tmp_path / "theirs.safetensors", named(build_network(SETTINGS), weights.torchvision_name))
 
 
 @pytest.fixture
@@ -61,7 +58,7 @@ def seeds(tmp_path) -> Path:
     """As MindSpore's trainer leaves it: the network and the optimizer's state."""
     arrays = named(build_network(SETTINGS), weights.zjut_name)
     extras = {f"moments.{name}": array for name, array in arrays.items()} | {"global_step": np.array([7], np.int32)}
-    return write(tmp_path / "seeds.ckpt", arrays | extras)
+    return write_weights(tmp_path / "seeds.ckpt", arrays | extras)
 
 
 @pytest.mark.parametrize("naming", ["torchvisions", "seeds"])
@@ -74,7 +71,7 @@ def test_there_and_back_bit_for_bit(naming, request, tmp_path):
     network = build_network(SETTINGS)
     state = load_weights(ckpt, network)
     assert state["model"] == "R2Plus1d18" and state["converted_from"] == source.name
-    assert same(values(network), named(network, lambda name: name))
+    assert same(parameter_values(network), named(network, lambda name: name))
     assert not list(tmp_path.glob(".*"))
     again = tmp_path / "again.safetensors"
     assert convert.main([str(ckpt), str(again), *NARROW]) == EXIT_OK
@@ -83,7 +80,7 @@ def test_there_and_back_bit_for_bit(naming, request, tmp_path):
 
 def test_full_size_logits_after_conversion(tmp_path):
     network = r2plus1d_18(num_classes=400)
-    source = write(tmp_path / "seeds.ckpt", named(network, weights.zjut_name))
+    source = write_weights(tmp_path / "seeds.ckpt", named(network, weights.zjut_name))
     middle, last = tmp_path / "torchvisions.safetensors", tmp_path / "ours.ckpt"
     assert convert.main([str(source), str(middle)]) == EXIT_OK
     assert same(load_file(middle), named(network, weights.torchvision_name))
@@ -95,15 +92,15 @@ def test_full_size_logits_after_conversion(tmp_path):
     assert np.abs(logits - expected).max() / np.abs(expected).max() < 1e-5
 
 
-def test_the_seeds_fifty_layers(tmp_path):
+def test_zjut_mindvideos_fifty_layers(tmp_path):
     network = r2plus1d_50(num_classes=5, stage_channels=(4, 4, 8, 8))
     arrays = named(network, weights.zjut_name)
     assert {"layer1.0.conv3.features.0.weight", "layer1.0.down_sample.features.1.bn2d.gamma",
             "layer3.5.conv12.conv2_1.features.1.bn2d.moving_mean"} <= arrays.keys()  # fmt: skip
-    source = write(tmp_path / "seeds.ckpt", arrays)
+    source = write_weights(tmp_path / "seeds.ckpt", arrays)
     assert convert.main([str(source), str(tmp_path / "x.ckpt"), "--model.type=R2Plus1d50", *NARROW]) == EXIT_OK
     load_weights(tmp_path / "x.ckpt", network)
-    assert same(values(network), named(network, lambda name: name))
+    assert same(parameter_values(network), named(network, lambda name: name))
 
 
 def test_classes_go_along(tmp_path, caplog):
@@ -124,7 +121,7 @@ def test_classes_go_along(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("flipped", [False, True])
-def test_a_renamed_checkpoint_is_still_compared_with_its_checksum(flipped, tmp_path):
+def test_renamed_checkpoint_is_still_checksummed(flipped, tmp_path):
     network = build_network(SETTINGS)
     checkpoint.save_weights(tmp_path / "a.ckpt", network, {"classes": list("abcde")})
     content = bytearray((tmp_path / "a.ckpt").read_bytes())
@@ -147,7 +144,7 @@ def test_a_json_that_says_no_checksum_is_refused(content, tmp_path):
         load_weights(tmp_path / "a.ckpt", network)
 
 
-def test_a_flipped_bit_in_any_byte_of_our_header_is_seen(tmp_path):
+def test_flipped_bit_in_any_header_byte_is_found(tmp_path):
     # All but the five letters that say that it is ours: without them it is another program's file.
     path = tmp_path / "a.safetensors"
     arrays = {"stem.0.weight": np.ones((2, 3), np.float32), "fc.bias": np.ones(2, np.float32)}
@@ -167,7 +164,7 @@ def test_a_misfit_lists_every_name_and_writes_nothing(torchvisions, tmp_path, ca
     del arrays["stem.0.weight"], arrays["layer4.1.conv2.1.running_var"]
     arrays["layer9.0.weight"] = np.zeros(3, np.float32)
     arrays["fc.bias"] = np.zeros(7, np.float32)
-    source = write(tmp_path / "other.safetensors", arrays)
+    source = write_weights(tmp_path / "other.safetensors", arrays)
     with pytest.raises(UserError, match=r"does not fit this network \(4 faults\): missing stem\.0\.weight"):
         convert.main([str(source), str(tmp_path / "out.ckpt"), *NARROW])
     said = capsys.readouterr().err.splitlines()
@@ -181,35 +178,35 @@ def test_a_misfit_lists_every_name_and_writes_nothing(torchvisions, tmp_path, ca
     assert not (tmp_path / "out.ckpt").exists() and not (tmp_path / "out.json").exists()
 
 
-def test_a_parameter_that_is_there_in_two_namings_is_refused(torchvisions, tmp_path):
+def test_parameter_in_two_namings_is_refused(torchvisions, tmp_path):
     arrays = load_file(torchvisions)
-    source = write(tmp_path / "twice.safetensors", arrays | {"stem.1.bn2d.gamma": arrays["stem.1.weight"] + 1})
+    source = write_weights(tmp_path / "twice.safetensors", arrays | {"stem.1.bn2d.gamma": arrays["stem.1.weight"] + 1})
     network = build_network(SETTINGS)
-    before = values(network)
+    before = parameter_values(network)
     with pytest.raises(UserError, match=r"\(1 faults\): unexpected stem\.1\.bn2d\.gamma \(once more\) \(2,\)"):
         load_weights(source, network)
-    assert same(values(network), before)
+    assert same(parameter_values(network), before)
 
 
 def test_numbers_of_another_kind_are_refused(torchvisions, tmp_path):
     kind = pytest.importorskip("ml_dtypes").bfloat16
     half = {name: array.astype(kind) for name, array in load_file(torchvisions).items()}
     with pytest.raises(UserError, match=r"stem\.0\.weight holds bfloat16, expected float32"):
-        load_weights(write(tmp_path / "half.safetensors", half), build_network(SETTINGS))
+        load_weights(write_weights(tmp_path / "half.safetensors", half), build_network(SETTINGS))
 
 
-def test_another_class_count_is_refused_unless_the_head_is_new(torchvisions, tmp_path):
+def test_other_class_count_needs_a_new_head(torchvisions, tmp_path):
     three = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=3"]
     with pytest.raises(UserError, match=r"only the classes differ: set model\.num_classes .* train\.head"):
         convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *three])
     assert convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *three, "--train.head=new"]) == EXIT_OK
     network = build_network(Model(stage_channels=(4, 4, 8, 8), num_classes=3))
-    fresh = values(network)
+    fresh = parameter_values(network)
     load_weights(torchvisions, network, head="new")
     expected = named(network, lambda name: name)
-    for name, array in values(network).items():
+    for name, array in parameter_values(network).items():
         assert (array.tobytes() == expected[name].tobytes()) != name.startswith("fc."), name
-    assert values(network)["fc.weight"].tobytes() == fresh["fc.weight"].tobytes()
+    assert parameter_values(network)["fc.weight"].tobytes() == fresh["fc.weight"].tobytes()
 
 
 @pytest.mark.parametrize(
@@ -247,11 +244,11 @@ def test_damage_is_refused_and_nothing_is_loaded(where, damage, torchvisions, tm
     path.write_bytes({"empty": b"", "short": content[:-3], "shorter": content[: len(content) // 3],
                       "zeros": bytes(len(content)), "flip": content}[damage])  # fmt: skip
     network = build_network(SETTINGS)
-    before = values(network)
+    before = parameter_values(network)
     with pytest.raises(UserError, match="damaged|cannot be read|does not fit") as caught:
         load_weights(path, network)
     assert "\n" not in str(caught.value)
-    assert same(values(network), before)
+    assert same(parameter_values(network), before)
 
 
 @pytest.mark.parametrize("ending", [".ckpt", ".safetensors"])
@@ -259,24 +256,24 @@ def test_any_flipped_bit_gives_all_or_nothing(ending, torchvisions, tmp_path):
     # Files without a checksum: a flip in a weight may pass, but never half a file and never another kind of error.
     content = torchvisions.read_bytes()
     if ending == ".ckpt":
-        content = write(tmp_path / "whole.ckpt", load_file(torchvisions)).read_bytes()
+        content = write_weights(tmp_path / "whole.ckpt", load_file(torchvisions)).read_bytes()
     network, path = build_network(SETTINGS), tmp_path / f"flipped{ending}"
     rng, refused = np.random.default_rng(0), 0
     for at in rng.integers(len(content), size=80):
         flipped = bytearray(content)
         flipped[at] ^= 1 << rng.integers(8)
         path.write_bytes(flipped)
-        before = values(network)
+        before = parameter_values(network)
         try:
             load_weights(path, network)
         except UserError:
             refused += 1
-            assert same(values(network), before)
+            assert same(parameter_values(network), before)
         else:
             expected = named(network, lambda name: name)
             different = sum(
                 int((array.view(np.uint32) != expected[name].view(np.uint32)).sum())
-                for name, array in values(network).items()
+                for name, array in parameter_values(network).items()
             )
             assert different <= 1
     assert 0 < refused < 80
@@ -322,11 +319,11 @@ def test_pytorchs_file(new_format, torchvisions, tmp_path):
     torch.save(state, path, _use_new_zipfile_serialization=new_format)
     network = build_network(SETTINGS)
     load_weights(path, network)
-    assert same(values(network), named(network, lambda name: name))
+    assert same(parameter_values(network), named(network, lambda name: name))
 
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    before, named_path = values(network), tmp_path / "theirs-91a641e6.pth"
+    before, named_path = parameter_values(network), tmp_path / "theirs-91a641e6.pth"
     named_path.write_bytes(content)  # whose name says what its SHA-256 begins with
     path.write_bytes(content)
     with pytest.raises(UserError, match="SHA-256 does not begin with 91a641e6"):
@@ -338,10 +335,10 @@ def test_pytorchs_file(new_format, torchvisions, tmp_path):
         path.write_bytes(broken)
         with pytest.raises(UserError, match="damaged"):
             load_weights(path, network)
-    assert same(values(network), before)
+    assert same(parameter_values(network), before)
 
 
-def test_without_pytorch_the_message_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pytorch_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "x.pth").write_bytes(b"x")
     with pytest.raises(UserError, match=r"needs PyTorch: pip install -e '\.\[convert\]'"):

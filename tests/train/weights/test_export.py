@@ -1,3 +1,5 @@
+"""Exported MindIR and ONNX files compute what the network does, or are not written."""
+
 import hashlib
 import json
 
@@ -78,7 +80,7 @@ def test_other_networks_as_onnx(make, tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".mindir", ".onnx"])
-def test_a_file_that_computes_something_else_is_not_written(network, ending, tmp_path, monkeypatch):
+def test_file_with_other_results_is_not_written(network, ending, tmp_path, monkeypatch):
     # The network's answer is moved by a little more than may be; the file still gives the old one.
     class Moved(nn.Cell):
         def construct(self, clips):

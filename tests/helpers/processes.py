@@ -1,0 +1,15 @@
+"""Looks for the processes of a run in /proc, for tests that none outlives it."""
+
+import contextlib
+from pathlib import Path
+
+
+def processes_of(*words: str) -> list[int]:
+    """The ids of the processes whose command line holds all `words`."""
+    ids = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended since
+            line = entry.read_bytes()
+            if all(word.encode() in line for word in words):
+                ids.append(int(entry.parent.name))
+    return ids

@@ -1,0 +1,11 @@
+"""A stream that says it is a terminal, for tests of what people see while a command runs."""
+
+import io
+
+
+class Terminal(io.StringIO):
+    """Text in memory, shown as to a person."""
+
+    def isatty(self) -> bool:
+        """True: progress bars are drawn."""
+        return True
