@@ -1,4 +1,4 @@
-"""One command at a time writes to a folder of shards or of ledgers; what a killed one left is swept by the next."""
+"""One command at a time writes to a folder of shards or of ledgers, and removes what a killed one left there."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class LockedError(UserError):
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a store, or a dataset's ledgers, for one command; the folder is made if need be.
+    """Lock a store, or the ledgers of a dataset, for one command; the folder is made if need be.
 
     Raises:
-        LockedError: another command holds it.
-        UserError: no folder can be there.
+        LockedError: another command has the lock.
+        UserError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,10 +37,10 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise LockedError(f"{folder}: {owner(folder) or 'another command'} is writing here; wait for it") from None
+        raise LockedError(f"{folder}: {owner(folder) or 'another command'} is writing here; wait for its end") from None
     try:
         (folder / _OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        remove_temporary(folder)  # of a command that was killed: the lock is ours, so nobody writes it
+        remove_temporary(folder)  # of a command that was killed: with the lock ours, nobody else writes here
         yield
     finally:
         (folder / _OWNER).unlink(missing_ok=True)
@@ -48,13 +48,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Delete unfinished shards and ledgers."""
+    """Delete the unfinished shards and ledgers of a folder."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def owner(folder: Path) -> str:
-    """Which command holds a folder, in words; empty when none does."""
+    """Which command has the lock of a folder, in words; empty when none has."""
     try:
         return (folder / _OWNER).read_text(encoding="utf-8")
     except FileNotFoundError:
