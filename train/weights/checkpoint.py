@@ -220,7 +220,7 @@ def _write_parameters(path: Path, values: Mapping[str, Parameter]) -> str:
         try:
             ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(temporary))
         finally:  # MindSpore first writes under this name, and leaves the file there when the disk is full
-            temporary.with_name(temporary.name.replace(".ckpt", ".tmp")).unlink(missing_ok=True)
+            temporary.with_suffix(".tmp").unlink(missing_ok=True)
         temporary.chmod(0o644)  # MindSpore leaves its files read-only
         return _sha256(temporary)
 

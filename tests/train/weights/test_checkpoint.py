@@ -133,7 +133,7 @@ def test_a_disk_that_takes_no_more_is_not_left_full(tmp_path):
 def test_going_on_clears_what_a_killed_save_left(tmp_path):
     folder = tmp_path / "ckpt"
     folder.mkdir()
-    names = (".x.ckpt.12.tmp.ckpt", ".x.tmp.12.tmp.tmp", ".x.optimizer.ckpt.12.tmp.ckpt", ".latest.json.12.tmp")
+    names = (".x.ckpt.12.tmp.ckpt", ".x.ckpt.12.tmp.tmp", ".x.optimizer.ckpt.12.tmp.ckpt", ".latest.json.12.tmp")
     for name in (*names, "x.ckpt", "x.json"):
         (folder / name).write_bytes(b"x")
     with RunFolder(tmp_path, None, {}, tmp_path):
