@@ -27,6 +27,7 @@ from pipeline.ledger.table import ledger_folder, ledger_path, read_ledgers, writ
 from pipeline.rebuild.check_sources import check_sources
 from pipeline.rebuild.join import BuiltLedgers, join_sources
 from pipeline.rebuild.known_outcomes import broken_path
+from pipeline.shards.store import Store
 from pipeline.videos.matching import by_split
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
 def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     """Write the label files of a subset of the dataset, and its ledgers; nothing is written with --dry-run."""
     seed = args.seed or 0
-    ledgers = join_sources(settings).ledgers
+    ledgers = join_sources(settings, Store(Path(settings.store))).ledgers
     chosen = choose_subset(ledgers, args.classes, args.per_class, seed)
     parts = (("c", args.classes), ("p", args.per_class), ("s", seed))
     name = "-".join([settings.dataset, *(f"{letter}{value}" for letter, value in parts if value is not None)])
@@ -117,12 +118,13 @@ def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
 
 
 def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
-    check_recipe(Path(settings.store), settings)  # its frames would be forgotten
+    store = Store(Path(settings.store))
+    check_recipe(store, settings)  # its frames would be forgotten
     there = ledger_folder(settings)
     with contextlib.ExitStack() as held:
         if there.is_dir() and not args.dry_run:  # the ledgers that stand are read, and must not change until written
             held.enter_context(locked(there))
-        built = join_sources(settings, args.forget)
+        built = join_sources(settings, store, args.forget)
         for line in built.verdict:
             log.info(line)
         if not args.dry_run:

@@ -1,7 +1,7 @@
 import make_ledgers
 import pandas as pd
 import pytest
-from make_ledgers import IDS, OUTCOMES, command, ledger_bytes, recipe_of, touch, val, write_shards
+from make_ledgers import IDS, OUTCOMES, command, joined, ledger_bytes, recipe_of, touch, val, write_shards
 
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.outcome import Outcome
@@ -9,7 +9,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import InputError
 from pipeline.ledger.schema import LEARNED, STORED
 from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
-from pipeline.rebuild.join import build_ledgers, join_sources
+from pipeline.rebuild.join import build_ledgers
 from pipeline.shards.writer import ShardWriter
 
 
@@ -59,7 +59,7 @@ def test_what_was_learned_is_kept_without_its_shard_except_that_it_is_stored(pre
         path.unlink()
     with pytest.raises(InputError, match="3 videos are ok, and their shards are not in"):
         command(preprocessed, "--check")
-    built = join_sources(recipe_of(preprocessed))
+    built = joined(preprocessed)
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS, "status"].tolist() == ["pending", "timeout", "pending", "unreadable", "missing", "pending"]
     assert table.loc[IDS[0], "source_frames"] == 300, "a fact of the source is kept"
@@ -102,9 +102,9 @@ def test_shards_that_are_not_ours_are_left_out_and_told(preprocessed):
     other = recipe_of(preprocessed, fps=30.0)
     with ShardWriter(store / "val-00007-of-00009.h5", other, "val") as writer:
         writer.add(Outcome(video_id=IDS[4], status="crash"))
-    built = join_sources(recipe_of(preprocessed))
+    built = joined(preprocessed)
     said = "\n".join(built.verdict)
-    assert "val-00000-of-00002.h5: not a whole shard" in said
+    assert "val-00000-of-00002.h5: the shard is truncated or not a shard" in said
     assert "val-00007-of-00009.h5: another recipe (fps: 15.0 here, 30.0 there)" in said
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS[4], "status"] == "missing" and table.loc[IDS[0], "status"] == "pending"
