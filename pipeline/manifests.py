@@ -27,6 +27,7 @@ from pipeline.ledger.table import ledger_folder, ledger_path, read_ledgers, writ
 from pipeline.rebuild.check_sources import check_sources
 from pipeline.rebuild.join import BuiltLedgers, join_sources
 from pipeline.rebuild.known_outcomes import broken_path
+from pipeline.shards.store import Store
 from pipeline.videos.matching import by_split
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
 def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     """Write the label files and ledgers of a subset of the dataset; with --dry-run write nothing."""
     seed = args.seed or 0
-    ledgers = join_sources(settings).ledgers
+    ledgers = join_sources(settings, Store(Path(settings.store))).ledgers
     chosen = choose_subset(ledgers, args.classes, args.per_class, seed)
     parts = (("c", args.classes), ("p", args.per_class), ("s", seed))
     name = "-".join([settings.dataset, *(f"{letter}{value}" for letter, value in parts if value is not None)])
@@ -123,12 +124,13 @@ def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
 
 
 def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
-    check_recipe(Path(settings.store), settings)  # with another recipe, the new ledgers would not know its frames
+    store = Store(Path(settings.store))
+    check_recipe(store, settings)  # with another recipe, the new ledgers would not know its frames
     folder = ledger_folder(settings)
     with contextlib.ExitStack() as lock:
         if folder.is_dir() and not args.dry_run:  # earlier ledgers are read now, and must not change until we write
             lock.enter_context(locked(folder))
-        built = join_sources(settings, args.forget)
+        built = join_sources(settings, store, args.forget)
         for line in built.verdict:
             log.info(line)
         if not args.dry_run:

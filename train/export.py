@@ -17,6 +17,7 @@ import mindspore as ms
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
+from pipeline.common.files import write_json
 from train.device.select import start_device
 from train.experiment.load import SECTION_CLASSES, load_config
 from train.network.build import build_network
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.file_formate == "AIR":
         path.parent.mkdir(parents=True, exist_ok=True)
         ms.export(network.set_train(False), _input(shape), file_name=str(path), file_format="AIR")
-        checkpoint.write_json(facts_path(path), facts)
+        write_json(facts_path(path), facts)
         checked = "not run: only Ascend's tools can"
     else:
         checked = f"reloaded and run: largest difference {export(network, shape, path, facts):.1e}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_TOO_MANY_BAD = 0, 1, 2, 3
 EXIT_NOT_FINITE, EXIT_LOCKED, EXIT_IO, EXIT_RETRY = 70, 73, 74, 75
 EXIT_SIGINT, EXIT_SIGTERM = 130, 143
@@ -14,8 +16,27 @@ class UserError(ValueError):
 
 
 class ShardError(UserError):
-    """A shard that is missing, damaged, unfinished, or not ours to read."""
+    """A shard that is missing, corrupted, unfinished, or of other settings.
+
+    Args:
+        path: the shard; or the store, when several of its shards are concerned.
+        what: what is wrong, without path and video.
+        action: what to do next.
+        video_id: the video it concerns; empty: the whole shard.
+    """
+
+    def __init__(self, path: Path, what: str, action: str, video_id: str = "") -> None:
+        super().__init__(path, what, action, video_id)  # the arguments again, by which it can be pickled
+        self.path, self.what, self.action, self.video_id = path, what, action, video_id
+
+    def __str__(self) -> str:
+        where = f"{self.path}: {self.video_id}" if self.video_id else str(self.path)
+        return f"{where}: {self.what}; {self.action}"
 
 
 class FormatError(ShardError):
-    """A whole shard in a format of another version of this program."""
+    """An intact shard whose format belongs to another version of this program."""
+
+
+REPAIR = "run `make verify ARGS=--repair`"
+"""The action of most shard errors."""

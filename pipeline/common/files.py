@@ -1,13 +1,72 @@
-"""Files that are whole or not there."""
+"""Atomic writes: a file has its old content or its new content, whatever stops the program."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Write a file under a temporary name beside `path`; it replaces `path` when the block ends without an error.
+
+    The new content is on the disk before the name changes.  After an error the temporary file is removed.  A killed
+    process leaves it; `locking.remove_temporary` and `checkpoint.remove_unfinished` remove it then.
+
+    Args:
+        path: the file to write; its folder exists.
+        suffix: ending of the temporary name, for libraries that require one.
+
+    Yields:
+        The temporary path, `.<name>.<pid>.tmp<suffix>`, which does not exist yet.
+
+    Raises:
+        OSError: the file cannot be written; `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
+    try:
+        yield temporary
+        sync_file(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by UTF-8 text, atomically.
+
+    Raises:
+        OSError: as `replacing`.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace a JSON file, atomically.
+
+    Raises:
+        OSError: as `replacing`.
+    """
+    write_text(path, json.dumps(content, indent=1))
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    _sync(path)
 
 
 def sync_folder(path: Path) -> None:
-    """Make the entries of a folder durable: which files are in it, under which names."""
+    """Wait until the entries of a folder are on the disk: which files are in it, under which names."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -50,7 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Delete unfinished shards and ledgers."""
+    """Delete the unfinished shards and ledgers of a folder."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 

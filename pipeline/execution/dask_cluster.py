@@ -1,8 +1,8 @@
-"""Shards written by the machines of a Dask cluster, which reach data_root and store by the same paths.
+"""Shards written by the machines of a Dask cluster, which have data_root and store under the same paths.
 
-The machine that runs `make preprocess` holds the store's lock, hands out one task a shard and fills the ledgers in;
-each worker thread decodes with a child of its own (isolate.py), so the bytes are those of one machine.  A worker that
-dies costs its shard's time: Dask gives the task to another.
+The machine that runs `make preprocess` holds the store's lock, sends out one task a shard and fills the ledgers in.
+Each worker thread decodes with a child process of its own (decoding/process.py), so the bytes are those of one machine.
+When a worker dies only its shard's time is lost: Dask gives the task to another worker.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder
 from pipeline.execution.plan import Task
 from pipeline.execution.write_shard import write_shard
+from pipeline.shards.store import Store
 
 _CONNECT_S = 30
 _DECIDING = ("decord2", "av", "opencv-python-headless", "simplejpeg", "numpy", "h5py")  # the bytes of a shard
@@ -32,10 +33,10 @@ def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Ou
     Args:
         tasks: the shards.
         settings: the recipe.
-        done: called with the outcome of each video, shard by shard as they are finished.
+        done: called with the outcome of each video, shard by shard as they finish.
 
     Raises:
-        UserError: Dask is not installed, the scheduler does not answer, or a worker cannot do its part.
+        UserError: Dask is not installed, the scheduler does not answer, or a worker cannot take part.
         OSError: a worker's disk is full or fails.
     """
     try:
@@ -55,14 +56,16 @@ def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Ou
             "`dask scheduler`, and `dask worker` on each machine"
         ) from None
     with client:
-        _check_workers(client.run(_lacks, settings, run, _versions(), on_error="return"), settings)
+        _check_workers(client.run(_obstacle, settings, run, _versions(), on_error="return"), settings)
         futures = client.map(_write, tasks, settings=settings, run=run, pure=False)
         try:
             for _, outcomes in distributed.as_completed(futures, with_results=True):
                 for outcome in outcomes:
                     done(outcome)
         except distributed.KilledWorker as error:
-            raise UserError(f"workers died again and again while writing a shard: {error}") from None
+            raise UserError(
+                f"several workers died while writing a shard: {error}; read their logs and run the same command again"
+            ) from None
         finally:
             client.cancel(futures)
 
@@ -72,13 +75,13 @@ def _write(task: Task, settings: Preprocess, run: str) -> list[Outcome]:
     outcomes: list[Outcome] = []
 
     def done(outcome: Outcome) -> None:
-        # Dask cannot stop what has begun; but a run that has ended, killed even, must not be written for.
+        # Dask cannot stop a task that has begun; but nothing may be written for a run that has ended or was killed.
         if owner(Path(settings.store)) != run:
-            raise RuntimeError(f"{settings.store} is not held by {run} any more")
+            raise RuntimeError(f"{settings.store} is no longer locked by {run}")
         outcomes.append(outcome)
 
     with Decoder(settings) as decoder:
-        write_shard(task, settings, decoder, done)
+        write_shard(task, settings, Store(Path(settings.store)), decoder, done)
     return outcomes
 
 
@@ -86,24 +89,26 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in _DECIDING}
 
 
-def _lacks(settings: Preprocess, run: str, versions: dict[str, str]) -> str:
-    """On a worker: what keeps it from doing its part; empty when nothing does."""
+def _obstacle(settings: Preprocess, run: str, versions: dict[str, str]) -> str:
+    """On a worker: why it cannot take part; empty when it can."""
     if not os.path.isdir(settings.data_root):
-        return f"data_root {settings.data_root} is not there"
+        return f"data_root {settings.data_root} is missing"
     if owner(Path(settings.store)) != run or not os.access(settings.store, os.W_OK):
-        return f"store {settings.store} is not the one of this run, or cannot be written"
+        return f"store {settings.store} is not the one of this run, or is read-only"
     ours = _versions()
-    return "; ".join(f"{name} {ours[name]}, here {there}" for name, there in versions.items() if ours[name] != there)
+    return "; ".join(
+        f"{name} {ours[name]}, expected {version}" for name, version in versions.items() if ours[name] != version
+    )
 
 
 def _check_workers(answers: dict[str, Any], settings: Preprocess) -> None:
-    """Refuse a cluster of which a worker lacks something.
+    """Refuse a cluster with a worker that cannot take part.
 
     Raises:
-        UserError: naming each such worker; or there is none.
+        UserError: it names each such worker; or there are no workers.
     """
     if not answers:
-        raise UserError(f"preprocess.scheduler: {settings.scheduler} has no workers; start `dask worker` on machines")
-    said = [f"{worker}: {answer}" for worker, answer in answers.items() if answer]
-    if said:
-        raise UserError(f"{len(said)} of {len(answers)} workers cannot take part: {'; '.join(said)}")
+        raise UserError(f"preprocess.scheduler: {settings.scheduler} has no workers; run `dask worker` on each machine")
+    obstacles = [f"{worker}: {answer}" for worker, answer in answers.items() if answer]
+    if obstacles:
+        raise UserError(f"{len(obstacles)} of {len(answers)} workers cannot take part: {'; '.join(obstacles)}")

@@ -17,24 +17,26 @@ from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder, DecoderStopped
 from pipeline.execution.plan import Task
 from pipeline.execution.write_shard import write_shard
+from pipeline.shards.store import Store
 
 _SPARE_BYTES = 64 << 20  # for each shard being written
-_STOP_S = 10  # that tasks have to drop their temporary files
+_STOP_S = 10  # for tasks to delete their temporary files
 
 
-def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Outcome], None]) -> None:
+def write_shards(tasks: Sequence[Task], settings: Preprocess, store: Store, done: Callable[[Outcome], None]) -> None:
     """Write shards on this machine, in the order given; the store must be locked.
 
     Args:
         tasks: the shards.
         settings: the recipe; `jobs` of them are written at once.
-        done: called with the outcome of each video that is through, from several threads.
+        store: its shards; the written ones are added.
+        done: called with the outcome of each finished video, from several threads.
 
     Raises:
         OSError: the disk is full or fails.
     """
     jobs = min(joblib.effective_n_jobs(settings.jobs), max(1, len(tasks)))
-    with _Run(settings, jobs, done) as active:
+    with _Run(settings, store, jobs, done) as active:
         joblib.Parallel(n_jobs=jobs, backend="threading", batch_size=1, pre_dispatch=jobs)(
             joblib.delayed(active.write)(task) for task in tasks
         )
@@ -43,23 +45,25 @@ def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Ou
 class _Run:
     """The shards of one run being written on this machine: its decoders and its end.
 
-    Tasks run in threads, for all heavy work is done in the decoders, which are processes of their own; so nothing but
-    a decoder can die.  Leaving the context with an exception stops the decoders and waits for the tasks to drop what
+    Tasks run in threads, because all heavy work is done in the decoders, which are separate processes; so only a
+    decoder can crash.  Leaving the context with an exception stops the decoders and waits for the tasks to delete what
     they were writing.
 
     Args:
         settings: the recipe.
+        store: its shards.
         jobs: tasks at a time.
-        done: called with the outcome of each video that is through, from the tasks' threads.
+        done: called with the outcome of each finished video, from the tasks' threads.
     """
 
-    def __init__(self, settings: Preprocess, jobs: int, done: Callable[[Outcome], None]) -> None:
+    def __init__(self, settings: Preprocess, store: Store, jobs: int, done: Callable[[Outcome], None]) -> None:
         self._settings = settings
+        self._store = store
         self._done = done
         self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         self._decoders: list[Decoder] = []
-        # With a decoder for every core each keeps to its own: pictures stay in one core's cache on their way from
-        # FFmpeg's thread to ours (a tenth less CPU, a quarter more videos/s).  With fewer, cores would crowd unasked.
+        # With a decoder for every core each stays on its own: pictures stay in one core's cache on their way from
+        # FFmpeg's thread to ours (a tenth less CPU, a quarter more videos/s).  With fewer, the system places them.
         cores = sorted(os.sched_getaffinity(0))
         self._cores = cores if jobs >= len(cores) else [None]
         self._changed = threading.Condition()
@@ -67,7 +71,7 @@ class _Run:
         self._stopped = False
 
     def write(self, task: Task) -> None:
-        """One joblib task."""
+        """Write one shard, as a joblib task."""
         with self._changed:
             if self._stopped:
                 return
@@ -75,7 +79,7 @@ class _Run:
         try:
             self._check_space(task)
             decoder = self._decoder()
-            write_shard(task, self._settings, decoder, self._done)
+            write_shard(task, self._settings, self._store, decoder, self._done)
             self._idle.put(decoder)
             with self._changed:
                 self._finished_bytes += task.path.stat().st_size
@@ -116,7 +120,7 @@ class _Run:
         return decoder
 
     def _check_space(self, task: Task) -> None:
-        """Stop while every shard that is being written can still be finished.
+        """Stop before the disk is full, while every shard that is being written can still be finished.
 
         Raises:
             OSError: the disk would be full.

@@ -1,4 +1,4 @@
-"""Which videos go into which shard, and which shards are finished."""
+"""Plans which videos go into which shard, and tells which shards are finished."""
 
 from __future__ import annotations
 
@@ -12,22 +12,35 @@ from pipeline.common import recipe
 from pipeline.common.errors import FormatError, ShardError, UserError
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.shards.format import shard_name
-from pipeline.shards.store import Account, read_account
+from pipeline.shards.store import Shard, Store
 
 
 @dataclass(frozen=True)
 class PlannedVideo:
-    """One row of a ledger, as far as its shard needs to know it."""
+    """One row of a ledger, as far as writing its shard needs it.
+
+    Attributes:
+        video_id: the video.
+        path: its file relative to data_root; empty when the file is missing.
+        retry: it is bad and will be decoded again.
+        held: path of the shard of an earlier plan that has its frames; empty: none.
+    """
 
     video_id: str
-    path: str  # relative to data_root; empty when the file is missing
-    retry: bool = False  # a bad video that is to be decoded again
-    held: str = ""  # the shard of an earlier plan that has its frames
+    path: str
+    retry: bool = False
+    held: str = ""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One shard to be written."""
+    """One shard to be written.
+
+    Attributes:
+        path: the shard.
+        split: train, val or test.
+        videos: what it holds, in order.
+    """
 
     path: Path
     split: str
@@ -35,10 +48,15 @@ class Task:
 
 
 def plan_shards(table: pd.DataFrame, settings: Preprocess, split: str) -> list[Task]:
-    """Which videos each shard of a split holds.
+    """Plan which videos each shard of a split holds.
 
-    A permutation of all rows, seeded, spreads the classes over the shards; it does not look at what is on disk, so a
-    video that is downloaded later goes where it would always have gone.
+    A seeded permutation of all rows spreads the classes over the shards.  It does not depend on what is on disk, so a
+    video that is downloaded later goes into the same shard as if it had always been there.
+
+    Args:
+        table: the ledger of the split.
+        settings: the recipe.
+        split: train, val or test.
     """
     order = np.random.default_rng([settings.seed, SPLITS.index(split)]).permutation(len(table))
     rows = [
@@ -57,57 +75,54 @@ def plan_shards(table: pd.DataFrame, settings: Preprocess, split: str) -> list[T
     ]
 
 
-def check_recipe(store: Path, settings: Preprocess) -> None:
-    """Look at one shard of a store, whatever it is called.
+def check_recipe(store: Store, settings: Preprocess) -> None:
+    """Refuse a store of another recipe, judged by its first readable shard.
 
     Raises:
         UserError: it is of another recipe or format; nothing may be overwritten.
     """
-    for path in sorted(store.glob("*.h5")):
+    for path in store.paths():
         try:
-            account = read_account(path)
+            shard = store.shard(path)
         except FormatError:
             raise
         except ShardError:
-            continue  # damaged; the next one tells
-        check_same_recipe(path, account, settings)
+            continue
+        check_same_recipe(shard, settings)
         return
 
 
-def check_same_recipe(path: Path, account: Account, settings: Preprocess) -> None:
+def check_same_recipe(shard: Shard, settings: Preprocess) -> None:
     """Refuse a shard of another recipe.
 
     Raises:
         UserError: naming what differs.
     """
-    if account.recipe != settings.to_json():
+    if shard.recipe != settings.to_json():
         raise UserError(
-            f"{path}: this store has another recipe ({recipe.differences(settings.to_json(), account.recipe)}); "
+            f"{shard.path}: this store has another recipe ({recipe.differences(settings.to_json(), shard.recipe)}); "
             "use its settings, or another STORE=DIR"
         )
 
 
-def is_finished(task: Task, settings: Preprocess) -> bool:
-    """Whether a shard is there, whole, of this recipe and plan, and has no video left to be decoded (again).
+def is_finished(task: Task, settings: Preprocess, store: Store) -> bool:
+    """Whether a shard exists, is intact, of this recipe and plan, and has no video left to be decoded (again).
 
     Raises:
         UserError: it is of another recipe or format; nothing is overwritten.
     """
-    if not task.path.is_file():
-        return False
     try:
-        account = read_account(task.path)
+        shard = store.shard(task.path)
     except FormatError:
         raise
     except ShardError:
         return False
-    check_same_recipe(task.path, account, settings)
-    outcomes = account.outcomes
-    if outcomes["video_id"].tolist() != [video.video_id for video in task.videos]:
+    check_same_recipe(shard, settings)
+    if shard.planned() != [video.video_id for video in task.videos]:
         return False
     if any(video.retry for video in task.videos):
         return False
-    missing = set(outcomes["video_id"][outcomes["status"] == "missing"])
+    missing = set(shard.outcomes["video_id"][shard.outcomes["status"] == "missing"])
     root = Path(settings.data_root)
     return not any(video.video_id in missing and (video.held or is_there(video, root)) for video in task.videos)
 
@@ -122,6 +137,6 @@ def plan_all(ledgers: dict[str, pd.DataFrame], settings: Preprocess) -> list[Tas
     return [task for split, table in ledgers.items() for task in plan_shards(table, settings, split)]
 
 
-def strays(store: Path, tasks: list[Task]) -> list[str]:
+def strays(store: Store, tasks: list[Task]) -> list[str]:
     """Names of shards that no ledger plans."""
-    return sorted({path.name for path in store.glob("*.h5")} - {task.path.name for task in tasks})
+    return sorted({path.name for path in store.paths()} - {task.path.name for task in tasks})

@@ -1,4 +1,4 @@
-"""One run of preprocessing: plan, write what is not finished, fill the ledgers in, say what came of it."""
+"""One run of preprocessing: plan, write the shards that are not finished, fill the ledgers in, report the result."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pipeline.common.locking import locked, remove_temporary
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.execution import dask_cluster, local, previous_plan
-from pipeline.execution.plan import Task, is_finished, plan_all
-from pipeline.ledger.schema import BAD_STATUSES
+from pipeline.execution.plan import Task, check_recipe, is_finished, plan_all, plan_shards
+from pipeline.ledger.schema import BAD_STATUSES, WAITING_STATUSES
 from pipeline.ledger.table import fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
-from pipeline.shards.store import read_outcomes
+from pipeline.shards.store import Store, outcomes_table
 
 _SHOWN_REASONS = 20
 
@@ -27,10 +27,13 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """How far a run is, on a bar.
+    """The progress bar of a run.
+
+    Args:
+        num_videos: of the run.
 
     Attributes:
-        frames: stored so far.
+        frames: number of frames stored so far.
     """
 
     def __init__(self, num_videos: int) -> None:
@@ -39,7 +42,7 @@ class Progress:
         self._bar = tqdm(total=num_videos, unit="video", smoothing=0.05, disable=None)
 
     def done(self, outcome: Outcome) -> None:
-        """Count a video that is through; from any thread."""
+        """Count a finished video; from any thread."""
         with self._lock:
             self.frames += outcome.num_frames
             self._bad += outcome.status in BAD_STATUSES
@@ -54,7 +57,7 @@ class Progress:
 
 
 def _expected_bytes(task: Task, settings: Preprocess) -> int:
-    """Bytes of source that a task decodes: shards that take longest are written first, so that all end together."""
+    """Bytes of source that a task decodes: shards that take longest come first, so that all jobs end together."""
     total = 0
     for video in task.videos:
         with contextlib.suppress(OSError):
@@ -63,26 +66,49 @@ def _expected_bytes(task: Task, settings: Preprocess) -> int:
 
 
 def preprocess_store(settings: Preprocess) -> int:
-    """Write every shard that is not finished, fill the ledgers in, and print a summary; returns an exit code."""
+    """Write every shard that is not finished, fill the ledgers in, and print a summary; returns an exit code.
+
+    Raises:
+        UserError: data_root or ledgers are missing, or the store is of another recipe or format.
+        LockedError: another command is writing to the store or the ledgers.
+        OSError: the disk is full or fails; finished shards are kept.
+    """
     check_data_root(settings)
-    read_ledgers(settings)  # complain before a store is made
+    read_ledgers(settings)  # fail before a store is made
     began = time.perf_counter()
+    store = Store(Path(settings.store))
     with locked(Path(settings.store)), locked(ledger_folder(settings)):
         ledgers = read_ledgers(settings)
         tasks = plan_all(ledgers, settings)
-        previous_plan.set_aside(tasks, settings)
-        tasks = previous_plan.with_places(tasks, settings)
-        todo = [task for task in tasks if not is_finished(task, settings)]
-        log.info("%d shards, %d finished before", len(tasks), len(tasks) - len(todo))
-        frames = write_shards(todo, settings)
-        rows = fill_ledgers(ledgers, tasks, settings)
-        previous_plan.clear(tasks, settings)
+        previous_plan.set_aside(tasks, settings, store)
+        tasks = previous_plan.with_places(tasks, settings, store)
+        todo = [task for task in tasks if not is_finished(task, settings, store)]
+        log.info("%d shards, %d of them finished before", len(tasks), len(tasks) - len(todo))
+        frames = write_shards(todo, settings, store)
+        rows = fill_ledgers(ledgers, tasks, settings, store)
+        previous_plan.clear(tasks, settings, store)
     seconds = time.perf_counter() - began
     return _report(settings, rows, f"{len(todo)} of {len(tasks)} shards written", frames, seconds)
 
 
+def print_plan(settings: Preprocess) -> None:
+    """Print what `preprocess_store` would write; nothing is written.
+
+    Raises:
+        UserError: ledgers are missing, or the store is of another recipe or format.
+    """
+    store = Store(Path(settings.store))
+    check_recipe(store, settings)
+    for split, table in read_ledgers(settings).items():
+        todo = [task for task in plan_shards(table, settings, split) if not is_finished(task, settings, store)]
+        pending = int(table["status"].isin(WAITING_STATUSES).sum())
+        print(f"{split}: {len(table):,} videos, {pending:,} to decode, {len(todo)} shards to write")
+        for task in todo[:5]:
+            print(f"  {task.path}: {len(task.videos)} videos, first {task.videos[0].video_id}")
+
+
 def check_data_root(settings: Preprocess) -> None:
-    """Videos must be where they can be read before any of them may be called missing.
+    """Check that the folder of videos can be reached, before any video is recorded as missing.
 
     Raises:
         UserError: `data_root` is not a folder.
@@ -91,32 +117,57 @@ def check_data_root(settings: Preprocess) -> None:
         raise UserError(f"preprocess.data_root: {settings.data_root!r} is not a folder; give it with DATA=DIR")
 
 
-def write_shards(tasks: list[Task], settings: Preprocess) -> int:
-    """Write shards, those that take longest first; returns the number of frames stored.  The store must be locked."""
+def write_shards(tasks: list[Task], settings: Preprocess, store: Store) -> int:
+    """Write shards, those that take longest first; the store must be locked.
+
+    Args:
+        tasks: the shards.
+        settings: the recipe.
+        store: its shards; those that this process writes are added.
+
+    Returns:
+        The number of frames stored.
+
+    Raises:
+        UserError: the cluster cannot be used.
+        OSError: the disk is full or fails.
+    """
     tasks = sorted(tasks, key=lambda task: _expected_bytes(task, settings), reverse=True)
     try:
         with Progress(sum(len(task.videos) for task in tasks)) as progress:
             if settings.engine == "dask":
                 dask_cluster.write_shards(tasks, settings, progress.done)
             else:
-                local.write_shards(tasks, settings, progress.done)
+                local.write_shards(tasks, settings, store, progress.done)
     finally:
         remove_temporary(Path(settings.store))
     return progress.frames
 
 
-def fill_ledgers(ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preprocess) -> pd.DataFrame:
-    """Write the ledgers from what the shards say; returns all their rows."""
+def fill_ledgers(
+    ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preprocess, store: Store
+) -> pd.DataFrame:
+    """Write the ledgers with the outcomes of the shards; returns all their rows.
+
+    Args:
+        ledgers: by split.
+        tasks: the plan, all of whose shards are written.
+        settings: the recipe.
+        store: its shards.
+
+    Raises:
+        ShardError: a shard cannot be read.
+    """
     filled = []
     for split, table in ledgers.items():
-        written = [task.path for task in tasks if task.split == split]
-        filled.append(fill_ledger(table, read_outcomes(*written)) if written else table)
+        shards = [store.shard(task.path) for task in tasks if task.split == split]
+        filled.append(fill_ledger(table, outcomes_table(shards)) if shards else table)
         write_ledger(ledger_path(settings, split), filled[-1])
     return pd.concat(filled, ignore_index=True)
 
 
 def _report(settings: Preprocess, rows: pd.DataFrame, written: str, frames: int, seconds: float) -> int:
-    """Print why videos are bad, then the last line, and say so when it is too many; returns the exit code."""
+    """Print why videos are bad, then the summary; an error when too many are bad.  Returns the exit code."""
     bad = rows[rows["status"].isin(BAD_STATUSES)]
     for (status, reason), count in bad[["status", "reason"]].value_counts().head(_SHOWN_REASONS).items():
         print(f"{count:9,}  {status}: {reason}")
@@ -129,8 +180,8 @@ def _report(settings: Preprocess, rows: pd.DataFrame, written: str, frames: int,
     present = len(rows) - num_missing
     if present and len(bad) / present > settings.max_bad_fraction:
         log.error(
-            "error: %d of %d videos are bad, more than preprocess.max_bad_fraction %g; the rest is stored, and the "
-            "ledgers say what is wrong with each; raise the key to go on without them",
+            "error: %d of %d videos are bad, more than preprocess.max_bad_fraction %g allows. All others are stored, "
+            "and the ledgers name the reason for each bad one. Raise that key to accept them.",
             len(bad), present, settings.max_bad_fraction,
         )  # fmt: skip
         return EXIT_TOO_MANY_BAD

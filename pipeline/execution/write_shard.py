@@ -1,7 +1,8 @@
-"""The task that writes one shard: what is stored already is copied, the rest is decoded."""
+"""The task that writes one shard: videos that are stored already are copied, the others are decoded."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,38 +14,45 @@ from pipeline.decoding.process import Decoder
 from pipeline.execution.plan import PlannedVideo, Task, is_there
 from pipeline.shards.encoding import Encoded
 from pipeline.shards.reader import ShardReader
-from pipeline.shards.store import read_outcomes
+from pipeline.shards.store import Store
 from pipeline.shards.writer import ShardWriter
 
 
-def write_shard(task: Task, settings: Preprocess, decoder: Decoder, done: Callable[[Outcome], None]) -> None:
-    """Bring the videos of a task into its shard; what an earlier shard of that name holds undamaged is copied.
+def write_shard(
+    task: Task, settings: Preprocess, store: Store, decoder: Decoder, done: Callable[[Outcome], None]
+) -> None:
+    """Write the videos of a task into its shard; those that an earlier shard holds intact are copied.
 
     Args:
         task: the shard.
         settings: the recipe.
+        store: the shards there are; the new one is added.
         decoder: where its videos are decoded.
-        done: called with the outcome of each video that is through.
+        done: called with the outcome of each finished video.
+
+    Raises:
+        OSError: the disk is full or fails.
+        DecoderStopped: the run is being stopped.
     """
     root = Path(settings.data_root)
-    with _EarlierCopies(task.path, settings) as stored, ShardWriter(task.path, settings, task.split) as writer:
-        there = [is_there(video, root) for video in task.videos]
-        copied = [stored.find(video, there=found) for video, found in zip(task.videos, there, strict=True)]
+    with _EarlierCopies(task.path, settings, store) as copies, ShardWriter(task.path, settings, task.split) as writer:
+        present = [is_there(video, root) for video in task.videos]
+        copied = [copies.find(video, present=here) for video, here in zip(task.videos, present, strict=True)]
         decoded = decoder.decode(
             root / video.path
-            for video, found, copy in zip(task.videos, there, copied, strict=True)
-            if found and copy is None
+            for video, here, copy in zip(task.videos, present, copied, strict=True)
+            if here and copy is None
         )
-        for video, found, copy in zip(task.videos, there, copied, strict=True):
+        for video, here, copy in zip(task.videos, present, copied, strict=True):
             encoded: Encoded | None = None
             if copy is not None:
                 outcome, encoded = copy.outcome, copy.reader.encoded(copy.reader.row_of(video.video_id))
-            elif not found:
+            elif not here:
                 outcome = Outcome(video_id=video.video_id, status="missing")
             else:
                 result = next(decoded)
                 encoded = result.encoded
-                # The size of a bad file tells a rebuild when there is another one in its place.
+                # By the size of a bad file a rebuild notices that another one has taken its place.
                 facts = {"source_bytes": _size_bytes(root / video.path), **result.facts}
                 num_frames = encoded.num_frames if encoded else 0
                 outcome = Outcome(
@@ -52,6 +60,7 @@ def write_shard(task: Task, settings: Preprocess, decoder: Decoder, done: Callab
                 )
             writer.add(outcome, encoded)
             done(outcome)
+    store.add(writer.shard)
 
 
 def _size_bytes(path: Path) -> int:
@@ -71,12 +80,12 @@ class _Copy(NamedTuple):
 class _EarlierCopies:
     """Shards that may have a task's videos already: the earlier one of its name, and those of an earlier plan."""
 
-    def __init__(self, path: Path, settings: Preprocess) -> None:
-        self._path, self._settings = path, settings
+    def __init__(self, path: Path, settings: Preprocess, store: Store) -> None:
+        self._path, self._settings, self._store = path, settings, store
         self._shards: dict[Path, tuple[ShardReader, dict[str, Outcome]] | None] = {}
 
-    def find(self, video: PlannedVideo, *, there: bool) -> _Copy | None:
-        """What to copy: the video is stored, undamaged, and its file has not changed since."""
+    def find(self, video: PlannedVideo, *, present: bool) -> _Copy | None:
+        """A stored video that is intact, and whose file, if it is `present`, has not changed since."""
         for path in (self._path, *([Path(video.held)] if video.held else [])):
             shard = self._open(path)
             if shard is None:
@@ -86,7 +95,7 @@ class _EarlierCopies:
             if outcome is None or outcome.status != "ok":
                 continue
             source = Path(self._settings.data_root) / video.path
-            if there and source.stat().st_size != outcome.source_bytes:
+            if present and source.stat().st_size != outcome.source_bytes:
                 continue
             try:
                 reader.verify(reader.row_of(video.video_id))
@@ -96,15 +105,15 @@ class _EarlierCopies:
         return None
 
     def _open(self, path: Path) -> tuple[ShardReader, dict[str, Outcome]] | None:
-        """A shard's frames and outcomes; None when it is not there, damaged or of another recipe."""
+        """A shard's frames and outcomes; None when it is missing, corrupted or of another recipe."""
         if path not in self._shards:
-            try:
-                reader = ShardReader(path)
-                rows = read_outcomes(path)[list(OUTCOME_TYPES)].to_dict("records")
-                same = reader.recipe_sha256 == self._settings.fingerprint()
-                self._shards[path] = (reader, {row["video_id"]: Outcome(**row) for row in rows}) if same else None
-            except ShardError:
-                self._shards[path] = None  # everything is decoded
+            self._shards[path] = None  # everything is decoded
+            with contextlib.suppress(ShardError):
+                shard = self._store.shard(path)
+                if shard.recipe_sha256 == self._settings.fingerprint():
+                    columns = [shard.outcomes[name].tolist() for name in OUTCOME_TYPES]
+                    rows = [Outcome(**dict(zip(OUTCOME_TYPES, row, strict=True))) for row in zip(*columns, strict=True)]
+                    self._shards[path] = shard.reader(), {outcome.video_id: outcome for outcome in rows}
         return self._shards[path]
 
     def __enter__(self) -> _EarlierCopies:

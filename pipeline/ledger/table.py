@@ -11,12 +11,14 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, list_of, write_table
 from pipeline.common.text import some
-from pipeline.ledger.schema import COLUMNS, LEARNED, typed, validate
+from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, typed, validate
 
 _OLD_RETRY = "to be tried again: "
 
@@ -171,7 +173,7 @@ def fill_ledger(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         ledger: any ledger.
-        outcomes: `video_id` and the columns of LEARNED (`shards.store.read_outcomes`), one row a video.
+        outcomes: `video_id` and the columns of LEARNED (`store.outcomes_table`), one row a video.
 
     Returns:
         A new ledger; rows without an outcome are unchanged.
@@ -197,6 +199,22 @@ def fill_ledger(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
         filled[name] = pd.Series(values, index=ledger.index, dtype=COLUMNS[name])
     filled.loc[filled["status"] == "missing", "path"] = ""  # its file was deleted after the ledger was built
     return filled
+
+
+def awaited(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which outcomes are out of date, because their video waits to be decoded.
+
+    A file that came after its shard was written will be decoded; so will a bad one that is to be retried.
+
+    Args:
+        ledger: any ledger.
+        outcomes: of videos of the ledger, one row a video.
+    """
+    rows = pd.Index(ledger["video_id"]).get_indexer(pd.Index(outcomes["video_id"]))
+    bad, missing = outcomes["status"].isin(BAD_STATUSES), outcomes["status"].eq("missing")
+    retried = ledger["status"].eq("retry").to_numpy()[rows]
+    present = (ledger["path"].ne("") & ledger["status"].ne("ok")).to_numpy()[rows]  # for an ok its shard counts
+    return (bad & retried | missing & present).to_numpy()
 
 
 def class_names(*ledgers: pd.DataFrame) -> list[str]:

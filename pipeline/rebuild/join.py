@@ -20,6 +20,7 @@ from pipeline.labels.label_files import load_labels
 from pipeline.ledger.schema import COLUMNS
 from pipeline.ledger.table import blank_rows, ledger_path
 from pipeline.rebuild import known_outcomes
+from pipeline.shards.store import Store
 from pipeline.videos.matching import Match, match_videos
 from pipeline.videos.names import ENDINGS
 from pipeline.videos.scan import Files, scan_videos
@@ -52,14 +53,15 @@ def build_ledgers(settings: Preprocess) -> dict[str, pd.DataFrame]:
     Raises:
         InputError: there are no label files, no videos, or bad values (all of them are listed).
     """
-    return join_sources(settings).ledgers
+    return join_sources(settings, Store(Path(settings.store))).ledgers
 
 
-def join_sources(settings: Preprocess, forget: Collection[str] = ()) -> BuiltLedgers:
+def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = ()) -> BuiltLedgers:
     """As `build_ledgers`, with the files that no row uses and the lines to print.
 
     Args:
-        settings: where label files, videos, shards and earlier ledgers are.
+        settings: where label files, videos and earlier ledgers are.
+        store: the shards.
         forget: bad statuses whose videos get the status `retry`.
 
     Raises:
@@ -76,7 +78,7 @@ def join_sources(settings: Preprocess, forget: Collection[str] = ()) -> BuiltLed
     for split in SPLITS:
         fresh = _rows(labels.table, match, split)
         if len(fresh):
-            built.ledgers[split] = _remember(fresh, split, settings, forget, built)
+            built.ledgers[split] = _remember(fresh, split, settings, store, forget, built)
         elif ledger_path(settings, split).is_file():
             path = ledger_path(settings, split)
             built.warnings.append(f"{path}: no label file has rows of {split}. The ledger is left unchanged.")
@@ -112,13 +114,13 @@ def _rows(table: pd.DataFrame, match: Match, split: str) -> pd.DataFrame:
 
 
 def _remember(
-    fresh: pd.DataFrame, split: str, settings: Preprocess, forget: Collection[str], built: BuiltLedgers
+    fresh: pd.DataFrame, split: str, settings: Preprocess, store: Store, forget: Collection[str], built: BuiltLedgers
 ) -> pd.DataFrame:
     """`fresh` with what is known already; adds to the verdict and the warnings of `built`."""
     before, warnings = known_outcomes.from_ledger(settings, split)
     built.warnings.extend(warnings)
     built.broken.extend([ledger_path(settings, split)] * len(warnings))
-    stored = known_outcomes.from_shards(settings, split, len(fresh))
+    stored = known_outcomes.from_shards(store, settings, split, len(fresh))
     built.verdict.extend(stored.verdict)
     ledger = known_outcomes.remember(fresh, before, stored, settings.data_root)
     ledger, retried = known_outcomes.mark_retries(ledger, settings.data_root, forget)

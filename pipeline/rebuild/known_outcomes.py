@@ -1,11 +1,12 @@
-"""What is known already of a ledger's videos: from the ledger that stands, and from shards.
+"""What is already known of a ledger's videos, from the existing ledger and from shards.
 
-Rebuilding must not lose it: a `timeout` stays a `timeout` until someone asks (`--forget timeout`) or its file
-changes.  A shard is believed about its own videos; a ledger's `ok` is worth as much as its shard.
+A rebuild must keep it: a `timeout` stays a `timeout` until a user asks (`--forget timeout`) or its file changes.
+A shard decides about its own videos; the `ok` of a ledger counts only while its shard exists.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,24 +14,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pipeline.common.errors import ShardError
 from pipeline.common.recipe import Preprocess, differences
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
 from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED_COLUMNS, WAITING_STATUSES
-from pipeline.ledger.table import blank_rows, fill_ledger, ledger_path, read_ledger
-from pipeline.shards.store import Account, outcomes_table, read_account
+from pipeline.ledger.table import awaited, blank_rows, fill_ledger, ledger_path, read_ledger
+from pipeline.shards.store import Shard, Store, outcomes_table
 
 
 @dataclass(frozen=True)
 class StoredOutcomes:
-    """What the shards of one split say.
+    """The outcomes in the shards of one split.
 
     Attributes:
-        outcomes: one row a video, as `ledger.fill` takes them.
-        names: file names of the shards that are of this recipe and whole.
+        outcomes: one row a video, as for `fill_ledger`.
+        names: file names of the shards that are of this recipe and intact.
         verdict: what was used and what was left out, in plain words.
     """
 
@@ -40,7 +40,7 @@ class StoredOutcomes:
 
 
 def from_ledger(settings: Preprocess, split: str) -> tuple[pd.DataFrame | None, list[str]]:
-    """The ledger that stands, if there is one; and a warning when it is broken and cannot be used."""
+    """The existing ledger, if there is one; and a warning when it is invalid and cannot be used."""
     path = ledger_path(settings, split)
     if not path.is_file():
         return None, []
@@ -52,58 +52,58 @@ def from_ledger(settings: Preprocess, split: str) -> tuple[pd.DataFrame | None, 
 
 
 def broken_path(path: Path) -> Path:
-    """Where a broken ledger is kept when a new one takes its place."""
+    """Where an invalid ledger is kept when a new one replaces it."""
     return path.with_name(f"{path.stem}.broken.csv")
 
 
-def from_shards(settings: Preprocess, split: str, num_rows: int) -> StoredOutcomes:
-    """What the shards of this recipe say of a split's videos.
+def from_shards(store: Store, settings: Preprocess, split: str, num_rows: int) -> StoredOutcomes:
+    """The outcomes of a split's videos in the shards of this recipe.
 
-    Shards of the plan that a ledger of `num_rows` rows has are believed first; those of an older plan count for
-    videos that no newer shard was meant to hold, or that were missing when it was made.
+    Shards of the plan of a ledger of `num_rows` rows come first; those of an older plan count for videos that no newer
+    shard was planned to hold, or that were missing when it was written.
     """
     current = f"-of-{-(-num_rows // settings.videos_per_shard):05d}.h5"
-    paths = sorted(Path(settings.store).glob(f"{split}-*-of-*.h5"))
+    paths = [path for path in store.paths() if fnmatch.fnmatchcase(path.name, f"{split}-*-of-*.h5")]
     paths.sort(key=lambda path: not path.name.endswith(current))
-    accounts: dict[str, Account] = {}
+    shards: dict[str, Shard] = {}
     left_out: dict[str, list[str]] = {}
     for path in paths:
-        account, why = _read_shard(path, settings)
-        if account is None:
+        shard, why = _read_shard(store, path, settings)
+        if shard is None:
             left_out.setdefault(why, []).append(path.name)
         else:
-            accounts[path.name] = account
+            shards[path.name] = shard
     verdict = [f"shards: {split}: left out {some(names, 2)}: {why}" for why, names in left_out.items()]
-    if not accounts:
+    if not shards:
         return StoredOutcomes(blank_rows(0).assign(video_id=pd.Series(dtype="str")), frozenset(), verdict)
-    outcomes = outcomes_table(accounts.values())
+    outcomes = outcomes_table(shards.values())
     outcomes = outcomes.sort_values("status", key=lambda status: status.eq("missing"), kind="stable")
     outcomes = outcomes.drop_duplicates("video_id", ignore_index=True)
-    older = sum(not name.endswith(current) for name in accounts)
+    older = sum(not name.endswith(current) for name in shards)
     note = f", {older:,} of them of an older plan" if older else ""
-    verdict.insert(0, f"shards: {split}: {len(accounts):,}{note}, which were to hold {len(outcomes):,} videos")
-    return StoredOutcomes(outcomes, frozenset(accounts), verdict)
+    verdict.insert(0, f"shards: {split}: {len(shards):,}{note}, planned to hold {len(outcomes):,} videos")
+    return StoredOutcomes(outcomes, frozenset(shards), verdict)
 
 
-def _read_shard(path: Path, settings: Preprocess) -> tuple[Account | None, str]:
-    """What a shard says, or why it is left out."""
+def _read_shard(store: Store, path: Path, settings: Preprocess) -> tuple[Shard | None, str]:
+    """A shard, or why it is left out."""
     try:
-        account = read_account(path)
+        shard = store.shard(path)
     except ShardError as error:
-        return None, str(error).replace(f"{path}: ", "")
-    if account.recipe_sha256 != settings.fingerprint():
-        return None, f"another recipe ({differences(settings.to_json(), account.recipe)})"
-    return account, ""
+        return None, f"{error.what}; {error.action}"
+    if shard.recipe_sha256 != settings.fingerprint():
+        return None, f"another recipe ({differences(settings.to_json(), shard.recipe)})"
+    return shard, ""
 
 
 def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: StoredOutcomes, root: str) -> pd.DataFrame:
-    """`fresh`, which knows label files and disk only, with what the ledger before it and shards know.
+    """`fresh`, which comes from label files and disk only, with what the existing ledger and shards know.
 
     Args:
         fresh: a ledger of `pending` and `missing` rows.
-        before: the ledger that stands.
-        stored: what shards say.
-        root: data_root; empty when the disk was not looked at, and paths are the earlier ledger's.
+        before: the existing ledger.
+        stored: outcomes in shards.
+        root: data_root; empty when the disk was not scanned, and paths are the existing ledger's.
     """
     ledger = fresh if before is None else _copy(fresh, before, keep_paths=not root)
     lost = ledger["shard"].ne("") & ~ledger["shard"].isin(stored.names)
@@ -117,20 +117,8 @@ def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: StoredOut
     return fill_ledger(ledger, outcomes[~awaited(ledger, outcomes)])
 
 
-def awaited(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> NDArray[np.bool_]:
-    """Which outcomes, all of videos of the ledger, are of one that waits to be decoded, and so are out of date.
-
-    A file that came after its shard was made is to be decoded; so is one that is to be tried again.
-    """
-    rows = pd.Index(ledger["video_id"]).get_indexer(pd.Index(outcomes["video_id"]))
-    bad, gone = outcomes["status"].isin(BAD_STATUSES), outcomes["status"].eq("missing")
-    asked = ledger["status"].eq("retry").to_numpy()[rows]
-    here = (ledger["path"].ne("") & ledger["status"].ne("ok")).to_numpy()[rows]  # an ok is worth as much as its shard
-    return (bad & asked | gone & here).to_numpy()
-
-
 def same_ids(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    """Whether two ledgers are of the same videos, as most rebuilds are."""
+    """Whether two ledgers have the same videos, as in most rebuilds."""
     return len(one) == len(other) and bool(
         (one["video_id"].to_numpy(object) == other["video_id"].to_numpy(object)).all()
     )
@@ -143,7 +131,7 @@ def _copy(fresh: pd.DataFrame, before: pd.DataFrame, keep_paths: bool) -> pd.Dat
     else:
         rows = pd.Index(fresh["video_id"]).get_indexer(pd.Index(before["video_id"]))
     known = (rows >= 0) & before["status"].ne("missing").to_numpy()
-    if not keep_paths:  # a video that was pending and is gone is missing now
+    if not keep_paths:  # a video that was pending and has no file any more is missing now
         known &= ~before["status"].isin(WAITING_STATUSES).to_numpy() | fresh["path"].ne("").to_numpy()[rows]
     ledger, rows = fresh.copy(), rows[known]
     for name in (*LEARNED, "path") if keep_paths else LEARNED:
@@ -155,7 +143,11 @@ def _copy(fresh: pd.DataFrame, before: pd.DataFrame, keep_paths: bool) -> pd.Dat
 
 
 def mark_retries(ledger: pd.DataFrame, root: str, forget: Collection[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Mark as `retry` the bad videos that someone asks for, and those whose file is not the one that was bad."""
+    """Mark as `retry` the bad videos of the statuses in `forget`, and those whose file has changed.
+
+    Returns:
+        The ledger; and a line about them, if there are any.
+    """
     bad = ledger[ledger["status"].isin(BAD_STATUSES)]
     reasons: dict[int, str] = {}
     for row, status, path, size in zip(bad.index, bad["status"], bad["path"], bad["source_bytes"], strict=True):
@@ -172,5 +164,5 @@ def mark_retries(ledger: pd.DataFrame, root: str, forget: Collection[str]) -> tu
     gone = ledger.index.isin(rows) & ledger["path"].eq("")
     ledger.loc[rows, "status"] = "retry"
     ledger.loc[gone, ["status", "reason"]] = ["missing", ""]
-    said = some(f"{ledger.at[row, 'video_id']} ({why})" for row, why in reasons.items())
-    return ledger.astype(COLUMNS), [f"{len(rows):,} bad videos are to be tried again: {said}"]
+    names = some(f"{ledger.at[row, 'video_id']} ({why})" for row, why in reasons.items())
+    return ledger.astype(COLUMNS), [f"{len(rows):,} bad videos will be tried again: {names}"]

@@ -1,13 +1,13 @@
-"""A checksum over everything in a shard but the bytes of its videos, compared before libhdf5 may see the file.
+"""The seal of a shard: a checksum of everything but the bytes of its videos, compared before libhdf5 reads the file.
 
-libhdf5 believes what it reads: one flipped bit of a file's metadata can make it loop for ever.  So a finished shard
-ends in a seal, behind what is HDF5's (whose tools do not mind):
+libhdf5 trusts what it reads: one flipped bit of a file's metadata can make it loop forever.  So a finished shard ends
+in a seal, after the part that is HDF5's (HDF5 tools ignore it):
 
     runs    (n, 2) <i8: where each run of videos' bytes begins and ends, ascending
     tail    8 bytes of magic, then <u4 each: format version, n, CRC-32
 
-The CRC-32 is that of all bytes outside the runs, the seal's own included except for itself.  Each video has a CRC-32
-of its own in the index (shards.py), which is sealed.
+The CRC-32 is of all bytes outside the runs and of the seal, except for the CRC-32 itself.  Each video has its own
+CRC-32 in the index (format.py), which is sealed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from pipeline.common.errors import FormatError, ShardError
+from pipeline.common.errors import REPAIR, FormatError, ShardError
 from pipeline.common.recipe import FORMAT_VERSION
 
 _TAIL = struct.Struct("<8sIII")
@@ -35,7 +35,7 @@ def write(fd: int, extents: Iterable[tuple[int, int]]) -> None:
     """Seal a file.
 
     Args:
-        fd: the file, open for reading and writing, whole but for the seal.
+        fd: the file, open for reading and writing, complete except for the seal.
         extents: (byte offset, number of bytes) of each video's data.
     """
     runs = _merge(extents)
@@ -52,7 +52,7 @@ def check(path: Path) -> None:
 
     Raises:
         FormatError: it is of another format.
-        ShardError: it is damaged outside its videos, cut short, or no shard.
+        ShardError: it is corrupted outside its videos, truncated, or not a shard.
         OSError: it cannot be read.
     """
     with open(path, "rb", buffering=0) as file:
@@ -65,30 +65,32 @@ def check(path: Path) -> None:
             raise _unsealed(path, os.pread(fd, _HEAD_BYTES, 0))
         runs = np.frombuffer(os.pread(fd, count * _RUN_BYTES, end), "<i8").reshape(-1, 2)
         places = [0, *runs.ravel().tolist(), end]
-        found = _crc(fd, runs, end, version) if places == sorted(places) else None
-    if found != crc:
-        was = "no CRC-32 can be made" if found is None else f"CRC-32 is {found:08x}, was {crc:08x}"
-        raise ShardError(f"{path}: damaged outside its frames: {was}; run `make verify ARGS=--repair`")
+        if places != sorted(places):
+            raise ShardError(path, "shard metadata is corrupted: the seal's offsets are not ascending", REPAIR)
+        actual = _crc(fd, runs, end, version)
+    if actual != crc:
+        raise ShardError(path, f"shard metadata is corrupted: CRC-32 {actual:08x}, expected {crc:08x}", REPAIR)
     if version != FORMAT_VERSION:
         raise _other_format(path, version)
 
 
 def _unsealed(path: Path, head: bytes) -> ShardError:
-    """What to say of a file without a seal; format 1 had none, and is told by the recipe near its beginning."""
+    """The error for a file without a seal.  Format 1 had none; the recipe near its beginning identifies it."""
     if b'"format_version":1,' in head:
         return _other_format(path, 1)
-    return ShardError(f"{path}: not a whole shard: its seal is not at the end; run `make verify ARGS=--repair`")
+    return ShardError(path, "the shard is truncated or not a shard: no seal at its end", REPAIR)
 
 
 def _other_format(path: Path, version: int) -> FormatError:
     return FormatError(
-        f"{path}: shard format {version}, this program reads {FORMAT_VERSION}; update the older of the two: "
-        "the program, or the shards with `make preprocess` into another STORE=DIR"
+        path,
+        f"shard format {version}, this program reads {FORMAT_VERSION}",
+        "update the older of the two: the program, or the shards with `make preprocess` into another STORE=DIR",
     )
 
 
 def _merge(extents: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
-    """(n, 2) begins and ends, ascending, of extents that touch each other taken together."""
+    """(n, 2) begins and ends, ascending; extents that touch each other are one run."""
     runs: list[list[int]] = []
     for offset, nbytes in sorted(extents):
         if runs and runs[-1][1] == offset:
@@ -99,7 +101,7 @@ def _merge(extents: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
 
 
 def _crc(fd: int, runs: NDArray[np.int64], end: int, version: int) -> int:
-    """CRC-32 of what lies outside the runs, up to `end`, and of the seal."""
+    """CRC-32 of the bytes outside the runs, up to `end`, and of the seal."""
     crc = 0
     for begin, stop in zip([0, *runs[:, 1].tolist()], [*runs[:, 0].tolist(), end], strict=True):
         for part in _parts(fd, begin, stop):

@@ -1,7 +1,7 @@
-"""Writes large arrays to a file past the page cache, where that can be done.
+"""Writes large arrays to a file without the page cache, where the file system allows it.
 
-Shards are terabytes that nobody reads back soon.  Copying them into the page cache costs several times the CPU of
-handing their pages to the disk (and more once memory is full and older pages have to make room for them).
+Shards are terabytes that are not read back soon.  Copying them into the page cache costs several times the CPU of
+passing their pages to the disk (and more once memory is full and older pages must be dropped for them).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_BYTES = 4096  # what every disk and file system is content with
+BLOCK_BYTES = 4096  # enough for every disk and file system
 
 
 class DirectFile:
-    """A file that is there, open for writing.
+    """An existing file, open for writing.
 
     Args:
         path: the file.
@@ -31,12 +31,12 @@ class DirectFile:
         try:
             self._past_cache = os.open(path, os.O_WRONLY | os.O_DIRECT)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # a file system that has no such thing
+            if error.errno != errno.EINVAL:  # a file system without direct writes
                 raise
             self._past_cache = -1
 
     def write(self, data: NDArray, offset: int) -> None:
-        """Write the bytes of a C-contiguous array; past the cache where array and offset begin at a block.
+        """Write the bytes of a C-contiguous array; without the cache where array and offset begin at a block.
 
         Raises:
             OSError: it cannot be written.
@@ -50,13 +50,13 @@ class DirectFile:
             except OSError as error:
                 if not whole or error.errno != errno.EINVAL:
                     raise
-                aligned = False  # a file system that grants direct writes, and then wants larger blocks or none
+                aligned = False  # a file system that accepts direct writes, but of larger blocks or none
                 continue
             aligned = aligned and not written % BLOCK_BYTES
             rest, offset = rest[written:], offset + written
 
     def close(self) -> None:
-        """Close it; a second time does nothing."""
+        """Close it; closing it again does nothing."""
         for fd in (self.fd, self._past_cache):
             if fd >= 0:
                 os.close(fd)

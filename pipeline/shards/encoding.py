@@ -1,4 +1,4 @@
-"""The bytes of one video as a shard holds them, made where it is decoded, so that this work is shared out, too."""
+"""The bytes of one video as a shard stores them, encoded where it is decoded, so that this runs in parallel too."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A shard: stored frames of some tens of videos in one HDF5 file, and what became of every video it was to hold.
+"""The format of a shard: frames of some tens of videos in one HDF5 file, and the outcome of every planned video.
 
-What is in it; writer.py writes it, reader.py reads its frames, store.py what became of its videos.
+writer.py writes a shard, reader.py reads its frames, store.py its outcomes, layout.py compares file and index.
 
     <store>/<split>-00012-of-00480.h5
       attributes        format_version, recipe (JSON), recipe_sha256, split, complete
@@ -9,15 +9,15 @@ What is in it; writer.py writes it, reader.py reads its frames, store.py what be
       index             table of the stored videos: video_id, num_frames, offset in the file, nbytes, crc32,
                         and with codec jpeg the offset of jpeg/<video_id> (raw: 0)
       times_s           (sum of T,) float32: when each frame is shown, in seconds since its video's first frame;
-                        the videos one after another, as in `index`, which has the offset of each; of a video whose
-                        own times do not rise, those of its mean rate
-      outcomes          table of every planned video: video_id, status, reason and what is known of the source
+                        the videos in the order of `index`, which has the offset of each; a video whose own times do
+                        not rise has the times of its mean rate
+      outcomes          table of every planned video: video_id, status, reason and the facts of the source
       (after HDF5's)    the seal, a CRC-32 of everything but the frames: checksum.py
 
-Labels are in the ledgers only: label files change, and terabytes of frames need not be written again for it.
+Labels are in the ledgers only: when label files change, terabytes of frames need not be written again.
 
-Frames are contiguous and unfiltered, so a reader takes their byte offsets from `index`, maps the file and never goes
-through libhdf5 for them; any HDF5 tool can still open the file.  Same inputs and recipe, same bytes.
+Frames are contiguous and unfiltered, so a reader takes their byte offsets from `index`, maps the file and does not use
+libhdf5 for them; any HDF5 tool can still open the file.  Same inputs and recipe, same bytes.
 """
 
 from __future__ import annotations

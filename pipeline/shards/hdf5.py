@@ -1,4 +1,4 @@
-"""What shards need of HDF5, and what they must not take on trust from it.  The only module that imports h5py."""
+"""What shards use of HDF5, and checks of what it must not be trusted with.  The only module that imports h5py."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from pipeline.common.errors import ShardError as ShardError
+from pipeline.common.errors import REPAIR, ShardError
 from pipeline.shards.checksum import check
 from pipeline.shards.direct_io import BLOCK_BYTES
 
 _METADATA_BLOCK_BYTES = 1 << 14
 _ALIGNED_FROM_BYTES = 1 << 16
+# What h5py raises for files that make no sense inside.
+_UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError)
 
 
 def create(path: Path) -> h5py.File:
-    """A new file; nothing of the clock, the host or the version of the library goes into it."""
+    """Create a file; nothing of the clock, the host or the library's version goes into it."""
     # Metadata in few places: all of it is read when a shard is opened.
     return h5py.File(
         path, "w", libver="earliest", locking=False, meta_block_size=_METADATA_BLOCK_BYTES,
@@ -45,13 +48,13 @@ def reserve(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: DTypeLi
 def abandon(file: h5py.File) -> None:
     """Close a file that will not be kept.
 
-    On a full disk libhdf5 could not write what it still holds, and would crash when the program ends; so it goes into
-    memory, which unlike /dev/null can be given the length that libhdf5 wants the file to have.
+    On a full disk libhdf5 could not write what it still buffers, and would crash when the program ends.  So that goes
+    into memory, which unlike /dev/null can be given the length that libhdf5 wants the file to have.
     """
     sink = os.memfd_create("abandoned")
     os.dup2(sink, file.id.get_vfd_handle())
     os.close(sink)
-    with contextlib.suppress(RuntimeError):  # RLIMIT_FSIZE holds for memory, too; what failed first is the news
+    with contextlib.suppress(RuntimeError):  # RLIMIT_FSIZE also limits memory; the first error is the one to report
         file.close()
 
 
@@ -60,33 +63,61 @@ def end(fd: int) -> int:
     return int.from_bytes(os.pread(fd, 8, 40), "little")
 
 
-@contextlib.contextmanager
-def open_finished(path: Path) -> Iterator[h5py.File]:
-    """A finished shard of this format, open for reading; what does not make sense inside is a ShardError, too.
+class Identity(NamedTuple):
+    """Tells a file from another that has taken its name; a rename keeps it."""
+
+    device: int
+    inode: int
+    mtime_ns: int
+    nbytes: int
+
+
+def identity(file: Path | int) -> Identity:
+    """The identity of a path or of an open descriptor.
 
     Raises:
-        ShardError: it is missing, damaged, unfinished or of another format (FormatError).
+        OSError: it is missing or cannot be looked at.
+    """
+    stat = os.stat(file)
+    return Identity(stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+def missing(path: Path) -> ShardError:
+    """The error for a shard that is not there."""
+    return ShardError(path, "no such shard", "run `make preprocess`")
+
+
+@contextlib.contextmanager
+def open_finished(path: Path) -> Iterator[h5py.File]:
+    """Open a finished shard of this format for reading; content that makes no sense is a ShardError, too.
+
+    Raises:
+        FormatError: it is of another format.
+        ShardError: it is missing, corrupted or unfinished.
     """
     if not path.is_file():
-        raise ShardError(f"{path}: no such shard; run `make preprocess`")
+        raise missing(path)
     try:
         check(path)
         with h5py.File(path, "r", locking=False) as file:
             if not file.attrs.get("complete", False):
-                raise ShardError(f"{path}: unfinished; run `make preprocess`")
+                raise ShardError(path, "the shard is unfinished", "run `make preprocess`")
             recipe = str(file.attrs["recipe"])
             if hashlib.sha256(recipe.encode()).hexdigest() != file.attrs["recipe_sha256"]:
-                raise ShardError(f"{path}: its recipe has another fingerprint; run `make verify ARGS=--repair`")
+                raise ShardError(path, "the recipe does not match its fingerprint", REPAIR)
             yield file
     except ShardError:
         raise
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ShardError(f"{path}: not a whole HDF5 file ({reason}); run `make verify ARGS=--repair`") from None
+    except _UNREADABLE as error:
+        raise ShardError(path, f"not a valid HDF5 file ({_reason(error)})", REPAIR) from None
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def own(file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset that lies whole in this file: HDF5 follows links, and datasets that are kept elsewhere, unasked.
+    """A dataset that lies completely in this file: HDF5 follows links and reads other files without being asked to.
 
     Raises:
         ShardError: it does not.
@@ -95,14 +126,41 @@ def own(file: h5py.File, name: str) -> h5py.Dataset:
     parts = name.split("/")
     links = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
     if not all(isinstance(file.get(link, getlink=True), h5py.HardLink) for link in links):
-        raise ShardError(f"{path}: {name} is not in this file; run `make verify ARGS=--repair`")
-    found = file[name]
-    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external or found.chunks:
-        raise ShardError(f"{path}: {name} is not a contiguous dataset of this file; run `make verify ARGS=--repair`")
-    offset = found.id.get_offset()
-    if found.nbytes and (offset is None or offset + found.nbytes > path.stat().st_size):
-        raise ShardError(f"{path}: truncated: {name} ends after the file does; run `make verify ARGS=--repair`")
-    return found
+        raise ShardError(path, f"{name} is not in this file", REPAIR)
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external or dataset.chunks:
+        raise ShardError(path, f"{name} is not a contiguous dataset of this file", REPAIR)
+    offset = dataset.id.get_offset()
+    if dataset.nbytes and (offset is None or offset + dataset.nbytes > path.stat().st_size):
+        raise ShardError(path, f"the file is truncated: {name} ends after the file does", REPAIR)
+    return dataset
+
+
+class Place(NamedTuple):
+    """Shape, dtype and byte offset of a dataset."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int | None
+
+
+def place(file: h5py.File, name: str) -> Place | str:
+    """The place of a dataset that lies completely in this file; or what is wrong with it."""
+    try:
+        dataset = own(file, name)
+        return Place(dataset.shape, str(dataset.dtype), dataset.id.get_offset())
+    except ShardError as error:
+        return error.what
+    except _UNREADABLE as error:
+        return f"{name} cannot be read ({_reason(error)})"
+
+
+def names(file: h5py.File, group: str = "/") -> frozenset[str]:
+    """The names in a group; none when there is no such group in this file."""
+    if group != "/" and not isinstance(file.get(group, getlink=True), h5py.HardLink):
+        return frozenset()
+    members = file[group]
+    return frozenset(members) if isinstance(members, h5py.Group) else frozenset()
 
 
 def table(rows: Sequence[tuple], fields: dict[str, str]) -> NDArray:
@@ -114,10 +172,10 @@ def table(rows: Sequence[tuple], fields: dict[str, str]) -> NDArray:
         else np.array(column, dtype=kind)
         for column, kind in zip(columns, fields.values(), strict=True)
     ]
-    made = np.empty(len(rows), [(name, array.dtype) for name, array in zip(fields, encoded, strict=True)])
+    joined = np.empty(len(rows), [(name, array.dtype) for name, array in zip(fields, encoded, strict=True)])
     for name, array in zip(fields, encoded, strict=True):
-        made[name] = array
-    return made
+        joined[name] = array
+    return joined
 
 
 def read_rows(file: h5py.File, name: str) -> NDArray:
@@ -126,11 +184,15 @@ def read_rows(file: h5py.File, name: str) -> NDArray:
 
 
 def read_columns(file: h5py.File, name: str) -> dict[str, NDArray]:
-    """The columns of a table written by `table`; texts as an array of str objects."""
-    table = read_rows(file, name)
+    """The columns of a table written by `table`, each an array of its own; texts as str objects, equal ones shared."""
+    rows = read_rows(file, name)
     return {
-        field: np.array([text.decode() for text in table[field].tolist()], dtype=object)
-        if table[field].dtype.kind == "S"
-        else table[field]
-        for field in table.dtype.names or ()
+        field: decode(rows[field]) if rows[field].dtype.kind == "S" else rows[field].copy()
+        for field in rows.dtype.names or ()
     }
+
+
+def decode(column: NDArray) -> NDArray:
+    """UTF-8 texts of fixed length as an array of str objects, equal texts of it as one object."""
+    texts = {text: text.decode() for text in set(column.tolist())}
+    return np.array([texts[text] for text in column.tolist()], dtype=object)

@@ -1,7 +1,6 @@
 """Reads a shard's frames: clips, whole videos, checksums.
 
-libhdf5 is asked once, for the tables; frames are then read from the mapped file.  `pipeline/shards.py` says what is
-in a shard.
+libhdf5 reads the tables once; frames are then read from the mapped file.  format.py describes what is in a shard.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,11 +22,51 @@ import simplejpeg
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from pipeline.common.errors import ShardError
+from pipeline.common.errors import REPAIR, ShardError
 from pipeline.shards.encoding import Encoded
-from pipeline.shards.hdf5 import open_finished, read_rows
+from pipeline.shards.format import INDEX_FIELDS
+from pipeline.shards.hdf5 import Identity, identity, open_finished, read_rows
+
+if TYPE_CHECKING:
+    import h5py
 
 _of_thread = threading.local()
+
+
+class Head(NamedTuple):
+    """What reading frames needs of a shard's HDF5 file.
+
+    Attributes:
+        identity: of the file that this was read from.
+        recipe: as JSON.
+        recipe_sha256: its fingerprint.
+        jpeg: whether frames are JPEGs.
+        frame_shape: height, width and 3.
+        index: the table `index`, a structured array (V,).
+    """
+
+    identity: Identity
+    recipe: str
+    recipe_sha256: str
+    jpeg: bool
+    frame_shape: tuple[int, int, int]
+    index: NDArray
+
+
+def read_head(file: h5py.File) -> Head:
+    """The head of a shard, inside `open_finished`.
+
+    Raises:
+        ShardError: the index is not a table of this file, or has other columns.
+    """
+    index = read_rows(file, "index")
+    kinds = {name: index.dtype[name].kind for name in index.dtype.names or ()}
+    if not all(kinds.get(name, "") in ("S" if kind == "text" else "iu") for name, kind in INDEX_FIELDS.items()):
+        raise ShardError(Path(file.filename), "the index has other columns than this format", REPAIR)
+    recipe, sha256 = (str(file.attrs[name]) for name in ("recipe", "recipe_sha256"))
+    settings = json.loads(recipe)
+    frame_shape = (int(settings["height"]), int(settings["width"]), 3)
+    return Head(identity(file.id.get_vfd_handle()), recipe, sha256, settings["codec"] == "jpeg", frame_shape, index)
 
 
 class ShardReader:
@@ -35,56 +74,63 @@ class ShardReader:
 
     Args:
         path: the shard.
+        head: what an earlier opening of this file has read; None: the file is opened here.
 
     Attributes:
-        mapped: copy raw clips of consecutive frames out of the map.  False: read them with preadv, a copy more, but
-            less than mapping pages anew for every clip (through GeneratorDataset, 119 us a clip instead of 160).
+        mapped: copy raw clips of consecutive frames out of the map.  False: read them with preadv, which is one copy
+            more, but cheaper than mapping pages for every clip (through GeneratorDataset, 119 us a clip, not 160).
         video_ids: the stored videos.
         num_frames: (V,) int64.
         crc32: (V,) int64, of the stored bytes.
         recipe_sha256: fingerprint of the recipe it was made by.
 
     Raises:
-        ShardError: it is missing, truncated, unfinished, of another format, or links to other files.
+        ShardError: it is missing, corrupted, unfinished, of another format, or links to other files.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, head: Head | None = None) -> None:
         self.path = path
-        self._file_number = _file_number(path)
-        with open_finished(path) as file:
-            recipe = json.loads(str(file.attrs["recipe"]))
-            self.recipe_sha256 = str(file.attrs["recipe_sha256"])
-            index = read_rows(file, "index")
-            self.video_ids: list[str] = [name.decode("utf-8") for name in index["video_id"].tolist()]
-            self.num_frames = index["num_frames"].astype(np.int64)
-            self.crc32 = index["crc32"].astype(np.int64)
-            self._offsets = index["offset"].astype(np.int64)
-            self._nbytes = index["nbytes"].astype(np.int64)
-            self._jpeg = recipe["codec"] == "jpeg"
-            # Where each video's table of JPEGs is: the tables of thousands of shards would take hundreds of MiB.
-            self._tables = index["starts"].astype(np.int64)
-            self._times = index["times_s"].astype(np.int64)
-            self._rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
-            self._frame_shape = (int(recipe["height"]), int(recipe["width"]), 3)
-            self._frame_nbytes = math.prod(self._frame_shape)
+        if head is None:
+            with open_finished(path) as file:
+                head = read_head(file)
+        self._take(head)
         self.mapped = True
         self._map: tuple[mmap.mmap, NDArray[np.uint8]] | None = None
         self._file: io.FileIO | None = None
         self._check()
         self.close()
 
+    def _take(self, head: Head) -> None:
+        index = head.index
+        self._identity = head.identity
+        self.recipe_sha256 = head.recipe_sha256
+        self.video_ids: list[str] = [name.decode("utf-8") for name in index["video_id"].tolist()]
+        self.num_frames = index["num_frames"].astype(np.int64)
+        self.crc32 = index["crc32"].astype(np.int64)
+        self._offsets = index["offset"].astype(np.int64)
+        self._nbytes = index["nbytes"].astype(np.int64)
+        self._jpeg = head.jpeg
+        # Where each video's table of JPEGs is: the tables of thousands of shards would take hundreds of MiB.
+        self._tables = index["starts"].astype(np.int64)
+        self._times = index["times_s"].astype(np.int64)
+        self._rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
+        self._frame_shape = head.frame_shape
+        self._frame_nbytes = math.prod(self._frame_shape)
+
     def _check(self) -> None:
-        """Whether what `index` says can be: reading goes by it alone."""
-        size, table_nbytes = self.path.stat().st_size, 8 * (self.num_frames + 1) if self._jpeg else 0
+        """Check that the index is possible: reading trusts it.
+
+        Raises:
+            ShardError: it is not.
+        """
+        size, table_nbytes = self._identity.nbytes, 8 * (self.num_frames + 1) if self._jpeg else 0
         places = (
             (self._offsets, self._nbytes),
             (self._tables, table_nbytes),
             (self._times, 4 * self.num_frames),
         )
         if any((begin < 0).any() or (begin + nbytes > size).any() for begin, nbytes in places):
-            raise ShardError(
-                f"{self.path}: truncated: its frames end after the file does; run `make verify ARGS=--repair`"
-            )
+            raise ShardError(self.path, "the shard is truncated: its frames end after the file does", REPAIR)
         for row, video_id in enumerate(self.video_ids):
             if self._jpeg:
                 starts = self._starts(row)
@@ -93,10 +139,8 @@ class ShardReader:
             else:
                 sound = self._nbytes[row] == self.num_frames[row] * self._frame_nbytes
             if not sound:
-                raise ShardError(
-                    f"{self.path}: {video_id}: {self.num_frames[row]} frames do not fit its {self._nbytes[row]} bytes; "
-                    "run `make verify ARGS=--repair`"
-                )
+                what = f"{self.num_frames[row]} frames do not fit {self._nbytes[row]} bytes"
+                raise ShardError(self.path, what, REPAIR, video_id)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_map": None, "_file": None}  # a copy, or another process, opens the file itself
@@ -109,7 +153,8 @@ class ShardReader:
         """
         row = self._rows.get(video_id)
         if row is None:
-            raise ShardError(f"{self.path}: has no video {video_id}, though its ledger says so; run `make manifests`")
+            what = "the ledger names this shard for the video, but the shard does not contain it"
+            raise ShardError(self.path, what, "run `make manifests`", video_id)
         return row
 
     def copy_clip(
@@ -127,7 +172,7 @@ class ShardReader:
 
         Raises:
             IndexError: a frame is not there, or the crop does not lie in it.
-            ShardError: with codec jpeg, a frame is no whole JPEG.
+            ShardError: with codec jpeg, a frame is not a complete JPEG.
         """
         _, height, width, _ = out.shape
         step = frames.step if isinstance(frames, range) else 0
@@ -192,19 +237,6 @@ class ShardReader:
         offset = int(self._times[row])
         return self._mapped()[1][offset : offset + 4 * int(self.num_frames[row])].view(np.float32)
 
-    def datasets(self, row: int) -> dict[str, tuple[str, str, int]]:
-        """The HDF5 datasets that hold a video: shape, dtype and byte offset of each, as the index has it."""
-        video_id, num_frames = self.video_ids[row], int(self.num_frames[row])
-        shape = (int(self._nbytes[row]),) if self._jpeg else (num_frames, *self._frame_shape)
-        found = {f"frames/{video_id}": (str(shape), "uint8", int(self._offsets[row]))}
-        if self._jpeg:
-            found[f"jpeg/{video_id}"] = (str((num_frames + 1,)), "int64", int(self._tables[row]))
-        return found
-
-    def times_dataset(self) -> tuple[str, str, int]:
-        """As `datasets`, of the times of all videos; there is at least one."""
-        return str((int(self.num_frames.sum()),)), "float32", int(self._times[0])
-
     def encoded(self, row: int) -> Encoded:
         """A video as `ShardWriter.add_encoded` takes it."""
         data = self.stored(row) if self._jpeg else self._frames(row)
@@ -217,19 +249,17 @@ class ShardReader:
         Raises:
             ShardError: they differ.
         """
-        found = isal_zlib.crc32(self.stored(row).data)
-        if found != self.crc32[row]:
-            raise ShardError(
-                f"{self.path}: {self.video_ids[row]}: damaged: CRC-32 is {found:08x}, was {self.crc32[row]:08x}; "
-                "run `make verify ARGS=--repair`"
-            )
+        crc = isal_zlib.crc32(self.stored(row).data)
+        if crc != self.crc32[row]:
+            what = f"frames are corrupted: CRC-32 {crc:08x}, expected {self.crc32[row]:08x}"
+            raise ShardError(self.path, what, REPAIR, self.video_ids[row])
 
     def close(self) -> None:
-        """Let go of the map and the file; arrays that view it stay valid, and the next read opens it again."""
+        """Release the map and the file; arrays that view it stay valid, and the next read opens it again."""
         self._map = self._file = None
 
     def _reads(self, frames: Sequence[int]) -> bool:
-        """Whether a clip is read with preadv, and not out of the map."""
+        """Whether a clip is read with preadv and not from the map."""
         return not self.mapped and not self._jpeg and isinstance(frames, range) and frames.step == 1
 
     def _mapped(self) -> tuple[mmap.mmap, NDArray[np.uint8]]:
@@ -252,16 +282,18 @@ class ShardReader:
         """The file that the index was read from, open.
 
         Raises:
-            ShardError: it is gone, or another one has its name.
+            ShardError: it was removed, or another file has its name.
         """
         try:
             file = open(self.path, "rb", buffering=0)  # noqa: SIM115  the caller's
         except FileNotFoundError:
-            raise ShardError(f"{self.path}: no such shard any more; run `make preprocess`") from None
-        if _file_number(file.fileno()) != self._file_number:
             raise ShardError(
-                f"{self.path}: replaced by another file since its index was read; run the same command again"
-            )
+                self.path, "the shard was removed after its index was read", "run `make preprocess`"
+            ) from None
+        if identity(file.fileno())[:2] != self._identity[:2]:  # device and inode
+            file.close()
+            what = "the shard was replaced by another file after its index was read"
+            raise ShardError(self.path, what, "run the same command again")
         return file
 
     def _read(self, begin: int, nbytes: int) -> NDArray[np.uint8]:
@@ -269,12 +301,12 @@ class ShardReader:
         memory: NDArray[np.uint8] | None = getattr(_of_thread, "memory", None)
         if memory is None or len(memory) < nbytes:
             memory = _of_thread.memory = np.empty(nbytes, np.uint8)
-        file = self._opened()  # held until it is read: another thread may let go of it, and its number pass to another
+        file = self._opened()  # kept until it is read: another thread may close it, and another file may get its number
         rest = memory[:nbytes].data
         while rest:
             read = os.preadv(file.fileno(), [rest], begin)
             if not read:
-                raise ShardError(f"{self.path}: truncated since it was opened; run `make verify ARGS=--repair`")
+                raise ShardError(self.path, "the shard was truncated after it was opened", REPAIR)
             rest, begin = rest[read:], begin + read
         return memory
 
@@ -290,25 +322,12 @@ class ShardReader:
         try:
             picture = simplejpeg.decode_jpeg(self.stored(row)[first:last], "RGB")
         except ValueError as error:
-            raise ShardError(
-                f"{self.path}: {self.video_ids[row]}: frame {frame} is no whole JPEG ({error}); "
-                "run `make verify ARGS=--repair`"
-            ) from None
+            what = f"frame {frame} is not a complete JPEG ({error})"
+            raise ShardError(self.path, what, REPAIR, self.video_ids[row]) from None
         if picture.shape != self._frame_shape:
-            raise ShardError(
-                f"{self.path}: {self.video_ids[row]}: frame {frame} is {picture.shape[:2]}, not "
-                f"{self._frame_shape[:2]} pixels; run `make verify ARGS=--repair`"
-            )
+            what = f"frame {frame} is {picture.shape[:2]} pixels, expected {self._frame_shape[:2]}"
+            raise ShardError(self.path, what, REPAIR, self.video_ids[row])
         return picture
-
-
-def _file_number(file: Path | int) -> tuple[int, int] | None:
-    """What tells a file from one that takes its name; None when it is not there."""
-    try:
-        found = os.stat(file)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 @functools.cache

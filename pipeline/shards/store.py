@@ -1,66 +1,152 @@
-"""What shards say became of their videos, for ledgers and plans."""
+"""The shards of a store, each opened once a run: outcomes for ledgers and plans, frames for copies and checks."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.common.errors import ShardError
 from pipeline.shards import hdf5
+from pipeline.shards.hdf5 import Identity
+from pipeline.shards.layout import layout_errors
+from pipeline.shards.reader import Head, ShardReader, read_head
 
 
-class Account(NamedTuple):
-    """What a shard says of itself, without its frames.
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """What one opening of a shard has read; no file is kept open.
 
     Attributes:
-        recipe: as JSON.
-        recipe_sha256: its fingerprint.
+        path: the shard.
         split: train, val or test.
-        outcomes: `shard`, `offset`, `nbytes`, `crc32` and the fields of Outcome, each an array (V,), one entry for
-            every planned video.
+        head: its recipe and index.
+        outcomes: `offset`, `nbytes`, `crc32` and the fields of Outcome, each an array (V,), one entry for every
+            planned video.
+        layout_errors: (video, what) where HDF5 datasets and index differ; None: they were not compared.
     """
 
-    recipe: str
-    recipe_sha256: str
+    path: Path
     split: str
+    head: Head
     outcomes: dict[str, NDArray]
+    layout_errors: list[tuple[str, str]] | None
+
+    @property
+    def recipe(self) -> str:
+        """The recipe as JSON."""
+        return self.head.recipe
+
+    @property
+    def recipe_sha256(self) -> str:
+        """Fingerprint of the recipe."""
+        return self.head.recipe_sha256
+
+    def planned(self) -> list[str]:
+        """Ids of the videos that the shard was planned to hold, in its order."""
+        return self.outcomes["video_id"].tolist()
+
+    def stored(self) -> list[str]:
+        """Ids of the videos whose frames the shard holds."""
+        return self.outcomes["video_id"][self.outcomes["status"] == "ok"].tolist()
+
+    def reader(self) -> ShardReader:
+        """A new reader of the frames, without another opening by libhdf5.
+
+        Raises:
+            ShardError: the index is impossible.
+        """
+        return ShardReader(self.path, self.head)
+
+    def at(self, path: Path) -> Shard:
+        """The same shard after its file was renamed."""
+        return self if path == self.path else replace(self, path=path)
 
 
-def read_account(path: Path) -> Account:
-    """Open a shard once, and read all that ledgers and plans need of it.
+def open_shard(path: Path, *, with_layout: bool = False) -> Shard:
+    """Open a shard, check it, and read all but its frames.
+
+    Args:
+        path: the shard.
+        with_layout: also compare its HDF5 datasets with its index, for `Shard.layout_errors`.
 
     Raises:
-        ShardError: as ShardReader.
+        FormatError: it is of another format.
+        ShardError: it is missing, corrupted, unfinished, or links to other files.
     """
     with hdf5.open_finished(path) as file:
-        recipe, sha256, split = (str(file.attrs[name]) for name in ("recipe", "recipe_sha256", "split"))
-        outcomes, index = hdf5.read_columns(file, "outcomes"), hdf5.read_columns(file, "index")
-        outcomes["shard"] = np.where(outcomes["status"] == "ok", path.name, "").astype(object)
-        rows = {video_id: row for row, video_id in enumerate(index["video_id"])}
+        head, split = read_head(file), str(file.attrs["split"])
+        outcomes = hdf5.read_columns(file, "outcomes")
+        rows = {video_id: row for row, video_id in enumerate(hdf5.decode(head.index["video_id"]))}
         # A video that is not stored takes the zero appended to each column.
         places = np.array([rows.get(video_id, -1) for video_id in outcomes["video_id"]], np.int64)
         for name in ("offset", "nbytes", "crc32"):
-            outcomes[name] = np.append(index[name].astype(np.int64), 0)[places]
-    return Account(recipe, sha256, split, outcomes)
+            outcomes[name] = np.append(head.index[name].astype(np.int64), 0)[places]
+        errors = list(layout_errors(file, head)) if with_layout else None
+    return Shard(path, split, head, outcomes, errors)
 
 
-def outcomes_table(accounts: Iterable[Account]) -> pd.DataFrame:
-    """What became of every video that some shards were planned to hold, in the ledger's columns."""
+def outcomes_table(shards: Iterable[Shard]) -> pd.DataFrame:
+    """The outcome of every video that some shards were planned to hold, in the ledger's columns."""
     columns: dict[str, list[NDArray]] = {}
-    for account in accounts:
-        for name, values in account.outcomes.items():
+    for shard in shards:
+        # One text a shard, not one a video.
+        names = np.where(shard.outcomes["status"] == "ok", np.array([shard.path.name], dtype=object), "")
+        for name, values in {**shard.outcomes, "shard": names}.items():
             columns.setdefault(name, []).append(values)
     return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
 
 
-def read_outcomes(*paths: Path) -> pd.DataFrame:
-    """As `outcomes_table`, of these shards.
+class Store:
+    """The shards of a folder; opens each once, and again only when another file has taken its name.
 
-    Raises:
-        ShardError: as ShardReader.
+    A command makes one and passes it down.  Threads may share it.
+
+    Args:
+        folder: the store; it need not exist.
+        with_layout: as for `open_shard`.
     """
-    return outcomes_table(map(read_account, paths))
+
+    def __init__(self, folder: Path, *, with_layout: bool = False) -> None:
+        self.folder = folder
+        self._with_layout = with_layout
+        self._lock = threading.Lock()  # of the dictionary; shards are opened outside of it
+        self._known: dict[Identity, Shard | ShardError] = {}
+
+    def paths(self) -> list[Path]:
+        """The files of the folder that are named as shards are, sorted."""
+        return sorted(self.folder.glob("*.h5"))
+
+    def shard(self, path: Path) -> Shard:
+        """A shard of this store, or one that was moved to a folder in it.
+
+        Raises:
+            FormatError: it is of another format.
+            ShardError: it is missing, corrupted, unfinished, or links to other files.
+        """
+        try:
+            key = hdf5.identity(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise hdf5.missing(path) from None
+        with self._lock:
+            known = self._known.get(key)
+        if known is None or (isinstance(known, Shard) and self._with_layout and known.layout_errors is None):
+            try:
+                known = open_shard(path, with_layout=self._with_layout)
+            except ShardError as error:
+                known = type(error)(*error.args)  # without the traceback, which keeps what its frames hold
+            with self._lock:
+                self._known[key] = known
+        if isinstance(known, ShardError):
+            raise type(known)(path, known.what, known.action, known.video_id)
+        return known.at(path)
+
+    def add(self, shard: Shard) -> None:
+        """Remember a shard that was opened elsewhere, as the writer does to check it."""
+        with self._lock:
+            self._known[shard.head.identity] = shard

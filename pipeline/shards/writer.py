@@ -1,4 +1,4 @@
-"""Writes one shard: under a temporary name first, and under its own only whole and checked.  format.py says what is in one."""
+"""Writes one shard under a temporary name, checks it, and gives it its own name.  format.py describes the format."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.errors import ShardError as ShardError  # what reading a shard raises
-from pipeline.common.files import sync_folder
+from pipeline.common.files import sync_file, sync_folder
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import FORMAT_VERSION, Preprocess
 from pipeline.shards import hdf5
@@ -20,23 +19,28 @@ from pipeline.shards.checksum import write
 from pipeline.shards.direct_io import DirectFile
 from pipeline.shards.encoding import Encoded
 from pipeline.shards.format import INDEX_FIELDS, OUTCOME_FIELDS
-from pipeline.shards.reader import ShardReader
+from pipeline.shards.store import Shard, open_shard
 
 
 class ShardWriter:
-    """Writes one shard under a temporary name; it appears under its own name only whole and checked.
+    """Writes one shard under a temporary name; it gets its own name when it is complete and was opened without error.
 
-    As a context manager: leaving it with an exception removes the temporary file.
+    A context manager: leaving it with an exception removes the temporary file.
 
     Args:
         path: the shard's final path.
         settings: the recipe.
         split: train, val or test.
+
+    Attributes:
+        shard: the shard as it was opened for that check; set when the context was left without an exception.
     """
+
+    shard: Shard
 
     def __init__(self, path: Path, settings: Preprocess, split: str) -> None:
         self.path = path
-        # A cluster's worker may still be at a shard of a run that has ended, and that the next one writes anew.
+        # A cluster's worker may still write a shard of a run that has ended, while the next run writes it again.
         self._temporary = path.with_name(
             f".{path.name.removesuffix('.h5')}.{socket.gethostname()}-{os.getpid()}.h5.tmp"
         )
@@ -57,7 +61,15 @@ class ShardWriter:
         self._file.attrs["complete"] = False
 
     def add(self, outcome: Outcome, encoded: Encoded | None = None) -> None:
-        """Note a video's outcome, and store its bytes if it is ok."""
+        """Add a video's outcome, and store its bytes if its status is ok.
+
+        Args:
+            outcome: what became of the video.
+            encoded: its frames; None unless the status is ok.
+
+        Raises:
+            OSError: the disk is full or fails.
+        """
         self._outcomes.append(outcome)
         if encoded is None:
             return
@@ -74,7 +86,7 @@ class ShardWriter:
         return offset
 
     def _store_times(self) -> list[int]:
-        """Write when all frames are shown; returns the byte offset of each video's."""
+        """Write the times of all frames; returns the byte offset of each video's."""
         if not self._times:
             self._file.create_dataset("times_s", data=np.empty(0, np.float32), track_times=False)
             return []
@@ -98,7 +110,7 @@ class ShardWriter:
             raise
 
     def discard(self) -> None:
-        """Drop what was written."""
+        """Delete what was written."""
         self._raw.close()
         self._temporary.unlink(missing_ok=True)
         if self._file.id.valid:
@@ -112,15 +124,17 @@ class ShardWriter:
         }
         room = sum(table.nbytes for table in tables.values()) + 4096 * len(self._outcomes) + (1 << 20)
         fd = self._raw.fd
-        os.posix_fallocate(fd, 0, os.fstat(fd).st_size + room)  # so that libhdf5 finds the disk not full
+        os.posix_fallocate(fd, 0, os.fstat(fd).st_size + room)  # so that libhdf5 cannot meet a full disk
         for name, table in tables.items():
             self._file.create_dataset(name, data=table, track_times=False)
         self._file.attrs["complete"] = True
         self._file.close()
         os.ftruncate(fd, hdf5.end(fd))
         write(fd, [(offset, nbytes) for _, _, offset, nbytes, _, _ in self._index])
-        os.fsync(fd)
+        sync_file(self._temporary)
         self._raw.close()
-        ShardReader(self._temporary).close()  # what cannot be opened again is not published
+        shard = open_shard(self._temporary)  # a shard that cannot be opened is not published
+        shard.reader()
         os.replace(self._temporary, self.path)
         sync_folder(self.path.parent)
+        self.shard = shard.at(self.path)

@@ -49,9 +49,9 @@ from pipeline.execution.plan import plan_shards  # noqa: E402
 from pipeline.ledger.table import fill_ledger, ledger_path, write_ledger  # noqa: E402
 from pipeline.shards.encoding import encode  # noqa: E402
 from pipeline.shards.reader import ShardReader  # noqa: E402
-from pipeline.shards.store import read_outcomes  # noqa: E402
-from pipeline.shards.writer import ShardWriter  # noqa: E402
-from train.data.clip_batches import ClipBatches  # noqa: E402
+from pipeline.shards.store import open_shard, outcomes_table  # noqa: E402
+from pipeline.shards.writer import ShardWriter
+from train.data.clip_batches import ClipBatches
 from train.data.loader import iterate  # noqa: E402
 from train.data.videos import read_videos  # noqa: E402
 from train.experiment.sections import Dataset, Loader  # noqa: E402
@@ -118,7 +118,7 @@ def write_store(folder: Path, num_videos: int, videos_per_shard: int, codec: str
             for video in task.videos:
                 outcome = Outcome(video_id=video.video_id, status="ok", num_frames=NUM_FRAMES, fps=15.0)
                 writer.add(outcome, encoded)
-        outcomes.append(read_outcomes(task.path))
+        outcomes.append(outcomes_table([open_shard(task.path)]))
     filled = fill_ledger(table, pd.concat(outcomes, ignore_index=True))
     write_ledger(ledger_path(settings, "train"), filled)
     return settings

@@ -33,9 +33,9 @@ from pipeline.decoding.resample import steady_times  # noqa: E402
 from pipeline.execution.plan import Task, plan_shards  # noqa: E402
 from pipeline.ledger.table import fill_ledger, ledger_path  # noqa: E402
 from pipeline.shards.encoding import encode  # noqa: E402
-from pipeline.shards.hdf5 import reserve  # noqa: E402
-from pipeline.shards.store import read_outcomes  # noqa: E402
-from pipeline.shards.writer import ShardWriter  # noqa: E402
+from pipeline.shards.hdf5 import reserve
+from pipeline.shards.store import open_shard, outcomes_table  # noqa: E402
+from pipeline.shards.writer import ShardWriter
 
 NUM_FRAMES = 20
 
@@ -98,7 +98,7 @@ def write(task: Task, settings: Preprocess) -> pd.DataFrame:
         for video in task.videos:
             outcome = Outcome(video_id=video.video_id, status="ok", num_frames=NUM_FRAMES, fps=15.0)
             writer.add(outcome, encoded)
-    return read_outcomes(task.path)
+    return outcomes_table([open_shard(task.path)])
 
 
 def write_store(folder: str, num_shards: int, videos_per_shard: int) -> None:

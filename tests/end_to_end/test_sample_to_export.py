@@ -268,7 +268,7 @@ def test_fine_tuning_from_safetensors_learns_head_only(run, words, folder):
         (preprocess, "preprocess.fps=30", r"this store has another recipe \(fps: 30\.0 here, 15\.0 there\)"),
         (preprocess, "preprocess.dataset=other", r"no ledgers here; run `make manifests`"),
         (manifests, "preprocess.fps=30", r"this store has another recipe \(fps: 30\.0 here, 15\.0 there\)"),
-        (train, "preprocess.fps=30", r"made by another recipe"),
+        (train, "preprocess.fps=30", r"the shard has another recipe than"),
         (train, "model.num_classes=4", r"model\.num_classes: got 4, but .* has label_id 7; set it to 8"),
         (train, "data_loader.train.dataset.batch_size=999", r"batch_size: got 999, but .* has only 16 clips"),
         (train, "data_loader.train.dataset.split=test", r"has videos without a label"),

@@ -10,8 +10,9 @@ from pipeline import manifests
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
+from pipeline.rebuild.join import join_sources
 from pipeline.shards.format import shard_name
-from pipeline.shards.store import read_outcomes
+from pipeline.shards.store import Store, open_shard, outcomes_table
 from pipeline.shards.writer import ShardWriter
 
 # (label, youtube_id, start, end): labels that every copy of Kinetics writes differently, ids that look like options.
@@ -52,6 +53,11 @@ def command(root, *flags, **keys):
     names = ("dataset", "data_root", "manifests", "store", "height", "width", "videos_per_shard")
     config.write_text(json.dumps({"preprocess": {name: getattr(settings, name) for name in names}}))
     return manifests.main(["-c", str(config), *flags])
+
+
+def joined(root, **keys):
+    settings = recipe_of(root, **keys)
+    return join_sources(settings, Store(Path(settings.store)))
 
 
 def ledger_bytes(root):
@@ -99,7 +105,7 @@ def preprocess(root):
     command(root)
     write_shards(root)
     settings = recipe_of(root)
-    told = read_outcomes(*sorted(Path(settings.store).glob("*.h5")))
+    outcomes = outcomes_table(map(open_shard, sorted(Path(settings.store).glob("*.h5"))))
     path = ledger_path(settings, "val")
-    write_ledger(path, fill_ledger(read_ledger(path), told))
+    write_ledger(path, fill_ledger(read_ledger(path), outcomes))
     return root

@@ -22,7 +22,7 @@ from pipeline.ledger.table import blank_rows, fill_ledger, ledger_path, write_le
 from pipeline.shards import checksum
 from pipeline.shards.encoding import encode
 from pipeline.shards.hdf5 import end
-from pipeline.shards.store import read_outcomes
+from pipeline.shards.store import open_shard, outcomes_table
 from pipeline.shards.writer import ShardWriter
 
 LABELS = ("clapping", "jumping", "running")
@@ -88,7 +88,7 @@ def make_split(
                 outcome = Outcome(video_id=video.video_id, status="ok", num_frames=len(frames), fps=15.0, **facts)
                 add_frames(writer, outcome, frames, settings)
         written.append(task.path)
-    filled = fill_ledger(table, read_outcomes(*written))
+    filled = fill_ledger(table, outcomes_table(map(open_shard, written)))
     write_ledger(ledger_path(settings, split), filled)
     return filled
 

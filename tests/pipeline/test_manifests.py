@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from count_opens import count_opens, once_each
 from make_ledgers import IDS, ROWS, command, label_file, ledger_bytes, recipe_of, touch, val
 from paths import SHARED
 
@@ -46,6 +47,13 @@ def test_dry_run_writes_nothing(root):
     touch(root, f"val/{IDS[0]}.mp4")
     assert command(root, "--dry-run") == EXIT_OK
     assert not (root.parent / "ledgers").exists()
+
+
+def test_build_opens_each_shard_once(preprocessed, monkeypatch):
+    opened = count_opens(monkeypatch)
+    assert command(preprocessed) == EXIT_OK
+    names = [path.name for path in (preprocessed.parent / "store").glob("*.h5")]
+    assert +opened == once_each(names) and len(names) == 2
 
 
 def test_check_passes_until_the_disk_changes(root, capsys):

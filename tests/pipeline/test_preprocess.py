@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import powers
 import pytest
+from count_opens import count_opens, once_each
 from make_inputs import copy_of, files, leftovers, make_inputs, moved, train_rows
 from make_store import make_format_1
 from make_videos import read_number, write_mp4
@@ -29,11 +30,11 @@ from pipeline.common.locking import LockedError, locked
 from pipeline.common.recipe import Preprocess
 from pipeline.execution import local
 from pipeline.execution.plan import plan_shards
-from pipeline.execution.run import preprocess_store, tqdm
+from pipeline.execution.run import preprocess_store, print_plan, tqdm
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 from pipeline.preprocess import main
 from pipeline.shards.reader import ShardReader
-from pipeline.shards.store import read_outcomes
+from pipeline.shards.store import open_shard, outcomes_table
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,26 @@ def test_a_rerun_decodes_nothing(undisturbed, monkeypatch, capsys):
     assert "0 of 3 shards written" in capsys.readouterr().out
 
 
+def shard_names(settings) -> list[str]:
+    return [path.name for path in Path(settings.store).glob("*.h5")]
+
+
+def test_fresh_run_opens_shards_only_to_check_them(inputs, tmp_path, monkeypatch):
+    settings = moved(inputs, tmp_path)
+    opened = count_opens(monkeypatch)
+    assert preprocess_store(settings) == 0
+    assert +opened == once_each(shard_names(settings)) and len(opened) == 6
+
+
+def test_second_run_opens_each_shard_once(undisturbed, monkeypatch):
+    opened = count_opens(monkeypatch)
+    assert preprocess_store(undisturbed) == 0
+    assert +opened == once_each(shard_names(undisturbed))
+    opened.clear()
+    print_plan(undisturbed)
+    assert +opened == once_each(shard_names(undisturbed))
+
+
 def test_shards_say_what_they_are(undisturbed):
     path = Path(undisturbed.store) / "train-00000-of-00003.h5"
     with h5py.File(path) as file:  # and any HDF5 tool can read the frames
@@ -130,7 +151,7 @@ def test_late_video_is_decoded_and_others_are_copied(undisturbed, inputs, tmp_pa
     after = train_rows(settings)
     assert after["status"].iloc[2] == "ok" and after["num_frames"].iloc[2] == 4
     shard = after["shard"].iloc[2]
-    neighbours = set(read_outcomes(Path(settings.store) / shard).query("status != 'ok'")["video_id"])
+    neighbours = set(outcomes_table([open_shard(Path(settings.store) / shard)]).query("status != 'ok'")["video_id"])
     assert set(asked) - neighbours == {table.loc[2, "video_id"]}
     unchanged = [name for name, content in files(undisturbed).items() if files(settings)[name] == content]
     assert sorted(unchanged) == sorted(name for name in files(undisturbed) if name not in (shard, "train.csv"))

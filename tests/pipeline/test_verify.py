@@ -6,16 +6,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from count_opens import count_opens, once_each
 from make_inputs import copy_of, make_inputs
 from make_store import edited
 
-from pipeline import verify
 from pipeline.common.errors import ShardError, UserError
 from pipeline.common.recipe import Preprocess
 from pipeline.execution.run import preprocess_store
+from pipeline.execution.verification import verify_store
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 from pipeline.rebuild import known_outcomes
-from pipeline.shards.store import read_outcomes
+from pipeline.shards.store import open_shard, outcomes_table
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,12 @@ def jpeg_store(pristine, tmp_path):
     return copy_of(pristine["jpeg"], tmp_path)
 
 
+def copy_with_data(pristine, tmp_path) -> Preprocess:
+    """A copy of the raw store, its ledgers and its videos."""
+    shutil.copytree(pristine["raw"].data_root, tmp_path / "data")
+    return copy_of(pristine["raw"], tmp_path, data_root=str(tmp_path / "data"))
+
+
 def contents(settings: Preprocess) -> dict[str, bytes]:
     paths = [*Path(settings.store).glob("*"), *Path(settings.manifests).rglob("*.csv")]
     return {path.name: path.read_bytes() for path in paths if not path.name.startswith(".")}
@@ -50,7 +57,7 @@ def shard(settings: Preprocess, number: int = 0) -> Path:
 
 
 def stored_video(path: Path) -> tuple[str, int, int]:
-    outcomes = read_outcomes(path)
+    outcomes = outcomes_table([open_shard(path)])
     row = outcomes[outcomes["status"] == "ok"].iloc[1]
     return str(row["video_id"]), int(row["offset"]), int(row["nbytes"])
 
@@ -144,7 +151,7 @@ def smuggled(settings):
     with edited(shard(settings)) as file:
         file["frames/uninvited"] = np.zeros((1, 16, 20, 3), np.uint8)
         file["also"] = 1
-    return ["uninvited", "stored, against the index", "unexpected also"]
+    return ["uninvited", "is not in the index", "unexpected also"]
 
 
 def short_index(settings):
@@ -161,7 +168,7 @@ def ledger_row(settings):
     row = int(table.index[table["status"] == "ok"][0])
     table.loc[row, "crc32"] = 1
     write_ledger(path, table)
-    return [str(table.loc[row, "video_id"]), "the ledger's crc32 is 1"]
+    return [str(table.loc[row, "video_id"]), "crc32 is 1 in the ledger"]
 
 
 def lost_times(settings):
@@ -195,8 +202,36 @@ def jpeg_table_shape(settings):
 
 
 def test_a_sound_store_passes(store, capsys):
-    assert verify.run(store, mend=False) == 0
+    assert verify_store(store, repair=False) == 0
     assert "3 shards, 9 videos" in capsys.readouterr().out
+
+
+def test_each_shard_is_opened_once(store, monkeypatch):
+    opened = count_opens(monkeypatch)
+    assert verify_store(store, repair=False) == 0
+    assert +opened == once_each([path.name for path in Path(store.store).glob("*.h5")]) and len(opened) == 6
+
+
+def test_shard_of_another_recipe_is_not_overwritten(pristine, store, capsys):
+    other = next(path for path in Path(pristine["jpeg"].store).glob("*00001*"))
+    shutil.copy(other, store.store)
+    before = contents(store)
+    with pytest.raises(ShardError, match="1 discrepancies"):
+        verify_store(store, repair=False)
+    assert f"{other.name}: another recipe: codec: raw here, jpeg there" in capsys.readouterr().out
+    with pytest.raises(UserError, match=f"{other.name}: this store has another recipe"):
+        verify_store(store, repair=True)
+    assert contents(store) == before
+
+
+def test_intact_videos_beside_a_broken_dataset_are_kept(pristine, tmp_path):
+    settings = copy_with_data(pristine, tmp_path)
+    for path in Path(settings.data_root).rglob("*.mp4"):
+        path.unlink()  # so that nothing can be decoded again
+    before = contents(settings)
+    external_link(settings)  # the bytes of the video are still where the index says
+    assert verify_store(settings, repair=True) == 0
+    assert contents(settings) == before
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -206,7 +241,7 @@ def test_damage_is_named_and_repaired(store, capsys, damage):
 
 @pytest.mark.parametrize("damage", [flip, jpeg_offsets, jpeg_table_shape])
 def test_damage_of_jpegs_is_named_and_repaired(jpeg_store, capsys, damage):
-    assert verify.run(jpeg_store, mend=False) == 0
+    assert verify_store(jpeg_store, repair=False) == 0
     capsys.readouterr()
     check_damage(jpeg_store, capsys, damage)
 
@@ -217,27 +252,26 @@ def check_damage(settings, capsys, damage):
     damaged = contents(settings)
     assert damaged != before
     with pytest.raises(ShardError, match="--repair"):
-        verify.run(settings, mend=False)
+        verify_store(settings, repair=False)
     said = capsys.readouterr().out
     assert [word for word in named if word not in said] == []
     assert contents(settings) == damaged  # looking changes nothing
-    assert verify.run(settings, mend=True) == 0
+    assert verify_store(settings, repair=True) == 0
     assert contents(settings) == before
 
 
 def test_repair_decodes_only_what_is_broken(store, asked):
     video_id = flip(store)[0]
-    assert verify.run(store, mend=True) == 0
+    assert verify_store(store, repair=True) == 0
     assert asked == [video_id]
 
 
 def test_damaged_video_without_source_becomes_missing(pristine, tmp_path, capsys):
-    shutil.copytree(pristine["raw"].data_root, tmp_path / "data")
-    moved = copy_of(pristine["raw"], tmp_path, data_root=str(tmp_path / "data"))
+    moved = copy_with_data(pristine, tmp_path)
     video_id = flip(moved)[0]
     next(Path(moved.data_root).rglob(f"{video_id}.mp4")).unlink()
-    with pytest.raises(ShardError, match=f"1 videos were damaged and cannot be decoded again: {video_id}; the ledgers"):
-        verify.run(moved, mend=True)
+    with pytest.raises(ShardError, match=f"1 videos were corrupted and cannot be decoded again: {video_id}; read"):
+        verify_store(moved, repair=True)
     table = read_ledger(ledger_path(moved, "train")).set_index("video_id")
     assert table.at[video_id, "status"] == "missing"
     assert (table["status"] == "ok").sum() == 8
@@ -247,7 +281,7 @@ def test_shard_that_no_ledger_plans_is_named_and_kept(store, capsys):
     stray = shard(store).with_name("train-00000-of-00099.h5")
     shutil.copy(shard(store), stray)
     with pytest.raises(ShardError):
-        verify.run(store, mend=True)
+        verify_store(store, repair=True)
     assert f"{stray.name}: no ledger plans this shard" in capsys.readouterr().out
     assert stray.exists()
 
@@ -257,7 +291,7 @@ def test_unreachable_videos_are_not_called_missing(store):
     away = Preprocess(**{**store.__dict__, "data_root": "/not/mounted"})
     before = contents(store)
     with pytest.raises(UserError, match="preprocess.data_root: '/not/mounted' is not a folder"):
-        verify.run(away, mend=True)
+        verify_store(away, repair=True)
     assert contents(store) == before
 
 
@@ -270,9 +304,9 @@ def test_video_waiting_to_be_decoded_again_is_no_error(pristine, tmp_path, capsy
     assert table.loc[0, "status"] == "unreadable"
     table, _said = known_outcomes.mark_retries(table, settings.data_root, ["unreadable"])
     write_ledger(ledger_path(settings, "train"), table)
-    assert verify.run(settings, mend=False) == 0
+    assert verify_store(settings, repair=False) == 0
     assert "1 videos wait to be decoded; run `make preprocess`" in capsys.readouterr().out
     flip(settings)
-    assert verify.run(settings, mend=True) == 0
+    assert verify_store(settings, repair=True) == 0
     after = read_ledger(ledger_path(settings, "train"))
     assert after.loc[0, ["status", "reason"]].tolist() == table.loc[0, ["status", "reason"]].tolist()

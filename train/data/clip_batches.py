@@ -163,7 +163,7 @@ class ClipBatches:
                     self._verified[video] = True
                 reader.copy_clip(row, frames, top, left, clip, flip=flip)
         except ShardError as error:
-            raise ShardError(f"video {self.videos.video_ids[video]}: {error}") from None
+            raise ShardError(error.path, error.what, error.action, self.videos.video_ids[video]) from None
         clips[len(cuts) :] = 0
         return clips, plan.labels[place], plan.samples[place]
 
@@ -205,18 +205,17 @@ class ClipBatches:
         reader = ShardReader(path)
         if reader.recipe_sha256 != self._recipe_sha256:
             raise ShardError(
-                f"{path}: made by another recipe than this configuration's `preprocess` section; use its "
-                "configuration, or another preprocess.store and run `make preprocess`"
+                path,
+                "the shard has another recipe than the `preprocess` section of this configuration",
+                "use the configuration it was written with, or another preprocess.store and run `make preprocess`",
             )
         for video in np.flatnonzero(self.videos.shard_of == shard).tolist():
             row = reader.row_of(self.videos.video_ids[video])
             there = (int(reader.num_frames[row]), int(reader.crc32[row]))
             said = (int(self.videos.num_frames[video]), int(self.videos.crc32[video]))
             if there != said:
-                raise ShardError(
-                    f"{path}: {self.videos.video_ids[video]}: {there[0]} frames with CRC-32 {there[1]:08x}, but its "
-                    f"ledger says {said[0]} with {said[1]:08x}; run `make manifests`"
-                )
+                what = f"{there[0]} frames with CRC-32 {there[1]:08x}, but its ledger says {said[0]} with {said[1]:08x}"
+                raise ShardError(path, what, "run `make manifests`", self.videos.video_ids[video])
             self._rows[video] = row
         return reader
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
+from pipeline.common.files import replacing, write_json
 from train.data.clip_batches import ClipBatches
 from train.data.loader import iterate
 from train.data.videos import Videos, read_videos
 from train.evaluation.metrics import Scores
 from train.experiment.sections import Config
-from train.weights import checkpoint
 from train.weights.compatibility import check_classes
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,10 @@ def write_results(folder: Path, name: str, source: ClipBatches, scores: Scores, 
     folder.mkdir(parents=True, exist_ok=True)
     videos, probabilities = source.videos, scores.probabilities()
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
-    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(folder / f"{name}.csv") as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["video_id", "label_id", "label", "predicted_id", "predicted", "probability", "top5"])
         for row, video_id in enumerate(videos.video_ids):
@@ -90,7 +93,7 @@ def write_results(folder: Path, name: str, source: ClipBatches, scores: Scores, 
                 video_id, label, _class_name(videos, label), int(top[0]), _class_name(videos, int(top[0])),
                 f"{probabilities[row, top[0]]:.6f}", " ".join(map(str, top)),
             ])  # fmt: skip
-    checkpoint.write_json(folder / f"{name}.json", summary)
+    write_json(folder / f"{name}.json", summary)
     return folder / f"{name}.json"
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.common.errors import EXIT_RETRY, UserError
+from pipeline.common.files import write_json
 from pipeline.common.settings import to_plain
 from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate, waiting_hint
@@ -339,6 +340,6 @@ class Trainer:
         checkpoint.save(folder, stem, self.network, self.train_step.state(), state)
         self.train_step.swap_average()
         if best:
-            checkpoint.write_json(folder / "best.json", {"stem": stem, "video_top1": self.progress.best})
+            write_json(folder / "best.json", {"stem": stem, "video_top1": self.progress.best})
         checkpoint.prune(folder, self.config.train.keep_checkpoint_max)
         log.info("checkpoint: %s, %.2f s", stem, time.perf_counter() - began)

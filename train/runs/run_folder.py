@@ -18,9 +18,10 @@ import yaml
 from tensorboardX import SummaryWriter
 
 from pipeline.common.errors import UserError
+from pipeline.common.files import write_json, write_text
 from pipeline.common.settings import Document, to_plain
 from train.experiment.sections import Config
-from train.weights.checkpoint import remove_unfinished, write_json
+from train.weights.checkpoint import remove_unfinished
 
 
 def runs_root(config: Config, document: Document) -> Path:
@@ -43,6 +44,7 @@ class RunFolder:
         self.path, self._is_new = existing or self._new(root), existing is None
         self.checkpoints = self.path / "ckpt"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(self.path)
         remove_unfinished(self.checkpoints)
         self._config, self._environment = config, environment
         self._metrics: TextIO | None = None
@@ -66,13 +68,11 @@ class RunFolder:
     def begin(self, step: int) -> None:
         """Write the settings, and open the metrics; those after `step`, which will be trained again, are dropped."""
         text = yaml.safe_dump(to_plain(self._config), sort_keys=False, allow_unicode=True, default_flow_style=None)
-        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+        write_text(self.path / "config.yaml", text)
         write_json(self.path / "env.json", self._environment)
         path = self.path / "metrics.jsonl"
         kept = [record for record in read_metrics(path) if record["step"] <= step]
-        temporary = path.with_name(".metrics.jsonl.tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed in __exit__
         self._scalars = SummaryWriter(str(self.path), purge_step=step + 1 if kept else None)
 

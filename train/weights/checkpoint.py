@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from mindspore import Parameter, nn
 
 from model import weights
 from pipeline.common.errors import UserError
+from pipeline.common.files import replacing, write_json
 from train.weights.files import WeightFileError, read_ckpt
 
 log = logging.getLogger(__name__)
@@ -188,19 +188,6 @@ def remove_unfinished(folder: Path) -> None:
         left.unlink()
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace a JSON file atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _stems(folder: Path) -> list[str]:
     """The checkpoints in a folder, oldest first.
 
@@ -228,18 +215,14 @@ def _pointed(pointer: Path) -> str | None:
 
 
 def _write_parameters(path: Path, values: Mapping[str, Parameter]) -> str:
-    temporary = path.with_name(f".{path.stem}.tmp.ckpt")  # MindSpore insists on the ending
-    try:
-        ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(temporary))
-        temporary.chmod(0o644)  # it leaves its files read-only
-        digest = _sha256(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:  # a disk that is full must not stay so; MindSpore writes under a name of its own first
-        for left in (temporary, temporary.with_suffix(".tmp")):
-            left.unlink(missing_ok=True)
-    return digest
+    """Write a .ckpt file atomically; returns its SHA-256."""
+    with replacing(path, ".ckpt") as temporary:  # MindSpore requires the ending
+        try:
+            ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(temporary))
+        finally:  # MindSpore first writes under this name, and leaves the file there when the disk is full
+            temporary.with_suffix(".tmp").unlink(missing_ok=True)
+        temporary.chmod(0o644)  # MindSpore leaves its files read-only
+        return _sha256(temporary)
 
 
 def read_parameters(path: Path, state: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from numpy.typing import NDArray
 
 from model.r2plus1d import VideoResNet
 from pipeline.common.errors import EXIT_UNEXPECTED, UserError
+from pipeline.common.files import replacing, write_json
 from pipeline.common.settings import to_plain
 from train.experiment.sections import Config
-from train.weights import checkpoint
 from train.weights.mindir import facts_path
 from train.weights.onnx_graph import build_onnx
 
@@ -37,9 +36,9 @@ class ExportError(UserError):
 
 
 def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> float:
-    """Export, run the file on random clips, and write `facts` beside it; returns the difference found.
+    """Export, run the file on random clips, and write `facts` beside it; returns the difference.
 
-    The file appears under its name only once it has been run and agrees.
+    The file gets its name after it was run and its logits match.
 
     Args:
         network: evaluated, not trained.
@@ -53,21 +52,15 @@ def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]
     write, read = {".mindir": (_write_mindir, _read_mindir), ".onnx": (_write_onnx, _read_onnx)}[path.suffix]
     network.set_train(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")  # MindSpore insists on the ending
-    try:
+    with replacing(path, path.suffix) as temporary:  # MindSpore requires the ending
         write(network, shape, temporary, facts)
         temporary.chmod(0o644)
         run = read(temporary)
         difference = _difference(network, run, shape)
         if not difference <= TOLERANCE:
             raise ExportError(f"{path}: not written: its logits differ by {difference:.2e} (allowed {TOLERANCE:g})")
-        with open(temporary, "rb") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    checkpoint.write_json(facts_path(path), {**facts, "sha256": digest})
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    write_json(facts_path(path), {**facts, "sha256": digest})
     return difference
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import zipfile
 import zlib
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pipeline.common.errors import UserError
+from pipeline.common.files import replacing
 
 _CKPT_TYPES = {
     "Float16": np.float16,
@@ -39,18 +39,12 @@ class WeightFileError(UserError):
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> None:
-    """Write arrays and what a user of them needs to know; the file appears under its name once it is whole."""
+    """Write arrays and what a user of them needs to know, atomically."""
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     sealed = {**facts, "sha256": _digest(plain, facts)}
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        # One key, since safetensors writes several in any order: same weights, same bytes.
+    with replacing(path) as temporary:
+        # One key, because safetensors writes several in any order: same weights, same bytes.
         save_file(plain, temporary, metadata={"facts": json.dumps(sealed)})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_ckpt(path: Path) -> dict[str, NDArray]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from count_opens import count_opens, once_each
 from make_inputs import files, leftovers, make_inputs, train_rows
 from make_store import add_frames, make_ledger
 
@@ -18,6 +19,7 @@ from pipeline.execution.run import preprocess_store
 from pipeline.ledger.table import ledger_path, read_ledgers, write_ledger
 from pipeline.rebuild import known_outcomes
 from pipeline.shards.format import shard_name
+from pipeline.shards.store import Store
 from pipeline.shards.writer import ShardWriter
 
 
@@ -142,7 +144,7 @@ def test_rebuild_prefers_stored_frames_to_a_missing(tmp_path):
                 writer.add(outcome)
             else:
                 add_frames(writer, outcome, frames, settings)
-    stored = known_outcomes.from_shards(settings, "train", 1)
+    stored = known_outcomes.from_shards(Store(tmp_path), settings, "train", 1)
     assert stored.outcomes[["video_id", "status", "shard"]].to_numpy().tolist() == [
         ["a", "ok", "train-00000-of-00002.h5"]
     ]
@@ -152,6 +154,19 @@ def test_nothing_is_set_aside_when_nothing_changed(inputs, tmp_path):
     settings = with_rows(inputs, tmp_path, 9)
     assert preprocess_store(settings) == 0
     tasks = plan_all(read_ledgers(settings), settings)
-    previous_plan.set_aside(tasks, settings)
+    store = Store(Path(settings.store))
+    previous_plan.set_aside(tasks, settings, store)
     assert not (Path(settings.store) / "earlier").exists()
-    assert previous_plan.with_places(tasks, settings) == tasks
+    assert previous_plan.with_places(tasks, settings, store) == tasks
+
+
+def test_old_and_new_shards_are_opened_once_each(inputs, tmp_path, monkeypatch):
+    settings = with_rows(inputs, tmp_path, 9)
+    assert preprocess_store(settings) == 0
+    old = {path.name for path in Path(settings.store).glob("*.h5")}
+    write_rows(settings, 10)
+    opened = count_opens(monkeypatch)
+    assert preprocess_store(settings) == 0
+    new = {path.name for path in Path(settings.store).glob("*.h5")}
+    assert old == new, "the plan has as many shards as before"
+    assert +opened == {name: 2 * count for name, count in once_each(sorted(new)).items()}

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from make_ledgers import IDS, OUTCOMES, command, ledger_bytes, recipe_of, touch, val, write_shards
+from make_ledgers import IDS, OUTCOMES, command, joined, ledger_bytes, recipe_of, touch, val, write_shards
 
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.outcome import Outcome
@@ -10,7 +10,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import InputError
 from pipeline.ledger.schema import LEARNED, STORED_COLUMNS
 from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
-from pipeline.rebuild.join import build_ledgers, join_sources
+from pipeline.rebuild.join import build_ledgers
 from pipeline.shards.writer import ShardWriter
 
 
@@ -52,7 +52,7 @@ def test_lost_shard_keeps_every_outcome_but_ok(preprocessed):
         match="Ledgers are out of date with the files on disk(.|\n)*3 videos are ok but their shards are not in",
     ):
         command(preprocessed, "--check")
-    built = join_sources(recipe_of(preprocessed))
+    built = joined(preprocessed)
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS, "status"].tolist() == ["pending", "timeout", "pending", "unreadable", "missing", "pending"]
     assert table.loc[IDS[0], "source_frames"] == 300, "a fact of the source is kept"
@@ -97,9 +97,9 @@ def test_foreign_shards_are_left_out_and_named(preprocessed):
     other = recipe_of(preprocessed, fps=30.0)
     with ShardWriter(store / "val-00007-of-00009.h5", other, "val") as writer:
         writer.add(Outcome(video_id=IDS[4], status="crash"))
-    built = join_sources(recipe_of(preprocessed))
+    built = joined(preprocessed)
     said = "\n".join(built.verdict)
-    assert "val-00000-of-00002.h5: not a whole shard" in said
+    assert "val-00000-of-00002.h5: the shard is truncated or not a shard" in said
     assert "val-00007-of-00009.h5: another recipe (fps: 15.0 here, 30.0 there)" in said
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS[4], "status"] == "missing" and table.loc[IDS[0], "status"] == "pending"

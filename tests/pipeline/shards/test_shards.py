@@ -26,7 +26,7 @@ from pipeline.shards import checksum
 from pipeline.shards.direct_io import DirectFile
 from pipeline.shards.format import shard_name
 from pipeline.shards.reader import ShardReader
-from pipeline.shards.store import read_account, read_outcomes
+from pipeline.shards.store import open_shard, outcomes_table
 from pipeline.shards.writer import ShardWriter
 
 IDS = ("-abcdefghij_000001_000011", "with space", "é_1", "zzz")
@@ -68,12 +68,12 @@ def test_a_shard_says_what_it_holds(raw):
     assert reader.video_ids == list(IDS)
     assert reader.num_frames.tolist() == list(LENGTHS)
     assert reader.row_of("é_1") == 2
-    outcomes = read_outcomes(raw)
+    outcomes = outcomes_table([open_shard(raw)])
     assert outcomes["video_id"].tolist() == [*IDS[:2], "not_there", *IDS[2:]]
     assert outcomes["status"].tolist() == ["ok", "ok", "missing", "ok", "ok"]
     assert outcomes["shard"].tolist() == [raw.name, raw.name, "", raw.name, raw.name]
     assert outcomes["source_fps"].tolist() == [29.97, 29.97, 0.0, 29.97, 29.97]
-    assert read_account(raw).recipe_sha256 == reader.recipe_sha256
+    assert open_shard(raw).recipe_sha256 == reader.recipe_sha256
 
 
 @pytest.mark.parametrize("codec", ["raw", "jpeg"])
@@ -89,7 +89,7 @@ def test_every_frame_has_its_time(request, codec):
 
 
 def test_offsets_point_at_the_bytes_that_hdf5_reads(raw):
-    outcomes = read_outcomes(raw).set_index("video_id")
+    outcomes = outcomes_table([open_shard(raw)]).set_index("video_id")
     content = raw.read_bytes()
     with h5py.File(raw) as file:
         for video_id in IDS:
@@ -169,7 +169,7 @@ def test_a_shard_cut_short_while_it_is_read_is_named(raw, tmp_path):
     out = np.empty((4, 8, 8, 3), np.uint8)
     reader.copy_clip(3, range(4), 0, 0, out)
     os.truncate(path, reader.offset(3) + 900)
-    with pytest.raises(ShardError, match=rf"{path}: truncated since it was opened; run `make verify ARGS=--repair`"):
+    with pytest.raises(ShardError, match=rf"{path}: the shard was truncated after it was opened; run `make verify"):
         reader.copy_clip(3, range(4), 0, 0, out)
 
 
@@ -260,7 +260,7 @@ def test_replaced_shard_is_not_read_by_the_old_index(raw, tmp_path, mapped):
     os.replace(shutil.copy(raw, tmp_path / "other"), path)
     reader.copy_clip(0, range(4), 0, 0, out)
     reader.close()
-    with pytest.raises(ShardError, match="replaced by another file since its index was read"):
+    with pytest.raises(ShardError, match="replaced by another file after its index was read"):
         reader.copy_clip(0, range(4), 0, 0, out)
 
 
@@ -319,14 +319,17 @@ def strip(path: Path, num_bytes: int) -> None:
 
 DAMAGES = {
     "missing": (lambda path: path.unlink(), "no such shard"),
-    "empty": (lambda path: path.write_bytes(b""), "not a whole shard"),
-    "noise": (lambda path: path.write_bytes(bytes(range(256)) * 64), "not a whole shard"),
-    "half": (lambda path: path.write_bytes(path.read_bytes()[:9000]), "not a whole shard"),
-    "cut by a byte": (lambda path: strip(path, 1), "not a whole shard"),
-    "changed by another program": (lambda path: h5py.File(path, "r+").attrs.update(more=1), "not a whole|damaged"),
-    "sealed, but no HDF5": (lambda path: (path.write_bytes(b"x" * 600), reseal(path)), "not a whole HDF5 file"),
+    "empty": (lambda path: path.write_bytes(b""), "no seal at its end"),
+    "noise": (lambda path: path.write_bytes(bytes(range(256)) * 64), "no seal at its end"),
+    "half": (lambda path: path.write_bytes(path.read_bytes()[:9000]), "no seal at its end"),
+    "cut by a byte": (lambda path: strip(path, 1), "no seal at its end"),
+    "changed by another program": (
+        lambda path: h5py.File(path, "r+").attrs.update(more=1),
+        "no seal|CRC-32",
+    ),
+    "sealed, but no HDF5": (lambda path: (path.write_bytes(b"x" * 600), reseal(path)), "not a valid HDF5 file"),
     "unfinished": (lambda path: change(path, "complete", False), "unfinished"),
-    "of other settings": (lambda path: change(path, "recipe", "{}"), "another fingerprint"),
+    "of other settings": (lambda path: change(path, "recipe", "{}"), "the recipe does not match its fingerprint"),
     "newer": (lambda path: renumber(path, 99), "shard format 99, this program reads 3"),
     "older": (make_format_1, "shard format 1, this program reads 3; .*`make preprocess` into another STORE=DIR"),
     "folder": (lambda path: (path.unlink(), path.mkdir()), "no such shard"),
@@ -339,7 +342,7 @@ def test_what_is_no_finished_shard_is_refused_by_name(raw, tmp_path, damage):
     shutil.copy(raw, path)
     act, said = DAMAGES[damage]
     act(path)
-    for read in (ShardReader, read_account):
+    for read in (ShardReader, open_shard):
         with pytest.raises(ShardError, match=said) as error:
             read(path)
         assert str(path) in str(error.value) and error.value.exit_code == 2
@@ -369,18 +372,18 @@ def test_small_file_that_declares_terabytes_is_refused(tmp_path):
             file.create_dataset(name, shape=(1 << 36,), dtype="<i8", chunks=(1 << 20,))
     reseal(path)
     with pytest.raises(ShardError, match="not a contiguous dataset"):
-        read_outcomes(path)
+        outcomes_table([open_shard(path)])
 
 
 def test_no_video_of_that_name(raw):
-    with pytest.raises(ShardError, match="has no video nobody.*make manifests"):
+    with pytest.raises(ShardError, match=": nobody: the ledger names this shard .*make manifests"):
         ShardReader(raw).row_of("nobody")
 
 
 def outside_frames(path: Path) -> list[int]:
     """Places of all bytes but those of the videos."""
     inside: set[int] = set()
-    for offset, nbytes in read_outcomes(path)[["offset", "nbytes"]].itertuples(index=False):
+    for offset, nbytes in outcomes_table([open_shard(path)])[["offset", "nbytes"]].itertuples(index=False):
         inside.update(range(offset, offset + nbytes))
     return sorted(set(range(path.stat().st_size)) - inside)
 
@@ -391,7 +394,7 @@ def try_flips(path: Path, flips: list[tuple[int, int]]) -> None:
         for place, bits in flips:
             byte = os.pread(file.fileno(), 1, place)[0]
             os.pwrite(file.fileno(), bytes([byte ^ bits]), place)
-            for read in (ShardReader, read_account):
+            for read in (ShardReader, open_shard):
                 with pytest.raises(ShardError) as error:
                     read(path)
                 said = str(error.value)

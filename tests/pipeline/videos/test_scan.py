@@ -4,13 +4,13 @@ import os
 
 import pandas as pd
 import pytest
-from make_ledgers import IDS, ROWS, command, label_file, recipe_of, touch
+from make_ledgers import IDS, ROWS, command, joined, label_file, recipe_of, touch
 
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.tables import InputError
 from pipeline.decoding.container import DecodeError
 from pipeline.decoding.decode import decode_video
-from pipeline.rebuild.join import build_ledgers, join_sources
+from pipeline.rebuild.join import build_ledgers
 from pipeline.videos.names import ENDINGS
 
 
@@ -37,7 +37,7 @@ def torchvision(label):
 def test_every_layout_is_found_and_told(root, folder, said):
     paths = [f"{folder(label)}{name}.mp4" for (label, *_), name in zip(ROWS, IDS, strict=True)]
     touch(root, *paths)
-    built = join_sources(recipe_of(root))
+    built = joined(root)
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS, "path"].tolist() == paths
     assert set(table["status"]) == {"pending"}
@@ -53,7 +53,7 @@ def test_every_ending_and_none(root, ending):
 
 def test_bare_ids_are_matched_unless_they_could_be_two(root):
     touch(root, "val/-aaaaaaaaaa.mp4", "val/b_b-b_b-b_b.mkv", "val/__c00000000", "val/ddddddddddd.mp4")
-    built = join_sources(recipe_of(root))
+    built = joined(root)
     table = built.ledgers["val"].set_index("video_id")["path"]
     assert table[IDS].tolist() == ["val/-aaaaaaaaaa.mp4", "", "val/b_b-b_b-b_b.mkv", "val/__c00000000", "", ""]
     assert "2 label rows have this id (5-15, 50-60)" in built.extra["reason"].item()
@@ -69,7 +69,7 @@ def test_class_folder_separates_segments_of_a_bare_id(tmp_path):
 def test_replacement_video_wins_over_the_corrupted_one(root):
     name = f"{IDS[0]}.mp4"
     touch(root, f"val/{name}", f"replacement/{name}", f"train/{name}")
-    built = join_sources(recipe_of(root))
+    built = joined(root)
     assert built.ledgers["val"].set_index("video_id").loc[IDS[0], "path"] == f"replacement/{name}"
     assert sorted(built.extra["path"]) == [f"train/{name}", f"val/{name}"]
     assert all(f"second copy of replacement/{name}" == why for why in built.extra["reason"])
@@ -118,7 +118,7 @@ def test_no_path_leaves_data_root(root, tmp_path):
     (root / "val" / "near.mp4").symlink_to(tmp_path / "nowhere")
     (root / "val" / f"{IDS[2]}.mp4").symlink_to(root / "store" / f"{IDS[2]}.mp4")
     (root / "val" / "ring").symlink_to(root / "val")
-    built = join_sources(recipe_of(root))
+    built = joined(root)
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS[0], ["status", "path", "reason"]].tolist() == ["missing", "", "symlink out of data_root"]
     assert table.loc[IDS[1], "status"] == "missing"
@@ -154,14 +154,14 @@ def test_file_names_that_a_ledger_cannot_hold(root):
 
 def test_videos_in_another_class_folder_are_told(root):
     touch(root, f"val/zumba/{IDS[0]}.mp4")
-    assert any("another class's folder" in line for line in join_sources(recipe_of(root)).warnings)
+    assert any("another class's folder" in line for line in joined(root).warnings)
 
 
 def test_own_videos_by_path(tmp_path):
     root = tmp_path / "data"
     touch(root, "train/a b/1.mp4", "train/ü/2.MTS", "more.mp4")
     (root / "train.csv").write_text("path,label\na b/1.mp4,x\ntrain/ü/2.MTS,y\ngone.mp4,y\n", encoding="utf-8")
-    built = join_sources(recipe_of(root, dataset="mine"))
+    built = joined(root, dataset="mine")
     table = built.ledgers["train"].set_index("video_id")
     assert table["path"].to_dict() == {"a_b_1": "train/a b/1.mp4", "gone": "", "train_ü_2": "train/ü/2.MTS"}
     assert table["label_id"].to_dict() == {"a_b_1": 0, "gone": 1, "train_ü_2": 1}

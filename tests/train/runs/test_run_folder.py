@@ -48,3 +48,16 @@ def test_a_start_that_is_refused_leaves_no_folder(settings, tmp_path):
     with pytest.raises(ValueError, match="a bug"), RunFolder(tmp_path, settings, {}) as run:
         raise ValueError("a bug")
     assert (run.path / "train.log").is_file()
+
+
+def test_begin_keeps_metrics_up_to_its_step_and_no_temporary_files(settings, tmp_path):
+    with RunFolder(tmp_path, settings, {}) as run:
+        run.begin(0)
+        for step in (1, 2, 3):
+            run.record(step, {"train/loss": 1.0})
+    (run.path / ".metrics.jsonl.12.tmp").touch()  # of a run that was killed
+    with RunFolder(tmp_path, settings, {}, existing=run.path) as again:
+        again.begin(2)
+    assert [record["step"] for record in read_metrics(run.path / "metrics.jsonl")] == [1, 2]
+    assert (run.path / "env.json").read_bytes() == b"{}"
+    assert not list(run.path.rglob(".*"))

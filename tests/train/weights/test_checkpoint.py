@@ -1,6 +1,7 @@
 """A checkpoint comes back whole or is refused, whatever happened while it was written."""
 
 import json
+import os
 import resource
 
 import mindspore as ms
@@ -9,6 +10,7 @@ import pytest
 from mindspore import nn
 
 from model import weights
+from pipeline.common.files import write_json
 from train import train
 from train.experiment.sections import Optimizer
 from train.loop.step import Loss, TrainStep, make_optimizer
@@ -111,7 +113,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
 
 def test_failed_save_leaves_the_previous_checkpoint(saved, monkeypatch):
     path, network, step = saved
-    monkeypatch.setattr(checkpoint.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(path.parent, path.stem, network, step.state(), {"step": 3})
     monkeypatch.undo()
@@ -133,7 +135,7 @@ def test_a_disk_that_takes_no_more_is_not_left_full(tmp_path):
 def test_resuming_clears_what_a_killed_save_left(tmp_path):
     folder = tmp_path / "ckpt"
     folder.mkdir()
-    names = (".x.tmp.ckpt", ".x.tmp.tmp", ".x.optimizer.tmp.tmp", ".latest.json.tmp")
+    names = (".x.ckpt.12.tmp.ckpt", ".x.ckpt.12.tmp.tmp", ".x.optimizer.ckpt.12.tmp.ckpt", ".latest.json.12.tmp")
     for name in (*names, "x.ckpt", "x.json"):
         (folder / name).write_bytes(b"x")
     with RunFolder(tmp_path, None, {}, tmp_path):
@@ -155,7 +157,7 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for number in numbers:
         checkpoint.save(tmp_path, checkpoint.stem(1, number), network, step.state(), {"step": number})
         if number == 2:
-            checkpoint.write_json(tmp_path / "best.json", {"stem": checkpoint.stem(1, 2)})
+            write_json(tmp_path / "best.json", {"stem": checkpoint.stem(1, 2)})
         checkpoint.prune(tmp_path, keep=2)
     assert {path.stem for path in tmp_path.glob("epoch_*.json")} == {checkpoint.stem(1, n) for n in (2, *numbers[-2:])}
     assert len(list(tmp_path.glob("*.ckpt"))) == 6
@@ -167,13 +169,13 @@ def test_newest_run_with_a_checkpoint(tmp_path, caplog):
         checkpoint.newest(tmp_path, "best")
     for run in ("20260101-000000", "20260102-000000"):
         (tmp_path / run / "ckpt").mkdir(parents=True)
-        checkpoint.write_json(tmp_path / run / "ckpt" / "best.json", {"stem": "epoch_001-step_000001"})
+        write_json(tmp_path / run / "ckpt" / "best.json", {"stem": "epoch_001-step_000001"})
     best = tmp_path / "20260102-000000/ckpt/epoch_001-step_000001.ckpt"
     assert checkpoint.newest(tmp_path, "best") == best and not caplog.records
     newer = tmp_path / "20260103-000000" / "ckpt"
     newer.mkdir(parents=True)
     assert checkpoint.newest(tmp_path, "best") == best
-    checkpoint.write_json(newer / "epoch_001-step_000004.json", {})
+    write_json(newer / "epoch_001-step_000004.json", {})
     assert checkpoint.newest(tmp_path, "best") == best
     said = f"warning: {newer.parent}, the newest run, has no best checkpoint%s; taking 20260102-000000's"
     latest = f" (its latest: CKPT={newer}/epoch_001-step_000004.ckpt)"

@@ -1,0 +1,185 @@
+"""Checks a store against its checksums, its plan and the ledgers, and repairs it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+import pandas as pd
+
+from pipeline.common.errors import EXIT_OK, REPAIR, ShardError
+from pipeline.common.locking import locked
+from pipeline.common.recipe import Preprocess, differences
+from pipeline.common.text import some
+from pipeline.execution import previous_plan
+from pipeline.execution.plan import Task, check_recipe, plan_all, strays
+from pipeline.execution.run import check_data_root, write_shards
+from pipeline.ledger.schema import LEARNED, WAITING_STATUSES
+from pipeline.ledger.table import awaited, fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
+from pipeline.shards.store import Shard, Store, outcomes_table
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """One difference between a store and its plan, checksums or ledgers.
+
+    Attributes:
+        shard: file name of the shard.
+        video_id: the video it concerns; empty: the whole shard.
+        what: what was expected and what is there.
+        kind: shard (repair writes it again), ledger (repair fills it in again) or stray (the user deletes the file).
+    """
+
+    shard: str
+    video_id: str
+    what: str
+    kind: str = "shard"
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.shard, self.video_id, self.what) if part)
+
+
+def verify_store(settings: Preprocess, *, repair: bool) -> int:
+    """Check a store, print each discrepancy, and repair it if asked to.
+
+    Returns:
+        The exit code EXIT_OK.
+
+    Raises:
+        ShardError: there are discrepancies, or repair left some; or a corrupted video could not be decoded again.
+        UserError: ledgers are missing, the store is of another recipe, or for a repair data_root is missing.
+    """
+    if repair:
+        check_data_root(settings)
+    store = Store(Path(settings.store), with_layout=True)
+    ledgers = read_ledgers(settings)
+    tasks = plan_all(ledgers, settings)
+    check_recipe(store, settings)
+    discrepancies = check_store(ledgers, tasks, settings, store)
+    lost: list[str] = []
+    if repair and any(each.kind != "stray" for each in discrepancies):
+        for each in discrepancies:
+            log.info("repairing: %s", each)
+        before = _stored(ledgers)
+        with locked(store.folder), locked(ledger_folder(settings)):
+            _repair(read_ledgers(settings), tasks, discrepancies, settings, store)
+        ledgers = read_ledgers(settings)
+        discrepancies = check_store(ledgers, tasks, settings, store)
+        lost = sorted(before - _stored(ledgers))
+    for each in discrepancies:
+        print(each)
+    if discrepancies:
+        what = f"{len(discrepancies):,} discrepancies in {len(tasks):,} shards"
+        raise ShardError(store.folder, what, "fix what the lines above name" if repair else REPAIR)
+    if lost:
+        raise ShardError(
+            store.folder,
+            f"{len(lost):,} videos were corrupted and cannot be decoded again: {some(lost)}",
+            "read the reasons in the ledgers; all other videos are intact",
+        )
+    waiting = sum(int(table["status"].isin(WAITING_STATUSES).sum()) for table in ledgers.values())
+    if waiting:
+        print(f"{waiting:,} videos wait to be decoded; run `make preprocess`")
+    size = sum(int(table["nbytes"].sum()) for table in ledgers.values())
+    total = f"{len(tasks):,} shards, {len(_stored(ledgers)):,} videos, {size / 1e9:.2f} GB"
+    print(f"{total}: all checksums, counts and offsets are correct")
+    return EXIT_OK
+
+
+def check_store(
+    ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preprocess, store: Store
+) -> list[Discrepancy]:
+    """Every discrepancy of a store.
+
+    Args:
+        ledgers: by split.
+        tasks: the plan.
+        settings: the recipe; `jobs` shards are checked at once.
+        store: its shards, with their layout.
+    """
+    tables = {split: table.set_index("video_id") for split, table in ledgers.items()}
+    checked = joblib.Parallel(n_jobs=settings.jobs, backend="threading")(
+        joblib.delayed(_check_task)(task, tables[task.split], settings, store) for task in tasks
+    )
+    planned = [each for discrepancies in checked for each in discrepancies]
+    unplanned = "no ledger plans this shard; delete it"
+    return planned + [Discrepancy(name, "", unplanned, "stray") for name in strays(store, tasks)]
+
+
+def _check_task(task: Task, table: pd.DataFrame, settings: Preprocess, store: Store) -> list[Discrepancy]:
+    """Every discrepancy of one shard, and of its rows in `table`, the ledger of its split indexed by video_id."""
+    name = task.path.name
+    try:
+        shard = store.shard(task.path)
+        planned = [video.video_id for video in task.videos]
+        if shard.recipe != settings.to_json():
+            return [Discrepancy(name, "", f"another recipe: {differences(settings.to_json(), shard.recipe)}")]
+        if shard.planned() != planned:
+            first = next(iter(shard.planned()), "none")
+            return [Discrepancy(name, "", f"other videos than planned: first {first}, expected {planned[0]}")]
+        if shard.split != task.split:
+            return [Discrepancy(name, "", f"split {shard.split}, expected {task.split}")]
+        outcomes = outcomes_table([shard])
+        broken = [Discrepancy(name, *each) for each in shard.layout_errors or ()]
+        broken += [Discrepancy(name, *each) for each in _check_frames(shard, outcomes)]
+    except ShardError as error:
+        return [Discrepancy(name, error.video_id, error.what)]
+    return broken or [Discrepancy(name, *each, "ledger") for each in _check_ledger(outcomes, table.loc[planned])]
+
+
+def _check_frames(shard: Shard, outcomes: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Compare the stored bytes with their CRC-32, and their number with the outcomes."""
+    reader = shard.reader()
+    num_frames = outcomes.loc[outcomes["status"] == "ok"].set_index("video_id")["num_frames"].to_dict()
+    for video_id in sorted(set(num_frames) ^ set(reader.video_ids)):
+        yield video_id, "has status ok but no frames" if video_id in num_frames else "has frames but not status ok"
+    for row, video_id in enumerate(reader.video_ids):
+        expected = num_frames.get(video_id, reader.num_frames[row])
+        if reader.num_frames[row] != expected:
+            yield video_id, f"{reader.num_frames[row]} frames, expected {expected}"
+        try:
+            reader.verify(row)
+        except ShardError as error:
+            yield video_id, error.what
+    reader.close()
+
+
+def _check_ledger(outcomes: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Compare ledger rows with the outcomes in their shard."""
+    rows = rows.reset_index()
+    filled = fill_ledger(rows, outcomes[~awaited(rows, outcomes)]).set_index("video_id")
+    rows = rows.set_index("video_id")
+    for column in LEARNED:
+        for video_id in rows.index[rows[column].to_numpy() != filled[column].to_numpy()]:
+            ours, theirs = rows.at[video_id, column], filled.at[video_id, column]
+            yield str(video_id), f"{column} is {ours!r} in the ledger, {theirs!r} in the shard"
+
+
+def _repair(
+    ledgers: dict[str, pd.DataFrame],
+    tasks: list[Task],
+    discrepancies: list[Discrepancy],
+    settings: Preprocess,
+    store: Store,
+) -> None:
+    """Write the broken shards again, with copies of what is intact in them, and fill the ledgers in."""
+    broken = {each.shard for each in discrepancies if each.kind == "shard"}
+    previous_plan.set_aside([task for task in tasks if task.path.name in broken], settings, store, only=broken)
+    tasks = previous_plan.with_places(tasks, settings, store)
+    write_shards([task for task in tasks if task.path.name in broken], settings, store)
+    for split, table in ledgers.items():
+        shards = [store.shard(task.path) for task in tasks if task.split == split]
+        if shards:
+            outcomes = outcomes_table(shards)
+            table = fill_ledger(table, outcomes[~awaited(table, outcomes)])
+        write_ledger(ledger_path(settings, split), table)
+    previous_plan.clear(tasks, settings, store)
+
+
+def _stored(ledgers: dict[str, pd.DataFrame]) -> set[str]:
+    return {video_id for table in ledgers.values() for video_id in table["video_id"][table["status"] == "ok"]}
