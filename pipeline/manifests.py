@@ -31,6 +31,8 @@ from pipeline.videos.matching import by_split
 
 log = logging.getLogger(__name__)
 
+_COMMON_KEYS = tuple(f"preprocess.{key}" for key in ("dataset", "data_root", "labels", "manifests", "store"))
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the ledgers, or with a flag look at those there are."""
@@ -39,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _refuse_what_does_not_go_together(made, args)
     cli.set_up_logging()
     settings = recipe.load(document)
+    looks = args.check or args.diff or args.leaks or args.dry_run
+    cli.say_target("nothing" if looks else f"ledgers in {_target(args, settings)}")
     try:
         result, text = _do(args, settings)
     except InputError as error:
@@ -64,7 +68,7 @@ def _refuse_what_does_not_go_together(made: argparse.ArgumentParser, args: argpa
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = cli.parser(__doc__ or "", sections={"preprocess": Preprocess})
+    made = cli.parser("pipeline.manifests", __doc__ or "", sections={"preprocess": Preprocess}, common=_COMMON_KEYS)
     verb = made.add_mutually_exclusive_group()
     verb.add_argument("--check", action="store_true", help="hold ledgers against label files and disk")
     verb.add_argument("--diff", type=Path, metavar="OTHER", help="compare with another ledger or folder of ledgers")
@@ -100,13 +104,21 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     return _build(args, settings)
 
 
+def _target(args: argparse.Namespace, settings: Preprocess) -> Path:
+    """The folder of ledgers that is written: the dataset's, or that of the subset asked for."""
+    if args.classes is None and args.per_class is None:
+        return ledger_folder(settings)
+    parts = (("c", args.classes), ("p", args.per_class), ("s", args.seed or 0))
+    letters = (f"{letter}{value}" for letter, value in parts if value is not None)
+    return Path(settings.manifests) / "-".join([settings.dataset, *letters])
+
+
 def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     """Write the label files of a subset of the dataset, and its ledgers; nothing is written with --dry-run."""
     seed = args.seed or 0
     ledgers = join_sources(settings).ledgers
     chosen = choose_subset(ledgers, args.classes, args.per_class, seed)
-    parts = (("c", args.classes), ("p", args.per_class), ("s", seed))
-    name = "-".join([settings.dataset, *(f"{letter}{value}" for letter, value in parts if value is not None)])
+    name = _target(args, settings).name
     if args.dry_run:
         sizes = {split: len(rows) for split, rows in chosen.items()}
         said = ", ".join(f"{split} {size:,}" for split, size in sizes.items())

@@ -17,16 +17,18 @@ from pipeline.common.recipe import Preprocess
 from pipeline.execution.plan import check_recipe, is_finished, plan_shards
 from pipeline.execution.run import preprocess_store
 from pipeline.ledger.schema import WAITING_STATUSES
-from pipeline.ledger.table import read_ledgers
+from pipeline.ledger.table import ledger_folder, read_ledgers
 
 
 def main(argv: list[str] | None = None) -> int:
     """Preprocess what the configuration names."""
-    made = cli.parser(__doc__ or "", sections={"preprocess": Preprocess})
+    made = cli.parser("pipeline.preprocess", __doc__ or "", sections={"preprocess": Preprocess})
     made.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
     args, document = cli.parse(made, argv)
     cli.set_up_logging()
     settings = recipe.load(document)
+    written = f"shards in {settings.store}, and ledgers in {ledger_folder(settings)}"
+    cli.say_target("nothing" if args.dry_run else written)
     if args.dry_run:
         check_recipe(Path(settings.store), settings)
         for split, table in read_ledgers(settings).items():

@@ -205,11 +205,14 @@ def _stored(ledgers: dict[str, pd.DataFrame]) -> set[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Verify the store that the configuration names."""
-    made = cli.parser(__doc__ or "", sections={"preprocess": Preprocess})
+    made = cli.parser("pipeline.verify", __doc__ or "", sections={"preprocess": Preprocess})
     made.add_argument("--repair", action="store_true", help="decode again what is damaged or missing")
     args, document = cli.parse(made, argv)
     cli.set_up_logging()
-    return run(recipe.load(document), mend=args.repair)
+    settings = recipe.load(document)
+    repaired = f"shards in {settings.store}, and ledgers in {ledger_folder(settings)}"
+    cli.say_target(repaired if args.repair else "nothing")
+    return run(settings, mend=args.repair)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ from train.experiment.load import SECTION_CLASSES, load_config
 from train.pictures.charts import draw_learning_curves
 from train.runs.run_folder import newest_metrics, read_metrics, runs_root
 
+_COMMON_KEYS = ("train.ckpt_path",)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Draw, and print where the picture is."""
-    parser = cli.parser(__doc__ or "", sections=SECTION_CLASSES)
+    parser = cli.parser("train.report", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
     parser.add_argument("--run", metavar="FOLDER", help="a run folder (default: the newest of this configuration)")
     args, document = cli.parse(parser, argv)
     cli.set_up_logging()
@@ -28,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     records = read_metrics(path)
     if not records:
         raise UserError(f"{path}: no metrics; expected a run folder that has been trained in")
+    cli.say_target(f"{path.parent}")
     picture = path.with_name("learning_curves.png")
     draw_learning_curves(records, str(path.parent)).savefig(picture, dpi=110)
     print(f"{len(records)} records to step {int(records[-1]['step'])} -> {picture}")

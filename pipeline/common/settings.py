@@ -3,22 +3,23 @@
 Every command reads one experiment file.  A section is a frozen dataclass: its annotations say what a value
 may be, and `build` turns the YAML mapping into it.  Nothing is guessed: an unknown, mistyped or out-of-range
 key is an error naming file, line, section, key and the nearest valid key, and all errors are reported at once.
+An override of the command line stays as typed until the type of its key is known.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
+import os
+import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-
-from pipeline.common.errors import UserError
+from pipeline.common.errors import SettingsError
+from pipeline.common.text import dotted, shown
 
 T = TypeVar("T")
 
@@ -27,9 +28,8 @@ SECTIONS = (
     "loss", "train", "eval", "infer", "export", "data_loader", "preprocess",
 )  # fmt: skip
 
-
-class SettingsError(UserError):
-    """One or more faults in an experiment file or in the overrides given with it."""
+MAX_ERRORS = 20
+"""Errors that are listed; of more, only the number is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +49,20 @@ class Range:
         return " and ".join(part for part in (low, high) if part)
 
 
+class PathMark:
+    """Marks text that is a path: in a YAML file, `~`, `$NAME` and `${NAME}` in it are expanded."""
+
+
 PositiveInt = Annotated[int, Range(min=1)]
 NonNegativeInt = Annotated[int, Range(min=0)]
 PositiveFloat = Annotated[float, Range(min=0, above=True)]
 NonNegativeFloat = Annotated[float, Range(min=0)]
 Fraction = Annotated[float, Range(min=0, max=1)]
+PathText = Annotated[str, PathMark()]
+
+
+class Typed(str):
+    """The text of an override; what it means depends on the type of its key."""
 
 
 class Document:
@@ -61,7 +70,7 @@ class Document:
 
     Attributes:
         path: the YAML file, or None when there is none.
-        values: the nested mapping, overrides applied.
+        values: the nested mapping; an override in it is `Typed`.
 
     Raises:
         SettingsError: the file is missing, is not a YAML mapping, repeats a key or has an unknown section.
@@ -69,86 +78,97 @@ class Document:
 
     def __init__(self, path: Path | str | None, overrides: dict[str, str] | None = None) -> None:
         self.path = Path(path) if path is not None else None
+        self.values: dict[str, Any] = {}
         self._lines: dict[tuple[str, ...], str] = {}
-        self.values: dict[str, Any] = self._read() if self.path is not None else {}
-        for dotted, text in (overrides or {}).items():
-            self._override(dotted, text)
+        if self.path is not None:
+            from pipeline.common.yaml_file import read_mapping
+
+            self.values, lines = read_mapping(self.path)
+            self._lines = {key: f"{self.path}:{line}" for key, line in lines.items()}
+        for name, text in (overrides or {}).items():
+            self._override(name, text)
+        errors = Errors()
         for section in self.values:
             if section not in SECTIONS:
-                raise SettingsError(f"{self.where((section,))}: unknown section{nearest(section, SECTIONS)}")
+                errors.add(lambda key=section: f"{self.where((key,))}: unknown section{nearest(key, SECTIONS)}")
+        errors.raise_any()
 
     def where(self, key: tuple[str, ...]) -> str:
         """`file:line: section.key`, for error messages; of a key that is absent, its closest parent's line."""
         for length in range(len(key), 0, -1):
             line = self._lines.get(key[:length], "")
-            if line == f"--{'.'.join(key)}":
+            if line == f"--{dotted(key)}":
                 return line
             if line:
-                return f"{line}: {'.'.join(key)}"
-        return f"{self.path or 'defaults'}: {'.'.join(key)}"
+                return f"{line}: {dotted(key)}"
+        return f"{self.path or 'defaults'}: {dotted(key)}"
 
-    def _read(self) -> dict[str, Any]:
-        assert self.path is not None
-        try:
-            loader = yaml.SafeLoader(self.path.read_text(encoding="utf-8"))
-            root = loader.get_single_node()
-            self._note_lines(root, ())
-            values = loader.construct_document(root) if root is not None else None
-        except FileNotFoundError:
-            raise SettingsError(f"{self.path}: no such configuration file (give one with -c FILE)") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SettingsError(f"{self.path}: cannot be read as YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise SettingsError(f"{self.path}: expected a mapping of sections, got {type(values).__name__}")
-        return values
+    def copy_key(self, source: tuple[str, ...], section: str, name: str) -> None:
+        """Give `section.name` the text that the key `source` has, if it has one and `section.name` is not given."""
+        value: Any = self.values
+        for word in source:
+            value = value.get(word) if isinstance(value, dict) else None
+        if self.values.get(section) is None:
+            self.values[section] = {}
+        if isinstance(value, str) and isinstance(self.values[section], dict) and name not in self.values[section]:
+            self.values[section][name] = value
+            self._lines[(section, name)] = self._lines.get(source, "")
 
-    def _note_lines(self, node: yaml.Node | None, prefix: tuple[str, ...]) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key_node, value_node in node.value:
-                key = (*prefix, str(key_node.value))
-                if key in self._lines:
-                    raise SettingsError(f"{self.path}:{key_node.start_mark.line + 1}: {'.'.join(key)}: given twice")
-                self._lines[key] = f"{self.path}:{key_node.start_mark.line + 1}"
-                if isinstance(key_node, yaml.ScalarNode) and not key_node.tag.endswith(":merge"):
-                    key_node.tag = "tag:yaml.org,2002:str"  # YAML 1.1 takes `on`, `no` and 1 for values
-                self._note_lines(value_node, key)
-        elif isinstance(node, yaml.SequenceNode):
-            for index, item in enumerate(node.value):
-                self._note_lines(item, (*prefix, str(index)))
-
-    def _override(self, dotted: str, text: str) -> None:
-        *parents, leaf = dotted.split(".")
+    def _override(self, name: str, text: str) -> None:
+        *parents, leaf = name.split(".")
         node = self.values
         for depth, parent in enumerate(parents):
             if node.get(parent) is None:  # absent, or a section left empty
                 node[parent] = {}
             node = node[parent]
             if not isinstance(node, dict):
-                raise SettingsError(f"--{dotted}: {'.'.join(parents[: depth + 1])} has no keys")
-        try:
-            node[leaf] = yaml.safe_load(text) if text else ""  # for YAML nothing is null
-        except yaml.YAMLError as error:
-            raise SettingsError(f"--{dotted}: value {text!r} cannot be read: {error}") from None
-        self._lines[tuple(dotted.split("."))] = f"--{dotted}"
+                raise SettingsError(f"--{name}: {'.'.join(parents[: depth + 1])} has no keys")
+        node[leaf] = Typed(text)
+        self._lines[tuple(name.split("."))] = f"--{name}"
+
+
+class Errors:
+    """What is wrong with a configuration; only the first MAX_ERRORS are put into words, however many there are."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lines: list[str] = []
+
+    def add(self, words: Callable[[], str]) -> None:
+        """Note one more error."""
+        self.count += 1
+        if self.count <= MAX_ERRORS:
+            self._lines.append(words())
+
+    def raise_any(self) -> None:
+        """Raise them all.
+
+        Raises:
+            SettingsError: there is at least one.
+        """
+        if self.count:
+            more = [f"and {self.count - MAX_ERRORS:,} more"] if self.count > MAX_ERRORS else []
+            raise SettingsError("\n".join(self._lines + more))
 
 
 def build(cls: type[T], document: Document, section: str = "") -> T:
     """Turn one section (or, with no name, the whole document) into the frozen dataclass `cls`.
 
     Raises:
-        SettingsError: every fault found, one a line.
+        SettingsError: every error found, one a line.
     """
-    faults: list[str] = []
+    errors = Errors()
     key = (section,) if section else ()
     values = document.values.get(section, {}) if section else document.values
-    result = _dataclass(cls, values, key, document, faults)
-    if faults:
-        raise SettingsError("\n".join(faults))
+    result = _dataclass(cls, values, key, document, errors)
+    errors.raise_any()
     return result
 
 
 def nearest(word: str, allowed: typing.Iterable[str]) -> str:
     """`; nearest valid: x`, for the end of an error message; the whole list when nothing is near."""
+    import difflib  # 5 ms, and only errors need it
+
     names = list(allowed)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"; nearest valid: {close[0]}" if close else f"; valid: {', '.join(names)}"
@@ -163,119 +183,203 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def describe(cls: type, prefix: str = "") -> Iterator[str]:
-    """One line for each key that `cls` accepts, as shown by --help: `section.key  type  (default)`."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    for field in dataclasses.fields(cls):
-        name = f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from describe(hints[field.name], f"{name}.")
-        else:
-            default = "" if field.default is dataclasses.MISSING else f"  (default {field.default!r})"
-            yield f"  --{name}  {_name(hints[field.name])}{default}"
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a field, or dataclasses.MISSING."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _dataclass(cls: type[T], values: Any, key: tuple[str, ...], document: Document, faults: list[str]) -> T:
+def type_name(hint: Any) -> str:
+    """A type as a user would say it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint == PathText:
+        return "path"
+    if origin is Annotated:
+        return f"{type_name(arguments[0])} {arguments[1]}"
+    if origin is Literal:
+        return " | ".join(str(choice) for choice in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(type_name(argument) for argument in arguments)
+    if origin is tuple:
+        inner = f"{type_name(arguments[0])}, ..." if arguments[-1] is ... else ", ".join(map(type_name, arguments))
+        return f"[{inner}]"
+    if dataclasses.is_dataclass(hint):
+        return f"{{{', '.join(field.name for field in dataclasses.fields(hint))}}}"
+    words = {"NoneType": "null", "str": "text", "int": "whole number", "float": "number", "bool": "true | false"}
+    return words[hint.__name__]
+
+
+def _dataclass(
+    cls: type[T], values: Any, key: tuple[str, ...], document: Document, errors: Errors, defaults: T | None = None
+) -> T:
+    """A section; `defaults` is the instance whose values the keys that are not given have, instead of the class's."""
+    values = _parsed(values) if isinstance(values, Typed) else values
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        faults.append(f"{document.where(key)}: expected keys, got {values!r}")
+        errors.add(lambda: f"{document.where(key)}: expected keys, got {shown(values)}")
         return typing.cast(T, None)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls, include_extras=True)
-    before = len(faults)
+    before = errors.count
     for name in values:
         if name not in fields:
-            faults.append(f"{document.where((*key, name))}: unknown key{nearest(name, fields)}")
+            errors.add(lambda name=name: f"{document.where((*key, name))}: unknown key{nearest(name, fields)}")
     arguments = {}
     for name, field in fields.items():
-        if name in values:
-            arguments[name] = _value(hints[name], values[name], (*key, name), document, faults)
-        elif dataclasses.is_dataclass(hints[name]) and field.default is dataclasses.MISSING:
-            arguments[name] = _dataclass(hints[name], {}, (*key, name), document, faults)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            faults.append(f"{document.where((*key, name))}: missing, expected {_name(hints[name])}")
-    if len(faults) > before:
+        default = default_of(field) if defaults is None else getattr(defaults, name)
+        if name in values and not dataclasses.is_dataclass(hints[name]):
+            arguments[name] = _value(hints[name], values[name], (*key, name), document, errors)
+        elif name in values or (default is dataclasses.MISSING and dataclasses.is_dataclass(hints[name])):
+            inherited = None if default is dataclasses.MISSING else default
+            arguments[name] = _dataclass(hints[name], values.get(name), (*key, name), document, errors, inherited)
+        elif default is dataclasses.MISSING:
+            wanted = type_name(hints[name])
+            errors.add(lambda name=name, wanted=wanted: f"{document.where((*key, name))}: missing, expected {wanted}")
+        else:
+            arguments[name] = default
+    if errors.count > before:
         return typing.cast(T, None)
     try:
         return cls(**arguments)
     except ValueError as error:  # what __post_init__ says of keys that do not go together
-        faults.append(f"{document.where(key)}: {error}" if key else f"{document.path}: {error}")
+        words = f"{document.where(key)}: {error}" if key else f"{document.path or 'defaults'}: {error}"
+        errors.add(lambda: words)
         return typing.cast(T, None)
 
 
-def _value(hint: Any, value: Any, key: tuple[str, ...], document: Document, faults: list[str]) -> Any:
+def _value(hint: Any, value: Any, key: tuple[str, ...], document: Document, errors: Errors) -> Any:
+    """A value as the type `hint`, or an error; each item of a list has errors of its own."""
     if dataclasses.is_dataclass(hint):
-        return _dataclass(typing.cast(type, hint), value, key, document, faults)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple and isinstance(value, list) and (arguments[-1] is ... or len(arguments) == len(value)):
+        return _dataclass(typing.cast(type, hint), value, key, document, errors)
+    if isinstance(value, Typed) and not _takes_text(hint):
+        value = _parsed(value)
+    lists = [choice for choice in (hint, *typing.get_args(hint)) if typing.get_origin(choice) is tuple]
+    arguments = typing.get_args(lists[0]) if lists else ()
+    if arguments and isinstance(value, list) and (arguments[-1] is ... or len(arguments) == len(value)):
         hints = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
         return tuple(
-            _value(item_hint, item, (*key, str(index)), document, faults)
+            _value(item_hint, item, (*key, str(index)), document, errors)
             for index, (item_hint, item) in enumerate(zip(hints, value, strict=True))
         )
-    converted = _convert(hint, value)
-    if converted is _BAD:
-        near = nearest(value, _choices(hint)) if isinstance(value, str) and _choices(hint) else ""
-        faults.append(f"{document.where(key)}: got {value!r}, expected {_name(hint)}{near}")
-    return converted
+    try:
+        return _converted(hint, value)
+    except _Misfit as misfit:
+        reason = str(misfit)
+        got = _parsed(value) if isinstance(value, Typed) else value
+        near = lambda: nearest(got, _choices(hint)) if isinstance(got, str) and _choices(hint) else ""  # noqa: E731
+        errors.add(lambda: f"{document.where(key)}: got {shown(got)}, expected {reason or type_name(hint)}{near()}")
+        return None
 
 
-_BAD = object()
+class _Misfit(Exception):
+    """A value that is not of a type; with what was expected, where that is more than the type's name."""
 
 
-def _convert(hint: Any, value: Any) -> Any:
-    """`value` as the type `hint`, or _BAD.  YAML 1.1 reads 1e-4 as text, so numbers in text count as numbers."""
+def _converted(hint: Any, value: Any) -> Any:
+    """`value` as the type `hint`.  YAML 1.1 reads 1e-4 as text, so numbers in text count as numbers.
+
+    Raises:
+        _Misfit: it is of another type.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        converted = _convert(arguments[0], value)
-        return converted if converted is not _BAD and converted in arguments[1] else _BAD
-    if origin is Literal:
-        return value if any(value == choice and type(value) is type(choice) for choice in arguments) else _BAD
-    if origin in (typing.Union, types.UnionType):
-        return next((found for choice in arguments if (found := _convert(choice, value)) is not _BAD), _BAD)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            return _BAD
-        hints = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
-        items = tuple(_convert(item_hint, item) for item_hint, item in zip(hints, value)) if len(hints) == len(value) else (_BAD,)  # fmt: skip # noqa: E501,B905
-        return _BAD if any(item is _BAD for item in items) else items
-    if hint is float and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            return _BAD
-        return number if math.isfinite(number) else _BAD
-    if hint is type(None):
-        return None if value is None else _BAD
-    return value if type(value) is hint else _BAD
+        converted = _converted(arguments[0], value)
+        if isinstance(arguments[1], PathMark):
+            return converted if isinstance(value, Typed) else _expanded(converted)
+        if converted in arguments[1]:
+            return converted
+    elif origin in (typing.Union, types.UnionType):
+        reason = ""
+        for choice in arguments:
+            try:
+                return _converted(choice, value)
+            except _Misfit as misfit:
+                reason = reason or str(misfit)
+        raise _Misfit(reason)
+    elif origin is Literal:
+        for candidate in (str(value), _parsed(value)) if isinstance(value, Typed) else (value,):
+            for choice in arguments:
+                if candidate == choice and type(candidate) is type(choice):
+                    return choice
+    elif origin is tuple:
+        items = _items(arguments, value) if isinstance(value, Typed) else value
+        if isinstance(items, (list, tuple)) and (arguments[-1] is ... or len(arguments) == len(items)):
+            hints = [arguments[0]] * len(items) if arguments[-1] is ... else arguments
+            return tuple(_converted(item_hint, item) for item_hint, item in zip(hints, items, strict=True))
+    elif hint is str:
+        if isinstance(value, str):
+            return str(value)
+    else:
+        value = _parsed(value) if isinstance(value, Typed) else value
+        if hint is float and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except (TypeError, ValueError, OverflowError):
+                raise _Misfit from None
+            if math.isfinite(number):
+                return number
+        elif type(value) is hint:
+            return value
+    raise _Misfit
+
+
+def _takes_text(hint: Any) -> bool:
+    """Whether an override of a key of this type may be text as typed, or texts."""
+    if typing.get_origin(hint) is Literal:
+        return any(isinstance(choice, str) for choice in typing.get_args(hint))
+    return hint is str or any(_takes_text(argument) for argument in typing.get_args(hint))
+
+
+def _parsed(text: Typed) -> Any:
+    """What an override means as YAML; nothing is the empty text, and what is no YAML stays as typed."""
+    from pipeline.common.yaml_file import YamlError, parse_value
+
+    try:
+        return parse_value(text) if text else ""
+    except YamlError:
+        return str(text)
+
+
+def _items(arguments: tuple[Any, ...], text: Typed) -> Any:
+    """The items of an override that is a list; of a list of texts they are as written, and any other text is one."""
+    from pipeline.common.yaml_file import YamlError, parse_value
+
+    if not _takes_text(arguments[0]):
+        return _parsed(text)
+    if text in ("", "null"):
+        return None
+    try:
+        items = parse_value(text, as_texts=True)
+    except YamlError:
+        items = None
+    if isinstance(items, list) and all(isinstance(item, str) for item in items):
+        return [Typed(item) for item in items]
+    return [text]
+
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
+
+
+def _expanded(path: str) -> str:
+    """A path of a YAML file with the user's home folder and environment variables put in.
+
+    Raises:
+        _Misfit: naming a variable that is not set.
+    """
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise _Misfit(f"a path; the environment variable {dotted((name,))} is not set")
+        return os.environ[name]
+
+    return os.path.expanduser(_VARIABLE.sub(value_of, path))
 
 
 def _choices(hint: Any) -> list[str]:
     """The words a value may be, for the nearest-word hint."""
+    arguments = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
-        return [str(choice) for choice in typing.get_args(hint)]
-    return [
-        word for argument in typing.get_args(hint) if not isinstance(argument, Range) for word in _choices(argument)
-    ]  # noqa: E501
-
-
-def _name(hint: Any) -> str:
-    """A type as a user would say it."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return f"{_name(arguments[0])} {arguments[1]}"
-    if origin is Literal:
-        return " | ".join(str(choice) for choice in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(_name(argument) for argument in arguments)
-    if origin is tuple:
-        inner = f"{_name(arguments[0])}, ..." if arguments[-1] is ... else ", ".join(map(_name, arguments))
-        return f"[{inner}]"
-    return {
-        "NoneType": "null",
-        "str": "text",
-        "int": "whole number",
-        "float": "number",
-        "bool": "true | false",
-    }.get(getattr(hint, "__name__", ""), str(hint))
+        return [str(choice) for choice in arguments]
+    inner = arguments[:1] if typing.get_origin(hint) is Annotated else arguments
+    return [word for argument in inner for word in _choices(argument)]

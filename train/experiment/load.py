@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import typing
-from dataclasses import is_dataclass
+from dataclasses import replace
 
 from pipeline.common import recipe
+from pipeline.common.errors import UserError
 from pipeline.common.settings import Document, build
 from train.experiment.sections import Config, Loader
 
@@ -87,7 +87,28 @@ def without_effect(config: Config) -> list[str]:
     return said
 
 
-# Every section by name, for --help.
-SECTION_CLASSES: dict[str, type] = {
-    name: hint for name, hint in typing.get_type_hints(Config).items() if isinstance(hint, type) and is_dataclass(hint)
-}
+def with_num_classes(config: Config, counted: int | None) -> Config:
+    """The settings with a number in `model.num_classes`; every command that builds a network does this first.
+
+    Args:
+        config: as loaded, where it may be `auto`.
+        counted: the number of classes that the ledgers or the weights have; None where neither is there.
+
+    Raises:
+        UserError: it is `auto`, and `counted` is no number of classes to train on.
+    """
+    if config.model.num_classes != "auto":
+        return config
+    if counted is None:
+        raise UserError(
+            "model.num_classes: got auto, but no ledger has labels and no weights name their classes; run "
+            "`make manifests`, or give --model.num_classes=N"
+        )
+    if counted < 2:
+        raise UserError(f"model.num_classes: got auto, but the ledgers have {counted} class; expected at least 2")
+    log.info("model.num_classes: auto is %d", counted)
+    return replace(config, model=replace(config.model, num_classes=counted))
+
+
+SECTION_CLASSES: dict[str, type] = {"": Config}
+"""For cli.parser: all sections, and the keys beside them."""

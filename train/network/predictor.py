@@ -44,7 +44,7 @@ def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tenso
     Raises:
         UserError: the file is missing, damaged or does not fit the settings.
     """
-    normalize = Normalize.of(config.data_loader.eval.map)
+    normalize = Normalize(config.data_loader.eval.transforms(config.preprocess.frame_size))
     if path.suffix == ".mindir":
         exported = MindirNetwork(path)
         exported.check(config, path)
