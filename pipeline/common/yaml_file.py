@@ -96,7 +96,7 @@ def parse_value(text: str, *, as_texts: bool = False) -> Any:
     Raises:
         YamlError: it is no YAML, or is refused.
     """
-    return _Expansion({}).plain(_Reader(text, as_texts=as_texts).document(), (), 0)
+    return _Expansion({}).plain(_Reader(str(text), as_texts=as_texts).document(), (), 0)
 
 
 def _decoded(content: bytes) -> str:

@@ -77,6 +77,7 @@ class Trainer:
         self.config, self.world, self.run, self.progress = config, world, run, Progress()
         self.stop = stop or StopRequests()
         loader, stored = config.data_loader.train, config.preprocess.frame_size
+        seen = loader.transforms(stored)
         videos = read_videos(config.preprocess, loader.dataset.split)
         if (videos.label_ids < 0).any():
             raise UserError(f"data_loader.train.dataset.split: {loader.dataset.split} has videos without a label")
@@ -99,11 +100,12 @@ class Trainer:
             load_weights(Path(config.train.pretrained_model), self.network, head=config.train.head)
             log.info("initial weights: %s", config.train.pretrained_model)
         self.train_step = TrainStep(
-            Loss(self.network, Normalize(loader.transforms(stored)), config.loss.label_smoothing),
+            Loss(self.network, Normalize(seen.mean, seen.std), config.loss.label_smoothing),
             make_optimizer(config.optimizer, self.network, self.rates),
             config.optimizer, group_size=self.group_size, world=world.size,
         )  # fmt: skip
-        self.predictor = Predictor(self.network, Normalize(config.data_loader.eval.transforms(stored)))
+        evaluated = config.data_loader.eval.transforms(stored)
+        self.predictor = Predictor(self.network, Normalize(evaluated.mean, evaluated.std))
         sections = (config.context, config.model, config.learning_rate, config.optimizer, config.loss)
         sizes = (config.data_loader, config.train.amp_level, len(self.rates), world)
         self.graph_shape = f"{self.train_step} {sections} {sizes}"

@@ -6,22 +6,22 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from train.experiment.transforms import Transforms
+from train.experiment.transforms import Rgb
 
 
 class Normalize(nn.Cell):
     """(N, T, H, W, 3) uint8, 0..255 -> (N, 3, T, H, W) float32, zero mean and unit deviation.
 
     Args:
-        transforms: mean and standard deviation of the training set's pixels.
+        mean: of the training set's pixels, RGB, 0..1.
+        std: their standard deviation, RGB.
     """
 
-    def __init__(self, transforms: Transforms) -> None:
+    def __init__(self, mean: Rgb, std: Rgb) -> None:
         super().__init__()
-        mean, std = np.array(transforms.mean), np.array(transforms.std)
         # (x / 255 - mean) / std as one multiplication and one addition.
-        self.scale = Tensor(1 / (255 * std), ms.float32)
-        self.shift = Tensor(-mean / std, ms.float32)
+        self.scale = Tensor(1 / (255 * np.array(std)), ms.float32)
+        self.shift = Tensor(-np.array(mean) / np.array(std), ms.float32)
 
     def construct(self, clips: Tensor) -> Tensor:
         """Normalise and bring the channels to the front."""

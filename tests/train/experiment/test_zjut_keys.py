@@ -134,7 +134,8 @@ def batches(split: str) -> Callable:
 
 def normalisation(split: str) -> Callable:
     def observe(config: Config, words: list[str], patch: pytest.MonkeyPatch):
-        cell = Normalize.of(getattr(config.data_loader, split).map)
+        seen = getattr(config.data_loader, split).transforms(config.preprocess.frame_size)
+        cell = Normalize(seen.mean, seen.std)
         return cell.scale.asnumpy().tolist(), cell.shift.asnumpy().tolist()
 
     return observe
