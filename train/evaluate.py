@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     path = Path(config.eval.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
     folder = (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "eval"
     cli.say_target(f"{folder}")
-    config = with_num_classes(config, count_classes(config))
+    config = with_num_classes(config, lambda: count_classes(config))
     start_device(config)
     predictor, facts = load_predictor(config, path)
     source = evaluation_source(config)

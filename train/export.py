@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     source = Path(options.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
     folder = source.parent.parent / "export" if source.parent.name == "ckpt" else source.parent
     cli.say_target(f"{folder}")
-    config = with_num_classes(config, count_classes(config) or saved_classes(source))
+    loaded = config
+    config = with_num_classes(loaded, lambda: count_classes(loaded) or saved_classes(source))
     network = build_network(replace(config.model, layout="NCTHW"))  # its operators are known everywhere
     state = load_weights(source, network)
     shape: Shape = (

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(document)
     root = runs_root(config, document)
     cli.say_target(f"a run folder in {root}")
-    config = with_num_classes(config, count_classes(config))
+    config = with_num_classes(config, lambda: count_classes(config))
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequests())
         device = start_device(config)

@@ -7,6 +7,7 @@ what reads a file imports this module: yaml takes 15 ms to load, which each deco
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +62,7 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], Lines]:
         SettingsError: the file is missing, is no regular file, is too large, or is not a YAML mapping.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
             raise SettingsError(f"{path}: expected a configuration file (-c FILE), got a folder, a pipe or a device")
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.common import recipe
@@ -87,18 +88,20 @@ def without_effect(config: Config) -> list[str]:
     return said
 
 
-def with_num_classes(config: Config, counted: int | None) -> Config:
+def with_num_classes(config: Config, count: Callable[[], int | None]) -> Config:
     """The settings with a number in `model.num_classes`; every command that builds a network does this first.
 
     Args:
         config: as loaded, where it may be `auto`.
-        counted: the number of classes that the ledgers or the weights have; None where neither is there.
+        count: gives the number of classes that the ledgers or the weights have, or None where neither is there; called
+            for `auto` only.
 
     Raises:
-        UserError: it is `auto`, and `counted` is no number of classes to train on.
+        UserError: it is `auto`, and there are no two classes.
     """
     if config.model.num_classes != "auto":
         return config
+    counted = count()
     if counted is None:
         raise UserError(
             "model.num_classes: got auto, but no ledger has labels and no weights name their classes; run "

@@ -103,7 +103,21 @@ def test_overrides_win_and_are_named(tmp_path):
         recipe.load(Document(path, {"preprocess.width": "wide"}))
 
 
-TEXTS = ["/x/shards #2", "a: b.mp4", "[4K] x.mp4", "42", "yes", "null", "2001-02-30", "~", "{a", "'x'", " x ", "$HOME/~", "!x"]
+TEXTS = [
+    "/x/shards #2",
+    "a: b.mp4",
+    "[4K] x.mp4",
+    "42",
+    "yes",
+    "null",
+    "2001-02-30",
+    "~",
+    "{a",
+    "'x'",
+    " x ",
+    "$HOME/~",
+    "!x",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)

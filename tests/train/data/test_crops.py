@@ -34,7 +34,10 @@ def test_a_map_is_resolved_once_into_what_it_does():
     ("operation", "message"),
     [
         (Operation("VideoResize", size=(9, 8)), r"VideoResize size \[9, 8\] is not the stored size \[8, 9\]"),
-        (Operation("VideoCenterCrop", size=(8, 10)), r"VideoCenterCrop size \[8, 10\] is larger than the stored \[8, 9\]"),
+        (
+            Operation("VideoCenterCrop", size=(8, 10)),
+            r"VideoCenterCrop size \[8, 10\] is larger than the stored \[8, 9\]",
+        ),
     ],
 )
 def test_sizes_that_do_not_go_with_the_shards_are_refused(operation, message):

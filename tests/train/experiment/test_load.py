@@ -104,7 +104,9 @@ def test_file_without_loaders_gets_standard_ones(tmp_path, text):
     path.write_text(text)
     document = Document(path, {"preprocess.height": "120", "data_loader.eval.dataset.num_clips": "3"})
     loaders = load_config(document).data_loader
-    printed = load_config(Document(RESOURCES / "zjut_r2plus1d18.yaml")).data_loader  # but for the size of a stored frame
+    printed = load_config(
+        Document(RESOURCES / "zjut_r2plus1d18.yaml")
+    ).data_loader  # but for the size of a stored frame
     for name in ("train", "eval"):
         operations = getattr(loaders, name).map.operations
         assert operations[1] == Operation("VideoResize", size=(120, 171))
@@ -124,7 +126,9 @@ def test_standard_crop_larger_than_frames_is_refused(tmp_path):
 
 def test_zjut_path_becomes_the_data_root_and_is_expanded(tmp_path, monkeypatch):
     path = tmp_path / "short.yaml"
-    path.write_text("data_loader:\n  train:\n    dataset:\n      path: $VIDEOS/k400\n  eval: {dataset: {path: $VIDEOS/k400}}\n")
+    path.write_text(
+        "data_loader:\n  train:\n    dataset:\n      path: $VIDEOS/k400\n  eval: {dataset: {path: $VIDEOS/k400}}\n"
+    )
     monkeypatch.setenv("VIDEOS", "/v")
     config = load_config(Document(path))
     assert config.preprocess.data_root == config.data_loader.train.dataset.path == "/v/k400"

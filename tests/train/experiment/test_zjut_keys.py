@@ -50,7 +50,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def base(folder) -> dict[str, str]:
     """What makes the seed's settings run on the little store; all keys mean what they did."""
-    overrides = {f"preprocess.{key}": json.dumps(value) for key, value in to_plain(settings_for(folder)).items()}
+    overrides = {f"preprocess.{key}": typed(value) for key, value in to_plain(settings_for(folder)).items()}
     values = yaml.safe_load(SEED.read_text())
     for split in ("train", "eval"):
         operations = values["data_loader"][split]["map"]["operations"]
@@ -68,11 +68,16 @@ def base(folder) -> dict[str, str]:
     }  # fmt: skip
 
 
+def typed(value: object) -> str:
+    """A value as it is typed on the command line."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def with_key(overrides: dict[str, str], key: str, value: object) -> dict[str, str]:
     """The overrides with one key changed; the keys of an operation stand in a list."""
     parent, _, rest = key.partition(".operations.")
     if not rest:
-        return {**overrides, key: json.dumps(value)}
+        return {**overrides, key: typed(value)}
     name, leaf = rest.split(".")
     operations = json.loads(overrides[f"{parent}.operations"])
     for operation in operations:
