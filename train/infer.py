@@ -61,8 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     except DecodeError as error:
         raise UserError(f"{video_path}: cannot be decoded: {error}") from None
     path = Path(config.infer.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
-    loaded = config
-    config = with_num_classes(loaded, lambda: count_classes(loaded) or saved_classes(path))
+    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(path))
     start_device(config)
     predictor, facts = load_predictor(config, path)
     logits = predictor(Tensor(views_of(video.frames, config))).asnumpy()

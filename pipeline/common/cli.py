@@ -64,9 +64,9 @@ def parser(
 
 def _epilog(sections: dict[str, type], shown: tuple[str, ...]) -> str:
     head = [
-        "Keys of the configuration with their defaults; --section.key=VALUE replaces the value of the file.  Text is taken as",
-        "typed, everything else is read as YAML.  Relative paths are relative to the current folder.  ~, $NAME and ${NAME} are",
-        "expanded in the paths of a file, not in those of the command line.",
+        "Keys of the configuration with their defaults; --section.key=VALUE replaces the value of the file.",
+        "Text is taken as typed, everything else is read as YAML.  Relative paths are relative to the current folder.",
+        "~, $NAME and ${NAME} are expanded in the paths of a file, not in those of the command line.",
     ]
     last = ["", "These are the commonest keys; --help-all shows all of them."] if shown else []
     return "\n".join([*head, "", *key_lines(sections, shown), *last])

@@ -14,7 +14,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.common.settings import default_of, to_plain, type_name
+from pipeline.common.settings import default_of, to_plain
+from pipeline.common.value_types import type_name
 
 WIDTH = 120
 

@@ -11,17 +11,8 @@ import json
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from pipeline.common.settings import (
-    Document,
-    Fraction,
-    NonNegativeInt,
-    PathText,
-    PositiveFloat,
-    PositiveInt,
-    Range,
-    build,
-    default_of,
-)
+from pipeline.common.settings import Document, build, default_of
+from pipeline.common.value_types import Fraction, NonNegativeInt, PathText, PositiveFloat, PositiveInt, Range
 
 SPLITS = ("train", "val", "test")
 FORMAT_VERSION = 3
@@ -47,7 +38,8 @@ class Preprocess:
         store: folder of shards.
         height: stored frame height in pixels.
         width: stored frame width in pixels.
-        interpolation: bilinear (torchvision's preset, not antialiased), area (zjut_mindvideo's cv2.INTER_AREA) or bicubic.
+        interpolation: bilinear (torchvision's preset, not antialiased), area (zjut_mindvideo's, cv2.INTER_AREA) or
+            bicubic.
         fps: stored frames per second, or `source` to keep every frame; stored frame k is source frame
             floor(k * source_fps / fps), torchvision's resampling.
         codec: raw (uint8 RGB) or jpeg (one JPEG a frame).
@@ -112,7 +104,7 @@ _DEFAULTS = {field.name: default_of(field) for field in fields(Preprocess)}
 
 
 def adopt_data_root(document: Document) -> None:
-    """Fill `preprocess.data_root` from `data_loader.train.dataset.path`, which is all that a file of zjut_mindvideo has."""
+    """Fill `preprocess.data_root` from `data_loader.train.dataset.path`, all that zjut_mindvideo's files have."""
     document.copy_key(("data_loader", "train", "dataset", "path"), "preprocess", "data_root")
 
 

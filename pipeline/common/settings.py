@@ -9,17 +9,14 @@ An override of the command line stays as typed until the type of its key is know
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
-import re
-import types
 import typing
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pipeline.common.errors import SettingsError
 from pipeline.common.text import dotted, shown
+from pipeline.common.value_types import MisfitError, Typed, choices, converted_to, parsed, takes_text, type_name
 
 T = TypeVar("T")
 
@@ -30,39 +27,6 @@ SECTIONS = (
 
 MAX_ERRORS = 20
 """Errors that are listed; of more, only the number is."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """Bounds of a number, both inclusive unless `above` is set (then the lower bound is exclusive)."""
-
-    min: float = -math.inf
-    max: float = math.inf
-    above: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        return (value > self.min if self.above else value >= self.min) and value <= self.max
-
-    def __str__(self) -> str:
-        low = ("more than " if self.above else "at least ") + f"{self.min:g}" if self.min > -math.inf else ""
-        high = f"at most {self.max:g}" if self.max < math.inf else ""
-        return " and ".join(part for part in (low, high) if part)
-
-
-class PathMark:
-    """Marks text that is a path: in a YAML file, `~`, `$NAME` and `${NAME}` in it are expanded."""
-
-
-PositiveInt = Annotated[int, Range(min=1)]
-NonNegativeInt = Annotated[int, Range(min=0)]
-PositiveFloat = Annotated[float, Range(min=0, above=True)]
-NonNegativeFloat = Annotated[float, Range(min=0)]
-Fraction = Annotated[float, Range(min=0, max=1)]
-PathText = Annotated[str, PathMark()]
-
-
-class Typed(str):
-    """The text of an override; what it means depends on the type of its key."""
 
 
 class Document:
@@ -87,10 +51,10 @@ class Document:
             self._lines = {key: f"{self.path}:{line}" for key, line in lines.items()}
         for name, text in (overrides or {}).items():
             self._override(name, text)
-        errors = Errors()
+        errors = Errors(self)
         for section in self.values:
             if section not in SECTIONS:
-                errors.add(lambda key=section: f"{self.where((key,))}: unknown section{nearest(key, SECTIONS)}")
+                errors.add((section,), "unknown section", section, SECTIONS)
         errors.raise_any()
 
     def where(self, key: tuple[str, ...]) -> str:
@@ -101,7 +65,7 @@ class Document:
                 return line
             if line:
                 return f"{line}: {dotted(key)}"
-        return f"{self.path or 'defaults'}: {dotted(key)}"
+        return f"{self.path or 'defaults'}: {dotted(key)}" if key else str(self.path or "defaults")
 
     def copy_key(self, source: tuple[str, ...], section: str, name: str) -> None:
         """Give `section.name` the text that the key `source` has, if it has one and `section.name` is not given."""
@@ -130,15 +94,24 @@ class Document:
 class Errors:
     """What is wrong with a configuration; only the first MAX_ERRORS are put into words, however many there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, document: Document) -> None:
         self.count = 0
+        self._document = document
         self._lines: list[str] = []
 
-    def add(self, words: Callable[[], str]) -> None:
-        """Note one more error."""
+    def add(self, key: tuple[str, ...], words: str, word: str = "", allowed: Collection[str] = ()) -> None:
+        """Note one more error.
+
+        Args:
+            key: where it is.
+            words: what is wrong there.
+            word: what was got, to be compared with what is allowed.
+            allowed: the words that may stand there; none: it may be no word.
+        """
         self.count += 1
         if self.count <= MAX_ERRORS:
-            self._lines.append(words())
+            near = nearest(word, allowed) if allowed and word else ""
+            self._lines.append(f"{self._document.where(key)}: {words}{near}")
 
     def raise_any(self) -> None:
         """Raise them all.
@@ -157,7 +130,7 @@ def build(cls: type[T], document: Document, section: str = "") -> T:
     Raises:
         SettingsError: every error found, one a line.
     """
-    errors = Errors()
+    errors = Errors(document)
     key = (section,) if section else ()
     values = document.values.get(section, {}) if section else document.values
     result = _dataclass(cls, values, key, document, errors)
@@ -165,13 +138,12 @@ def build(cls: type[T], document: Document, section: str = "") -> T:
     return result
 
 
-def nearest(word: str, allowed: typing.Iterable[str]) -> str:
+def nearest(word: str, allowed: Collection[str]) -> str:
     """`; nearest valid: x`, for the end of an error message; the whole list when nothing is near."""
     import difflib  # 5 ms, and only errors need it
 
-    names = list(allowed)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"; nearest valid: {close[0]}" if close else f"; valid: {', '.join(names)}"
+    close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    return f"; nearest valid: {close[0]}" if close else f"; valid: {', '.join(allowed)}"
 
 
 def to_plain(value: Any) -> Any:
@@ -188,42 +160,22 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def type_name(hint: Any) -> str:
-    """A type as a user would say it."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint == PathText:
-        return "path"
-    if origin is Annotated:
-        return f"{type_name(arguments[0])} {arguments[1]}"
-    if origin is Literal:
-        return " | ".join(str(choice) for choice in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(type_name(argument) for argument in arguments)
-    if origin is tuple:
-        inner = f"{type_name(arguments[0])}, ..." if arguments[-1] is ... else ", ".join(map(type_name, arguments))
-        return f"[{inner}]"
-    if dataclasses.is_dataclass(hint):
-        return f"{{{', '.join(field.name for field in dataclasses.fields(hint))}}}"
-    words = {"NoneType": "null", "str": "text", "int": "whole number", "float": "number", "bool": "true | false"}
-    return words[hint.__name__]
-
-
 def _dataclass(
     cls: type[T], values: Any, key: tuple[str, ...], document: Document, errors: Errors, defaults: T | None = None
 ) -> T:
     """A section; `defaults` is the instance whose values the keys that are not given have, instead of the class's."""
-    values = _parsed(values) if isinstance(values, Typed) else values
+    values = parsed(values) if isinstance(values, Typed) else values
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        errors.add(lambda: f"{document.where(key)}: expected keys, got {shown(values)}")
+        errors.add(key, f"expected keys, got {shown(values)}")
         return typing.cast(T, None)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls, include_extras=True)
     before = errors.count
     for name in values:
         if name not in fields:
-            errors.add(lambda name=name: f"{document.where((*key, name))}: unknown key{nearest(name, fields)}")
+            errors.add((*key, name), "unknown key", name, fields)
     arguments = {}
     for name, field in fields.items():
         default = default_of(field) if defaults is None else getattr(defaults, name)
@@ -233,8 +185,7 @@ def _dataclass(
             inherited = None if default is dataclasses.MISSING else default
             arguments[name] = _dataclass(hints[name], values.get(name), (*key, name), document, errors, inherited)
         elif default is dataclasses.MISSING:
-            wanted = type_name(hints[name])
-            errors.add(lambda name=name, wanted=wanted: f"{document.where((*key, name))}: missing, expected {wanted}")
+            errors.add((*key, name), f"missing, expected {type_name(hints[name])}")
         else:
             arguments[name] = default
     if errors.count > before:
@@ -242,8 +193,7 @@ def _dataclass(
     try:
         return cls(**arguments)
     except ValueError as error:  # what __post_init__ says of keys that do not go together
-        words = f"{document.where(key)}: {error}" if key else f"{document.path or 'defaults'}: {error}"
-        errors.add(lambda: words)
+        errors.add(key, str(error))
         return typing.cast(T, None)
 
 
@@ -251,8 +201,8 @@ def _value(hint: Any, value: Any, key: tuple[str, ...], document: Document, erro
     """A value as the type `hint`, or an error; each item of a list has errors of its own."""
     if dataclasses.is_dataclass(hint):
         return _dataclass(typing.cast(type, hint), value, key, document, errors)
-    if isinstance(value, Typed) and not _takes_text(hint):
-        value = _parsed(value)
+    if isinstance(value, Typed) and not takes_text(hint):
+        value = parsed(value)
     lists = [choice for choice in (hint, *typing.get_args(hint)) if typing.get_origin(choice) is tuple]
     arguments = typing.get_args(lists[0]) if lists else ()
     if arguments and isinstance(value, list) and (arguments[-1] is ... or len(arguments) == len(value)):
@@ -262,124 +212,9 @@ def _value(hint: Any, value: Any, key: tuple[str, ...], document: Document, erro
             for index, (item_hint, item) in enumerate(zip(hints, value, strict=True))
         )
     try:
-        return _converted(hint, value)
-    except _Misfit as misfit:
-        reason = str(misfit)
-        got = _parsed(value) if isinstance(value, Typed) else value
-        near = lambda: nearest(got, _choices(hint)) if isinstance(got, str) and _choices(hint) else ""  # noqa: E731
-        errors.add(lambda: f"{document.where(key)}: got {shown(got)}, expected {reason or type_name(hint)}{near()}")
+        return converted_to(hint, value)
+    except MisfitError as misfit:
+        got = parsed(value) if isinstance(value, Typed) else value
+        words = f"got {shown(got)}, expected {str(misfit) or type_name(hint)}"
+        errors.add(key, words, got if isinstance(got, str) else "", choices(hint))
         return None
-
-
-class _Misfit(Exception):
-    """A value that is not of a type; with what was expected, where that is more than the type's name."""
-
-
-def _converted(hint: Any, value: Any) -> Any:
-    """`value` as the type `hint`.  YAML 1.1 reads 1e-4 as text, so numbers in text count as numbers.
-
-    Raises:
-        _Misfit: it is of another type.
-    """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        converted = _converted(arguments[0], value)
-        if isinstance(arguments[1], PathMark):
-            return converted if isinstance(value, Typed) else _expanded(converted)
-        if converted in arguments[1]:
-            return converted
-    elif origin in (typing.Union, types.UnionType):
-        reason = ""
-        for choice in arguments:
-            try:
-                return _converted(choice, value)
-            except _Misfit as misfit:
-                reason = reason or str(misfit)
-        raise _Misfit(reason)
-    elif origin is Literal:
-        for candidate in (str(value), _parsed(value)) if isinstance(value, Typed) else (value,):
-            for choice in arguments:
-                if candidate == choice and type(candidate) is type(choice):
-                    return choice
-    elif origin is tuple:
-        items = _items(arguments, value) if isinstance(value, Typed) else value
-        if isinstance(items, (list, tuple)) and (arguments[-1] is ... or len(arguments) == len(items)):
-            hints = [arguments[0]] * len(items) if arguments[-1] is ... else arguments
-            return tuple(_converted(item_hint, item) for item_hint, item in zip(hints, items, strict=True))
-    elif hint is str:
-        if isinstance(value, str):
-            return str(value)
-    else:
-        value = _parsed(value) if isinstance(value, Typed) else value
-        if hint is float and not isinstance(value, bool):
-            try:
-                number = float(value)
-            except (TypeError, ValueError, OverflowError):
-                raise _Misfit from None
-            if math.isfinite(number):
-                return number
-        elif type(value) is hint:
-            return value
-    raise _Misfit
-
-
-def _takes_text(hint: Any) -> bool:
-    """Whether an override of a key of this type may be text as typed, or texts."""
-    if typing.get_origin(hint) is Literal:
-        return any(isinstance(choice, str) for choice in typing.get_args(hint))
-    return hint is str or any(_takes_text(argument) for argument in typing.get_args(hint))
-
-
-def _parsed(text: Typed) -> Any:
-    """What an override means as YAML; nothing is the empty text, and what is no YAML stays as typed."""
-    from pipeline.common.yaml_file import YamlError, parse_value
-
-    try:
-        return parse_value(text) if text else ""
-    except YamlError:
-        return str(text)
-
-
-def _items(arguments: tuple[Any, ...], text: Typed) -> Any:
-    """The items of an override that is a list; of a list of texts they are as written, and any other text is one."""
-    from pipeline.common.yaml_file import YamlError, parse_value
-
-    if not _takes_text(arguments[0]):
-        return _parsed(text)
-    if text in ("", "null"):
-        return None
-    try:
-        items = parse_value(text, as_texts=True)
-    except YamlError:
-        items = None
-    if isinstance(items, list) and all(isinstance(item, str) for item in items):
-        return [Typed(item) for item in items]
-    return [text]
-
-
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
-
-
-def _expanded(path: str) -> str:
-    """A path of a YAML file with the user's home folder and environment variables put in.
-
-    Raises:
-        _Misfit: naming a variable that is not set.
-    """
-
-    def value_of(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        if name not in os.environ:
-            raise _Misfit(f"a path; the environment variable {dotted((name,))} is not set")
-        return os.environ[name]
-
-    return os.path.expanduser(_VARIABLE.sub(value_of, path))
-
-
-def _choices(hint: Any) -> list[str]:
-    """The words a value may be, for the nearest-word hint."""
-    arguments = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        return [str(choice) for choice in arguments]
-    inner = arguments[:1] if typing.get_origin(hint) is Annotated else arguments
-    return [word for argument in inner for word in _choices(argument)]

@@ -146,7 +146,7 @@ class _Reader:
             node = _Node(line, event.value if self._as_texts else _scalar(event))
         elif isinstance(event, yaml.SequenceStartEvent):
             _refuse_tag(event, "seq")
-            items = []
+            items: list[_Node] = []
             while not isinstance(item := next(self._events), yaml.SequenceEndEvent):
                 items.append(self._node(item, (*key, str(len(items))), depth + 1))
             node = _Node(line, items)

@@ -93,7 +93,5 @@ def count_classes(config: Config) -> int | None:
     """
     splits = (config.data_loader.train.dataset.split, config.data_loader.eval.dataset.split)
     paths = {ledger_table.ledger_path(config.preprocess, split) for split in splits}
-    highest = [
-        int(ledger_table.read_columns(path, ["label_id"])["label_id"].max()) for path in paths if path.is_file()
-    ]
+    highest = [int(ledger_table.read_columns(path, ["label_id"])["label_id"].max()) for path in paths if path.is_file()]
     return max(highest, default=-1) + 1 or None

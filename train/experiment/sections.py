@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pipeline.common import recipe
 from pipeline.common.errors import UserError
-from pipeline.common.settings import (
+from pipeline.common.value_types import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -399,10 +399,14 @@ class Config:
 
 def _with_standard_maps(loaders: DataLoader, stored: tuple[int, int]) -> DataLoader:
     """The loaders; one whose map has no list of operations gets the standard one, which resizes to `stored`."""
-    standard = {"train": standard_map(stored, "random", flip=0.5), "eval": standard_map(stored, "centre")}
-    for name, usual in standard.items():
-        loader: Loader = getattr(loaders, name)
-        if loader.map.operations is None:
-            completed = replace(loader, map=replace(loader.map, operations=usual.operations))
-            loaders = replace(loaders, **{name: completed})
-    return loaders
+
+    def completed(loader: Loader, standard: Map) -> Loader:
+        if loader.map.operations is not None:
+            return loader
+        return replace(loader, map=replace(loader.map, operations=standard.operations))
+
+    return replace(
+        loaders,
+        train=completed(loaders.train, standard_map(stored, "random", flip=0.5)),
+        eval=completed(loaders.eval, standard_map(stored, "centre")),
+    )

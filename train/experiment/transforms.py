@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.common.settings import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from pipeline.common.value_types import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 
 Size = tuple[PositiveInt, PositiveInt]
 Rgb = tuple[float, float, float]
@@ -98,7 +98,7 @@ class Map:
     """The operations between a stored frame and the network.
 
     Attributes:
-        operations: in their order, see train/README.md.  null: rescale, resize to the stored size, crop 112 x 112
+        operations: what is done, in this order.  null: rescale, resize to the stored size, crop 112 x 112
             (random in training, centre in evaluation), flip at 0.5 (in training), reorder, normalise.
         input_columns: has no effect; the operations act on the video.
     """

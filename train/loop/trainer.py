@@ -304,7 +304,7 @@ class Trainer:
             for key, value in to_plain(loader.dataset).items()
             if key not in _NOT_OF_CLIPS
         }
-        given = {operation.type: to_plain(operation) for operation in loader.map.operations or ()}
+        given: dict[str, object] = {operation.type: to_plain(operation) for operation in loader.map.operations or ()}
         operations = {f"data_loader.train.map.{name}": given.get(name) for name in OPERATIONS}
         return {
             "seed": self.config.train.seed,

@@ -65,6 +65,21 @@ def test_configuration_taken_without_c_is_named_first(tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == ""
 
 
+def test_commands_say_where_they_write_before_they_work(tmp_path):
+    (tmp_path / "x.yaml").write_text(f"preprocess: {{dataset: d, manifests: {tmp_path}/m, store: {tmp_path}/s}}\n")
+    expected = {
+        "pipeline.manifests": f"ledgers in {tmp_path}/m/d",
+        "pipeline.preprocess": f"shards in {tmp_path}/s, and ledgers in {tmp_path}/m/d",
+        "pipeline.preprocess --dry-run": "nothing",
+        "pipeline.verify": "nothing",
+        "pipeline.verify --repair": f"shards in {tmp_path}/s, and ledgers in {tmp_path}/m/d",
+    }
+    for command, target in expected.items():
+        code, _out, err = run_python("-m", *command.split(), "-c", str(tmp_path / "x.yaml"))
+        assert code == 2  # there are no ledgers, no videos
+        assert err.splitlines()[0] == f"writes: {target}", command
+
+
 COMMANDS = sorted(
     f"{path.parent.name}.{path.stem}" for top in ("pipeline", "train") for path in ROOT.glob(f"{top}/[a-z]*.py")
 )

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 from paths import RESOURCES
 
 from pipeline.common import recipe
-from pipeline.common.settings import (
-    Document,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    SettingsError,
-    build,
-    to_plain,
-)
+from pipeline.common.settings import Document, SettingsError, build, to_plain
+from pipeline.common.value_types import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)

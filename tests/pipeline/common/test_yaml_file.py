@@ -44,6 +44,7 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 CHAIN = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 3000))
 MERGES = "a: &a {" + ", ".join(f"k{n}: 1" for n in range(5000)) + "}\nb:\n" + "- <<: *a\n" * 5000
+KEYS = "".join(f" k{n}: 1\n" for n in range(20_000))
 NOT_YAML = r"x\.yaml(:\d+)?: cannot be read as YAML: "
 HOSTILE = {
     "a list": ("- 1\n", r"x\.yaml: expected a mapping of sections, got a list"),
@@ -56,24 +57,24 @@ HOSTILE = {
     "unknown alias": ("preprocess: *t\n", r"x\.yaml:1: .* unknown alias \*t"),
     "deep flow": ("preprocess: " + "[" * 900 + "]" * 900, NOT_YAML + "nested deeper than 50 levels"),
     "deep block": ("\n".join(" " * n + "k:" for n in range(600)), NOT_YAML + "nested deeper than 50 levels"),
-    "date": ("preprocess:\n  height: 2001-02-30\n", r"x\.yaml:2: preprocess\.height: got '2001-02-30', expected whole number"),
+    "date": ("preprocess:\n  height: 2001-02-30\n", r"x\.yaml:2: preprocess\.height: got '2001-02-30', expected whole"),
     "!!int": ("preprocess:\n  height: !!int abc\n", r"x\.yaml:2: .* tag 'tag:yaml.org,2002:int'"),
     "!!bool": ("preprocess:\n  height: !!bool x\n", r"x\.yaml:2: .* tag 'tag:yaml.org,2002:bool'"),
     "!!timestamp": ("preprocess: !!timestamp x\n", r"x\.yaml:1: .* tag 'tag:yaml.org,2002:timestamp'"),
     "!!float": ("preprocess: !!float x\n", r"x\.yaml:1: .* tag 'tag:yaml.org,2002:float'"),
     "!!binary": ('preprocess: !!binary "%"\n', r"x\.yaml:1: .* tag 'tag:yaml.org,2002:binary'"),
-    "!!python": ("preprocess: !!python/object/apply:os.system ['true']\n", r"x\.yaml:1: .* tag 'tag:yaml.org,2002:python/object/apply:os.system'"),
+    "!!python": ("preprocess: !!python/object/apply:os.system [a]\n", r"x\.yaml:1: .* tag 'tag:.*:python/object/apply"),
     "complex key": ("? [a, b]\n: 1\n", r"x\.yaml:1: .* expected a word as a key"),
     "mapping as key": ("? {a: b}\n: 1\n", r"x\.yaml:1: .* expected a word as a key"),
-    "5,000 digits": ("preprocess:\n  height: " + "9" * 5000, r"x\.yaml:2: preprocess\.height: got '9+\.\.\., expected whole number"),
-    "5,000 hexadecimal": ("preprocess:\n  height: 0x" + "f" * 5000, r"x\.yaml:2: preprocess\.height: got '0xf+\.\.\., expected"),
+    "5,000 digits": ("preprocess:\n  height: " + "9" * 5000, r"x\.yaml:2: \S+\.height: got '9+\.\.\., expected whole"),
+    "5,000 hexadecimal": ("preprocess:\n  height: 0x" + "f" * 5000, r"x\.yaml:2: \S+\.height: got '0xf+\.\.\."),
     "tab": ("preprocess:\n\theight: 1\n", r"x\.yaml:2: .* found character that cannot start any token"),
     "NUL": ("preprocess:\n  height: \0\n", NOT_YAML),
     "not UTF-8": (b"preprocess:\n  height: \xff\n", r"x\.yaml:2: .* not UTF-8"),
     "50 MB": ("preprocess: {height: 1}\n" + "#\n" * 25_000_000, NOT_YAML + "larger than 256 KiB"),
     "100,000 unknown keys": ("".join(f"k{n:06}: 1\n" for n in range(100_000)), NOT_YAML + "larger than 256 KiB"),
-    "20,000 unknown keys": ("preprocess:\n" + "".join(f" k{n}: 1\n" for n in range(20_000)), r"preprocess\.k0: unknown key.*\n(.*\n)+and 19,980 more"),
-    "20,000 unknown sections": ("".join(f"k{n}: 1\n" for n in range(20_000)), r"k0: unknown section.*\n(.*\n)+and 19,980 more"),
+    "20,000 unknown keys": ("preprocess:\n" + KEYS, r"preprocess\.k0: unknown key.*\n(.*\n)+and 19,980 more"),
+    "20,000 unknown sections": (KEYS.replace(" k", "k"), r" k0: unknown section.*\n(.*\n)+and 19,980 more"),
     "long key": ("preprocess:\n ? " + "x" * 100_000 + "\n : 1\n", r"preprocess\.'x+\.\.\.: unknown key"),
     "key of lines": ('preprocess: {"a\\nb": 1}\n', r"preprocess\.'a\\nb': unknown key"),
     "duplicate": ("preprocess:\n  height: 1\n  height: 2\n", r"x\.yaml:3: preprocess\.height: given twice"),

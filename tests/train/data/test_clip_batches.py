@@ -316,7 +316,8 @@ from train.data.loader import iterate
 from train.data.videos import read_videos
 
 settings = Preprocess(**eval(sys.argv[1]))
-loader = Loader(Dataset(batch_size=4, seq=5, batch_timeout_s=0.5, num_parallel_workers=2), standard_map((16, 20), "none"))
+options = Dataset(batch_size=4, seq=5, batch_timeout_s=0.5, num_parallel_workers=2)
+loader = Loader(options, standard_map((16, 20), "none"))
 batches = ClipBatches(read_videos(settings, "train"), loader, settings, seed=0, drop_remainder=True)
 read, calls = batches.batch, iter(range(99))
 

@@ -1,4 +1,4 @@
-"""model.num_classes: auto is a number in every command before anything is built."""
+"""model.num_classes: auto is a number in every command before anything is built, and each says where it writes."""
 
 import shutil
 from types import SimpleNamespace
@@ -73,8 +73,27 @@ def test_auto_with_neither_says_what_to_set(command, config, tmp_path, monkeypat
         command.main(words)
 
 
+def test_commands_say_where_they_write(config, tmp_path, monkeypatch, capsys):
+    weights = tmp_path / "plain.ckpt"
+    shutil.copyfile(CHECKPOINT, weights)
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}/runs", f"--infer.output_dir={tmp_path}/pictures"]
+    words += [f"--infer.image_path={config}"]
+    for path, base in ((CHECKPOINT, CHECKPOINT.parents[1]), (weights, tmp_path)):
+        given = [*words, *(f"--{section}.pretrained_model={path}" for section in ("eval", "infer", "export"))]
+        exports = base / "export" if path == CHECKPOINT else base  # beside weights that are in no run folder
+        expected = {train: f"a run folder in {tmp_path}/runs/tiny", evaluate: f"{base}/eval",
+                    infer: f"{tmp_path}/pictures", export: f"{exports}"}  # fmt: skip
+        for command, target in expected.items():
+            classes_in(command, given, monkeypatch)
+            assert capsys.readouterr().err.splitlines()[0] == f"writes: {target}"
+
+
 def test_count_is_the_highest_label_of_both_ledgers(config, tmp_path):
-    document = {"preprocess.manifests": str(tmp_path), "preprocess.dataset": "d", "data_loader.eval.dataset.split": "test"}
+    document = {
+        "preprocess.manifests": str(tmp_path),
+        "preprocess.dataset": "d",
+        "data_loader.eval.dataset.split": "test",
+    }
     settings = load_config(Document(config, document))
     assert count_classes(settings) is None
     ledger = read_ledger(next(config.parent.glob("manifests/*/train.csv")))
