@@ -40,16 +40,16 @@ def main(argv: list[str] | None = None) -> int:
     cli.set_up_logging()
     config = load_config(document)
     options = config.export
-    source = Path(options.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
-    folder = source.parent.parent / "export" if source.parent.name == "ckpt" else source.parent
-    cli.say_target(f"{folder}")
-    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(source))
     device = start_device(config)
     if options.file_formate == "AIR" and device != "Ascend":
         raise UserError(
             f"export.file_formate: AIR can only be written on an Ascend device, this one is {device}; "
             "MINDIR and ONNX can be written here"
         )
+    source = Path(options.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
+    folder = source.parent.parent / "export" if source.parent.name == "ckpt" else source.parent
+    cli.say_target(f"{folder}")
+    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(source))
     network = build_network(replace(config.model, layout="NCTHW"))  # its operators are known everywhere
     state = load_weights(source, network)
     shape: Shape = (
