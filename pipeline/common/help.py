@@ -23,16 +23,16 @@ WIDTH = 120
 def meanings(cls: type) -> dict[str, str]:
     """What each field of a dataclass means: the `Attributes:` of its docstring, each in one line."""
     _, _, listed = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     name = ""
     for line in listed.splitlines():
         if starts := re.match(r" {4}(\w+): (.*)", line):
-            name, found[starts[1]] = starts[1], starts[2]
+            name, texts[starts[1]] = starts[1], starts[2]
         elif line.startswith(" " * 8) and name:
-            found[name] += f" {line.strip()}"
+            texts[name] += f" {line.strip()}"
         else:
             break
-    return found
+    return texts
 
 
 def key_lines(sections: dict[str, type], shown: tuple[str, ...] = ()) -> list[str]:
@@ -56,14 +56,14 @@ def key_lines(sections: dict[str, type], shown: tuple[str, ...] = ()) -> list[st
 def _keys(cls: type, prefix: str, defaults: Any) -> Iterator[tuple[str, Any, Any, str]]:
     """Name, type, default and meaning of each key; `defaults` is an instance of `cls`, or None for the class's own."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    said = meanings(cls)
+    texts = meanings(cls)
     for field in dataclasses.fields(cls):
         default = default_of(field) if defaults is None else getattr(defaults, field.name)
         if dataclasses.is_dataclass(hints[field.name]):
             inner = None if default is dataclasses.MISSING else default
             yield from _keys(typing.cast(type, hints[field.name]), f"{prefix}{field.name}.", inner)
         else:
-            yield f"{prefix}{field.name}", hints[field.name], default, said.get(field.name, "")
+            yield f"{prefix}{field.name}", hints[field.name], default, texts.get(field.name, "")
 
 
 def _text(default: Any) -> str:

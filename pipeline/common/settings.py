@@ -84,6 +84,8 @@ class Document:
         for depth, parent in enumerate(parents):
             if node.get(parent) is None:  # absent, or a section left empty
                 node[parent] = {}
+            if isinstance(node[parent], Typed):  # --preprocess={...} and then --preprocess.fps=3
+                node[parent] = parsed(node[parent])
             node = node[parent]
             if not isinstance(node, dict):
                 raise SettingsError(f"--{name}: {'.'.join(parents[: depth + 1])} has no keys")

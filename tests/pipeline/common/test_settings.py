@@ -201,6 +201,13 @@ def test_unknown_variable_is_named_with_its_line_and_key(tmp_path, monkeypatch, 
         recipe.load(Document(write(tmp_path, f"preprocess:\n  fps: 3\n  store: {text}\n")))
 
 
+def test_override_of_a_section_and_of_its_keys_go_together():
+    settings = recipe.load(Document(None, {"preprocess": "{fps: 3, width: 9}", "preprocess.fps": "4"}))
+    assert (settings.fps, settings.width) == (4.0, 9)
+    with pytest.raises(SettingsError, match=r"--preprocess\.fps\.more: preprocess\.fps has no keys"):
+        Document(None, {"preprocess.fps": "4", "preprocess.fps.more": "4"})
+
+
 def test_a_section_left_empty_takes_overrides(tmp_path):
     path = write(tmp_path, "preprocess:\ndata_loader:\n  train: {dataset: {path: /videos}}\n")
     settings = recipe.load(Document(path, {"preprocess.width": "64"}))
