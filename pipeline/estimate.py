@@ -147,8 +147,10 @@ def estimate(settings: Preprocess) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Estimate the cost of the configuration's dataset."""
-    _args, document = cli.parse(cli.parser(__doc__ or "", sections={"preprocess": Preprocess}), argv)
+    parser = cli.parser("pipeline.estimate", __doc__ or "", sections={"preprocess": Preprocess})
+    _args, document = cli.parse(parser, argv)
     cli.set_up_logging()
+    cli.say_target("nothing")
     settings = recipe.load(document)
     if not Path(settings.data_root).is_dir():
         raise UserError(f"preprocess.data_root: {settings.data_root!r} is not a folder. Set it with DATA=DIR.")

@@ -32,6 +32,8 @@ from pipeline.videos.matching import by_split
 
 log = logging.getLogger(__name__)
 
+_COMMON_KEYS = tuple(f"preprocess.{key}" for key in ("dataset", "data_root", "labels", "manifests", "store"))
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the ledgers, or check or compare those that exist."""
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_flags(parser, args)
     cli.set_up_logging()
     settings = recipe.load(document)
+    looks = args.check or args.diff or args.leaks or args.dry_run
+    cli.say_target("nothing" if looks else f"ledgers in {_target(args, settings)}")
     try:
         result, text = _do(args, settings)
     except InputError as error:
@@ -66,7 +70,7 @@ def _check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(__doc__ or "", sections={"preprocess": Preprocess})
+    parser = cli.parser("pipeline.manifests", __doc__ or "", sections={"preprocess": Preprocess}, common=_COMMON_KEYS)
     verb = parser.add_mutually_exclusive_group()
     verb.add_argument("--check", action="store_true", help="compare ledgers with label files, disk and store")
     verb.add_argument(
@@ -106,13 +110,21 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     return _build(args, settings)
 
 
+def _target(args: argparse.Namespace, settings: Preprocess) -> Path:
+    """The folder of ledgers that is written: the dataset's, or that of the subset asked for."""
+    if args.classes is None and args.per_class is None:
+        return ledger_folder(settings)
+    parts = (("c", args.classes), ("p", args.per_class), ("s", args.seed or 0))
+    letters = (f"{letter}{value}" for letter, value in parts if value is not None)
+    return Path(settings.manifests) / "-".join([settings.dataset, *letters])
+
+
 def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     """Write the label files and ledgers of a subset of the dataset; with --dry-run write nothing."""
     seed = args.seed or 0
     ledgers = join_sources(settings, Store(Path(settings.store))).ledgers
     chosen = choose_subset(ledgers, args.classes, args.per_class, seed)
-    parts = (("c", args.classes), ("p", args.per_class), ("s", seed))
-    name = "-".join([settings.dataset, *(f"{letter}{value}" for letter, value in parts if value is not None)])
+    name = _target(args, settings).name
     if args.dry_run:
         sizes = {split: len(rows) for split, rows in chosen.items()}
         counts = ", ".join(f"{split} {size:,}" for split, size in sizes.items())

@@ -13,15 +13,18 @@ from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.recipe import Preprocess
 from pipeline.execution.run import preprocess_store, print_plan
+from pipeline.ledger.table import ledger_folder
 
 
 def main(argv: list[str] | None = None) -> int:
     """Preprocess what the configuration names."""
-    parser = cli.parser(__doc__ or "", sections={"preprocess": Preprocess})
+    parser = cli.parser("pipeline.preprocess", __doc__ or "", sections={"preprocess": Preprocess})
     parser.add_argument("--dry-run", action="store_true", help="print what would be written, and write nothing")
     args, document = cli.parse(parser, argv)
     cli.set_up_logging()
     settings = recipe.load(document)
+    written = f"shards in {settings.store}, and ledgers in {ledger_folder(settings)}"
+    cli.say_target("nothing" if args.dry_run else written)
     if args.dry_run:
         print_plan(settings)
         return EXIT_OK

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.common.cli import run, set_up_logging
+from pipeline.common.cli import run, say_target, set_up_logging
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import SPLITS
 from pipeline.sample_videos.dataset import DEFECTS, make_sample
@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the sample dataset; see `--help`."""
-    parser = argparse.ArgumentParser(description="Make the sample dataset.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.sample", description="Make the sample dataset.", allow_abbrev=False
+    )
     parser.add_argument("--out", type=Path, default=Path("data/sample"), help="folder to make (default %(default)s)")
     for split, count in zip(SPLITS, (320, 96, 16), strict=True):
         parser.add_argument(f"--{split}", type=int, default=count, help=f"{split} videos (default %(default)s)")
@@ -37,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"got counts {counts} and --jobs {args.jobs}, expected counts of at least 0 and jobs other than 0"
         )
     set_up_logging()
+    say_target(f"{args.out}")
     if not make_sample(args.out, counts, args.jobs):
         log.info("%s: the sample exists already. Nothing was changed.", args.out)
     total = " + ".join(f"{counts[split]} {split}" for split in SPLITS)

@@ -11,15 +11,19 @@ from __future__ import annotations
 from pipeline.common import cli, recipe
 from pipeline.common.recipe import Preprocess
 from pipeline.execution.verification import verify_store
+from pipeline.ledger.table import ledger_folder
 
 
 def main(argv: list[str] | None = None) -> int:
     """Verify the store that the configuration names."""
-    parser = cli.parser(__doc__ or "", sections={"preprocess": Preprocess})
+    parser = cli.parser("pipeline.verify", __doc__ or "", sections={"preprocess": Preprocess})
     parser.add_argument("--repair", action="store_true", help="decode corrupted and missing videos again")
     args, document = cli.parse(parser, argv)
     cli.set_up_logging()
-    return verify_store(recipe.load(document), repair=args.repair)
+    settings = recipe.load(document)
+    repaired = f"shards in {settings.store}, and ledgers in {ledger_folder(settings)}"
+    cli.say_target(repaired if args.repair else "nothing")
+    return verify_store(settings, repair=args.repair)
 
 
 if __name__ == "__main__":

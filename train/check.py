@@ -14,10 +14,12 @@ from pipeline.common.errors import EXIT_OK, UserError
 from train.device.request import check_request
 from train.experiment.load import SECTION_CLASSES, load_config
 
+_COMMON_KEYS = ("device_target", "train.pre_trained", "train.pretrained_model")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Check what the configuration and the flags ask for; nothing is said if all can be had."""
-    parser = cli.parser(__doc__ or "", sections=SECTION_CLASSES)
+    parser = cli.parser("train.check", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
     parser.add_argument("--resume", help="as of train.train")
     parser.add_argument("--ckpt", help="weights that are to be used")
     args, document = cli.parse(parser, argv)

@@ -59,17 +59,20 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
         arrays = {weights.torchvision_name(name): p.asnumpy() for name, p in weights.parameters(network).items()}
         write_safetensors(target, arrays, facts)
     count = sum(parameter.size for parameter in network.get_parameters())
-    return f"{target}: {model.type}, {model.num_classes} classes, {count:,} values from {source}"
+    return f"{target}: {model.type}, {model.classes} classes, {count:,} values from {source}"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Convert, and print where the file is."""
-    parser = cli.parser(__doc__ or "", sections={"model": Model, "train": Train})
-    parser.set_defaults(config=None)
+    parser = cli.parser(
+        "train.convert", __doc__ or "", sections={"model": Model, "train": Train}, config=None,
+        common=("model.", "train.head", "train.seed"),
+    )  # fmt: skip
     parser.add_argument("source", type=Path, metavar="FROM", help=".pth, .safetensors or .ckpt")
     parser.add_argument("target", type=Path, metavar="TO", help=".ckpt or .safetensors")
     args, document = cli.parse(parser, argv)
     cli.set_up_logging()
+    cli.say_target(f"{args.target}")
     print(convert(args.source, args.target, build(Model, document, "model"), build(Train, document, "train")))
     return EXIT_OK
 

@@ -27,6 +27,7 @@ from train.device import nvidia
 from train.experiment.load import SECTION_CLASSES, load_config
 from train.experiment.sections import Config
 
+_COMMON_KEYS = ("device_target", "train.ckpt_path", "preprocess.store")
 _GIB = 2**30
 _LOW_DISK_BYTES = 5 * _GIB
 
@@ -166,8 +167,10 @@ def _after_colon(path: str, key: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the report."""
-    _args, document = cli.parse(cli.parser(__doc__ or "", sections=SECTION_CLASSES), argv)
+    parser = cli.parser("train.doctor", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
+    _args, document = cli.parse(parser, argv)
     cli.set_up_logging()
+    cli.say_target("nothing")
     missing = 0
     for finding in examine(load_config(document)):
         print(f"{finding.what:18} {finding.state:8} {finding.said}")

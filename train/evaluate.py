@@ -14,9 +14,10 @@ from pathlib import Path
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK
+from train.data.videos import count_classes
 from train.device.select import start_device
 from train.evaluation.scoring import evaluation_source, log_step, score, write_results
-from train.experiment.load import SECTION_CLASSES, load_config
+from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.network.predictor import load_predictor
 from train.runs.run_folder import runs_root
 from train.weights import checkpoint
@@ -24,23 +25,32 @@ from train.weights.compatibility import check_class_names
 
 log = logging.getLogger(__name__)
 
+_COMMON_KEYS = (
+    "device_target", "model.type", "model.num_classes", "train.ckpt_path", "eval.", "data_loader.eval.dataset.split",
+    "data_loader.eval.dataset.batch_size", "data_loader.eval.dataset.seq", "data_loader.eval.dataset.num_clips",
+    "data_loader.eval.dataset.num_crops", "preprocess.dataset", "preprocess.store",
+)  # fmt: skip
+
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate and print one line of results."""
-    args, document = cli.parse(cli.parser(__doc__ or "", sections=SECTION_CLASSES), argv)
+    parser = cli.parser("train.evaluate", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
+    _args, document = cli.parse(parser, argv)
     cli.set_up_logging()
     config = load_config(document)
-    start_device(config)
     path = Path(config.eval.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
+    folder = (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "eval"
+    cli.say_target(f"{folder}")
+    config = with_num_classes(config, lambda: count_classes(config))
+    start_device(config)
     predictor, facts = load_predictor(config, path)
     source = evaluation_source(config)
     check_class_names(facts, source.videos.class_names, path, source.videos.identity)
     log.info("evaluating %s on %s, %d batches", path, source.videos.identity, source.num_batches)
     scores = score(predictor, source, log_step(source))
     summary = scores.summary()
-    run = path.parent.parent if path.parent.name == "ckpt" else path.parent
     result = {"checkpoint": str(path), "split": source.videos.identity, **summary}
-    written = write_results(run / "eval", f"{path.stem}-{source.options.split}", source, scores, result)
+    written = write_results(folder, f"{path.stem}-{source.options.split}", source, scores, result)
     if "video_top1" in summary:
         print(
             f"video top-1 {summary['video_top1']:.4f} top-5 {summary['video_top5']:.4f}, clip top-1 "

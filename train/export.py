@@ -18,21 +18,26 @@ import mindspore as ms
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.common.files import write_json
+from train.data.videos import count_classes
 from train.device.select import start_device
-from train.experiment.load import SECTION_CLASSES, load_config
+from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.network.build import build_network
 from train.runs.run_folder import runs_root
 from train.weights import checkpoint
+from train.weights.compatibility import saved_classes
 from train.weights.export import Shape, _input, export, metadata
 from train.weights.load import load_weights
 from train.weights.mindir import facts_path
 
 log = logging.getLogger(__name__)
 
+_COMMON_KEYS = ("model.type", "model.num_classes", "train.ckpt_path", "export.", "data_loader.eval.dataset.seq")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Export and print where the file is."""
-    _args, document = cli.parse(cli.parser(__doc__ or "", sections=SECTION_CLASSES), argv)
+    parser = cli.parser("train.export", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
+    _args, document = cli.parse(parser, argv)
     cli.set_up_logging()
     config = load_config(document)
     options = config.export
@@ -43,13 +48,15 @@ def main(argv: list[str] | None = None) -> int:
             "MINDIR and ONNX can be written here"
         )
     source = Path(options.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
+    folder = source.parent.parent / "export" if source.parent.name == "ckpt" else source.parent
+    cli.say_target(f"{folder}")
+    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(source))
     network = build_network(replace(config.model, layout="NCTHW"))  # its operators are known everywhere
     state = load_weights(source, network)
     shape: Shape = (
         None if options.batch_size == "dynamic" else options.batch_size, options.input_channel,
         config.data_loader.eval.dataset.seq, options.image_height, options.image_width,
     )  # fmt: skip
-    folder = source.parent.parent / "export" if source.parent.name == "ckpt" else source.parent
     path = folder / f"{options.file_name}.{options.file_formate.lower()}"
     facts = metadata(config, state, shape, source)
     if options.file_formate == "AIR":

@@ -18,30 +18,39 @@ from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.decoding.container import DecodeError
 from pipeline.decoding.decode import decode_video
 from pipeline.labels.class_ids import frozen_classes
+from train.data.videos import count_classes
 from train.data.views import views_of
 from train.device.select import start_device
 from train.evaluation.metrics import log_softmax
-from train.experiment.load import SECTION_CLASSES, load_config
+from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
 from train.network.predictor import load_predictor
 from train.pictures.clips import write_gif
 from train.runs.run_folder import runs_root
 from train.weights import checkpoint
+from train.weights.compatibility import saved_classes
 
 log = logging.getLogger(__name__)
+
+_COMMON_KEYS = (
+    "device_target", "model.type", "model.num_classes", "train.ckpt_path", "infer.", "data_loader.eval.dataset.seq",
+    "data_loader.eval.dataset.num_clips", "data_loader.eval.dataset.num_crops",
+)  # fmt: skip
 
 
 def _frozen_names(config: Config) -> list[str]:
     """The dataset's class list where it has one of the right length, for weights that came without names."""
     kept = frozen_classes(config.preprocess)
-    return kept[0] if kept is not None and len(kept[0]) == config.model.num_classes else []
+    return kept[0] if kept is not None and len(kept[0]) == config.model.classes else []
 
 
 def main(argv: list[str] | None = None) -> int:
     """Predict, print the best five classes, and write the GIF."""
-    _args, document = cli.parse(cli.parser(__doc__ or "", sections=SECTION_CLASSES), argv)
+    parser = cli.parser("train.infer", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
+    _args, document = cli.parse(parser, argv)
     cli.set_up_logging()
     config = load_config(document)
+    cli.say_target(config.infer.output_dir)
     video_path = Path(config.infer.image_path)
     if not config.infer.image_path or not video_path.is_file():
         raise UserError(
@@ -51,8 +60,9 @@ def main(argv: list[str] | None = None) -> int:
         video = decode_video(video_path, config.preprocess)
     except DecodeError as error:
         raise UserError(f"{video_path}: cannot be decoded: {error}") from None
-    start_device(config)
     path = Path(config.infer.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
+    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(path))
+    start_device(config)
     predictor, facts = load_predictor(config, path)
     logits = predictor(Tensor(views_of(video.frames, config))).asnumpy()
     probabilities = np.exp(log_softmax(logits)).mean(axis=0)

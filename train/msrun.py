@@ -19,13 +19,16 @@ from train.device.launch import launch
 def main(argv: list[str] | None = None) -> int:
     """Train on several devices."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+        prog="python -m train.msrun", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--devices", type=int, required=True, help="processes to start, one a device")
     parser.add_argument("--port", type=int, default=8118, help="where they meet (default %(default)s)")
     args, words = parser.parse_known_args(argv)
     if args.devices < 1:
         parser.error(f"--devices: got {args.devices}, expected at least 1")
+    cli.set_up_logging()
+    cli.say_target("logs of the processes in runs/msrun")
     program = ["-m", "train.train", "--train.run_distribute=true", *words]
     return launch(program, devices=args.devices, port=args.port, log_dir=Path("runs/msrun"))
 

@@ -27,11 +27,12 @@ from train.runs.run_folder import newest_metrics, read_metrics, runs_root
 
 MAX_CLIPS = 8  # more are too small to see
 MAX_BATCHES = 50  # looked through for clips of different classes
+_COMMON_KEYS = ("train.ckpt_path",)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Draw, and print where the picture is."""
-    parser = cli.parser(__doc__ or "", sections=SECTION_CLASSES)
+    parser = cli.parser("train.report", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
     parser.add_argument("--run", metavar="FOLDER", help="a run folder (default: the newest of this configuration)")
     args, document = cli.parse(parser, argv)
     cli.set_up_logging()
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     records = read_metrics(path)
     if not records:
         raise UserError(f"{path}: no metrics; expected a run folder that has been trained in")
+    cli.say_target(f"{path.parent}")
     try:
         clips = first_clips(build(Config, Document(path.with_name("config.yaml"))))
     except UserError as error:

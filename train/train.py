@@ -18,26 +18,36 @@ from pathlib import Path
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, ShardError
 from train.data.prefetch import LoaderError
+from train.data.videos import count_classes
 from train.device.launch import noted
 from train.device.processes import join_world
 from train.device.select import environment, start_device
 from train.device.signals import StopRequests, TrainingStopped
-from train.experiment.load import SECTION_CLASSES, load_config
+from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.loop.trainer import Trainer
 from train.runs.run_folder import RunFolder, runs_root
 from train.weights import checkpoint
 
 log = logging.getLogger(__name__)
 
+_COMMON_KEYS = (
+    "device_target", "model.type", "model.num_classes", "learning_rate.lr", "learning_rate.warmup_epochs",
+    "train.pre_trained", "train.pretrained_model", "train.head", "train.ckpt_path", "train.epochs", "train.eval_epochs",
+    "train.amp_level", "train.seed", "data_loader.train.dataset.batch_size", "data_loader.train.dataset.seq",
+    "data_loader.train.dataset.num_parallel_workers", "preprocess.dataset", "preprocess.store",
+)  # fmt: skip
+
 
 def main(argv: list[str] | None = None) -> int:
     """Train, and print one line of results."""
-    parser = cli.parser(__doc__ or "", sections=SECTION_CLASSES)
+    parser = cli.parser("train.train", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
     parser.add_argument("--resume", metavar="auto|FILE", help="go on with the newest run, or with this checkpoint")
     args, document = cli.parse(parser, argv)
     cli.set_up_logging()
     config = load_config(document)
     root = runs_root(config, document)
+    cli.say_target(f"a run folder in {root}")
+    config = with_num_classes(config, lambda: count_classes(config))
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequests())
         device = start_device(config)

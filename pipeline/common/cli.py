@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import logging
 import os
 import signal
@@ -19,43 +20,95 @@ from types import FrameType
 from typing import NoReturn
 
 from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, UserError
-from pipeline.common.settings import SECTIONS, Document, describe
+from pipeline.common.help import WIDTH, key_lines
+from pipeline.common.settings import SECTIONS, Document
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CONFIG = "train/configs/sample.yaml"
 
 # No space, file too large, quota, read-only, bad medium: the run cannot go on, but nothing is wrong with its input.
 _IO_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
-def parser(description: str, *, sections: dict[str, type]) -> argparse.ArgumentParser:
-    """An argument parser with -c/--config whose --help lists every key that can be overridden."""
-    keys = "\n".join(line for section, cls in sections.items() for line in describe(cls, f"{section}."))
-    made = argparse.ArgumentParser(
+def parser(
+    module: str,
+    description: str,
+    *,
+    sections: dict[str, type],
+    common: tuple[str, ...] = (),
+    config: str | None = DEFAULT_CONFIG,
+) -> argparse.ArgumentParser:
+    """An argument parser with -c/--config whose --help explains the keys that can be overridden.
+
+    Args:
+        module: what `python -m` starts, such as `pipeline.preprocess`.
+        description: the module's docstring.
+        sections: dataclass of each section by name; one without a name is the whole configuration.
+        common: the keys that --help shows, see help.key_lines; the rest is shown by --help-all.  None: all.
+        config: the file that is read without -c; None: no file.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
         description=description,
-        epilog=f"overrides of the configuration file, as --section.key=value:\n{keys}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_epilog(sections, common),
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=WIDTH),
         allow_abbrev=False,
     )
-    made.add_argument(
-        "-c", "--config", default="train/configs/sample.yaml", help="experiment YAML (default %(default)s)"
-    )
-    return made
+    parser.add_argument("--help-all", action=_HelpAll, sections=sections, help="show all keys of the configuration")
+    of_default = f" (default {config})" if config else ""
+    parser.add_argument("-c", "--config", metavar="FILE", help=f"configuration in YAML{of_default}")
+    parser.set_defaults(default_config=config)
+    return parser
 
 
-def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Document]:
-    """Parse flags and dotted overrides, and read the experiment file.
+def _epilog(sections: dict[str, type], shown: tuple[str, ...]) -> str:
+    head = [
+        "Keys of the configuration with their defaults; --section.key=VALUE replaces the value of the file.",
+        "Text is taken as typed, everything else is read as YAML.  Relative paths are relative to the current folder.",
+        "~, $NAME and ${NAME} are expanded in the paths of a file, not in those of the command line.",
+    ]
+    last = ["", "These are the commonest keys; --help-all shows all of them."] if shown else []
+    return "\n".join([*head, "", *key_lines(sections, shown), *last])
+
+
+class _HelpAll(argparse.Action):
+    """--help with every key."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, sections: dict[str, type], help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+        self._sections = sections
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parser.epilog = _epilog(self._sections, ())
+        parser.print_help()
+        parser.exit()
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Document]:
+    """Parse flags and dotted overrides, and read the experiment file; names it on stderr if it was not asked for.
 
     Raises:
         SettingsError: the file or an override is wrong.
     """
-    args, rest = made.parse_known_args(argv)
+    args, rest = parser.parse_known_args(argv)
     overrides: dict[str, str] = {}
     for word in rest:
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or name.split(".")[0] not in SECTIONS:
-            made.error(f"unrecognized argument: {word} (overrides look like --section.key=value)")
+            parser.error(f"unrecognized argument: {word} (overrides look like --section.key=value)")
         if not equals:  # the next word may be a value or an override: guessing wrong would lose one silently
-            made.error(f"--{name}: got no value, expected --{name}=VALUE, with an equals sign and no space")
+            parser.error(f"--{name}: got no value, expected --{name}=VALUE, with an equals sign and no space")
         overrides[name] = value
-    return args, Document(args.config, overrides)
+    path = args.config if args.config is not None else args.default_config
+    if args.config is None:
+        print(f"configuration: {path or 'none, the defaults'} (give another with -c FILE)", file=sys.stderr, flush=True)
+    return args, Document(path, overrides)
+
+
+def say_target(what: str) -> None:
+    """Log in one line where a command will write, before it works for minutes."""
+    log.info("writes: %s", what)
 
 
 def set_up_logging(level: int = logging.INFO) -> None:

@@ -15,6 +15,10 @@ class UserError(ValueError):
     exit_code = EXIT_USAGE
 
 
+class SettingsError(UserError):
+    """One or more errors in an experiment file or in the overrides given with it."""
+
+
 class ShardError(UserError):
     """A shard that is missing, corrupted, unfinished, or of other settings.
 

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from pipeline.common.settings import Document, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Range, build
+from pipeline.common.settings import Document, build, default_of
+from pipeline.common.value_types import Fraction, NonNegativeInt, PathText, PositiveFloat, PositiveInt, Range
 
 SPLITS = ("train", "val", "test")
 FORMAT_VERSION = 3
 
-# What decides the bytes of a shard.  Where things live and how fast they are made does not.
+# What decides the bytes of a shard.  Where things live and how fast they are made does not.  A key that comes later
+# stands in the second list: at its default it changes nothing, so stores that were written before it keep their
+# fingerprint.
 _STORED_KEYS = (
     "dataset", "height", "width", "interpolation", "fps", "codec", "jpeg_quality", "videos_per_shard", "seed",
 )  # fmt: skip
+_LATER_STORED_KEYS: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,13 @@ class Preprocess:
     Attributes:
         dataset: name of the ledgers' folder under `manifests`.
         data_root: folder of videos (train/ val/ test/, flat or one folder per class); empty: not set.
-        labels: label CSV files; None: those found in `data_root`.
+        labels: label CSV files; null: those found in `data_root`.
         manifests: folder of ledgers, `<manifests>/<dataset>/<split>.csv`.
         store: folder of shards.
         height: stored frame height in pixels.
         width: stored frame width in pixels.
-        interpolation: bilinear (torchvision's preset, not antialiased), area (the seed's cv2.INTER_AREA) or bicubic.
+        interpolation: bilinear (torchvision's preset, not antialiased), area (zjut_mindvideo's, cv2.INTER_AREA) or
+            bicubic.
         fps: stored frames per second, or `source` to keep every frame; stored frame k is source frame
             floor(k * source_fps / fps), torchvision's resampling.
         codec: raw (uint8 RGB) or jpeg (one JPEG a frame).
@@ -49,10 +54,10 @@ class Preprocess:
     """
 
     dataset: str = "kinetics400"
-    data_root: str = ""
-    labels: tuple[str, ...] | None = None
-    manifests: str = "data_manifests"
-    store: str = "data/shards"
+    data_root: PathText = ""
+    labels: tuple[PathText, ...] | None = None
+    manifests: PathText = "data_manifests"
+    store: PathText = "data/shards"
     height: PositiveInt = 128
     width: PositiveInt = 171
     interpolation: Literal["bilinear", "area", "bicubic"] = "bilinear"
@@ -78,7 +83,13 @@ class Preprocess:
 
     def stored(self) -> dict[str, Any]:
         """The settings that decide the bytes of a shard, as JSON-able values."""
-        return {"format_version": FORMAT_VERSION, **{key: getattr(self, key) for key in _STORED_KEYS}}
+        later = {key: getattr(self, key) for key in _LATER_STORED_KEYS if getattr(self, key) != _DEFAULTS[key]}
+        return {"format_version": FORMAT_VERSION, **{key: getattr(self, key) for key in _STORED_KEYS}, **later}
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of a stored frame in pixels."""
+        return self.height, self.width
 
     def to_json(self) -> str:
         """`stored()` as canonical JSON: the shard attribute `recipe`."""
@@ -89,16 +100,12 @@ class Preprocess:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
+_DEFAULTS = {field.name: default_of(field) for field in fields(Preprocess)}
+
+
 def adopt_data_root(document: Document) -> None:
-    """Fill `preprocess.data_root` from `data_loader.train.dataset.path`, which is all that a file of the seed has."""
-    if document.values.get("preprocess") is None:
-        document.values["preprocess"] = {}
-    section = document.values["preprocess"]
-    node: Any = document.values
-    for key in ("data_loader", "train", "dataset", "path"):
-        node = node.get(key) if isinstance(node, dict) else None
-    if isinstance(section, dict) and isinstance(node, str):
-        section.setdefault("data_root", node)
+    """Fill `preprocess.data_root` from `data_loader.train.dataset.path`, all that zjut_mindvideo's files have."""
+    document.copy_key(("data_loader", "train", "dataset", "path"), "preprocess", "data_root")
 
 
 def load(document: Document) -> Preprocess:
@@ -112,7 +119,10 @@ def load(document: Document) -> Preprocess:
 
 
 def differences(ours: str, theirs: str) -> str:
-    """How two recipes (canonical JSON) differ, in words: `fps: 15.0 here, 30.0 there; ...`."""
-    mine, other = json.loads(ours), json.loads(theirs)
+    """How two recipes (canonical JSON) differ, in words: `fps: 15.0 here, 30.0 there; ...`.
+
+    A key that one of them lacks has its default there.
+    """
+    mine, other = ({**_DEFAULTS, **json.loads(text)} for text in (ours, theirs))
     keys = [key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key)]
     return "; ".join(f"{key}: {mine.get(key)} here, {other.get(key)} there" for key in keys)

@@ -3,22 +3,20 @@
 Every command reads one experiment file.  A section is a frozen dataclass: its annotations say what a value
 may be, and `build` turns the YAML mapping into it.  Nothing is guessed: an unknown, mistyped or out-of-range
 key is an error naming file, line, section, key and the nearest valid key, and all errors are reported at once.
+An override of the command line stays as typed until the type of its key is known.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import yaml
-
-from pipeline.common.errors import UserError
+from pipeline.common.errors import SettingsError
+from pipeline.common.text import dotted, shown
+from pipeline.common.value_types import MisfitError, Typed, choices, converted_to, parsed, takes_text, type_name
 
 T = TypeVar("T")
 
@@ -27,33 +25,8 @@ SECTIONS = (
     "loss", "train", "eval", "infer", "export", "data_loader", "preprocess",
 )  # fmt: skip
 
-
-class SettingsError(UserError):
-    """One or more faults in an experiment file or in the overrides given with it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """Bounds of a number, both inclusive unless `above` is set (then the lower bound is exclusive)."""
-
-    min: float = -math.inf
-    max: float = math.inf
-    above: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        return (value > self.min if self.above else value >= self.min) and value <= self.max
-
-    def __str__(self) -> str:
-        low = ("more than " if self.above else "at least ") + f"{self.min:g}" if self.min > -math.inf else ""
-        high = f"at most {self.max:g}" if self.max < math.inf else ""
-        return " and ".join(part for part in (low, high) if part)
-
-
-PositiveInt = Annotated[int, Range(min=1)]
-NonNegativeInt = Annotated[int, Range(min=0)]
-PositiveFloat = Annotated[float, Range(min=0, above=True)]
-NonNegativeFloat = Annotated[float, Range(min=0)]
-Fraction = Annotated[float, Range(min=0, max=1)]
+MAX_ERRORS = 20
+"""Errors that are listed; of more, only the number is."""
 
 
 class Document:
@@ -61,7 +34,7 @@ class Document:
 
     Attributes:
         path: the YAML file, or None when there is none.
-        values: the nested mapping, overrides applied.
+        values: the nested mapping; an override in it is `Typed`.
 
     Raises:
         SettingsError: the file is missing, is not a YAML mapping, repeats a key or has an unknown section.
@@ -69,89 +42,110 @@ class Document:
 
     def __init__(self, path: Path | str | None, overrides: dict[str, str] | None = None) -> None:
         self.path = Path(path) if path is not None else None
+        self.values: dict[str, Any] = {}
         self._lines: dict[tuple[str, ...], str] = {}
-        self.values: dict[str, Any] = self._read() if self.path is not None else {}
-        for dotted, text in (overrides or {}).items():
-            self._override(dotted, text)
+        if self.path is not None:
+            from pipeline.common.yaml_file import read_mapping
+
+            self.values, lines = read_mapping(self.path)
+            self._lines = {key: f"{self.path}:{line}" for key, line in lines.items()}
+        for name, text in (overrides or {}).items():
+            self._override(name, text)
+        errors = Errors(self)
         for section in self.values:
             if section not in SECTIONS:
-                raise SettingsError(f"{self.where((section,))}: unknown section{nearest(section, SECTIONS)}")
+                errors.add((section,), "unknown section", section, SECTIONS)
+        errors.raise_any()
 
     def where(self, key: tuple[str, ...]) -> str:
         """`file:line: section.key`, for error messages; of a key that is absent, its closest parent's line."""
         for length in range(len(key), 0, -1):
             line = self._lines.get(key[:length], "")
-            if line == f"--{'.'.join(key)}":
+            if line == f"--{dotted(key)}":
                 return line
             if line:
-                return f"{line}: {'.'.join(key)}"
-        return f"{self.path or 'defaults'}: {'.'.join(key)}"
+                return f"{line}: {dotted(key)}"
+        return f"{self.path or 'defaults'}: {dotted(key)}" if key else str(self.path or "defaults")
 
-    def _read(self) -> dict[str, Any]:
-        assert self.path is not None
-        try:
-            loader = yaml.SafeLoader(self.path.read_text(encoding="utf-8"))
-            root = loader.get_single_node()
-            self._note_lines(root, ())
-            values = loader.construct_document(root) if root is not None else None
-        except FileNotFoundError:
-            raise SettingsError(f"{self.path}: no such configuration file (give one with -c FILE)") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SettingsError(f"{self.path}: cannot be read as YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise SettingsError(f"{self.path}: expected a mapping of sections, got {type(values).__name__}")
-        return values
+    def copy_key(self, source: tuple[str, ...], section: str, name: str) -> None:
+        """Give `section.name` the text that the key `source` has, if it has one and `section.name` is not given."""
+        value: Any = self.values
+        for word in source:
+            value = value.get(word) if isinstance(value, dict) else None
+        if self.values.get(section) is None:
+            self.values[section] = {}
+        if isinstance(value, str) and isinstance(self.values[section], dict) and name not in self.values[section]:
+            self.values[section][name] = value
+            self._lines[(section, name)] = self._lines.get(source, "")
 
-    def _note_lines(self, node: yaml.Node | None, prefix: tuple[str, ...]) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key_node, value_node in node.value:
-                key = (*prefix, str(key_node.value))
-                if key in self._lines:
-                    raise SettingsError(f"{self.path}:{key_node.start_mark.line + 1}: {'.'.join(key)}: given twice")
-                self._lines[key] = f"{self.path}:{key_node.start_mark.line + 1}"
-                if isinstance(key_node, yaml.ScalarNode) and not key_node.tag.endswith(":merge"):
-                    key_node.tag = "tag:yaml.org,2002:str"  # YAML 1.1 takes `on`, `no` and 1 for values
-                self._note_lines(value_node, key)
-        elif isinstance(node, yaml.SequenceNode):
-            for index, item in enumerate(node.value):
-                self._note_lines(item, (*prefix, str(index)))
-
-    def _override(self, dotted: str, text: str) -> None:
-        *parents, leaf = dotted.split(".")
+    def _override(self, name: str, text: str) -> None:
+        *parents, leaf = name.split(".")
         node = self.values
         for depth, parent in enumerate(parents):
             if node.get(parent) is None:  # absent, or a section left empty
                 node[parent] = {}
+            if isinstance(node[parent], Typed):  # --preprocess={...} and then --preprocess.fps=3
+                node[parent] = parsed(node[parent])
             node = node[parent]
             if not isinstance(node, dict):
-                raise SettingsError(f"--{dotted}: {'.'.join(parents[: depth + 1])} has no keys")
-        try:
-            node[leaf] = yaml.safe_load(text) if text else ""  # for YAML nothing is null
-        except yaml.YAMLError as error:
-            raise SettingsError(f"--{dotted}: value {text!r} cannot be read: {error}") from None
-        self._lines[tuple(dotted.split("."))] = f"--{dotted}"
+                raise SettingsError(f"--{name}: {'.'.join(parents[: depth + 1])} has no keys")
+        node[leaf] = Typed(text)
+        self._lines[tuple(name.split("."))] = f"--{name}"
+
+
+class Errors:
+    """What is wrong with a configuration; only the first MAX_ERRORS are put into words, however many there are."""
+
+    def __init__(self, document: Document) -> None:
+        self.count = 0
+        self._document = document
+        self._lines: list[str] = []
+
+    def add(self, key: tuple[str, ...], words: str, word: str = "", allowed: Collection[str] = ()) -> None:
+        """Note one more error.
+
+        Args:
+            key: where it is.
+            words: what is wrong there.
+            word: what was got, to be compared with what is allowed.
+            allowed: the words that may stand there; none: it may be no word.
+        """
+        self.count += 1
+        if self.count <= MAX_ERRORS:
+            near = nearest(word, allowed) if allowed and word else ""
+            self._lines.append(f"{self._document.where(key)}: {words}{near}")
+
+    def raise_any(self) -> None:
+        """Raise them all.
+
+        Raises:
+            SettingsError: there is at least one.
+        """
+        if self.count:
+            more = [f"and {self.count - MAX_ERRORS:,} more"] if self.count > MAX_ERRORS else []
+            raise SettingsError("\n".join(self._lines + more))
 
 
 def build(cls: type[T], document: Document, section: str = "") -> T:
     """Turn one section (or, with no name, the whole document) into the frozen dataclass `cls`.
 
     Raises:
-        SettingsError: every fault found, one a line.
+        SettingsError: every error found, one a line.
     """
-    faults: list[str] = []
+    errors = Errors(document)
     key = (section,) if section else ()
     values = document.values.get(section, {}) if section else document.values
-    result = _dataclass(cls, values, key, document, faults)
-    if faults:
-        raise SettingsError("\n".join(faults))
+    result = _dataclass(cls, values, key, document, errors)
+    errors.raise_any()
     return result
 
 
-def nearest(word: str, allowed: typing.Iterable[str]) -> str:
+def nearest(word: str, allowed: Collection[str]) -> str:
     """`; nearest valid: x`, for the end of an error message; the whole list when nothing is near."""
-    names = list(allowed)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"; nearest valid: {close[0]}" if close else f"; valid: {', '.join(names)}"
+    import difflib  # 5 ms, and only errors need it
+
+    close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    return f"; nearest valid: {close[0]}" if close else f"; valid: {', '.join(allowed)}"
 
 
 def to_plain(value: Any) -> Any:
@@ -163,119 +157,66 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def describe(cls: type, prefix: str = "") -> Iterator[str]:
-    """One line for each key that `cls` accepts, as shown by --help: `section.key  type  (default)`."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    for field in dataclasses.fields(cls):
-        name = f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from describe(hints[field.name], f"{name}.")
-        else:
-            default = "" if field.default is dataclasses.MISSING else f"  (default {field.default!r})"
-            yield f"  --{name}  {_name(hints[field.name])}{default}"
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a field, or dataclasses.MISSING."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _dataclass(cls: type[T], values: Any, key: tuple[str, ...], document: Document, faults: list[str]) -> T:
+def _dataclass(
+    cls: type[T], values: Any, key: tuple[str, ...], document: Document, errors: Errors, defaults: T | None = None
+) -> T:
+    """A section; `defaults` is the instance whose values the keys that are not given have, instead of the class's."""
+    values = parsed(values) if isinstance(values, Typed) else values
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        faults.append(f"{document.where(key)}: expected keys, got {values!r}")
+        errors.add(key, f"expected keys, got {shown(values)}")
         return typing.cast(T, None)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls, include_extras=True)
-    before = len(faults)
+    before = errors.count
     for name in values:
         if name not in fields:
-            faults.append(f"{document.where((*key, name))}: unknown key{nearest(name, fields)}")
+            errors.add((*key, name), "unknown key", name, fields)
     arguments = {}
     for name, field in fields.items():
-        if name in values:
-            arguments[name] = _value(hints[name], values[name], (*key, name), document, faults)
-        elif dataclasses.is_dataclass(hints[name]) and field.default is dataclasses.MISSING:
-            arguments[name] = _dataclass(hints[name], {}, (*key, name), document, faults)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            faults.append(f"{document.where((*key, name))}: missing, expected {_name(hints[name])}")
-    if len(faults) > before:
+        default = default_of(field) if defaults is None else getattr(defaults, name)
+        if name in values and not dataclasses.is_dataclass(hints[name]):
+            arguments[name] = _value(hints[name], values[name], (*key, name), document, errors)
+        elif name in values or (default is dataclasses.MISSING and dataclasses.is_dataclass(hints[name])):
+            inherited = None if default is dataclasses.MISSING else default
+            arguments[name] = _dataclass(hints[name], values.get(name), (*key, name), document, errors, inherited)
+        elif default is dataclasses.MISSING:
+            errors.add((*key, name), f"missing, expected {type_name(hints[name])}")
+        else:
+            arguments[name] = default
+    if errors.count > before:
         return typing.cast(T, None)
     try:
         return cls(**arguments)
     except ValueError as error:  # what __post_init__ says of keys that do not go together
-        faults.append(f"{document.where(key)}: {error}" if key else f"{document.path}: {error}")
+        errors.add(key, str(error))
         return typing.cast(T, None)
 
 
-def _value(hint: Any, value: Any, key: tuple[str, ...], document: Document, faults: list[str]) -> Any:
+def _value(hint: Any, value: Any, key: tuple[str, ...], document: Document, errors: Errors) -> Any:
+    """A value as the type `hint`, or an error; each item of a list has errors of its own."""
     if dataclasses.is_dataclass(hint):
-        return _dataclass(typing.cast(type, hint), value, key, document, faults)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple and isinstance(value, list) and (arguments[-1] is ... or len(arguments) == len(value)):
+        return _dataclass(typing.cast(type, hint), value, key, document, errors)
+    if isinstance(value, Typed) and not takes_text(hint):
+        value = parsed(value)
+    lists = [choice for choice in (hint, *typing.get_args(hint)) if typing.get_origin(choice) is tuple]
+    arguments = typing.get_args(lists[0]) if lists else ()
+    if arguments and isinstance(value, list) and (arguments[-1] is ... or len(arguments) == len(value)):
         hints = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
         return tuple(
-            _value(item_hint, item, (*key, str(index)), document, faults)
+            _value(item_hint, item, (*key, str(index)), document, errors)
             for index, (item_hint, item) in enumerate(zip(hints, value, strict=True))
         )
-    converted = _convert(hint, value)
-    if converted is _BAD:
-        near = nearest(value, _choices(hint)) if isinstance(value, str) and _choices(hint) else ""
-        faults.append(f"{document.where(key)}: got {value!r}, expected {_name(hint)}{near}")
-    return converted
-
-
-_BAD = object()
-
-
-def _convert(hint: Any, value: Any) -> Any:
-    """`value` as the type `hint`, or _BAD.  YAML 1.1 reads 1e-4 as text, so numbers in text count as numbers."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        converted = _convert(arguments[0], value)
-        return converted if converted is not _BAD and converted in arguments[1] else _BAD
-    if origin is Literal:
-        return value if any(value == choice and type(value) is type(choice) for choice in arguments) else _BAD
-    if origin in (typing.Union, types.UnionType):
-        return next((found for choice in arguments if (found := _convert(choice, value)) is not _BAD), _BAD)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            return _BAD
-        hints = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
-        items = tuple(_convert(item_hint, item) for item_hint, item in zip(hints, value)) if len(hints) == len(value) else (_BAD,)  # fmt: skip # noqa: E501,B905
-        return _BAD if any(item is _BAD for item in items) else items
-    if hint is float and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            return _BAD
-        return number if math.isfinite(number) else _BAD
-    if hint is type(None):
-        return None if value is None else _BAD
-    return value if type(value) is hint else _BAD
-
-
-def _choices(hint: Any) -> list[str]:
-    """The words a value may be, for the nearest-word hint."""
-    if typing.get_origin(hint) is Literal:
-        return [str(choice) for choice in typing.get_args(hint)]
-    return [
-        word for argument in typing.get_args(hint) if not isinstance(argument, Range) for word in _choices(argument)
-    ]  # noqa: E501
-
-
-def _name(hint: Any) -> str:
-    """A type as a user would say it."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return f"{_name(arguments[0])} {arguments[1]}"
-    if origin is Literal:
-        return " | ".join(str(choice) for choice in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(_name(argument) for argument in arguments)
-    if origin is tuple:
-        inner = f"{_name(arguments[0])}, ..." if arguments[-1] is ... else ", ".join(map(_name, arguments))
-        return f"[{inner}]"
-    return {
-        "NoneType": "null",
-        "str": "text",
-        "int": "whole number",
-        "float": "number",
-        "bool": "true | false",
-    }.get(getattr(hint, "__name__", ""), str(hint))
+    try:
+        return converted_to(hint, value)
+    except MisfitError as misfit:
+        got = parsed(value) if isinstance(value, Typed) else value
+        words = f"got {shown(got)}, expected {str(misfit) or type_name(hint)}"
+        errors.add(key, words, got if isinstance(got, str) else "", choices(hint))
+        return None

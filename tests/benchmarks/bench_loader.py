@@ -55,7 +55,7 @@ from train.data.clip_batches import ClipBatches
 from train.data.loader import iterate  # noqa: E402
 from train.data.videos import read_videos  # noqa: E402
 from train.experiment.sections import Dataset, Loader  # noqa: E402
-from train.experiment.transforms import Map, Operation  # noqa: E402
+from train.experiment.transforms import standard_map  # noqa: E402
 
 NUM_FRAMES, CLIP_LEN, CROP, BATCH, THREADS = 150, 16, (112, 112), 16, 2
 CLIP_SHAPE = (CLIP_LEN, *CROP, 3)
@@ -126,10 +126,8 @@ def write_store(folder: Path, num_videos: int, videos_per_shard: int, codec: str
 
 def loader(*, flip: float = 0.0, **options: object) -> Loader:
     """Random crops, and 16 consecutive frames unless told otherwise."""
-    operations = [Operation("VideoRandomCrop", size=CROP)]
-    operations += [Operation("VideoRandomHorizontalFlip", prob=flip)] if flip else []
     chosen = {"batch_size": BATCH, "seq": CLIP_LEN, "num_parallel_workers": THREADS, **options}
-    return Loader(Dataset(**chosen), Map(tuple(operations)))  # type: ignore[arg-type]
+    return Loader(Dataset(**chosen), standard_map(Preprocess().frame_size, "random", CROP, flip))  # type: ignore[arg-type]
 
 
 def source(settings: Preprocess, **options: object) -> ClipBatches:

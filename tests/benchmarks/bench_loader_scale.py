@@ -46,7 +46,7 @@ import model
 from pathlib import Path
 from pipeline.common.recipe import Preprocess
 from train.experiment.sections import Dataset, Loader
-from train.experiment.transforms import Map, Operation
+from train.experiment.transforms import standard_map
 from train.data.clip_batches import ClipBatches
 from train.data.loader import iterate
 from train.data.videos import read_videos
@@ -60,7 +60,7 @@ imported, imported_mib = time.time(), mib("VmRSS")
 settings = Preprocess(dataset="bench", manifests=f"{folder}/manifests", store=f"{folder}/store",
                       videos_per_shard=videos_per_shard)
 loader = Loader(Dataset(batch_size=16, seq=16, num_parallel_workers=2, num_clips=num_clips),
-                Map((Operation("VideoRandomCrop", size=(112, 112)),)))
+                standard_map(settings.frame_size, "random"))
 batches = ClipBatches(read_videos(settings, "train"), loader, settings, seed=0, drop_remainder=True)
 """
 FIRST = START + """

@@ -56,7 +56,8 @@ def store(folder: Path, height: int, width: int, num_videos: int, overrides: dic
     """A made-up store of videos of 40 frames, and the sample's configuration on it."""
     settings = settings_for(folder, height=height, width=width, videos_per_shard=32)
     make_split(settings, "train", num_videos, length=40)
-    paths = {f"preprocess.{key}": json.dumps(value) for key, value in to_plain(settings).items()}
+    typed = {key: value if isinstance(value, str) else json.dumps(value) for key, value in to_plain(settings).items()}
+    paths = {f"preprocess.{key}": text for key, text in typed.items()}
     return Document(SAMPLE, {**paths, "train.eval_epochs": "0", **overrides})
 
 
@@ -194,7 +195,7 @@ def start(folder: Path, tiny: bool) -> None:
     }
     document = store(folder, 64, 86, 2, full)
     config = folder / "full.yaml"
-    config.write_text(json.dumps(document.values))
+    config.write_text(json.dumps(to_plain(load_config(document))))
     seconds: dict[str, tuple[float, float]] = {}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": f"{folder}/cache"}
     for arm in ("cold", "warm"):

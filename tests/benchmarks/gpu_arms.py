@@ -329,7 +329,8 @@ def streamed_over_resident(arm: Arm, device: str, config_path: str, overrides: l
     network = build_network(config.model)
     set_amp_level(network, arm.precision)
     optimizer = make_optimizer(config.optimizer, network, [1e-4] * 1_000_000)
-    step = TrainStep(Loss(network, Normalize.of(loader.map)), optimizer, config.optimizer).set_train(True)
+    seen = loader.transforms(config.preprocess.frame_size)
+    step = TrainStep(Loss(network, Normalize(seen.mean, seen.std)), optimizer, config.optimizer).set_train(True)
     clips, labels, _samples = next(iter(iterate(source, 0)))
     kept, marks = resident(ms, np.array(clips)), resident(ms, np.array(labels), "labels")
     step(ms.Tensor(np.array(clips)), ms.Tensor(np.array(labels)))[0].asnumpy()  # a graph for each kind of input

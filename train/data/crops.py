@@ -2,61 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from train.experiment.transforms import Map
+from train.experiment.transforms import Transforms
 
 
-@dataclass(frozen=True)
-class CropAndFlip:
-    """Where a clip is cut out of its stored frames, and whether it is mirrored.
+def places(
+    transforms: Transforms,
+    stored: tuple[int, int],
+    draws: NDArray[np.float64],
+    crop: NDArray[np.int64],
+    num_crops: int = 1,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """(top, left, mirrored), each (N,), of N clips whose stored frames are `stored`, (H, W) pixels.
 
-    Attributes:
-        crop: (H, W) in pixels of what the network sees.
-        random: crop anywhere; otherwise in the centre, torchvision's rounding.
-        flip_probability: of mirroring left and right.
+    Centre crops are rounded as torchvision's.  Of three crops number 0 is at one end of the side with more room, 1 in
+    the centre and 2 at the other end.
+
+    Args:
+        transforms: the size of a crop, where it is, and how often clips are mirrored.
+        stored: size of the stored frames.
+        draws: (N, 3) in [0, 1), each clip's own.
+        crop: (N,) which of its clip's crops each one is.
+        num_crops: crops of a clip, 1 or 3.
     """
-
-    crop: tuple[int, int]
-    random: bool
-    flip_probability: float
-
-    @classmethod
-    def of(cls, transforms: Map, stored: tuple[int, int]) -> CropAndFlip:
-        """Read the operations of a map; without a crop the network sees whole frames of size `stored`, (H, W)."""
-        random, centre = transforms.find("VideoRandomCrop"), transforms.find("VideoCenterCrop")
-        flip = transforms.find("VideoRandomHorizontalFlip")
-        cut = random or centre
-        return cls(
-            crop=cut.size if cut and cut.size else stored,
-            random=random is not None,
-            flip_probability=flip.prob if flip and flip.prob is not None else 0.0,
-        )
-
-    def places(
-        self, stored: tuple[int, int], draws: NDArray[np.float64], crop: NDArray[np.int64], num_crops: int = 1
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """(top, left, mirrored), each (N,), of N clips whose stored frames are `stored`, (H, W) pixels.
-
-        Of three crops number 0 is at one end of the side with more room, 1 in the centre and 2 at the other end.
-
-        Args:
-            stored: size of the stored frames.
-            draws: (N, 3) in [0, 1), each clip's own.
-            crop: (N,) which of its clip's crops each one is.
-            num_crops: crops of a clip, 1 or 3.
-        """
-        spare_h, spare_w = stored[0] - self.crop[0], stored[1] - self.crop[1]
-        if self.random:
-            top = (draws[:, 0] * (spare_h + 1)).astype(np.int64)
-            left = (draws[:, 1] * (spare_w + 1)).astype(np.int64)
-        else:
-            top, left = np.full(len(draws), round(spare_h / 2)), np.full(len(draws), round(spare_w / 2))
-            if num_crops == 3 and spare_w >= spare_h:
-                left = np.array([0, round(spare_w / 2), spare_w])[crop]
-            elif num_crops == 3:
-                top = np.array([0, round(spare_h / 2), spare_h])[crop]
-        return top, left, draws[:, 2] < self.flip_probability
+    spare_h, spare_w = stored[0] - transforms.crop[0], stored[1] - transforms.crop[1]
+    if transforms.cut == "random":
+        top = (draws[:, 0] * (spare_h + 1)).astype(np.int64)
+        left = (draws[:, 1] * (spare_w + 1)).astype(np.int64)
+    else:
+        top, left = np.full(len(draws), round(spare_h / 2)), np.full(len(draws), round(spare_w / 2))
+        if num_crops == 3 and spare_w >= spare_h:
+            left = np.array([0, round(spare_w / 2), spare_w])[crop]
+        elif num_crops == 3:
+            top = np.array([0, round(spare_h / 2), spare_h])[crop]
+    return top, left, draws[:, 2] < transforms.flip_probability

@@ -15,6 +15,7 @@ from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import list_of
 from pipeline.common.text import some
 from pipeline.ledger import table as ledger_table
+from train.experiment.sections import Config
 
 _NEEDED = ("video_id", "label", "label_id", "split", "status", "num_frames", "shard", "nbytes", "crc32")
 
@@ -82,3 +83,15 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
         class_names=ledger_table.class_names(table),
         identity=ledger_table.identity(settings.dataset, table),
     )
+
+
+def count_classes(config: Config) -> int | None:
+    """The highest label_id of the ledgers that `data_loader` reads, and 1; None without a ledger that has labels.
+
+    Raises:
+        UserError: a file that should be a ledger is none.
+    """
+    splits = (config.data_loader.train.dataset.split, config.data_loader.eval.dataset.split)
+    paths = {ledger_table.ledger_path(config.preprocess, split) for split in splits}
+    highest = [int(ledger_table.read_columns(path, ["label_id"])["label_id"].max()) for path in paths if path.is_file()]
+    return max(highest, default=-1) + 1 or None

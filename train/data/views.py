@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.clip_sampling import clip_indices, num_draws
-from train.data.crops import CropAndFlip
+from train.data.crops import places
 from train.data.random_draws import Draws
 from train.experiment.sections import Config, Loader
 
@@ -51,8 +51,8 @@ class Views:
         self._options = loader.dataset
         self._stored = stored
         self._seed = seed
-        self._transform = CropAndFlip.of(loader.map, stored)
-        self.crop = self._transform.crop
+        self._transforms = loader.transforms(stored)
+        self.crop = self._transforms.crop
         self.num_views = self._options.num_clips * self._options.num_crops
         # Of one epoch, or of two while one ends and the next begins.
         self._draws = functools.lru_cache(maxsize=2)(self._draws_of_epoch)
@@ -74,7 +74,8 @@ class Views:
             clip=clip,
             num_clips=options.num_clips,
         )
-        return Cuts(frames, *self._transform.places(self._stored, of_places.of(owners), crop, options.num_crops))
+        where = places(self._transforms, self._stored, of_places.of(owners), crop, options.num_crops)
+        return Cuts(frames, *where)
 
     def _draws_of_epoch(self, epoch: int) -> tuple[Draws, Draws]:
         """Of frames, and of crops and flips."""

@@ -77,7 +77,8 @@ class Trainer:
     def __init__(self, config: Config, world: World, run: RunFolder | None, stop: StopRequests | None = None) -> None:
         self.config, self.world, self.run, self.progress = config, world, run, Progress()
         self.stop = stop or StopRequests()
-        loader = config.data_loader.train
+        loader, stored = config.data_loader.train, config.preprocess.frame_size
+        seen = loader.transforms(stored)
         videos = read_videos(config.preprocess, loader.dataset.split)
         if (videos.label_ids < 0).any():
             raise UserError(f"data_loader.train.dataset.split: {loader.dataset.split} has videos without a label")
@@ -100,11 +101,12 @@ class Trainer:
             load_weights(Path(config.train.pretrained_model), self.network, head=config.train.head)
             log.info("initial weights: %s", config.train.pretrained_model)
         self.train_step = TrainStep(
-            Loss(self.network, Normalize.of(loader.map), config.loss.label_smoothing),
+            Loss(self.network, Normalize(seen.mean, seen.std), config.loss.label_smoothing),
             make_optimizer(config.optimizer, self.network, self.rates),
             config.optimizer, group_size=self.group_size, world=world.size,
         )  # fmt: skip
-        self.predictor = Predictor(self.network, Normalize.of(config.data_loader.eval.map))
+        evaluated = config.data_loader.eval.transforms(stored)
+        self.predictor = Predictor(self.network, Normalize(evaluated.mean, evaluated.std))
         sections = (config.context, config.model, config.learning_rate, config.optimizer, config.loss)
         sizes = (config.data_loader, config.train.amp_level, len(self.rates), world)
         self.graph_shape = f"{self.train_step} {sections} {sizes}"
@@ -158,14 +160,14 @@ class Trainer:
         """
         log.info(
             "training on %s, %d classes: %d epochs of %d steps of %d clips",
-            self.source.videos.identity, self.config.model.num_classes, self.config.train.epochs,
+            self.source.videos.identity, self.config.model.classes, self.config.train.epochs,
             self.steps_per_epoch, self.clips_per_step,
         )  # fmt: skip
         known = len(self.source.videos.class_names)
-        if known < self.config.model.num_classes:
+        if known < self.config.model.classes:
             log.warning(
                 "warning: model.num_classes: got %d, but the ledgers number %d classes; the rest is never learned",
-                self.config.model.num_classes, known,
+                self.config.model.classes, known,
             )  # fmt: skip
         if self.run is not None:
             self.run.begin(self.progress.step)
@@ -303,7 +305,8 @@ class Trainer:
             for key, value in to_plain(loader.dataset).items()
             if key not in _NOT_OF_CLIPS
         }
-        operations = {f"data_loader.train.map.{name}": to_plain(loader.map.find(name)) for name in OPERATIONS}
+        given: dict[str, object] = {operation.type: to_plain(operation) for operation in loader.map.operations or ()}
+        operations = {f"data_loader.train.map.{name}": given.get(name) for name in OPERATIONS}
         return {
             "seed": self.config.train.seed,
             "clips a step (batch_size x group_size x devices)": self.clips_per_step,

@@ -31,7 +31,7 @@ def build_network(settings: Model) -> r2plus1d.VideoResNet:
         layout = "NTHWC" if on_gpu and settings.type.startswith("R2Plus1d") else "NCTHW"
     try:
         network = NETWORKS[settings.type](
-            num_classes=settings.num_classes,
+            num_classes=settings.classes,
             stage_channels=settings.stage_channels,
             stage_strides=settings.stage_strides,
             midplanes=settings.midplanes,

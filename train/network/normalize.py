@@ -6,8 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from pipeline.common.errors import UserError
-from train.experiment.transforms import Map
+from train.experiment.transforms import Rgb
 
 
 class Normalize(nn.Cell):
@@ -18,25 +17,11 @@ class Normalize(nn.Cell):
         std: their standard deviation, RGB.
     """
 
-    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+    def __init__(self, mean: Rgb, std: Rgb) -> None:
         super().__init__()
         # (x / 255 - mean) / std as one multiplication and one addition.
         self.scale = Tensor(1 / (255 * np.array(std)), ms.float32)
         self.shift = Tensor(-np.array(mean) / np.array(std), ms.float32)
-
-    @classmethod
-    def of(cls, transforms: Map) -> Normalize:
-        """The normalisation a map asks for.
-
-        Raises:
-            UserError: VideoRescale, VideoReOrder or VideoNormalize is not among its operations.
-        """
-        for name in ("VideoRescale", "VideoReOrder", "VideoNormalize"):
-            if transforms.find(name) is None:
-                raise UserError(f"map.operations: {name} is missing; the network takes normalised clips (C,T,H,W)")
-        normalize = transforms.find("VideoNormalize")
-        assert normalize is not None and normalize.mean is not None and normalize.std is not None
-        return cls(normalize.mean, normalize.std)
 
     def construct(self, clips: Tensor) -> Tensor:
         """Normalise and bring the channels to the front."""

@@ -44,7 +44,8 @@ def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tenso
     Raises:
         UserError: the file is missing, damaged or does not fit the settings.
     """
-    normalize = Normalize.of(config.data_loader.eval.map)
+    transforms = config.data_loader.eval.transforms(config.preprocess.frame_size)
+    normalize = Normalize(transforms.mean, transforms.std)
     if path.suffix == ".mindir":
         exported = MindirNetwork(path)
         exported.check(config, path)

@@ -13,8 +13,23 @@ from numpy.typing import NDArray
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess, differences
 from train.experiment.sections import Model
+from train.weights import checkpoint
+from train.weights.files import read_safetensors
+from train.weights.mindir import read_facts
 
 log = logging.getLogger(__name__)
+
+
+def saved_classes(path: Path) -> int | None:
+    """How many classes a file of weights names in what was saved with it; None where it names none.
+
+    Raises:
+        UserError: the file is missing, or what was saved with it is damaged.
+    """
+    if path.suffix == ".mindir":
+        return len(read_facts(path).get("classes", [])) or None
+    facts = read_safetensors(path)[1] if path.suffix == ".safetensors" else checkpoint.read_state(path)
+    return len(facts.get("classes", [])) or None
 
 
 def check_class_names(facts: dict[str, Any], names: list[str], path: Path, where: str) -> None:
@@ -73,8 +88,8 @@ def check_classes(settings: Model, label_ids: NDArray[np.int32], class_names: li
         UserError: naming both numbers.
     """
     highest = int(label_ids.max(initial=-1))
-    if highest >= settings.num_classes:
+    if highest >= settings.classes:
         raise UserError(
-            f"model.num_classes: got {settings.num_classes}, but {where} has label_id {highest}; "
+            f"model.num_classes: got {settings.classes}, but {where} has label_id {highest}; "
             f"set it to {max(len(class_names), highest + 1)}"
         )

@@ -101,14 +101,14 @@ def _read_onnx(path: Path) -> Callable[[NDArray], NDArray]:
 
 def metadata(config: Config, state: dict[str, Any], shape: Shape, source: Path) -> dict[str, Any]:
     """What a user of the file needs: input layout, normalisation, clip length, recipe, classes."""
-    normalize = config.data_loader.eval.map.find("VideoNormalize")
+    transforms = config.data_loader.eval.transforms(config.preprocess.frame_size)
     return {
         "checkpoint": source.name,
         "input": {"layout": "NCTHW", "shape": list(shape), "dtype": "float32"},
         "normalisation": {
             "scale": 1 / 255,
-            "mean": to_plain(normalize and normalize.mean),
-            "std": to_plain(normalize and normalize.std),
+            "mean": list(transforms.mean),
+            "std": list(transforms.std),
         },
         "clip": {
             "num_frames": shape[2],

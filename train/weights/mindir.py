@@ -12,7 +12,6 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from pipeline.common.errors import UserError
-from pipeline.common.settings import to_plain
 from train.experiment.sections import Config
 
 
@@ -76,15 +75,13 @@ class MindirNetwork:
             ExportedError: naming both; or the JSON beside the file does not say what it was made for.
         """
         loader = config.data_loader.eval
-        crop = loader.map.find("VideoCenterCrop")
-        size = crop.size if crop and crop.size else (config.preprocess.height, config.preprocess.width)
-        normalize = loader.map.find("VideoNormalize")
+        transforms = loader.transforms(config.preprocess.frame_size)
         here = {
-            "clip (T, H, W)": [loader.dataset.seq, *size],
-            "mean": to_plain(normalize and normalize.mean),
-            "std": to_plain(normalize and normalize.std),
+            "clip (T, H, W)": [loader.dataset.seq, *transforms.crop],
+            "mean": list(transforms.mean),
+            "std": list(transforms.std),
             "model.type": config.model.type,
-            "classes": config.model.num_classes,
+            "classes": config.model.classes,
         }
         try:
             there = {

@@ -1,20 +1,26 @@
 """Every command's overrides, help, exit codes and Ctrl-C, for users and their scripts."""
 
 import errno
+import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
+import typing
+from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import pytest
 from paths import ROOT
 
 from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_IO, EXIT_LOCKED, EXIT_OK, EXIT_SIGINT, EXIT_USAGE, UserError
+from pipeline.common.help import meanings
 
 
 def parsed(*words: str):
-    made = cli.parser("A command.", sections={"preprocess": recipe.Preprocess})
+    made = cli.parser("pipeline.something", "A command.", sections={"preprocess": recipe.Preprocess})
     return cli.parse(made, list(words))
 
 
@@ -52,11 +58,132 @@ def test_words_that_are_no_override_are_refused(word, capsys):
     assert word.split("=")[0] in capsys.readouterr().err
 
 
-def test_help_lists_every_key(capsys):
-    with pytest.raises(SystemExit):
-        parsed("--help")
-    shown = capsys.readouterr().out
-    assert "--preprocess.interpolation  bilinear | area | bicubic  (default 'bilinear')" in shown
+def test_configuration_taken_without_c_is_named_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    _args, document = parsed()
+    assert capsys.readouterr().err == "configuration: train/configs/sample.yaml (give another with -c FILE)\n"
+    assert document.path == Path("train/configs/sample.yaml")
+    parsed("-c", "train/configs/sample.yaml")
+    assert capsys.readouterr().err == ""
+
+
+def test_commands_say_where_they_write_before_they_work(tmp_path):
+    (tmp_path / "x.yaml").write_text(f"preprocess: {{dataset: d, manifests: {tmp_path}/m, store: {tmp_path}/s}}\n")
+    expected = {
+        "pipeline.manifests": f"ledgers in {tmp_path}/m/d",
+        "pipeline.preprocess": f"shards in {tmp_path}/s, and ledgers in {tmp_path}/m/d",
+        "pipeline.preprocess --dry-run": "nothing",
+        "pipeline.verify": "nothing",
+        "pipeline.verify --repair": f"shards in {tmp_path}/s, and ledgers in {tmp_path}/m/d",
+    }
+    for command, target in expected.items():
+        code, _out, err = run_python("-m", *command.split(), "-c", str(tmp_path / "x.yaml"))
+        assert code == 2  # there are no ledgers, no videos
+        assert err.splitlines()[0] == f"writes: {target}", command
+
+
+COMMANDS = sorted(
+    f"{path.parent.name}.{path.stem}" for top in ("pipeline", "train") for path in ROOT.glob(f"{top}/[a-z]*.py")
+)
+
+
+def help_of(command: str, flag: str, monkeypatch, capsys) -> list[str]:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(command).main([flag])
+    assert not caught.value.code
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_on_a_screen(command, monkeypatch, capsys):
+    lines = help_of(command, "--help", monkeypatch, capsys)
+    assert len(lines) <= 60 and max(map(len, lines)) <= 120
+    assert lines[0].startswith(f"usage: python -m {command} ")
+    if any(line.startswith("  --help-all") for line in lines):
+        text = " ".join(" ".join(lines).split())
+        assert "Relative paths are relative to the current folder" in text and "Text is taken as typed" in text
+
+
+@pytest.mark.parametrize("command", ["pipeline.manifests", "pipeline.preprocess", "train.train", "train.convert"])
+def test_help_all_shows_more_than_help(command, monkeypatch, capsys):
+    text = {flag: "\n".join(help_of(command, flag, monkeypatch, capsys)) for flag in ("--help", "--help-all")}
+    keys = {flag: set(re.findall(r"^  --([a-z_.]+)=", lines, re.MULTILINE)) for flag, lines in text.items()}
+    assert keys["--help"] and keys["--help"] <= keys["--help-all"]
+    assert ("--help-all shows all of them" in text["--help"]) == (keys["--help"] < keys["--help-all"])
+    if command == "train.train":
+        assert {"device_target", "data_loader.eval.map.operations", "preprocess.max_bad_fraction"} <= keys["--help-all"]
+
+
+def test_help_says_meaning_type_and_default(monkeypatch, capsys):
+    text = " ".join(" ".join(help_of("train.train", "--help-all", monkeypatch, capsys)).split())
+    assert "--preprocess.interpolation=bilinear (bilinear | area | bicubic) bilinear (torchvision's preset" in text
+    assert "--data_loader.eval.dataset.split=val (train | val | test) the ledger to read." in text
+    assert "--model.num_classes=400 (whole number at least 2 | auto)" in text
+    assert "--train.pretrained_model= (path) file of weights" in text
+
+
+def dataclasses_in(cls: type) -> set[type]:
+    """A section's dataclass and all that are used in it."""
+    inner = {part for hint in typing.get_type_hints(cls).values() for part in (hint, *flat(hint)) if is_dataclass(part)}
+    return {cls}.union(*map(dataclasses_in, inner))
+
+
+def flat(hint) -> list:
+    return [part for argument in typing.get_args(hint) for part in (argument, *flat(argument))]
+
+
+def test_every_key_has_a_meaning():
+    from train.experiment.sections import Config
+
+    sections = dataclasses_in(Config)
+    assert {"Operation", "LearningRate", "Dataset", "Preprocess"} <= {cls.__name__ for cls in sections}
+    for cls in sections:
+        assert set(meanings(cls)) == {field.name for field in fields(cls)}, cls.__name__
+        assert all(meanings(cls).values())
+
+
+def test_meanings_are_read_from_the_docstring():
+    class Section:
+        """What it is.
+
+        Attributes:
+            first: one line.
+            second_one: two lines: the first,
+                and the second.
+
+        Raises:
+            third: is none.
+        """
+
+    assert meanings(Section) == {"first": "one line.", "second_one": "two lines: the first, and the second."}
+
+
+def test_decoder_process_loads_nothing_that_only_settings_need():
+    unwanted = "pandas h5py pydantic yaml difflib"
+    program = f"""
+import sys, pipeline.decoding.serve
+print([name for name in {unwanted.split()} if name in sys.modules])
+"""
+    assert run_python("-c", program) == (0, "[]\n", "")
+
+
+BAD_FILES = {"list": "- 1\n", "empty": "", "tab": "preprocess:\n\tfps: 1\n", "bomb": "a: &a [*a]\n"}
+
+
+@pytest.mark.parametrize("name", ["list", "empty", "tab", "bomb", "folder", "fifo", "gone"])
+def test_bad_configuration_file_is_one_line_and_exit_2(name, tmp_path):
+    path = tmp_path / f"{name}.yaml"
+    if name == "folder":
+        path.mkdir()
+    elif name == "fifo":
+        os.mkfifo(path)
+    elif name in BAD_FILES:
+        path.write_text(BAD_FILES[name])
+    code, out, err = run_python("-m", "pipeline.estimate", "-c", str(path))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {path}")
 
 
 class Locked(UserError):

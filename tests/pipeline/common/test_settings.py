@@ -1,15 +1,35 @@
 """A YAML file becomes checked settings, and each wrong key is named with its line, for who writes one."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import RESOURCES
 
 from pipeline.common import recipe
-from pipeline.common.settings import Document, NonNegativeFloat, PositiveInt, SettingsError, build, to_plain
+from pipeline.common.settings import Document, SettingsError, build, to_plain
+from pipeline.common.value_types import NonNegativeFloat, PositiveFloat, PositiveInt
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: NonNegativeFloat = 0.1
+    kind: Literal["a", "b"] = "a"
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
+    name: str | None = None
+    rate: PositiveFloat | Literal["source"] = "source"
+    flag: bool = False
+    level: Literal["low", "high"] | None = "high"
+    other: Inner = field(default_factory=lambda: Inner(0.5, "b"))
 
 
 def write_yaml(tmp_path: Path, text: str) -> Path:
@@ -38,7 +58,7 @@ def write_yaml(tmp_path: Path, text: str) -> Path:
         ("on: 1\n", r"yaml:1: on: unknown section"),
         ("12: 1\n", r"yaml:1: 12: unknown section"),
         ("preprocess:\n  fps: 15\n  no: 1\n", r"yaml:3: preprocess\.no: unknown key"),
-        ("- 1\n", r"expected a mapping of sections, got list"),
+        ("- 1\n", r"expected a mapping of sections, got a list"),
         ("", r"expected a mapping of sections"),
         ("preprocess:\n\tfps: 1\n", r"cannot be read as YAML"),
         ("preprocess: !!python/object/apply:os.system ['true']\n", r"cannot be read as YAML"),
@@ -56,6 +76,15 @@ def test_all_errors_come_at_once(tmp_path):
     assert len(str(caught.value).splitlines()) == 3
 
 
+def test_only_twenty_errors_are_listed(tmp_path):
+    text = "preprocess:\n" + "".join(f"  key{number}: 1\n" for number in range(57))
+    with pytest.raises(SettingsError) as caught:
+        recipe.load(Document(write_yaml(tmp_path, text)))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 21 and lines[-1] == "and 37 more"
+    assert "preprocess.key19: unknown key" in lines[-2]
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"nothing\.yaml: no such configuration file"):
         Document(tmp_path / "nothing.yaml")
@@ -69,24 +98,123 @@ def test_overrides_win_and_are_named(tmp_path):
         recipe.load(Document(path, {"preprocess.width": "wide"}))
 
 
+TEXTS = [
+    "/x/shards #2",
+    "a: b.mp4",
+    "[4K] x.mp4",
+    "42",
+    "yes",
+    "null",
+    "2001-02-30",
+    "~",
+    "{a",
+    "'x'",
+    " x ",
+    "$HOME/~",
+    "!x",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_override_is_taken_as_typed(text):
+    overrides = {f"preprocess.{key}": text for key in ("store", "data_root", "dataset", "scheduler")}
+    settings = recipe.load(Document(None, overrides))
+    assert [settings.store, settings.data_root, settings.dataset, settings.scheduler] == [text] * 4
+    assert {type(getattr(settings, key)) for key in ("store", "dataset")} == {str}
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("[42, b c.csv, 'd, e', null, yes]", ("42", "b c.csv", "d, e", "null", "yes")),
+        ("[]", ()),
+        ("labels.csv", ("labels.csv",)),
+        ("[4K] labels.csv", ("[4K] labels.csv",)),
+        ("a: b.csv", ("a: b.csv",)),
+        ("{a: b}", ("{a: b}",)),
+        ("[[a]]", ("[[a]]",)),
+        ("42", ("42",)),
+        ("null", None),  # those in data_root
+    ],
+)
+def test_override_of_texts_is_a_list_or_one_text(text, labels):
+    assert recipe.load(Document(None, {"preprocess.labels": text})).labels == labels
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("train.sizes", "[[1, 2], [3, 4]]", ((1, 2), (3, 4))),
+        ("train.inner.rate", "1e-3", 0.001),
+        ("train.inner.kind", "b", "b"),
+        ("train.inner", "{kind: b}", Inner(0.1, "b")),
+        ("train.name", "null", "null"),  # a text
+        ("train.name", "", ""),
+        ("train.rate", "source", "source"),
+        ("train.rate", "30", 30.0),
+        ("train.flag", "yes", True),
+        ("train.level", "null", None),
+        ("train.level", "low", "low"),
+    ],
+)
+def test_override_is_converted_by_the_type_of_its_key(name, text, value):
+    outer = build(Outer, Document(None, {name: text}), "train")
+    for word in name.split(".")[1:]:
+        outer = getattr(outer, word)
+    assert outer == value and type(outer) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("preprocess.height", "", r"--preprocess\.height: got '', expected whole number at least 1"),
+        ("preprocess.height", "[", r"--preprocess\.height: got '\[', expected whole number"),
+        ("preprocess.height", "9" * 5000, r"--preprocess\.height: got '9{70,80}\.\.\., expected whole number"),
+        ("preprocess.fps", "9" * 400, r"--preprocess\.fps: got '9+\.\.\., expected number more than 0"),
+        ("preprocess.fps", "-3", r"--preprocess\.fps: got -3, expected number more than 0 \| source"),
+        ("preprocess.codec", "jpg", r"--preprocess\.codec: got 'jpg', expected raw \| jpeg; nearest valid: jpeg"),
+        ("preprocess.labels", "", r"--preprocess\.labels: got '', expected \[path, \.\.\.\] \| null"),
+        ("preprocess", "3", r"preprocess: expected keys, got 3"),
+    ],
+)
+def test_wrong_override_is_named_with_what_was_got(name, text, message):
+    with pytest.raises(SettingsError, match=message):
+        recipe.load(Document(None, {name: text}))
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [("~/x", "/home/me/x"), ("$DISK/x", "/d/x"), ("${DISK}er/$DISK", "/der//d"), ("a~b $ c", "a~b $ c"), ("x", "x")],
+)
+def test_paths_of_a_file_are_expanded_and_typed_ones_are_not(tmp_path, monkeypatch, text, path):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DISK", "/d")
+    file = write_yaml(tmp_path, f"preprocess:\n  store: '{text}'\n  labels: ['{text}']\n  dataset: '{text}'\n")
+    settings = recipe.load(Document(file))
+    assert (settings.store, settings.labels, settings.dataset) == (path, (path,), text)  # a name is no path
+    assert recipe.load(Document(file, {"preprocess.store": text})).store == text
+
+
+@pytest.mark.parametrize("text", ["$NOT_THERE/x", "${NOT_THERE}"])
+def test_unknown_variable_is_named_with_its_line_and_key(tmp_path, monkeypatch, text):
+    monkeypatch.delenv("NOT_THERE", raising=False)
+    message = r"yaml:3: preprocess\.store: got '\S+', expected a path; the environment variable NOT_THERE is not set"
+    with pytest.raises(SettingsError, match=message):
+        recipe.load(Document(write_yaml(tmp_path, f"preprocess:\n  fps: 3\n  store: {text}\n")))
+
+
+def test_override_of_a_section_and_of_its_keys_go_together():
+    settings = recipe.load(Document(None, {"preprocess": "{fps: 3, width: 9}", "preprocess.fps": "4"}))
+    assert (settings.fps, settings.width) == (4.0, 9)
+    with pytest.raises(SettingsError, match=r"--preprocess\.fps\.more: preprocess\.fps has no keys"):
+        Document(None, {"preprocess.fps": "4", "preprocess.fps.more": "4"})
+
+
 def test_a_section_left_empty_takes_overrides(tmp_path):
     path = write_yaml(tmp_path, "preprocess:\ndata_loader:\n  train: {dataset: {path: /videos}}\n")
     settings = recipe.load(Document(path, {"preprocess.width": "64"}))
     assert (settings.width, settings.data_root) == (64, "/videos")
     assert recipe.load(Document(path)).data_root == "/videos"
-
-
-@dataclass(frozen=True)
-class Inner:
-    rate: NonNegativeFloat = 0.1
-    kind: Literal["a", "b"] = "a"
-
-
-@dataclass(frozen=True)
-class Outer:
-    inner: Inner
-    sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
-    name: str | None = None
 
 
 @given(
@@ -113,3 +241,25 @@ def test_fingerprint_holds_what_decides_the_bytes_only():
         assert base.fingerprint() != recipe.Preprocess(**change).fingerprint()
     said = recipe.differences(base.to_json(), recipe.Preprocess(fps=30.0).to_json())
     assert said == "fps: 15.0 here, 30.0 there"
+
+
+def test_absent_keys_keep_the_default_of_their_section():
+    document = Document(None, {"train.other.kind": "a"})
+    assert build(Outer, document, "train").other == Inner(0.5, "a")
+
+
+def test_later_key_is_in_the_fingerprint_only_off_its_default(monkeypatch):
+    before = recipe.Preprocess()
+    kept = before.to_json()
+    monkeypatch.setattr(recipe, "_LATER_STORED_KEYS", ("video_timeout_s",))
+    assert before.to_json() == kept
+    changed = recipe.Preprocess(video_timeout_s=5.0)
+    assert changed.stored()["video_timeout_s"] == 5.0 and changed.fingerprint() != before.fingerprint()
+    assert recipe.differences(kept, changed.to_json()) == "video_timeout_s: 60.0 here, 5.0 there"
+    assert recipe.differences(changed.to_json(), kept) == "video_timeout_s: 5.0 here, 60.0 there"
+
+
+def test_fingerprint_of_existing_stores_is_unchanged():
+    settings = recipe.load(Document(RESOURCES / "made_by_24d7eab" / "kept.yaml"))
+    saved = RESOURCES / "made_by_24d7eab/runs/kept/20261126-000000/ckpt/epoch_001-step_000002.json"
+    assert settings.fingerprint() == json.loads(saved.read_text())["recipe_sha256"]

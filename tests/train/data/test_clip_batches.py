@@ -25,7 +25,7 @@ from train.data.loader import iterate, waiting_hint
 from train.data.prefetch import LoaderError
 from train.data.videos import read_videos
 from train.experiment.sections import Dataset, Loader
-from train.experiment.transforms import Map, Operation
+from train.experiment.transforms import standard_map
 
 NUM_TRAIN, NUM_VAL = 19, 7
 
@@ -38,12 +38,9 @@ def settings(request, tmp_path_factory):
     return made
 
 
-def loader(*, crop="VideoRandomCrop", flip=0.0, **options) -> Loader:
-    operations = [Operation(crop, size=(8, 12))]
-    if flip:
-        operations.append(Operation("VideoRandomHorizontalFlip", prob=flip))
+def loader(*, cut="random", flip=0.0, **options) -> Loader:
     defaults = {"batch_size": 4, "seq": 5, "seq_mode": "interval", "frame_interval": 2}
-    return Loader(Dataset(**{**defaults, **options}), Map(tuple(operations)))
+    return Loader(Dataset(**{**defaults, **options}), standard_map((16, 20), cut, (8, 12), flip))
 
 
 def source(settings, split="train", *, seed=0, drop_remainder=True, rank=0, world=1, **options) -> ClipBatches:
@@ -131,7 +128,7 @@ def test_epochs_and_seeds_differ_and_repeat(settings):
 
 @pytest.mark.parametrize(("num_clips", "num_crops", "world"), [(1, 1, 1), (3, 1, 1), (2, 3, 1), (3, 1, 2), (1, 1, 3)])
 def test_evaluation_sees_each_view_once_and_pads_end(settings, num_clips, num_crops, world):
-    options = {"crop": "VideoCenterCrop", "seq_mode": "uniform", "shuffle": False}
+    options = {"cut": "centre", "seq_mode": "uniform", "shuffle": False}
     views = {"num_clips": num_clips, "num_crops": num_crops}
     ranks = [
         everything(source(settings, "val", drop_remainder=False, rank=rank, world=world, **options, **views), epoch=0)
@@ -309,13 +306,14 @@ from pathlib import Path
 from pipeline.common import cli
 from pipeline.common.recipe import Preprocess
 from train.experiment.sections import Dataset, Loader
-from train.experiment.transforms import Map
+from train.experiment.transforms import standard_map
 from train.data.clip_batches import ClipBatches
 from train.data.loader import iterate
 from train.data.videos import read_videos
 
 settings = Preprocess(**eval(sys.argv[1]))
-loader = Loader(Dataset(batch_size=4, seq=5, batch_timeout_s=0.5, num_parallel_workers=2), Map())
+options = Dataset(batch_size=4, seq=5, batch_timeout_s=0.5, num_parallel_workers=2)
+loader = Loader(options, standard_map((16, 20), "none"))
 batches = ClipBatches(read_videos(settings, "train"), loader, settings, seed=0, drop_remainder=True)
 read, calls = batches.batch, iter(range(99))
 

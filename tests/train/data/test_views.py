@@ -5,13 +5,13 @@ import pytest
 
 from train.data.views import Views
 from train.experiment.sections import Dataset, Loader
-from train.experiment.transforms import Map, Operation
+from train.experiment.transforms import standard_map
 
 STORED = (128, 171)
 
 
-def views(crop="VideoCenterCrop", size=(112, 112), stored=STORED, seed=0, **options) -> Views:
-    return Views(Loader(Dataset(**options), Map((Operation(crop, size=size),))), stored, seed)
+def views(cut="centre", size=(112, 112), stored=STORED, seed=0, **options) -> Views:
+    return Views(Loader(Dataset(**options), standard_map(stored, cut, size)), stored, seed)
 
 
 def cut(chosen: Views, samples: list[int], num_frames: int = 150, epoch: int = 0):
@@ -40,7 +40,7 @@ def test_the_crops_of_a_clip_are_of_the_same_frames(mode):
 
 
 def test_random_clips_differ_in_a_video_and_by_epoch():
-    chosen = views("VideoRandomCrop", num_clips=5, seq_mode="random")
+    chosen = views("random", num_clips=5, seq_mode="random")
     starts = [tuple(each[0][0] for each in cut(chosen, list(range(35, 40)), 20, epoch)) for epoch in range(20)]
     assert all(set(each) == {0, 1, 2, 3, 4} for each in starts)  # 20 frames have five windows of 16
     assert len(set(starts)) > 10
@@ -50,12 +50,12 @@ def test_random_clips_differ_in_a_video_and_by_epoch():
 
 def test_a_view_is_a_function_of_seed_epoch_and_sample():
     def drawn(seed: int, epoch: int, samples: list[int]):
-        return cut(views("VideoRandomCrop", seed=seed, seq_mode="part"), samples, epoch=epoch)
+        return cut(views("random", seed=seed, seq_mode="part"), samples, epoch=epoch)
 
     keys = [(seed, epoch) for seed in range(3) for epoch in range(3)]
     alone = [str(drawn(*key, [sample])) for key in keys for sample in (0, 1, 2)]
     assert [str([each]) for key in keys for each in drawn(*key, [0, 1, 2])] == alone
     assert len(set(alone)) == len(keys) * 3
-    first = views("VideoRandomCrop", seq_mode="part")
+    first = views("random", seq_mode="part")
     lefts = {left for _frames, _top, left, _flip in cut(first, list(range(200)))}
     assert len(lefts) > 40

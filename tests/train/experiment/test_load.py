@@ -8,9 +8,11 @@ from paths import CONFIGS, RESOURCES, SHARED
 from pipeline.common.settings import Document, SettingsError
 from train.experiment.load import load_config
 from train.experiment.sections import Config
+from train.experiment.transforms import Operation
 
 OPERATIONS = "data_loader.train.map.operations"
 CROP = "{type: VideoRandomCrop, size: [8, 8]}"
+RESCALE, REORDER = "{type: VideoRescale, shift: 0}", "{type: VideoReOrder, order: [3, 0, 1, 2]}"
 NORMALIZE = "{type: VideoNormalize, mean: [0, 0, 0], std: [1, 1, 1]}"
 SEED_README = SHARED / "seed" / "r2plus1d_README.md"
 
@@ -32,8 +34,8 @@ def test_torchvisions_recipe_is_the_published_one():
     assert (stored.fps, stored.height, stored.width, stored.interpolation) == (15, 128, 171, "bilinear")
     clips = train.dataset
     assert (clips.seq, clips.seq_mode, clips.frame_interval, clips.num_clips) == (16, "random", 1, 5)
-    crop, flip = (train.map.find(name) for name in ("VideoRandomCrop", "VideoRandomHorizontalFlip"))
-    assert crop is not None and crop.size == (112, 112) and flip is not None and flip.prob == 0.5
+    seen = train.transforms(stored.frame_size)
+    assert (seen.cut, seen.crop, seen.flip_probability) == ("random", (112, 112), 0.5)
     assert (rate.lr, rate.lr_batch_size, rate.warmup_epochs, rate.warmup_start) == (0.01, 24, 10, 0.001)
     assert (rate.lr_scheduler, rate.lr_epochs, rate.lr_gamma) == ("multi_step", (20, 30, 40), 0.1)
     assert (config.train.epochs, optimizer.momentum, optimizer.weight_decay) == (45, 0.9, 1e-4)
@@ -77,7 +79,9 @@ def test_our_files_load_without_a_warning(path, caplog):
         ({"train.amp_level": "O1"}, r"got 'O1', expected O0 \| O2 \| O3"),
         ({OPERATIONS: f"[{CROP}, {{type: VideoResize, size: [128, 171]}}]"}, r"VideoResize stands after VideoRandom"),
         ({OPERATIONS: f"[{NORMALIZE}, {{type: VideoRescale, shift: 0.0}}]"}, r"VideoRescale stands after VideoNorm"),
-        ({"data_loader.eval.map.operations": "[{type: VideoRandomCrop, size: [8, 8]}]"}, r"would make scores random"),
+        ({"data_loader.eval.map.operations": f"[{CROP}, {RESCALE}, {REORDER}, {NORMALIZE}]"}, r"scores random"),
+        ({"data_loader.eval.map.operations": f"[{RESCALE}, {REORDER}]"}, r"\.eval\.map: .* VideoNormalize is missing"),
+        ({"data_loader.eval.map.operations": "[]"}, r"data_loader\.eval\.map: operations: VideoRescale is missing"),
         ({OPERATIONS: "[{type: VideoRandomCrop, size: [8, 999]}]"}, r"is larger than the stored"),
         ({OPERATIONS: "[{type: VideoReOrder}]"}, r"VideoReOrder takes \['order'\], got \[\]"),
         ({OPERATIONS: "[{type: VideoReOrder, order: [0, 1, 2, 3]}]"}, r"expected \[3, 0, 1, 2\]"),
@@ -96,10 +100,43 @@ def test_all_errors_of_all_sections_come_at_once():
     assert {line.split(":")[0] for line in str(caught.value).splitlines()} == {f"--{key}" for key in overrides}
 
 
-def test_a_map_left_empty_is_an_empty_one(tmp_path):
-    path = tmp_path / "empty.yaml"
-    path.write_text("data_loader:\n  train:\n    map:\n  eval:\n    map:\n")
-    assert load_config(Document(path)).data_loader.train.map.operations == ()
+@pytest.mark.parametrize("text", ["train: {epochs: 3}", "data_loader:", "data_loader:\n  train:\n    map:\n  eval:\n"])
+def test_file_without_loaders_gets_standard_ones(tmp_path, text):
+    path = tmp_path / "short.yaml"
+    path.write_text(text)
+    document = Document(path, {"preprocess.height": "120", "data_loader.eval.dataset.num_clips": "3"})
+    loaders = load_config(document).data_loader
+    printed = load_config(
+        Document(RESOURCES / "zjut_r2plus1d18.yaml")
+    ).data_loader  # but for the size of a stored frame
+    for name in ("train", "eval"):
+        operations = getattr(loaders, name).map.operations
+        assert operations[1] == Operation("VideoResize", size=(120, 171))
+        expected = getattr(printed, name).map.operations
+        assert [each for each in operations if each.size != (120, 171)] == [e for e in expected if e.size != (128, 171)]
+    dataset = loaders.eval.dataset
+    assert (dataset.split, dataset.shuffle, dataset.seq_mode, dataset.num_clips) == ("val", False, "uniform", 3)
+    assert (loaders.train.dataset.split, loaders.train.dataset.shuffle) == ("train", True)
+
+
+def test_standard_crop_larger_than_frames_is_refused(tmp_path):
+    path = tmp_path / "short.yaml"
+    path.write_text("preprocess: {height: 64, width: 86}")
+    with pytest.raises(SettingsError, match=r"data_loader\.train\.map: VideoRandomCrop size \[112, 112\] is larger"):
+        load_config(Document(path))
+
+
+def test_zjut_path_becomes_the_data_root_and_is_expanded(tmp_path, monkeypatch):
+    path = tmp_path / "short.yaml"
+    path.write_text(
+        "data_loader:\n  train:\n    dataset:\n      path: $VIDEOS/k400\n  eval: {dataset: {path: $VIDEOS/k400}}\n"
+    )
+    monkeypatch.setenv("VIDEOS", "/v")
+    config = load_config(Document(path))
+    assert config.preprocess.data_root == config.data_loader.train.dataset.path == "/v/k400"
+    monkeypatch.delenv("VIDEOS")
+    with pytest.raises(SettingsError, match=r"short\.yaml:4: preprocess\.data_root: .* variable VIDEOS is not set"):
+        load_config(Document(path))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def base(folder) -> dict[str, str]:
     """What makes the seed's settings run on the little store; all keys mean what they did."""
-    overrides = {f"preprocess.{key}": json.dumps(value) for key, value in to_plain(settings_for(folder)).items()}
+    overrides = {f"preprocess.{key}": typed(value) for key, value in to_plain(settings_for(folder)).items()}
     values = yaml.safe_load(SEED.read_text())
     for split in ("train", "eval"):
         operations = values["data_loader"][split]["map"]["operations"]
@@ -67,11 +67,16 @@ def base(folder) -> dict[str, str]:
     }  # fmt: skip
 
 
+def typed(value: object) -> str:
+    """A value as it is typed on the command line."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def with_key(overrides: dict[str, str], key: str, value: object) -> dict[str, str]:
     """The overrides with one key changed; the keys of an operation stand in a list."""
     parent, _, rest = key.partition(".operations.")
     if not rest:
-        return {**overrides, key: json.dumps(value)}
+        return {**overrides, key: typed(value)}
     name, leaf = rest.split(".")
     operations = json.loads(overrides[f"{parent}.operations"])
     for operation in operations:
@@ -133,7 +138,8 @@ def batches(split: str) -> Callable:
 
 def normalisation(split: str) -> Callable:
     def observe(config: Config, words: list[str], patch: pytest.MonkeyPatch):
-        cell = Normalize.of(getattr(config.data_loader, split).map)
+        seen = getattr(config.data_loader, split).transforms(config.preprocess.frame_size)
+        cell = Normalize(seen.mean, seen.std)
         return cell.scale.asnumpy().tolist(), cell.shift.asnumpy().tolist()
 
     return observe

@@ -1,0 +1,183 @@
+"""What a value may be, and how a value of a file or of the command line becomes one.
+
+The annotations of a section's fields say it: numbers with a Range, Literals, PathText, tuples and unions of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import types
+import typing
+from typing import Annotated, Any, Literal
+
+from pipeline.common.text import dotted
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Bounds of a number, both inclusive unless `above` is set (then the lower bound is exclusive)."""
+
+    min: float = -math.inf
+    max: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (value > self.min if self.above else value >= self.min) and value <= self.max
+
+    def __str__(self) -> str:
+        low = ("more than " if self.above else "at least ") + f"{self.min:g}" if self.min > -math.inf else ""
+        high = f"at most {self.max:g}" if self.max < math.inf else ""
+        return " and ".join(part for part in (low, high) if part)
+
+
+class PathMark:
+    """Marks text that is a path: in a YAML file, `~`, `$NAME` and `${NAME}` in it are expanded."""
+
+
+PositiveInt = Annotated[int, Range(min=1)]
+NonNegativeInt = Annotated[int, Range(min=0)]
+PositiveFloat = Annotated[float, Range(min=0, above=True)]
+NonNegativeFloat = Annotated[float, Range(min=0)]
+Fraction = Annotated[float, Range(min=0, max=1)]
+PathText = Annotated[str, PathMark()]
+
+
+class Typed(str):
+    """The text of an override; what it means depends on the type of its key."""
+
+
+def type_name(hint: Any) -> str:
+    """A type as a user would say it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint == PathText:
+        return "path"
+    if origin is Annotated:
+        return f"{type_name(arguments[0])} {arguments[1]}"
+    if origin is Literal:
+        return " | ".join(str(choice) for choice in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(type_name(argument) for argument in arguments)
+    if origin is tuple:
+        inner = f"{type_name(arguments[0])}, ..." if arguments[-1] is ... else ", ".join(map(type_name, arguments))
+        return f"[{inner}]"
+    if dataclasses.is_dataclass(hint):
+        return f"{{{', '.join(field.name for field in dataclasses.fields(hint))}}}"
+    words = {"NoneType": "null", "str": "text", "int": "whole number", "float": "number", "bool": "true | false"}
+    return words[hint.__name__]
+
+
+class MisfitError(Exception):
+    """A value that is not of a type; with what was expected, where that is more than the type's name."""
+
+
+def converted_to(hint: Any, value: Any) -> Any:
+    """`value` as the type `hint`.  YAML 1.1 reads 1e-4 as text, so numbers in text count as numbers.
+
+    Raises:
+        MisfitError: it is of another type.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        converted = converted_to(arguments[0], value)
+        if isinstance(arguments[1], PathMark):
+            return converted if isinstance(value, Typed) else _expanded(converted)
+        if converted in arguments[1]:
+            return converted
+    elif origin in (typing.Union, types.UnionType):
+        reason = ""
+        for choice in arguments:
+            try:
+                return converted_to(choice, value)
+            except MisfitError as misfit:
+                reason = reason or str(misfit)
+        raise MisfitError(reason)
+    elif origin is Literal:
+        for candidate in (str(value), parsed(value)) if isinstance(value, Typed) else (value,):
+            for choice in arguments:
+                if candidate == choice and type(candidate) is type(choice):
+                    return choice
+    elif origin is tuple:
+        items = _items(arguments, value) if isinstance(value, Typed) else value
+        if isinstance(items, (list, tuple)) and (arguments[-1] is ... or len(arguments) == len(items)):
+            hints = [arguments[0]] * len(items) if arguments[-1] is ... else arguments
+            return tuple(converted_to(item_hint, item) for item_hint, item in zip(hints, items, strict=True))
+    elif hint is str:
+        if isinstance(value, str):
+            return str(value)
+    else:
+        value = parsed(value) if isinstance(value, Typed) else value
+        if hint is float and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except (TypeError, ValueError, OverflowError):
+                raise MisfitError from None
+            if math.isfinite(number):
+                return number
+        elif type(value) is hint:
+            return value
+    raise MisfitError
+
+
+def takes_text(hint: Any) -> bool:
+    """Whether an override of a key of this type may be text as typed, or texts."""
+    if typing.get_origin(hint) is Literal:
+        return any(isinstance(choice, str) for choice in typing.get_args(hint))
+    return hint is str or any(takes_text(argument) for argument in typing.get_args(hint))
+
+
+def parsed(text: Typed) -> Any:
+    """What an override means as YAML; nothing is the empty text, and what is no YAML stays as typed."""
+    from pipeline.common.yaml_file import YamlError, parse_value
+
+    try:
+        return parse_value(text) if text else ""
+    except YamlError:
+        return str(text)
+
+
+def _items(arguments: tuple[Any, ...], text: Typed) -> Any:
+    """The items of an override that is a list; of a list of texts they are as written, and any other text is one."""
+    from pipeline.common.yaml_file import YamlError, parse_value
+
+    if not takes_text(arguments[0]):
+        return parsed(text)
+    if text in ("", "null"):
+        return None
+    try:
+        items = parse_value(text, as_texts=True)
+    except YamlError:
+        items = None
+    if isinstance(items, list) and all(isinstance(item, str) for item in items):
+        return [Typed(item) for item in items]
+    return [text]
+
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
+
+
+def _expanded(path: str) -> str:
+    """A path of a YAML file with the user's home folder and environment variables put in.
+
+    Raises:
+        MisfitError: naming a variable that is not set.
+    """
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise MisfitError(f"a path; the environment variable {dotted((name,))} is not set")
+        return os.environ[name]
+
+    return os.path.expanduser(_VARIABLE.sub(value_of, path))
+
+
+def choices(hint: Any) -> list[str]:
+    """The words a value may be, for the nearest-word hint."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return [str(choice) for choice in arguments]
+    inner = arguments[:1] if typing.get_origin(hint) is Annotated else arguments
+    return [word for argument in inner for word in choices(argument)]

@@ -1,0 +1,22 @@
+"""Files that an earlier version wrote mean today what they meant then."""
+
+import json
+
+from paths import RESOURCES
+
+from pipeline.common.settings import Document
+from train.device.processes import World
+from train.experiment.load import load_config
+from train.loop.trainer import Trainer
+
+KEPT = RESOURCES / "made_by_24d7eab"
+
+
+def test_identity_of_a_kept_run_is_what_its_checkpoint_says(monkeypatch):
+    monkeypatch.chdir(KEPT)
+    (saved,) = KEPT.glob("runs/kept/*/ckpt/epoch_001-step_000002.json")
+    state = json.loads(saved.read_text())
+    for file in ("kept.yaml", "runs/kept/20261126-000000/config.yaml"):
+        identity = Trainer(load_config(Document(file)), World(), None)._identity()
+        assert json.loads(json.dumps(identity)) == {key: state[key] for key in identity}
+        assert {key for key in state if key.startswith("data_loader.")} <= set(identity)
