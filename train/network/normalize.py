@@ -1,4 +1,4 @@
-"""Normalisation on the device, in the graph: frames stay uint8 until there, a quarter of their float size."""
+"""Normalises frames in the graph, on the device: until then they are uint8, a quarter of their float32 size."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Normalize(nn.Cell):
 
     @classmethod
     def of(cls, transforms: Map) -> Normalize:
-        """The normalisation a map asks for.
+        """The normalisation of a map.
 
         Raises:
-            UserError: VideoRescale, VideoReOrder or VideoNormalize is not among its operations.
+            UserError: VideoRescale, VideoReOrder or VideoNormalize is missing in its operations.
         """
         for name in ("VideoRescale", "VideoReOrder", "VideoNormalize"):
             if transforms.find(name) is None:
@@ -39,5 +39,5 @@ class Normalize(nn.Cell):
         return cls(normalize.mean, normalize.std)
 
     def construct(self, clips: Tensor) -> Tensor:
-        """Normalise and bring the channels to the front."""
+        """Normalise, and move the channels before T."""
         return ops.transpose(clips.astype(ms.float32) * self.scale + self.shift, (0, 4, 1, 2, 3))
