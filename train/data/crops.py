@@ -1,4 +1,4 @@
-"""Where a clip is cut out of its frames, and whether it is mirrored: on the host, while it is copied out of its shard."""
+"""Chooses where a clip is cropped and whether it is mirrored; both happen while it is copied out of its shard."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class CropAndFlip:
     def places(
         self, stored: tuple[int, int], draws: NDArray[np.float64], crop: NDArray[np.int64], num_crops: int = 1
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """(top, left, mirrored), each (N,), of N clips whose stored frames are `stored`, (H, W) pixels.
+        """The crops of N clips: (top, left, mirrored), each (N,).
 
-        Of three crops number 0 is at one end of the side with more room, 1 in the centre and 2 at the other end.
+        Three crops lie along the side with more room: number 0 at one end, 1 in the centre, 2 at the other end.
 
         Args:
-            stored: size of the stored frames.
-            draws: (N, 3) in [0, 1), each clip's own.
-            crop: (N,) which of its clip's crops each one is.
+            stored: (H, W) in pixels of the stored frames.
+            draws: (N, 3) in [0, 1), different for each clip.
+            crop: (N,) number of each crop among its clip's.
             num_crops: crops of a clip, 1 or 3.
         """
         spare_h, spare_w = stored[0] - self.crop[0], stored[1] - self.crop[1]
