@@ -54,7 +54,7 @@ def test_one_signal_lets_the_step_end_and_what_follows_or_precedes_training_ends
     assert rest == ("" if at_once else "step finished\n")
     if signals:
         assert said[-1] == f"{signals[-1].name}: " + (
-            "leaving at once" if at_once else "finishing the step, then saving"
+            "stopping at once." if at_once else "finishing the step, then saving and stopping."
         )
 
 
