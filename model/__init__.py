@@ -1,4 +1,4 @@
-"""The networks and their weights.  Imports mindspore only, after telling it what it must know about the CPU."""
+"""The networks and their weights.  Imports only mindspore, after it has limited oneDNN to fast instructions."""
 
 from model.onednn import limit_onednn_isa
 

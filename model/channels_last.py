@@ -1,18 +1,18 @@
-"""The layout for GPUs: channels last, and every (1, k, k) and (k, 1, 1) convolution as a two-dimensional one.
+"""Changes an R(2+1)D network to layout NTHWC for GPUs: channels last, and every convolution two-dimensional.
 
-cuDNN's tensor cores read channels last.  A clip of (N, T, H, W, C) is, without moving a byte, N x T pictures
-(H, W, C) for the convolutions in space, and N pictures (T, H x W, C) for those in time.  `to_nthwc` exchanges the
-cells of a network that is built; the parameters stay the same objects, of the same names and shapes, so that
-checkpoints know nothing of it.
+cuDNN's tensor cores need channels last.  Without moving a byte, a clip (N, T, H, W, C) is N x T pictures (H, W, C) for
+the (1, k, k) convolutions in space, and N pictures (T, H x W, C) for the (k, 1, 1) convolutions in time.  `to_nthwc`
+replaces the cells of a network.  The parameters stay the same objects with the same names and shapes, so checkpoints do
+not depend on the layout.
 
-Mid-planes (45, 230, 460, 921) become multiples of 8 on the way through: planes of zeros, whose gamma is 0, stay exactly
-zero, and so do their gradients.
+Mid-planes (45, 230, 460, 921) are padded to multiples of 8 inside the network: the added planes have gamma 0, so they
+and their gradients are always exactly zero.
 
-MindSpore makes one operator of a batch norm in training and the ReLU right after it, and one of their gradients, where
-channels are last and a multiple of 4: so nothing may come between the two.
+If channels are last and a multiple of 4, MindSpore joins a batch norm in training and the ReLU directly after it into
+one operator, and their gradients into another; so no cell may come between the two.
 
-MindSpore 2.10 has channels-last operators on the GPU only.  On other devices the same cells move the channels and back:
-slow, and there to be compared with.
+MindSpore 2.10 has channels-last operators on the GPU only.  On other devices the same cells move the channels to the
+front and back, which is slow and used only for comparison.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mindspore.common.initializer import initializer
 from model.r2plus1d import Block, VideoResNet
 
 PLANES = 8
-"""Channels a tensor core takes at a time in float16; mid-planes are padded to a multiple of it."""
+"""Channels that a tensor core processes at a time in float16; mid-planes are padded to a multiple of it."""
 
 FUSE = True
-"""Whether a ReLU comes right after its batch norm.  In float16 only: cuDNN has no such operator in float32."""
+"""Whether a ReLU directly follows its batch norm in float16; in float32 cuDNN has no joint operator."""
 
 
 class Conv(nn.Cell):
@@ -35,8 +35,11 @@ class Conv(nn.Cell):
 
     Args:
         conv: has the weight, (C_out, C_in, k_t, k_h, k_w).
-        planes_in: planes of zeros that follow the channels of the input.
-        planes_out: planes of zeros to be put after those of the output.
+        planes_in: planes of zeros after the channels of the input.
+        planes_out: planes of zeros to add after the channels of the output.
+
+    Raises:
+        ValueError: a kernel over time also has a size or a stride in space.
     """
 
     def __init__(self, conv: nn.Conv3d, planes_in: int, planes_out: int) -> None:
@@ -82,11 +85,11 @@ class Conv(nn.Cell):
         return out.reshape(n, t, out.shape[1], out.shape[2], out.shape[3])
 
     def extend_repr(self) -> str:
-        """What tells this cell from another: the compile cache goes by it."""
+        """The options of this cell, which are part of the compile cache's key."""
         return f"{tuple(self.weight.shape)}, stride={self.stride}, planes={self.planes}"
 
     def _every_frame_step(self, x: Tensor) -> Tensor:
-        """Every so many frames, as the first part of longer rows.
+        """Every `frame_step`-th frame, cut as the first part of rows of `frame_step` frames.
 
         MindSpore 2.10's gradient of `x[:, ::2]` fails on the CPU (StridedSliceGrad: memory out of bounds).
         """
@@ -101,9 +104,9 @@ class BatchNorm(nn.Cell):
     """An nn.BatchNorm3d over (N, T, H, W, C), and the ReLU after it.
 
     Args:
-        norm: has parameters and statistics, in its `bn2d`.
-        planes: planes of zeros that follow its channels.
-        relu: whether a ReLU follows, which is computed here.
+        norm: has the parameters and statistics, in its `bn2d`.
+        planes: planes of zeros after its channels.
+        relu: whether a ReLU follows, which this cell then computes.
     """
 
     def __init__(self, norm: nn.BatchNorm3d, planes: int, relu: bool) -> None:
@@ -116,14 +119,14 @@ class BatchNorm(nn.Cell):
         self.in_training = ops.BatchNorm(is_training=True, momentum=norm.bn2d.momentum, **options)
         self.in_evaluation = ops.BatchNorm(is_training=False, **options)
         self.zeros, self.pads, self.channels = ops.Pad(((0, planes),)), planes > 0, norm.bn2d.num_features
-        if self.pads:  # the operator writes into parameters of the width it sees; checkpoints have the others
+        if self.pads:  # the operator needs statistics of the padded width; checkpoints hold those without padding
             wide = self.channels + planes
             mean, variance = f"{norm.bn2d.moving_mean.name}.wide", f"{norm.bn2d.moving_variance.name}.wide"
             self.wide_mean = Parameter(initializer("zeros", wide), name=mean, requires_grad=False)
             self.wide_variance = Parameter(initializer("ones", wide), name=variance, requires_grad=False)
 
     def construct(self, x: Tensor) -> Tensor:
-        """The same shape."""
+        """(N, T, H, W, C) -> the same shape."""
         n, t, h, w, c = x.shape
         x = x.reshape(n * t, h, w, c) if self.channels_last else x.reshape(-1, c, 1, 1)
         x = self._padded(x) if self.pads else self._plain(x)
@@ -134,7 +137,7 @@ class BatchNorm(nn.Cell):
         return self.relu(x.reshape(n, t, h, w, c))
 
     def extend_repr(self) -> str:
-        """What tells this cell from another: the compile cache goes by it."""
+        """The options of this cell, which are part of the compile cache's key."""
         return f"relu={self.relu is not None}, fuse={self.fuse}"
 
     def _plain(self, x: Tensor) -> Tensor:
@@ -150,7 +153,7 @@ class BatchNorm(nn.Cell):
         ops.assign(self.wide_variance, self.zeros(norm.moving_variance))
         if self.training and norm.use_batch_statistics is None:
             x = self.in_training(x, gamma, beta, self.wide_mean, self.wide_variance)[0]
-            # MindSpore 2.10's graphs do not know that a batch norm writes: without `depend` they read what was before.
+            # MindSpore 2.10's graphs do not know that a batch norm writes: without `depend` they read the old values.
             ops.assign(norm.moving_mean, ops.depend(self.wide_mean, x)[: self.channels])
             ops.assign(norm.moving_variance, ops.depend(self.wide_variance, x)[: self.channels])
             return x
@@ -158,7 +161,7 @@ class BatchNorm(nn.Cell):
 
 
 def to_nthwc(network: VideoResNet) -> None:
-    """Exchange the cells of a network for those of this layout, in place; it still takes (N, C, T, H, W).
+    """Replace the cells of a network by those of layout NTHWC, in place; its input is still (N, C, T, H, W).
 
     Raises:
         ValueError: it has a convolution over time and space at once (R3D, MC3).
@@ -167,19 +170,21 @@ def to_nthwc(network: VideoResNet) -> None:
     for stage in stages:
         for _, cell in stage.cells_and_names():
             if isinstance(cell, nn.Conv3d) and cell.kernel_size[0] > 1 and cell.kernel_size[1] > 1:
-                raise ValueError("layout NTHWC needs (1, k, k) and (k, 1, 1) convolutions: R(2+1)D has no others")
+                raise ValueError(
+                    "layout NTHWC needs (1, k, k) and (k, 1, 1) convolutions only, as in R(2+1)D. Use layout NCTHW."
+                )
     for stage in stages:
-        _exchange(stage)
+        _replace(stage)
     network.channels_last = True
 
 
-def _exchange(cell: nn.Cell) -> None:
+def _replace(cell: nn.Cell) -> None:
     if isinstance(cell, Block):
         for part in (cell.conv1, cell.conv2, cell.conv3, cell.downsample):
-            _exchange(part)
+            _replace(part)
     if not isinstance(cell, nn.SequentialCell):
         return
-    planes = 0  # of zeros, on the way from one convolution of this cell to the next
+    planes = 0  # planes of zeros after the channels, from one convolution of this cell to the next
     last = max((index for index, part in enumerate(cell) if isinstance(part, nn.Conv3d)), default=0)
     for index, part in enumerate(cell):
         if isinstance(part, nn.Conv3d):
@@ -191,4 +196,4 @@ def _exchange(cell: nn.Cell) -> None:
             if relu:
                 cell[index + 1] = nn.Identity()
         else:
-            _exchange(part)
+            _replace(part)

@@ -1,9 +1,9 @@
-"""What each network costs: parameters and multiply-adds of one clip.
+"""Counts the parameters of each network and its multiply-adds for one clip.
 
     python -m model.complexity
 
-Counted from the cells as they are built, without running them: convolutions and the linear layer, as in the paper
-and in torchvision's `GFLOPS`.
+Nothing is run: the numbers come from the cells.  Convolutions and the linear layer are counted, as in the paper and in
+torchvision's `GFLOPS`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ CLIP: Triple = (16, 112, 112)
 
 
 def num_parameters(network: nn.Cell) -> int:
-    """Weights that training changes; a batch norm's statistics do not count."""
+    """Number of values that training changes, without the statistics of batch norms."""
     return sum(parameter.size for parameter in network.trainable_params())
 
 
 def multiply_adds(network: VideoResNet, clip: Triple = CLIP) -> int:
-    """Multiply-adds of one clip of (T, H, W) through the network."""
+    """Multiply-adds of the network for one clip of (T, H, W)."""
     size, total = clip, network.fc.in_channels * network.fc.out_channels
     for stage in network.stages[:-1]:
         size, cost = _walk(stage, size)
@@ -33,8 +33,8 @@ def multiply_adds(network: VideoResNet, clip: Triple = CLIP) -> int:
 
 
 def _walk(cell: nn.Cell, size: Triple) -> tuple[Triple, int]:
-    """(T, H, W) that come out of a cell, and its multiply-adds."""
-    if isinstance(cell, nn.Conv3d):  # padded by half its kernel, so a stride divides and rounds up
+    """The output size (T, H, W) of a cell whose input has `size`, and its multiply-adds."""
+    if isinstance(cell, nn.Conv3d):  # padded by half its kernel: the output is size / stride, rounded up
         t, h, w = (-(-length // step) for length, step in zip(size, cell.stride, strict=True))
         return (t, h, w), t * h * w * math.prod(cell.weight.shape)
     if isinstance(cell, Block):

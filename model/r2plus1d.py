@@ -1,14 +1,14 @@
 """R(2+1)D and its relatives: residual networks over clips.
 
-Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018, Table 1.  One network,
-three kinds of 3x3x3 convolution: R3D keeps it whole, R(2+1)D splits it into a spatial and a temporal one, MC3 drops
-the temporal part after the first stage.
+Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018, Table 1.  One network
+with three kinds of 3x3x3 convolution: R3D uses it unchanged, R(2+1)D splits it into a spatial and a temporal one, MC3
+has only the spatial part after the first stage.
 
-Cells carry torchvision's names (`layer1.0.conv1.0.0`), so that its checkpoints map by a change of suffix
-(model/weights.py).  Two R(2+1)D-18 are about: torchvision and the seed let both convolutions of a block share one
-number of mid-planes (31,505,325 parameters with 400 classes); the paper counts them for each (33,370,839).
+Cells have torchvision's names (`layer1.0.conv1.0.0`), so its checkpoints map by a change of suffix (model/weights.py).
+There are two versions of R(2+1)D-18: in torchvision and zjut_mindvideo both convolutions of a block have the same
+number of mid-planes (31,505,325 parameters with 400 classes); the paper computes it for each (33,370,839).
 
-Shapes: N clips, C channels, T frames, H x W pixels.  A clip enters as (N, 3, T, H, W), normalised.
+Shapes: N clips, C channels, T frames, H x W pixels.  The input is (N, 3, T, H, W), normalised.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def mid_planes(in_channels: int, out_channels: int) -> int:
 def conv(in_channels: int, out_channels: int, kernel: Triple, stride: Triple) -> nn.Conv3d:
     """A convolution over (T, H, W) without bias, padded so that stride 1 keeps the size.
 
-    Starts as in the paper's code (Caffe2's MSRAFill): normal, variance 2 / (out_channels x kernel size).  Every
-    argument is given by keyword: MindSpore announces other defaults after 2.9.
+    Its initial weights are those of the paper's code (Caffe2's MSRAFill): normal, variance 2 / (out_channels x kernel
+    size).  Every argument is passed by keyword, because MindSpore announces other defaults after 2.9.
     """
     pad_t, pad_h, pad_w = (size // 2 for size in kernel)
     return nn.Conv3d(
@@ -83,19 +83,19 @@ class Conv2Plus1d(nn.SequentialCell):
 
 
 class Block(nn.Cell):
-    """Two 3x3x3 convolutions, in a bottleneck a widening 1x1x1 one after them, and a shortcut around all.
+    """Two 3x3x3 convolutions, in a bottleneck also a 1x1x1 one that adds channels, and a shortcut around all of them.
 
-    The first convolution and the shortcut carry the stride.  The bottleneck is the seed's (its `conv12` and `conv3`),
-    not torchvision's, which narrows with a 1x1x1 convolution first.
+    The first convolution and the shortcut have the stride.  The bottleneck is zjut_mindvideo's (its `conv12` and
+    `conv3`); torchvision's first reduces the channels with a 1x1x1 convolution.
 
     Args:
         in_channels: of the input.
         channels: of the two convolutions.
-        expansion: output channels are `channels` x this; 1 is the basic block.
+        expansion: the output has `channels` x this many channels; 1 is the basic block.
         stride: over (T, H, W).
         kind: of convolution: `split` (2+1)D, `full` 3x3x3, `spatial` 1x3x3.
-        midplanes: of split convolutions: `shared` by both, counted from the block's input (torchvision, the seed),
-            or the `paper`'s, counted for each.
+        midplanes: of split convolutions: `shared`: both have the number computed from the block's input (torchvision,
+            zjut_mindvideo); `paper`: computed for each.
         bn_eps: of every batch norm.
     """
 
@@ -148,12 +148,12 @@ class VideoResNet(nn.Cell):
         num_classes: number of logits.
         stage_channels: channels of the four stages; the first is also the stem's.
         stage_strides: (T, H, W) stride of each stage's first block; None: the published ones, (1, 1, 1) and then
-            (2, 2, 2), or (1, 2, 2) where a stage is spatial.
+            (2, 2, 2), or (1, 2, 2) if a stage is spatial.
         midplanes: see Block.
-        bn_eps: of every batch norm: 1e-5 in torchvision and the seed, 1e-3 in the paper's Caffe2 code.
+        bn_eps: of every batch norm: 1e-5 in torchvision and zjut_mindvideo, 1e-3 in the paper's Caffe2 code.
 
     Raises:
-        ValueError: a spatial stage is given a temporal stride.
+        ValueError: a spatial stage has a temporal stride.
     """
 
     def __init__(
@@ -174,12 +174,12 @@ class VideoResNet(nn.Cell):
         for number, (kind, stride) in enumerate(zip(kinds, stage_strides, strict=True), start=1):
             if kind == "spatial" and stride[0] != 1:
                 raise ValueError(
-                    f"stage_strides: stage {number} has no temporal convolution, so its temporal stride must be 1; "
-                    f"got {list(stride)}"
+                    f"stage_strides: got {list(stride)} for stage {number}, expected a temporal stride of 1, because "
+                    "this stage has no temporal convolution"
                 )
         stem = stage_channels[0]
         if kinds[0] == "split":
-            mid = max(1, 45 * stem // 64)  # the published 45 mid-planes before 64 channels, in proportion
+            mid = max(1, 45 * stem // 64)  # in proportion to the published 45 mid-planes for 64 channels
             self.stem = nn.SequentialCell(
                 conv(3, mid, (1, 7, 7), (1, 2, 2)),  # (N, 45, T, H/2, W/2)
                 batch_norm(mid, bn_eps),
@@ -212,7 +212,7 @@ class VideoResNet(nn.Cell):
                 in_channels = channels * expansion
             stages.append(nn.SequentialCell(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.channels_last = False  # model/channels_last.py
+        self.channels_last = False  # set by model/channels_last.py
         self.fc = nn.Dense(
             in_channels=in_channels,
             out_channels=num_classes,
@@ -224,13 +224,13 @@ class VideoResNet(nn.Cell):
     def construct(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
         """Clips (N, 3, T, H, W) float, normalised -> logits (N, num_classes).
 
-        `kept`, (N, fc.in_channels), is dropout in training: the features are multiplied by it before the linear layer.
+        `kept`, (N, fc.in_channels), is dropout in training: the features are multiplied by it before `fc`.
         """
         if self.channels_last:
             x = x.transpose(0, 2, 3, 4, 1)
         x = self.stem(x)  # (N, 64, T, H/2, W/2)
         x = self.layer1(x)  # (N, 64, T, H/2, W/2)
-        x = self.layer2(x)  # (N, 128, T/2, H/4, W/4); T stays where stages are spatial, channels x4 in bottlenecks
+        x = self.layer2(x)  # (N, 128, T/2, H/4, W/4); spatial stages keep T, bottlenecks have 4 times the channels
         x = self.layer3(x)  # (N, 256, T/4, H/8, W/8)
         x = self.layer4(x)  # (N, 512, T/8, H/16, W/16)
         x = x.mean((1, 2, 3) if self.channels_last else (2, 3, 4))
@@ -238,14 +238,14 @@ class VideoResNet(nn.Cell):
 
     @property
     def stages(self) -> tuple[nn.Cell, ...]:
-        """What holds the parameters, from the clip to the logits: stem, layer1 to layer4, fc."""
+        """The cells with parameters, in order: stem, layer1 to layer4, fc."""
         return self.stem, self.layer1, self.layer2, self.layer3, self.layer4, self.fc
 
     def freeze(self, num_stages: int) -> None:
-        """Keep the first `num_stages` of `stages` as they are, in training too.
+        """Keep the first `num_stages` of `stages` unchanged in training.
 
-        They get no gradient, and their batch norms use the moving statistics.  To be called before the network runs:
-        MindSpore reads both when it compiles.
+        They get no gradient, and their batch norms use the moving statistics.  Must be called before the network runs,
+        because MindSpore reads both settings when it compiles.
         """
         for stage in self.stages[:num_stages]:
             for parameter in stage.get_parameters():
@@ -256,7 +256,7 @@ class VideoResNet(nn.Cell):
 
 
 def r2plus1d_18(**options: Any) -> VideoResNet:
-    """R(2+1)D-18, the paper's Figure 1e; torchvision's r2plus1d_18, the seed's R2Plus1d18.
+    """R(2+1)D-18, the paper's Figure 1e; torchvision's r2plus1d_18, zjut_mindvideo's R2Plus1d18.
 
     Here and below, options are VideoResNet's keyword arguments.
     """
@@ -269,10 +269,10 @@ def r2plus1d_34(**options: Any) -> VideoResNet:
 
 
 def r2plus1d_50(**options: Any) -> VideoResNet:
-    """The seed's R2Plus1d50: its stages and bottlenecks.
+    """zjut_mindvideo's R2Plus1d50: its stages and bottlenecks.
 
-    The seed's class cannot be built as published (it calls a tuple of activations, and its third convolution expects
-    the mid-planes where the second gives `channels`); here the third one takes what the second gives.
+    Its published class cannot be built: it calls a tuple of activations, and its third convolution expects as many
+    channels as there are mid-planes, but the second has `channels`.  Here the third expects `channels`.
     """
     return VideoResNet(("split",) * 4, (3, 4, 6, 3), 4, **options)
 
@@ -288,5 +288,5 @@ def r3d_34(**options: Any) -> VideoResNet:
 
 
 def mc3_18(**options: Any) -> VideoResNet:
-    """MC3-18 as torchvision's mc3_18: whole convolutions in the stem and stage 1, spatial ones after."""
+    """MC3-18, torchvision's mc3_18: full convolutions in the stem and stage 1, spatial ones in the other stages."""
     return VideoResNet(("full", "spatial", "spatial", "spatial"), (2, 2, 2, 2), 1, **options)

@@ -1,7 +1,7 @@
-"""Weights by name: our parameters in torchvision's and in the seed's naming, and strict loading.
+"""Maps parameter names between this project, torchvision and zjut_mindvideo, and loads weights strictly.
 
-Cells carry torchvision's names, so only the leaves differ: MindSpore keeps a BatchNorm3d's parameters in an inner
-`bn2d` as gamma, beta, moving_mean and moving_variance.  The seed (zjut_mindvideo) has those leaves and other cells.
+Cells have torchvision's names, so only the last parts differ: MindSpore keeps a BatchNorm3d's parameters in an inner
+`bn2d` as gamma, beta, moving_mean and moving_variance.  zjut_mindvideo has the same last parts but other cells.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Head = Literal["same", "new"]
 
-_SHOWN = 5  # faults in the text of an error
+_SHOWN = 5  # problems in the text of an error
 
 _BATCH_NORM = {
     "bn2d.gamma": "weight",
@@ -24,7 +24,7 @@ _BATCH_NORM = {
     "bn2d.moving_mean": "running_mean",
     "bn2d.moving_variance": "running_var",
 }
-# Our cells and the seed's; the first that matches counts.  `1` and `2` number the two convolutions of a block.
+# Our cells and zjut_mindvideo's; the first match is used.  `1` and `2` number the two convolutions of a block.
 _ZJUT = (
     (r"stem\.(.+)", r"conv1.\1"),
     (r"fc\.(.+)", r"classifier.\1"),
@@ -34,23 +34,23 @@ _ZJUT = (
     (r"(layer\d\.\d+)\.conv3\.(.+)", r"\1.conv3.features.\2"),
     (r"(layer\d\.\d+)\.downsample\.(.+)", r"\1.down_sample.features.\2"),
 )
-# What training leaves in a checkpoint besides the network: PyTorch's batch counters, MindSpore's optimizer.
+# Entries of a checkpoint that are not the network's: PyTorch's batch counters, MindSpore's optimizer.
 _NOT_THE_NETWORKS = re.compile(
     r".*\.num_batches_tracked|moments\..+|learning_rate|momentum|global_step|epoch_num|step_num"
 )
 
 
 class WeightsError(ValueError):
-    """Weights that do not fit the network; nothing of them was loaded.
+    """Weights that do not fit the network; none of them was loaded.
 
     Attributes:
-        faults: one line for each name that is missing, unexpected, misshapen or damaged.
+        problems: one line for each name that is missing, unexpected, of another shape or corrupted.
     """
 
-    def __init__(self, message: str, faults: Sequence[str]) -> None:
-        shown = "; ".join(faults[:_SHOWN]) + (f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else "")
-        super().__init__(f"{message}: {shown}")
-        self.faults = tuple(faults)
+    def __init__(self, message: str, problems: Sequence[str]) -> None:
+        more = len(problems) - _SHOWN
+        super().__init__(f"{message}: {'; '.join(problems[:_SHOWN])}" + (f"; and {more} more" if more > 0 else ""))
+        self.problems = tuple(problems)
 
 
 def torchvision_name(name: str) -> str:
@@ -77,10 +77,10 @@ NAMINGS: dict[str, Callable[[str], str]] = {
 
 
 def parameters(network: nn.Cell) -> dict[str, Parameter]:
-    """Every weight and buffer of a network by its place in it, in order.
+    """Every weight and buffer of a network by its path in the network, in order.
 
-    `Parameter.name` is not that place: MindSpore puts a prefix before it when another cell takes the network in.
-    What model/channels_last.py needs within a step, `wide_...`, is none of them.
+    `Parameter.name` is not this path: MindSpore adds a prefix when the network is put into another cell.
+    `wide_...`, which model/channels_last.py needs within a step, is not included.
     """
     return {name: parameter for name, parameter in network.parameters_and_names() if ".wide_" not in name}
 
@@ -89,13 +89,13 @@ def to_own_names(network: nn.Cell, weights: Mapping[str, NDArray]) -> tuple[dict
     """Weights under `network`'s own names.
 
     Args:
-        network: knows the names that can be.
-        weights: arrays under their file's names, in any of NAMINGS.
+        network: has the names to map to.
+        weights: arrays by the names in their file, in any of NAMINGS.
 
     Returns:
-        The arrays, those with a name unknown to the network under the name they came with; the naming of NAMINGS
-        that fits most of them; and the names left out because they never belong to a network.  A parameter that the
-        file has in two namings is there twice, once under a name that no network has.
+        The arrays, where a name that the network does not have is unchanged; the naming of NAMINGS that fits most of
+        them; and the names that were left out because they never belong to a network.  If the file has a parameter in
+        two namings, the result has it twice, the second time under a name that no network has.
     """
     left_out = [name for name in weights if _NOT_THE_NETWORKS.fullmatch(name)]
     candidates = {
@@ -114,37 +114,38 @@ def assign(network: nn.Cell, weights: Mapping[str, NDArray], *, source: str, hea
     """Set every parameter of `network`, all or none.
 
     Args:
-        network: takes the weights.
+        network: gets the weights.
         weights: arrays by the network's own parameter names.
-        source: where they come from, for the error message.
-        head: `new` leaves the last layer, `fc`, as it is, whatever the weights have for it.
+        source: their file, for the error message.
+        head: `new` leaves the last layer, `fc`, unchanged and ignores the weights for it.
 
     Raises:
         WeightsError: a name is missing, unexpected or of another shape, or a value is not a finite float32; the
-            network is as it was.
+            network is unchanged.
     """
     wanted = parameters(network)
     if head == "new":
         wanted = {name: parameter for name, parameter in wanted.items() if not name.startswith("fc.")}
         weights = {name: array for name, array in weights.items() if not name.startswith("fc.")}
-    faults = [f"missing {name} {tuple(wanted[name].shape)}" for name in wanted if name not in weights]
-    faults += [f"unexpected {name} {tuple(weights[name].shape)}" for name in weights if name not in wanted]
-    faults += [
+    problems = [f"missing {name} {tuple(wanted[name].shape)}" for name in wanted if name not in weights]
+    problems += [f"unexpected {name} {tuple(weights[name].shape)}" for name in weights if name not in wanted]
+    problems += [
         f"{name}: got {tuple(weights[name].shape)}, expected {tuple(parameter.shape)}"
         for name, parameter in wanted.items()
         if name in weights and tuple(weights[name].shape) != tuple(parameter.shape)
     ]
-    if faults:
-        raise WeightsError(f"{source} does not fit this network{_hint(faults)} ({len(faults)} faults)", faults)
-    faults = [said for name in wanted if (said := _bad_values(name, weights[name]))]
-    if faults:
-        raise WeightsError(f"{source} is damaged ({len(faults)} of {len(wanted)} parameters)", faults)
+    if problems:
+        count = f"{len(problems)} error{'s' if len(problems) > 1 else ''}"
+        raise WeightsError(f"{source} does not fit this network{_hint(problems)} ({count})", problems)
+    problems = [problem for name in wanted if (problem := _bad_values(name, weights[name]))]
+    if problems:
+        raise WeightsError(f"{source} is corrupted ({len(problems)} of {len(wanted)} parameters)", problems)
     for name, parameter in wanted.items():
         parameter.set_data(Tensor(np.ascontiguousarray(weights[name], dtype=np.float32)))
 
 
 def _bad_values(name: str, array: NDArray) -> str:
-    """Why an array cannot be what training left, in one line; a flipped bit often shows here."""
+    """Why an array cannot come from training, in one line, or an empty string; finds many flipped bits."""
     if array.dtype not in (np.float16, np.float32):
         return f"{name} holds {array.dtype}, expected float32"
     if not np.isfinite(array).all():
@@ -154,8 +155,8 @@ def _bad_values(name: str, array: NDArray) -> str:
     return ""
 
 
-def _hint(faults: list[str]) -> str:
-    """What to do where nothing but the number of classes differs."""
-    if all(fault.startswith(("fc.weight: got", "fc.bias: got")) for fault in faults):
-        return "; only the classes differ: set model.num_classes to the file's, or train.head to new to learn yours"
+def _hint(problems: list[str]) -> str:
+    """What to do if only the number of classes differs."""
+    if all(problem.startswith(("fc.weight: got", "fc.bias: got")) for problem in problems):
+        return "; only the classes differ: set model.num_classes to the file's, or train.head to new to train your own"
     return ""

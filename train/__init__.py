@@ -1,16 +1,16 @@
-"""The online stage: clips out of shards to checkpoints, metrics, predictions and exports."""
+"""The online stage: trains on the clips in shards, evaluates, predicts and exports."""
 
 import os
 
 import model  # noqa: F401  sets the oneDNN ISA before any module here imports mindspore
 from train.device import nvidia
-from train.device.signals import blocked
+from train.device.signals import signals_blocked
 
-with blocked():  # the threads that it starts shall take no signals
+with signals_blocked():  # numpy starts threads, which must not receive signals
     import numpy  # noqa: F401
 
-# MindSpore's errors only: its warnings are of its own files, such as that an empty compile cache is empty.
+# Errors only: MindSpore's warnings are about its own files, for example that an empty compile cache is empty.
 os.environ.setdefault("GLOG_v", "3")
 
-GPU_FAULT = nvidia.prepare()
-"""Why MindSpore cannot use a GPU; empty when it can."""
+GPU_PROBLEM = nvidia.prepare()
+"""Why MindSpore cannot use a GPU and what to do, in one line that ends with a full stop; empty when it can."""

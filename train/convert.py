@@ -1,11 +1,11 @@
-"""Bring weights from one form into another, exactly.                            (make convert FROM=in TO=out)
+"""Convert weights from one file format to another without changing a value.     (make convert FROM=in TO=out)
 
     python -m train.convert r2plus1d_18-91a641e6.pth kinetics.ckpt [-c FILE] [--model.type=R2Plus1d18]
 
 Reads torchvision's .pth (needs the extra `convert`), .safetensors, and MindSpore's .ckpt, ours or zjut_mindvideo's;
-writes .ckpt for this project, or .safetensors in torchvision's names.  The endings say which.  The weights must be
-those of the `model` section, every name and every shape; only `--train.head=new` leaves out the last layer, and
-gives it fresh weights and model.num_classes classes.
+writes .ckpt for this project, or .safetensors with torchvision's names.  The file's ending is its format.  Every name
+and shape must match the `model` section.  Only with `--train.head=new` the last layer is not read: it gets new random
+weights for model.num_classes classes.
 """
 
 from __future__ import annotations
@@ -30,23 +30,26 @@ log = logging.getLogger(__name__)
 
 
 def convert(source: Path, target: Path, model: Model, train: Train) -> str:
-    """Convert; returns one line of what was done.
+    """Convert; returns one line that describes the new file.
 
     Raises:
         UserError: the file cannot be read, or its weights do not fit; nothing is written.
     """
     if target.suffix not in (".ckpt", ".safetensors"):
-        raise UserError(f"TO: got {target}, expected an ending of .ckpt or .safetensors (make convert FROM=in TO=out)")
+        raise UserError(
+            f"TO: got {target}, expected a name that ends in .ckpt or .safetensors. "
+            "Run `make convert FROM=in TO=out.ckpt`."
+        )
     if source.resolve() == target.resolve():
-        raise UserError(f"TO: got {target}, which is FROM itself")
-    ms.set_seed(train.seed)  # of a new head
+        raise UserError(f"TO: got {target}, which is FROM too. Choose another name for TO.")
+    ms.set_seed(train.seed)  # for the random weights of a new head
     np.random.seed(train.seed)
     network = build_network(model)
     try:
         facts = load_weights(source, network, head=train.head)
     except MisfitError as error:
-        for fault in error.faults:
-            log.error("%s", fault)
+        for problem in error.problems:
+            log.error("%s", problem)
         raise
     kept = {key: facts[key] for key in ("classes", "videos", "recipe", "recipe_sha256") if facts.get(key)}
     if train.head == "new":
@@ -63,7 +66,7 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert, and print where the file is."""
+    """Convert, and print the new file's path."""
     parser = cli.parser(
         "train.convert", __doc__ or "", sections={"model": Model, "train": Train}, config=None,
         common=("model.", "train.head", "train.seed"),

@@ -1,9 +1,9 @@
-"""What this machine has, what is missing, and what to do about it.                     (make doctor)
+"""Check this machine: what it has, what is missing, and what to do about it.           (make doctor)
 
     python -m train.doctor -c train/configs/sample.yaml
 
-One line for each thing on stdout: `ok`, `none` (nothing is wrong with that), or `missing` with what to do; exit code 2
-if anything is missing.
+Prints one line for each thing: `ok`, `none` (not here and not needed), or `missing` with what to do.  Exit code 2 if
+anything is missing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import model
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, EXIT_USAGE
 from pipeline.shards.hdf5 import h5py
-from train import GPU_FAULT
+from train import GPU_PROBLEM
 from train.device import nvidia
 from train.experiment.load import SECTION_CLASSES, load_config
 from train.experiment.sections import Config
@@ -34,20 +34,20 @@ _LOW_DISK_BYTES = 5 * _GIB
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report."""
+    """One line of the report: a thing, its state, and facts about it or what to do."""
 
     what: str
     state: Literal["ok", "none", "missing"]
-    said: str
+    text: str
 
 
 def examine(config: Config) -> Iterator[Finding]:
-    """Look at everything, one finding after the other."""
+    """Check everything, one finding after the other."""
     yield _versions()
     yield _onednn()
     yield Finding("HDF5", "ok", f"{h5py.version.hdf5_version}, h5py {h5py.__version__}")
     yield _decord()
-    yield from _gpu(asked_for=config.device_target == "GPU")
+    yield from _gpu(required=config.device_target == "GPU")
     yield _processors()
     yield _memory()
     yield _shared_memory()
@@ -69,30 +69,34 @@ def _onednn() -> Finding:
 
 
 def _decord() -> Finding:
-    """The FFmpeg inside decord, asked from its own libavutil: decord does not tell."""
+    """The version of decord's FFmpeg, read from its libavutil because decord does not report it."""
     version = importlib.metadata.version("decord2")
     libraries = [file for file in importlib.metadata.files("decord2") or () if file.name.startswith("libavutil")]
     if not libraries:
-        return Finding("decord", "missing", f"decord2 {version} without its FFmpeg; install it again: make install")
+        return Finding(
+            "decord",
+            "missing",
+            f"decord2 {version} has no FFmpeg. Install it again: .venv/bin/pip install --force-reinstall decord2.",
+        )
     library = ctypes.CDLL(str(libraries[0].locate()))
     library.av_version_info.restype = ctypes.c_char_p
     return Finding("decord", "ok", f"decord2 {version}, FFmpeg {library.av_version_info().decode()}")
 
 
-def _gpu(asked_for: bool) -> Iterator[Finding]:
+def _gpu(required: bool) -> Iterator[Finding]:
     """The driver, its cards, NVIDIA's libraries, and whether MindSpore can use them.
 
     Args:
-        asked_for: the configuration wants a GPU and nothing else.
+        required: whether the configuration accepts nothing but a GPU.
     """
     driver = None
     try:
         driver = nvidia.Driver()
     except nvidia.GpuError as error:
-        if asked_for:
-            yield Finding("NVIDIA driver", "missing", f"{error}; device_target is GPU, auto would take the CPU")
+        if required:
+            yield Finding("NVIDIA driver", "missing", f"{error} Or set device_target to auto, which uses the CPU.")
         else:
-            yield Finding("NVIDIA driver", "none", f"{error}; training runs on the CPU")
+            yield Finding("NVIDIA driver", "none", f"{error} Until then training runs on the CPU.")
     else:
         yield Finding("NVIDIA driver", "ok", f"{driver.version}, runs CUDA {driver.cuda}")
         for card in driver.cards:
@@ -100,15 +104,16 @@ def _gpu(asked_for: bool) -> Iterator[Finding]:
     try:
         nvidia.find_libraries()
     except nvidia.GpuError as error:
-        yield Finding("NVIDIA libraries", "missing" if driver or asked_for else "none", str(error))
+        yield Finding("NVIDIA libraries", "missing" if driver or required else "none", str(error))
     else:
         versions = [f"{_short(name)} {importlib.metadata.version(name)}" for name, _, _ in nvidia.LIBRARIES]
         yield Finding("NVIDIA libraries", "ok", ", ".join(versions))
     if driver is not None:
-        fault = (
-            f"no: {GPU_FAULT}" if GPU_FAULT else f"{nvidia.PLUGIN}; compiled kernels in {os.environ['CUDA_CACHE_PATH']}"
-        )
-        yield Finding("MindSpore on GPU", "missing" if GPU_FAULT else "ok", fault)
+        if GPU_PROBLEM:
+            yield Finding("MindSpore on GPU", "missing", GPU_PROBLEM)
+        else:
+            cache = os.environ["CUDA_CACHE_PATH"]
+            yield Finding("MindSpore on GPU", "ok", f"{nvidia.PLUGIN}; compiled kernels in {cache}")
 
 
 def _kernels(card: nvidia.Card) -> str:
@@ -125,8 +130,8 @@ def _short(distribution: str) -> str:
 
 def _processors() -> Finding:
     mine, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 0
-    said = f"{mine}" if mine == all_cores else f"{mine} of {all_cores} are this process's"
-    return Finding("cores", "ok", f"{said}; {_after_colon('/proc/cpuinfo', 'model name')}")
+    count = f"{mine}" if mine == all_cores else f"this process may use {mine} of {all_cores}"
+    return Finding("cores", "ok", f"{count}; {_after_colon('/proc/cpuinfo', 'model name')}")
 
 
 def _memory() -> Finding:
@@ -136,7 +141,7 @@ def _memory() -> Finding:
 
 def _shared_memory() -> Finding:
     if not Path("/dev/shm").is_dir():
-        return Finding("/dev/shm", "none", "not there; batches do not use it")
+        return Finding("/dev/shm", "none", "not here; batches do not use it")
     usage = shutil.disk_usage("/dev/shm")
     return Finding(
         "/dev/shm", "ok", f"{usage.free / _GIB:.1f} of {usage.total / _GIB:.1f} GiB free; batches do not use it"
@@ -144,20 +149,20 @@ def _shared_memory() -> Finding:
 
 
 def _disk(what: str, folder: Path) -> Finding:
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    said = f"{free / _GIB:.1f} GiB free at {folder}"
-    if not os.access(there, os.W_OK):
-        return Finding(what, "missing", f"{said}, which cannot be written: choose another folder")
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    text = f"{free / _GIB:.1f} GiB free at {folder}"
+    if not os.access(existing, os.W_OK):
+        return Finding(what, "missing", f"{text}, which cannot be written. Choose another folder.")
     if free < _LOW_DISK_BYTES:
-        return Finding(what, "missing", f"{said}; make room, or see what is needed: make estimate")
-    return Finding(what, "ok", said)
+        return Finding(what, "missing", f"{text}. Free some space. `make estimate` shows how much is needed.")
+    return Finding(what, "ok", text)
 
 
 def _after_colon(path: str, key: str) -> str:
-    """The value of the first `key: value` line of one of Linux's files."""
+    """The value of the first `key: value` line of a file in /proc; empty without one."""
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:
@@ -166,14 +171,14 @@ def _after_colon(path: str, key: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the report."""
+    """Print the report; returns 2 if anything is missing."""
     parser = cli.parser("train.doctor", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
     _args, document = cli.parse(parser, argv)
     cli.set_up_logging()
     cli.say_target("nothing")
     missing = 0
     for finding in examine(load_config(document)):
-        print(f"{finding.what:18} {finding.state:8} {finding.said}")
+        print(f"{finding.what:18} {finding.state:8} {finding.text}")
         missing += finding.state == "missing"
     return EXIT_USAGE if missing else EXIT_OK
 

@@ -2,9 +2,9 @@
 
     python -m train.evaluate -c train/configs/sample.yaml [--eval.pretrained_model=FILE]
 
-Reads a checkpoint (.ckpt, .safetensors, .pth, or an exported .mindir; the newest run's best unless told) and the
-shards of `data_loader.eval.dataset.split`; writes `eval/<checkpoint>-<split>.json` and `.csv` (one row a video) into
-the checkpoint's run folder.
+Reads a checkpoint (.ckpt, .safetensors, .pth, or an exported .mindir; default: the best of the newest run) and the
+shards of `data_loader.eval.dataset.split`.  Writes `eval/<checkpoint>-<split>.json` and `.csv` (one row for each video)
+into the checkpoint's run folder.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ def main(argv: list[str] | None = None) -> int:
     scores = score(predictor, source, log_step(source))
     summary = scores.summary()
     result = {"checkpoint": str(path), "split": source.videos.identity, **summary}
-    written = write_results(folder, f"{path.stem}-{source.options.split}", source, scores, result)
+    results = write_results(folder, f"{path.stem}-{source.options.split}", source, scores, result)
     if "video_top1" in summary:
         print(
             f"video top-1 {summary['video_top1']:.4f} top-5 {summary['video_top5']:.4f}, clip top-1 "
             f"{summary['clip_top1']:.4f} top-5 {summary['clip_top5']:.4f}, loss {summary['loss']:.4f}: "
-            f"{source.videos.identity}, {summary['num_clips']} clips, {source.views.num_views} a video -> {written}"
+            f"{source.videos.identity}, {summary['num_clips']} clips, {source.views.num_views} a video -> {results}"
         )
     else:
-        print(f"{source.videos.identity} has no labels: predictions only -> {written.with_suffix('.csv')}")
+        print(f"{source.videos.identity} has no labels: predictions only -> {results.with_suffix('.csv')}")
     return EXIT_OK
 
 

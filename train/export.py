@@ -1,10 +1,10 @@
-"""Write the network as MINDIR or ONNX, and check the file by running it.                    (make export)
+"""Export the network as MINDIR or ONNX, and check the file by running it.                   (make export)
 
     python -m train.export -c train/configs/sample.yaml [--export.file_formate=ONNX] [--export.batch_size=dynamic]
 
-The exported graph takes normalised clips (N, 3, T, H, W) float32 and gives logits (N, num_classes); a JSON beside it
-says how to make such clips and what the classes are (an ONNX file holds that as metadata too).  AIR is Ascend's form
-and only its own tools run it, so it is written on such a device only, and not checked.
+The exported graph takes normalised clips (N, 3, T, H, W) float32 and returns logits (N, num_classes).  The JSON beside
+it describes how to make such clips and names the classes; an ONNX file also holds this as metadata.  AIR is Ascend's
+format, which only Ascend's tools can run, so it is written on an Ascend device only and not checked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _COMMON_KEYS = ("model.type", "model.num_classes", "train.ckpt_path", "export.",
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export and print where the file is."""
+    """Export, check the file, and print its path."""
     parser = cli.parser("train.export", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
     _args, document = cli.parse(parser, argv)
     cli.set_up_logging()
@@ -44,14 +44,14 @@ def main(argv: list[str] | None = None) -> int:
     device = start_device(config)
     if options.file_formate == "AIR" and device != "Ascend":
         raise UserError(
-            f"export.file_formate: AIR can only be written on an Ascend device, this one is {device}; "
-            "MINDIR and ONNX can be written here"
+            f"export.file_formate: got AIR, which only an Ascend device can write; this device is {device}. "
+            "Use MINDIR or ONNX."
         )
     source = Path(options.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
     folder = source.parent.parent / "export" if source.parent.name == "ckpt" else source.parent
     cli.say_target(f"{folder}")
     config = with_num_classes(config, lambda: count_classes(config) or saved_classes(source))
-    network = build_network(replace(config.model, layout="NCTHW"))  # its operators are known everywhere
+    network = build_network(replace(config.model, layout="NCTHW"))  # every runtime knows its operators
     state = load_weights(source, network)
     shape: Shape = (
         None if options.batch_size == "dynamic" else options.batch_size, options.input_channel,
@@ -63,11 +63,11 @@ def main(argv: list[str] | None = None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         ms.export(network.set_train(False), _input(shape), file_name=str(path), file_format="AIR")
         write_json(facts_path(path), facts)
-        checked = "not run: only Ascend's tools can"
+        check = "not checked, because only Ascend's tools can run it"
     else:
-        checked = f"reloaded and run: largest difference {export(network, shape, path, facts):.1e}"
+        check = f"reloaded and run: largest difference {export(network, shape, path, facts):.1e}"
     size_mb = path.stat().st_size / 1e6
-    print(f"{path}: {size_mb:.1f} MB, input {list(shape)}, {checked}")
+    print(f"{path}: {size_mb:.1f} MB, input {list(shape)}, {check}")
     return EXIT_OK
 
 

@@ -1,8 +1,8 @@
-"""Predict one video file: top-5 on stdout, and a GIF with the label drawn on it.              (make infer)
+"""Predict the class of one video file: prints the top 5 and writes a GIF with the label.      (make infer)
 
     python -m train.infer -c train/configs/sample.yaml --infer.image_path=VIDEO [--infer.pretrained_model=FILE]
 
-The file is decoded by the same recipe as the shards and seen through the same views as in evaluation.
+The file is decoded with the same recipe as the shards, and the network sees the same views as in evaluation.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _COMMON_KEYS = (
 
 
 def _frozen_names(config: Config) -> list[str]:
-    """The dataset's class list where it has one of the right length, for weights that came without names."""
-    kept = frozen_classes(config.preprocess)
-    return kept[0] if kept is not None and len(kept[0]) == config.model.classes else []
+    """The dataset's class list if it has the right length, else empty; for weights without class names."""
+    classes = frozen_classes(config.preprocess)
+    return classes[0] if classes is not None and len(classes[0]) == config.model.classes else []
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,12 +54,13 @@ def main(argv: list[str] | None = None) -> int:
     video_path = Path(config.infer.image_path)
     if not config.infer.image_path or not video_path.is_file():
         raise UserError(
-            f"infer.image_path: got {config.infer.image_path!r}, expected a video file (make infer VIDEO=clip.mp4)"
+            f"infer.image_path: got {config.infer.image_path!r}, expected a video file. "
+            "Run `make infer VIDEO=clip.mp4`."
         )
     try:
         video = decode_video(video_path, config.preprocess)
     except DecodeError as error:
-        raise UserError(f"{video_path}: cannot be decoded: {error}") from None
+        raise UserError(f"{video_path}: cannot be decoded: {error}. Give another video.") from None
     path = Path(config.infer.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
     config = with_num_classes(config, lambda: count_classes(config) or saved_classes(path))
     start_device(config)

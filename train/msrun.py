@@ -1,10 +1,10 @@
-"""Train on several devices: MindSpore's msrun, and what it lacks.                            (make train DEVICES=N)
+"""Train on several devices of this machine, one process each, with MindSpore's msrun.       (make train DEVICES=N)
 
     python -m train.msrun --devices 2 [--port 8118] -c train/configs/sample.yaml [...]
 
-msrun starts and watches the processes.  It ends with 1 whatever they end with, and on Ctrl-C it kills them before they
-can save.  So each of them notes its exit code, which becomes this command's, and SIGTERM and Ctrl-C go to them instead
-of to msrun.  Logs are in runs/msrun; all other arguments are those of train.train.
+msrun starts and watches the processes.  Its own exit code is 1 for every error, and on Ctrl-C it kills the processes
+before they can save.  So each process writes down its exit code, which this command returns, and SIGTERM and Ctrl-C are
+sent to the processes instead of msrun.  Logs are in runs/msrun.  All other arguments are passed to train.train.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from train.device.launch import launch
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train on several devices."""
+    """Train on several devices; returns the exit code of the first process that failed."""
     parser = argparse.ArgumentParser(
         prog="python -m train.msrun", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--devices", type=int, required=True, help="processes to start, one a device")
-    parser.add_argument("--port", type=int, default=8118, help="where they meet (default %(default)s)")
+    parser.add_argument("--devices", type=int, required=True, help="number of processes, one for each device")
+    parser.add_argument("--port", type=int, default=8118, help="TCP port where they meet (default %(default)s)")
     args, words = parser.parse_known_args(argv)
     if args.devices < 1:
         parser.error(f"--devices: got {args.devices}, expected at least 1")

@@ -2,10 +2,10 @@
 
     python -m train.train -c train/configs/sample.yaml [--train.epochs=2] [--resume auto]
 
-Reads the ledgers and shards that `make manifests preprocess` wrote; writes a run folder (train/run_folder.py) with
-the log, metrics and checkpoints, evaluates on the validation split, and prints one line of results.  SIGTERM and
-Ctrl-C let the step end and save, and leave with 75 and 130; a second Ctrl-C leaves at once.  `--resume auto` goes on.
-`make train DEVICES=N` starts N of these through MindSpore's msrun.
+Reads the ledgers and shards that `make manifests preprocess` wrote.  Writes a run folder (train/runs/run_folder.py)
+with the log, metrics and checkpoints, evaluates on the validation split, and prints one line of results.  SIGTERM and
+Ctrl-C finish the step, save and stop, with exit codes 75 and 130; a second Ctrl-C stops at once.  `--resume auto`
+continues from the newest checkpoint.  `make train DEVICES=N` starts N of these processes with MindSpore's msrun.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from pathlib import Path
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, ShardError
 from train.data.prefetch import LoaderError
 from train.data.videos import count_classes
-from train.device.launch import noted
+from train.device.launch import note_exit_code
 from train.device.processes import join_world
 from train.device.select import environment, start_device
 from train.device.signals import StopRequests, TrainingStopped
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
+from train.loop.resume import checkpoints_to_resume
 from train.loop.trainer import Trainer
 from train.runs.run_folder import RunFolder, runs_root
-from train.weights import checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ _COMMON_KEYS = (
 def main(argv: list[str] | None = None) -> int:
     """Train, and print one line of results."""
     parser = cli.parser("train.train", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
-    parser.add_argument("--resume", metavar="auto|FILE", help="go on with the newest run, or with this checkpoint")
+    parser.add_argument("--resume", metavar="auto|FILE", help="continue the newest run, or from this checkpoint")
     args, document = cli.parse(parser, argv)
     cli.set_up_logging()
     config = load_config(document)
@@ -64,12 +63,13 @@ def main(argv: list[str] | None = None) -> int:
         trainer.resume(checkpoints)
         try:
             summary = trainer.fit()
-        except TrainingStopped as stopped:
-            log.warning("stopped after step %d; go on with --resume auto", trainer.progress.step)
-            return stopped.exit_code
+        except TrainingStopped as stop_reason:
+            log.warning("Training stopped after step %d. Resume with --resume auto.", trainer.progress.step)
+            return stop_reason.exit_code
         except (LoaderError, ShardError):
-            if trainer.progress.step:  # what was trained so far is kept
+            if trainer.progress.step:  # keep the steps trained so far
                 trainer.save()
+                log.info("Resume with --resume auto.")
             raise
         if run is not None:
             top1 = (
@@ -81,27 +81,6 @@ def main(argv: list[str] | None = None) -> int:
     return EXIT_OK
 
 
-def checkpoints_to_resume(root: Path, asked: str | None) -> list[Path]:
-    """The checkpoints that may be gone on with, best first; none starts anew.
-
-    Args:
-        root: the experiment's runs.
-        asked: `auto`, the path of one checkpoint, or None.
-
-    Raises:
-        CheckpointError: the file is none that training can go on with.
-    """
-    if asked is None:
-        return []
-    if asked != "auto":
-        checkpoint.check_resumable(Path(asked))
-        return [Path(asked)]
-    found = checkpoint.resumable(root)
-    if not found:
-        log.warning("nothing to resume in %s: starting at step 0", root)
-    return found
-
-
 if __name__ == "__main__":
-    with noted():
+    with note_exit_code():
         cli.run(main)

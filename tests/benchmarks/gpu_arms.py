@@ -106,8 +106,8 @@ def open_mindspore(device: str) -> Any:
     """
     import train
 
-    if device == "GPU" and train.GPU_FAULT:
-        raise RuntimeError(train.GPU_FAULT)
+    if device == "GPU" and train.GPU_PROBLEM:
+        raise RuntimeError(train.GPU_PROBLEM)
     import mindspore as ms
 
     if ms.get_context("device_target") != device:

@@ -136,7 +136,7 @@ def test_training_resumed_mid_epoch_ends_in_same_bits(run, words, folder):
 
 def test_resuming_under_other_settings_is_refused(run, words):
     middle = run / "ckpt" / "epoch_001-step_000003.ckpt"
-    with pytest.raises(UserError, match="cannot go on: seed was 0 there and is 1 here"):
+    with pytest.raises(UserError, match="cannot resume: seed is 0 in the checkpoint and 1 now"):
         train.main([*words, "--train.seed=1", "--resume", str(middle)])
 
 
@@ -225,7 +225,7 @@ def test_checkpoint_export_and_safetensors_score_alike(run, words, folder, capsy
     with pytest.raises(UserError, match=message):
         evaluate.main([*words, f"--eval.pretrained_model={path}", "--model.type=R3d18"])
     path.with_name(path.name + ".json").write_text(json.dumps({**facts, "model": {}}))
-    with pytest.raises(UserError, match=r"mindir\.json: damaged: KeyError\('type'\)"):
+    with pytest.raises(UserError, match=r"mindir\.json: corrupted: KeyError\('type'\)"):
         evaluate.main([*words, f"--eval.pretrained_model={path}"])
 
     assert main([*words, "--export.file_formate=ONNX", "--export.batch_size=dynamic"]) == EXIT_OK
@@ -243,9 +243,9 @@ def test_weights_of_other_classes_are_not_scored(run, words, folder, capsys):
     facts["classes"], facts["recipe"]["fps"] = [f"not {name}" for name in facts["classes"]], 30.0
     other.write_bytes(best.read_bytes())
     other.with_suffix(".json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=r"other\.ckpt: class \d is 'not (.*)' there and '\1' in .*-val@"):
+    with pytest.raises(UserError, match=r"other\.ckpt: class \d is 'not (.*)' in these weights and '\1' in .*-val@"):
         evaluate.main([*words, f"--eval.pretrained_model={other}"])
-    assert "trained on other frames than these: fps: 15.0 here, 30.0 there\n" in capsys.readouterr().err
+    assert "were trained with different preprocessing. fps: 15.0 here, 30.0 there\n" in capsys.readouterr().err
 
 
 def test_fine_tuning_from_safetensors_learns_head_only(run, words, folder):
@@ -268,16 +268,16 @@ def test_fine_tuning_from_safetensors_learns_head_only(run, words, folder):
         (preprocess, "preprocess.fps=30", r"this store has another recipe \(fps: 30\.0 here, 15\.0 there\)"),
         (preprocess, "preprocess.dataset=other", r"no ledgers here; run `make manifests`"),
         (manifests, "preprocess.fps=30", r"this store has another recipe \(fps: 30\.0 here, 15\.0 there\)"),
-        (train, "preprocess.fps=30", r"the shard has another recipe than"),
-        (train, "model.num_classes=4", r"model\.num_classes: got 4, but .* has label_id 7; set it to 8"),
+        (train, "preprocess.fps=30", r"made with another recipe"),
+        (train, "model.num_classes=4", r"model\.num_classes: got 4, but .* has label_id 7\. Set it to 8"),
         (train, "data_loader.train.dataset.batch_size=999", r"batch_size: got 999, but .* has only 16 clips"),
-        (train, "data_loader.train.dataset.split=test", r"has videos without a label"),
+        (train, "data_loader.train.dataset.split=test", r"got test, which has videos without a label"),
         (train, "train.epoch=3", r"--train\.epoch: unknown key; nearest valid: epochs"),
         (train, "device_target=GPU", r"device_target: got GPU, but CUDA_VISIBLE_DEVICES hides every card"),
         (check, "train.epoch=3", r"--train\.epoch: unknown key; nearest valid: epochs"),
         (check, "device_target=GPU", r"device_target: got GPU, but CUDA_VISIBLE_DEVICES hides every card"),
-        (check, "train.pre_trained=true", r"train\.pretrained_model: got '', which is not there"),
-        (evaluate, "eval.pretrained_model=gone.ckpt", r"gone\.ckpt: no such checkpoint"),
+        (check, "train.pre_trained=true", r"train\.pretrained_model: got '', file not found"),
+        (evaluate, "eval.pretrained_model=gone.ckpt", r"gone\.ckpt: checkpoint not found"),
         (infer, "infer.image_path=gone.mp4", r"infer\.image_path: got 'gone\.mp4', expected a video file"),
     ],
 )  # fmt: skip
@@ -296,7 +296,7 @@ def test_user_mistake_is_one_line_and_changes_nothing(command, override, message
 def test_what_can_be_had_is_checked_without_a_word(words, run, capsys):
     assert check.main([*words, f"--ckpt={best_of(run)}", "--resume", "auto"]) == EXIT_OK
     assert capsys.readouterr().out == ""
-    with pytest.raises(UserError, match=r"gone\.ckpt: no such checkpoint"):
+    with pytest.raises(UserError, match=r"gone\.ckpt: checkpoint not found"):
         check.main([*words, "--ckpt=gone.ckpt"])
 
 

@@ -159,7 +159,7 @@ def test_logits_are_torchvisions(networks, name, shape):
 
 
 def test_a_spatial_stage_has_no_temporal_stride():
-    with pytest.raises(ValueError, match=r"stage 2 has no temporal convolution, .* got \[2, 2, 2\]"):
+    with pytest.raises(ValueError, match=r"got \[2, 2, 2\] for stage 2, .* no temporal convolution"):
         mc3_18(**NARROW, stage_strides=((1, 1, 1), (2, 2, 2), (1, 2, 2), (1, 2, 2)))
 
 

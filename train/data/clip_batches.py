@@ -1,9 +1,8 @@
-"""Batches of clips out of shards, through MindSpore's GeneratorDataset.
+"""Copies batches of clips out of the shards, for training and evaluation; train/data/loader.py feeds them to MindSpore.
 
-One item of the GeneratorDataset is one whole batch, copied by a thread straight out of the shards into the
-batch's memory, each clip in one call that does not hold the GIL.  Threads share that memory, so `/dev/shm` is not used
-at all.  Which frames, crop and flip a sample gets is a function of (seed, epoch, sample number) alone, so neither the
-number of workers nor a restart changes what is trained on.
+A thread copies a whole batch directly from the shards into the batch's memory, each clip in one call that does not hold
+the GIL.  Frames, crop and flip of a sample depend on (seed, epoch, sample number) only, so neither the number of
+workers nor a restart changes what is trained on.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ from train.experiment.sections import Dataset, Loader
 
 log = logging.getLogger(__name__)
 
-# Shards a process keeps mapped or open: far below the usual limits, enough for every shard in use.
+# Shards that a process keeps mapped or open: far below the usual limits, enough for every shard in use.
 MAX_OPEN_SHARDS = 256
-# Clips whose places are worked out at once: numpy takes about as long for 16 as for 256, and holds the GIL meanwhile.
+# Clips planned in one call: numpy needs about as long for 16 as for 256, and holds the GIL for that time.
 PLANNED_CLIPS = 256
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int64]]
 
 
 class _Plan(NamedTuple):
-    """What B batches of N clips are made of.
+    """The content of B batches of N clips.
 
     Attributes:
         samples: (B, N) sample numbers, -1 where there is none.
         labels: (B, N), -1 where there is none.
-        cuts: of each clip its video, shard, frames, top, left, and whether it is mirrored.
+        cuts: for each clip its video, shard, frames, top, left, and whether it is mirrored.
     """
 
     samples: NDArray[np.int64]
@@ -59,22 +58,25 @@ class ClipBatches:
     """The batches of one epoch on one rank.
 
     A sample is one view (clip and crop) of one video.  Training shuffles the samples and leaves out the few that do
-    not fill a batch on every rank (others every epoch); evaluation takes all of them in order and fills up the last
-    batches with sample -1, so that every batch has one shape, every rank has as many, and no sample is lost.
+    not fill a batch on every rank (other ones each epoch).  Evaluation takes all samples in order and fills the last
+    batches with sample -1: all batches have one shape, all ranks have the same number, and no sample is lost.
 
     Args:
-        videos: what to draw from.
+        videos: the videos to take clips from.
         loader: the `data_loader.train` or `data_loader.eval` section.
         settings: the recipe that the shards must have.
         seed: of order and augmentation.
-        drop_remainder: leave out the last incomplete batch instead of filling it up.
-        rank: which of the processes that train together this is.
-        world: how many there are; `batch_size` is each one's own.
+        drop_remainder: leave out the last incomplete batch instead of filling it.
+        rank: number of this process among those that train together.
+        world: number of processes; each has batches of `batch_size`.
 
     Attributes:
         num_batches: in an epoch, on each rank.
-        read_ahead: have the kernel read all clips of a batch at once before they are copied: chosen by `set_epoch`
-            when the shards do not fit into memory, and in the first epoch, when they may not be in there yet.
+        read_ahead: whether the kernel reads all clips of a batch before they are copied.  `set_epoch` sets it if the
+            shards do not fit into memory, and in the first epoch, when they may not be in memory yet.
+
+    Raises:
+        UserError: the split has fewer clips than one batch.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class ClipBatches:
             "%s: %.1f GiB of frames in %d shards, %.1f GiB of memory free: %s; read ahead %s",
             videos.identity, videos.nbytes / 2**30, len(videos.shards), memory / 2**30,
             "mapped" if self._stay_mapped else "raw clips without gaps are read with preadv, others mapped",
-            "in the first epoch" if self._fits else "in every epoch, since the page cache cannot hold them",
+            "in the first epoch" if self._fits else "in every epoch, because the page cache cannot hold them",
         )  # fmt: skip
         num_samples = len(videos.video_ids) * self.views.num_views
         size = self.options.batch_size
@@ -109,20 +111,22 @@ class ClipBatches:
         if not self.num_batches:
             raise UserError(
                 f"data_loader.train.dataset.batch_size: got {size}{f' on {world} ranks' if world > 1 else ''}, but "
-                f"{videos.identity} has only {num_samples} clips an epoch"
+                f"{videos.identity} has only {num_samples} clips an epoch. Set it to at most {num_samples // world}."
             )
         self._buffers = Buffers((size, self.options.seq, *self.views.crop, 3))
-        self._known: dict[int, ShardReader] = {}  # every shard met: its tables are small, and no file is open
-        self._in_use: OrderedDict[int, ShardReader] = OrderedDict()  # copies with a file, the least recently used first
-        self._rows = np.full(len(videos.video_ids), -1, np.int32)  # of each video in its shard, once that is open
+        self._known: dict[int, ShardReader] = {}  # every shard opened so far: its tables are small, its file closed
+        self._in_use: OrderedDict[int, ShardReader] = (
+            OrderedDict()
+        )  # copies with an open file, least recently used first
+        self._rows = np.full(len(videos.video_ids), -1, np.int32)  # row of each video in its shard, once it was opened
         self._verified = np.zeros(len(videos.video_ids), bool)
-        self._lock = threading.Lock()  # of the readers
+        self._lock = threading.Lock()  # for the readers
         self._planning = threading.Lock()
         self._batches_planned = max(1, PLANNED_CLIPS // size)
-        self._plan: Callable[[int], _Plan]  # of a block of batches
+        self._plan: Callable[[int], _Plan]  # block number -> plan of its batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (0-based): which clips, in which order; before the first batch is asked for."""
+        """Choose the clips of an epoch (0-based) and their order; must be called before `batch`."""
         self.read_ahead = not (self._fits and self._begun)
         self._begun = True
         num_views, options = self.views.num_views, self.options
@@ -130,7 +134,7 @@ class ClipBatches:
         if options.shuffle:
             shard_of = np.repeat(self.videos.shard_of, num_views)
             ordered = batch_order.shuffled(shard_of, seed=self._seed, epoch=epoch, open_shards=options.shuffle_shards)
-        # As many blocks are kept as the threads may be at, and those batches that wait.
+        # Keep the blocks that the threads may be working on, and those of batches that wait.
         blocks = 2 + (options.num_parallel_workers + 6) // self._batches_planned
         self._plan = functools.lru_cache(maxsize=blocks)(functools.partial(self._plan_of, ordered, epoch))
 
@@ -138,11 +142,11 @@ class ClipBatches:
         """Batch `number` of the epoch: clips (N, T, H, W, 3) uint8, labels (N,) int32, sample numbers (N,) int64.
 
         Raises:
-            UserError: a shard is missing, damaged, or of another recipe.
+            UserError: a shard is missing, corrupted, or made with another recipe.
         """
         block, place = divmod(number, self._batches_planned)
         size = self.options.batch_size
-        with self._planning:  # or every thread would plan the block that all wait for
+        with self._planning:  # otherwise every thread would plan the block that all wait for
             plan = self._plan(block)
         cuts = plan.cuts[place * size : (place + 1) * size]
         clips = self._buffers.take()
@@ -150,12 +154,12 @@ class ClipBatches:
         video = -1
         try:
             with self._lock:
-                for video, shard, *_rest in cuts:  # noqa: B007  an error names the video
+                for video, shard, *_rest in cuts:  # noqa: B007  the error below names the video
                     readers.append(self._reader(shard))
             rows = self._rows[[cut[0] for cut in cuts]].tolist()
             places = list(zip(cuts, readers, rows, strict=True))
             if self.read_ahead:
-                for (video, _, frames, *_), reader, row in places:  # noqa: B007  as above
+                for (video, _, frames, *_), reader, row in places:  # noqa: B007  the error below names the video
                     reader.read_ahead(row, frames)
             for ((video, _, frames, top, left, flip), reader, row), clip in zip(places, clips, strict=False):
                 if self.options.verify_checksums and not self._verified[video]:
@@ -172,7 +176,7 @@ class ClipBatches:
         numbers = range(begin, min(begin + self._batches_planned, self.num_batches))
         size, rank, world = self.options.batch_size, self._rank, self._world
         samples = np.stack([batch_order.samples_of(ordered, each, size, rank=rank, world=world) for each in numbers])
-        real = samples[samples >= 0]  # all but the very last ones
+        real = samples[samples >= 0]  # all but at the end of the epoch
         videos = real // self.views.num_views
         labels = np.full(samples.shape, -1, np.int32)
         labels[samples >= 0] = self.videos.label_ids[videos]
@@ -182,11 +186,11 @@ class ClipBatches:
         return _Plan(samples, labels, list(zip(*columns, strict=True)))
 
     def batch_nbytes(self) -> int:
-        """Bytes of one batch's clips."""
+        """Size of one batch's clips in bytes."""
         return int(np.prod((self.options.batch_size, self.options.seq, *self.views.crop, 3)))
 
     def _reader(self, shard: int) -> ShardReader:
-        """Asked by one thread at a time."""
+        """The reader of a shard; called by one thread at a time."""
         reader = self._in_use.get(shard)
         if reader is not None:
             self._in_use.move_to_end(shard)
@@ -195,35 +199,38 @@ class ClipBatches:
             self._known[shard] = self._open(shard)
         reader = self._in_use[shard] = copy.copy(self._known[shard])
         reader.mapped = self._stay_mapped
-        if len(self._in_use) > MAX_OPEN_SHARDS:  # a batch in flight keeps its own reference to the reader
+        if len(self._in_use) > MAX_OPEN_SHARDS:  # a batch that is being made has its own reference to the reader
             self._in_use.popitem(last=False)
         return reader
 
     def _open(self, shard: int) -> ShardReader:
-        """Open a shard for the first time, and hold it against the configuration and the ledger."""
+        """Open a shard for the first time, and compare it with the configuration and the ledger."""
         path = self.videos.shards[shard]
         reader = ShardReader(path)
         if reader.recipe_sha256 != self._recipe_sha256:
             raise ShardError(
                 path,
-                "the shard has another recipe than the `preprocess` section of this configuration",
-                "use the configuration it was written with, or another preprocess.store and run `make preprocess`",
+                "made with another recipe than this configuration's `preprocess` section",
+                "use the configuration it was made with, or set another preprocess.store and run `make preprocess`",
             )
         for video in np.flatnonzero(self.videos.shard_of == shard).tolist():
             row = reader.row_of(self.videos.video_ids[video])
-            there = (int(reader.num_frames[row]), int(reader.crc32[row]))
-            said = (int(self.videos.num_frames[video]), int(self.videos.crc32[video]))
-            if there != said:
-                what = f"{there[0]} frames with CRC-32 {there[1]:08x}, but its ledger says {said[0]} with {said[1]:08x}"
+            stored = (int(reader.num_frames[row]), int(reader.crc32[row]))
+            listed = (int(self.videos.num_frames[video]), int(self.videos.crc32[video]))
+            if stored != listed:
+                what = (
+                    f"got {stored[0]} frames with CRC-32 {stored[1]:08x}, expected {listed[0]} with {listed[1]:08x} "
+                    "from the ledger"
+                )
                 raise ShardError(path, what, "run `make manifests`", self.videos.video_ids[video])
             self._rows[video] = row
         return reader
 
 
 def free_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that this process could still use, the page cache's included: of the machine, or of its cgroup.
+    """Memory in bytes that this process could still use, page cache included: the machine's or the cgroup's.
 
-    Of the cgroup's, active pages of files count too: those of shards are, once a second epoch has read them.
+    In the cgroup, active pages of files count as free: pages of shards become active when a second epoch reads them.
     """
     with open("/proc/meminfo", encoding="ascii") as file:
         facts = dict(line.split(":") for line in file)

@@ -1,16 +1,16 @@
-"""Which frames of a video make a clip: pure functions of (num_frames, policy, draws), for many clips at once.
+"""Chooses the frames of a clip: pure functions of (num_frames, policy, draws), for many clips at once.
 
 Every policy gives T indices in 0..num_frames-1.  Drawn for a video of 12 frames and T = 4 (x: taken):
 
-    part       ....xxxx....   T consecutive frames from a random start (the seed's)
-    interval   ..x.x.x.x...   every `interval`-th frame from a random start (the seed's)
-    random     ..xxxx......   as interval, but the clips of a video all start elsewhere (torchvision's in training)
-    uniform    x.x.x.x.....   clip j of `num_clips`, their starts spread evenly (torchvision's in evaluation)
-    discrete   .x..x...xx..   T different frames at random, in order (the seed's)
-    average    .x..x..x..x.   one frame in each of T equal parts of the video, all at the same random phase (the seed's)
+    part       ....xxxx....   T consecutive frames from a random start (zjut_mindvideo)
+    interval   ..x.x.x.x...   every `interval`-th frame from a random start (zjut_mindvideo)
+    random     ..xxxx......   as interval, but each clip of a video starts at another frame (torchvision in training)
+    uniform    x.x.x.x.....   clip j of `num_clips`, starts spread evenly (torchvision in evaluation)
+    discrete   .x..x...xx..   T different random frames, in order (zjut_mindvideo)
+    average    .x..x..x..x.   one frame in each of T equal parts, all at the same random phase (zjut_mindvideo)
 
-Of a video too short for its clip the first four play in a loop (index k becomes k modulo num_frames; torchvision
-leaves such videos out); discrete and average repeat frames in place, so that time still runs forward.
+If a video is shorter than its clip, the first four policies repeat it in a loop (index k becomes k modulo num_frames;
+torchvision leaves such videos out); discrete and average repeat single frames, so that time still runs forward.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 
 def num_draws(mode: str, *, clip_len: int, num_clips: int) -> int:
-    """Random numbers that `clip_indices` takes for one clip."""
+    """How many random numbers `clip_indices` needs for one clip."""
     return {"uniform": 0, "random": num_clips, "discrete": clip_len}.get(mode, 1)
 
 
@@ -38,12 +38,12 @@ def clip_indices(
 
     Args:
         mode: part, interval, random, uniform, discrete or average.
-        num_frames: (N,) frames that each clip's video has, at least 1.
+        num_frames: (N,) frames of each clip's video, at least 1.
         clip_len: T, frames in a clip.
         interval: stored frames from one frame of the clip to the next, in modes interval, random and uniform.
-        draws: (N, `num_draws`) in [0, 1), each clip's own; in mode random its video's, the same for all its clips.
-        clip: (N,) which of its video's clips each one is, in modes random and uniform.
-        num_clips: clips a video is cut into, in modes random and uniform.
+        draws: (N, `num_draws`) in [0, 1), different for each clip; in mode random the same for all clips of a video.
+        clip: (N,) number of each clip among its video's, in modes random and uniform.
+        num_clips: clips of each video, in modes random and uniform.
 
     Returns:
         (N, T) int64, each in 0..num_frames-1.
@@ -70,7 +70,7 @@ def clip_indices(
 
 
 def as_ranges(frames: NDArray[np.int64]) -> list[range | list[int]]:
-    """Clips, (N, T), each as a `range` if its frames are equally far apart, in order, and else as a list."""
+    """Clips, (N, T), each as a `range` if its frames rise by equal steps, otherwise as a list."""
     first = frames[:, 0]
     step = frames[:, 1] - first if frames.shape[1] > 1 else np.ones_like(first)
     even = (step > 0) & (np.diff(frames) == step[:, None]).all(axis=1)
@@ -82,15 +82,19 @@ def as_ranges(frames: NDArray[np.int64]) -> list[range | list[int]]:
 
 
 def _different(draws: list[float], count: int) -> list[int]:
-    """The first places of a random permutation of 0..count-1, one for each draw; Fisher and Yates', of what moved."""
+    """The start of a random permutation of 0..count-1, one number for each draw.
+
+    This is the Fisher-Yates shuffle; only the numbers that moved are kept in memory.
+    """
     moved: dict[int, int] = {}
-    taken = []
+    chosen = []
     for place, draw in enumerate(draws):
         other = place + int(draw * (count - place))
-        taken.append(moved.get(other, other))
+        chosen.append(moved.get(other, other))
         moved[other] = moved.get(place, place)
-    return taken
+    return chosen
 
 
 def _any(draws: list[float], count: int) -> list[int]:
+    """Random numbers in 0..count-1, which may repeat."""
     return [int(draw * count) for draw in draws]

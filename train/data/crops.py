@@ -1,4 +1,4 @@
-"""Where a clip is cut out of its frames, and whether it is mirrored; applied on the host, while the clip is copied."""
+"""Chooses where a clip is cropped and whether it is mirrored; both happen while it is copied out of its shard."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def places(
     crop: NDArray[np.int64],
     num_crops: int = 1,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """(top, left, mirrored), each (N,), of N clips whose stored frames are `stored`, (H, W) pixels.
+    """The crops of N clips: (top, left, mirrored), each (N,).
 
-    Centre crops are rounded as torchvision's.  Of three crops number 0 is at one end of the side with more room, 1 in
-    the centre and 2 at the other end.
+    Centre crops are rounded as torchvision's.  Three crops lie along the side with more room: number 0 at one end, 1 in
+    the centre, 2 at the other end.
 
     Args:
         transforms: the size of a crop, where it is, and how often clips are mirrored.
-        stored: size of the stored frames.
-        draws: (N, 3) in [0, 1), each clip's own.
-        crop: (N,) which of its clip's crops each one is.
+        stored: (H, W) in pixels of the stored frames.
+        draws: (N, 3) in [0, 1), different for each clip.
+        crop: (N,) number of each crop among its clip's.
         num_crops: crops of a clip, 1 or 3.
     """
     spare_h, spare_w = stored[0] - transforms.crop[0], stored[1] - transforms.crop[1]

@@ -1,6 +1,6 @@
-"""Makes numbered items ahead of their consumer, in order, in threads, with a limit on how long it waits for one.
+"""Makes numbered items in threads before the loader needs them, in order, with a time limit for each.
 
-MindSpore's own worker threads are polled every 100 ms and, when one hangs, waited for for ever with a warning.
+MindSpore's own worker threads are polled every 100 ms, and if one hangs, it waits for ever with a warning.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from pipeline.common.errors import EXIT_RETRY, UserError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_Slot = queue.SimpleQueue  # holds one (item, error), of which one is None; or None, if it will not be made any more
+_Result = queue.SimpleQueue  # receives one (item, error), one of them None; or None if the item will not be made
 
 
 class LoaderError(UserError):
-    """Batches stopped coming, through no fault of the data: what was trained is kept, and the run can go on."""
+    """Batches stopped coming, not because of the data: a checkpoint is written and the run can be resumed."""
 
     exit_code = EXIT_RETRY
 
 
-class Ahead(Generic[T]):
-    """Calls `make(number)` for 0, 1, 2, ... in threads, at most `depth` calls ahead of the consumer.
+class Prefetcher(Generic[T]):
+    """Calls `make(number)` for 0, 1, 2, ... in threads, at most `depth` calls before the consumer needs them.
 
     The threads are daemons: one that hangs in a read does not keep the program from ending.
 
     Args:
         make: makes item `number`; called by several threads at once.
-        count: items there are.
-        num_threads: threads.
-        depth: items made or in the making at any time, at least 1.
-        timeout_s: longest wait for the next item; None: any.
+        count: number of items.
+        num_threads: number of threads.
+        depth: items that are ready or being made at any time, at least 1.
+        timeout_s: longest wait for the next item; None: no limit.
     """
 
     def __init__(
         self, make: Callable[[int], T], count: int, *, num_threads: int, depth: int, timeout_s: float | None
     ) -> None:
         self._make, self._count, self._timeout_s = make, count, timeout_s
-        self._orders: queue.SimpleQueue[tuple[int, _Slot] | None] = queue.SimpleQueue()
-        self._waiting: deque[_Slot] = deque()
+        self._orders: queue.SimpleQueue[tuple[int, _Result] | None] = queue.SimpleQueue()
+        self._waiting: deque[_Result] = deque()
         self._threads = [threading.Thread(target=self._work, name="batches", daemon=True) for _ in range(num_threads)]
         self._ordered = 0
         for _ in range(min(depth, count)):
@@ -55,40 +55,40 @@ class Ahead(Generic[T]):
         self._patience_s = 5.0
         for thread in self._threads:
             thread.start()
-        atexit.register(self.close)  # a library that has shut down under a working thread takes the process with it
+        atexit.register(self.close)  # a thread that still uses a library that has shut down would crash the process
 
     def __iter__(self) -> Iterator[T]:
         """The items in order.
 
         Raises:
-            LoaderError: none came within `timeout_s`; where the threads are stuck is in the log.
-            Exception: whatever `make` raised, when the turn of its item comes.
+            LoaderError: none came within `timeout_s`; the log then shows what every thread was doing.
+            Exception: whatever `make` raised, in place of its item.
         """
         try:
             while self._waiting:
                 try:
-                    made = self._waiting[0].get(timeout=self._timeout_s)
+                    answer = self._waiting[0].get(timeout=self._timeout_s)
                 except queue.Empty:
                     self._patience_s = 0.0
-                    log.error("no batch for %g s; what every thread is doing:\n%s", self._timeout_s, stacks())
+                    log.error("No batch for %g s. Every thread is at:\n%s", self._timeout_s, stacks())
                     raise LoaderError(
-                        f"no batch for {self._timeout_s:g} s (data_loader.*.dataset.batch_timeout_s): a read hangs, or "
-                        "the disk is slower than that; the log has what every thread was doing"
+                        f"No batch for {self._timeout_s:g} s (data_loader.*.dataset.batch_timeout_s): a read hangs, or "
+                        "the disk is too slow. The log shows where every thread was. Check the disk with the shards."
                     ) from None
-                if made is None:  # closed meanwhile
+                if answer is None:  # closed in the meantime
                     return
                 self._waiting.popleft()
-                item, error = made
+                item, error = answer
                 if error is not None:
                     raise error
                 self._order()
                 yield item
-                del item, made  # or its memory would be in use until the next one is there
+                del item, answer  # otherwise its memory would be in use until the next one is ready
         finally:
             self.close()
 
     def close(self) -> None:
-        """Have the threads end after the item they are at; one that hangs is left behind."""
+        """Let each thread finish its item and end; one that hangs is left behind."""
         self._ordered = self._count
         while not self._orders.empty():
             try:
@@ -105,19 +105,19 @@ class Ahead(Generic[T]):
 
     def _order(self) -> None:
         if self._ordered < self._count:
-            slot: _Slot = _Slot()
-            self._waiting.append(slot)
-            self._orders.put((self._ordered, slot))
+            result: _Result = _Result()
+            self._waiting.append(result)
+            self._orders.put((self._ordered, result))
             self._ordered += 1
 
     def _work(self) -> None:
         while (order := self._orders.get()) is not None:
-            number, slot = order
+            number, result = order
             try:
-                slot.put((self._make(number), None))
-            except BaseException as error:  # the consumer raises it, whatever it is
-                slot.put((None, error))
-            del order, slot
+                result.put((self._make(number), None))
+            except BaseException as error:  # the consumer raises it
+                result.put((None, error))
+            del order, result
 
 
 def stacks() -> str:

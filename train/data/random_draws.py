@@ -1,7 +1,8 @@
-"""Random numbers that are asked for by their number, for many samples at once.
+"""Random numbers by sample number, for many samples at once; clips, crops and flips are drawn from them.
 
-What a sample draws must be a function of (seed, epoch, sample) alone, so that neither the number of workers and ranks
-nor a restart changes it.  A numpy Generator for each sample took 30 us of CPU a clip, this takes 4 (measured).
+The numbers of a sample depend on (seed, epoch, sample) only, so that neither the number of workers and ranks nor a
+restart changes them.  A numpy Generator for each sample took 30 us of CPU a clip, this takes 4 (measured).
+train/loop/dropout.py still uses one Generator a sample: another source would change the bits of resumed runs.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ def splitmix64(key: np.uint64, numbers: NDArray[np.integer]) -> NDArray[np.uint6
 
 
 class Draws:
-    """A row of numbers, equally likely anywhere in [0, 1), for each of many owners.
+    """`each` random numbers, uniform in [0, 1), for any owner (a sample, a clip or a video).
 
     Args:
-        key: integers, at least 0, such as seed, epoch and what the numbers are for.
-        each: numbers for an owner.
+        key: integers, at least 0, such as seed, epoch and purpose.
+        each: how many numbers an owner has.
     """
 
     def __init__(self, *key: int, each: int) -> None:
@@ -36,6 +37,6 @@ class Draws:
         self._each = np.arange(each)
 
     def of(self, owners: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(N, each) float64 of `owners`, (N,) integers, at least 0; the same whoever else is asked for."""
+        """The numbers, (N, each) float64, of `owners`, (N,) integers, at least 0; they do not depend on the others."""
         numbers = owners[:, None] * len(self._each) + self._each
         return (splitmix64(self._key, numbers) >> np.uint64(11)) * 2.0**-53

@@ -1,4 +1,4 @@
-"""The stored videos of a split, as its ledger tells them."""
+"""Reads from a ledger which videos of a split are stored, and where, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -51,26 +51,30 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
     """The stored videos of a split, from its ledger.
 
     Raises:
-        UserError: there is no ledger, nothing of it is stored, or a shard it names is missing.
+        UserError: the ledger is missing, none of its videos is stored, or a shard that it names is missing.
     """
     path = ledger_table.ledger_path(settings, split)
     if not path.is_file():
         others = ", ".join(sorted(each.stem for each in path.parent.glob("*.csv") if each.stem in SPLITS))
-        why = f"the label files speak of {others} only" if others else "run `make manifests preprocess` first"
-        raise UserError(f"{path}: no such ledger; {why}")
+        action = (
+            f"The label files have only {others}: choose one of these splits."
+            if others
+            else "Run `make manifests preprocess` first."
+        )
+        raise UserError(f"{path}: ledger not found. {action}")
     table = ledger_table.read_columns(path, _NEEDED)
     stored = table[(table["status"] == "ok") & (table["shard"] != "")]
     if stored.empty:
-        raise UserError(f"{path}: none of its {len(table):,} videos is stored; run `make preprocess` first")
+        raise UserError(f"{path}: none of its {len(table):,} videos is stored. Run `make preprocess` first.")
     shard_of, names = pd.factorize(stored["shard"], sort=True)
     store = Path(settings.store)
-    there = {entry.name for entry in os.scandir(store)} if store.is_dir() else set()
-    missing = [number for number, name in enumerate(names) if name not in there]
+    existing = {entry.name for entry in os.scandir(store)} if store.is_dir() else set()
+    missing = [number for number, name in enumerate(names) if name not in existing]
     if missing:
-        held = stored["video_id"].to_numpy(object)[shard_of == missing[0]]
+        video_ids = stored["video_id"].to_numpy(object)[shard_of == missing[0]]
         raise UserError(
-            f"{store / names[missing[0]]}: holds {some(held, shown=1)}, says {path}, but is not there "
-            f"({len(missing)} such shards); run `make preprocess`"
+            f"{store / names[missing[0]]}: shard not found, but {path} lists {some(video_ids, shown=1)} in it. "
+            f"{len(missing)} of {len(names)} shards are missing. Run `make preprocess`."
         )
     return Videos(
         video_ids=list_of(stored["video_id"]),

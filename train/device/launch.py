@@ -1,4 +1,4 @@
-"""Starts MindSpore's msrun, and adds what it lacks: exit codes, and signals that let the processes save."""
+"""Starts MindSpore's msrun and adds exit codes, and signals that let the processes save, for train.msrun."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path
 from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM, EXIT_UNEXPECTED
 from train.device.signals import SIGNALS, end_with_parent
 
-_NOTES = "KINETICS_R2PLUS1D_NOTES"  # the folder where the processes note what they are and how they end
-_SAVED = (EXIT_RETRY, EXIT_SIGINT)
+_NOTES = "KINETICS_R2PLUS1D_NOTES"  # the folder where each process writes its process id and its exit code
+_SAVED = (EXIT_RETRY, EXIT_SIGINT)  # exit codes after a checkpoint was written
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[None]:
-    """In a process that `launch` started: note its number at once, and the exit code of the block.
+def note_exit_code() -> Iterator[None]:
+    """In a process that `launch` started: write its process id now, and the exit code at the end of the block.
 
-    A process that was started otherwise notes nothing.
+    Any other process writes nothing.
     """
     if _NOTES not in os.environ or os.environ["MS_ROLE"] != "MS_WORKER":
         yield
@@ -33,31 +33,31 @@ def noted() -> Iterator[None]:
     try:
         yield
         code = EXIT_OK
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else code
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else code
         raise
     finally:
         note.with_suffix(".code").write_text(str(code))
 
 
 def launch(program: list[str], *, devices: int, port: int, log_dir: Path) -> int:
-    """Have msrun start a program once for each device, and wait.
+    """Run a program once for each device with msrun, and wait until all have ended.
 
     Args:
-        program: the arguments of `python`; it runs in `noted()`.
-        devices: how many.
-        port: where the processes meet.
-        log_dir: for worker_<rank>.log and scheduler.log; what the first process writes there is shown here too.
+        program: the arguments of `python`; the program runs in `note_exit_code()`.
+        devices: number of processes.
+        port: TCP port where the processes meet.
+        log_dir: for worker_<rank>.log and scheduler.log; the output of process 0 is also shown here.
 
     Returns:
-        0; or the exit code of the first process that ended with another; or 75 when one was killed or crashed.
+        0; or the exit code of the first process that ended with another one; or 75 if one was killed or crashed.
     """
     command = [
         str(Path(sys.executable).with_name("msrun")), f"--worker_num={devices}", f"--local_worker_num={devices}",
         f"--master_port={port}", "--join=True", f"--log_dir={log_dir}", "--tail_worker_log=0", "python", *program,
     ]  # fmt: skip
-    asked: list[int] = []
-    before = {number: signal.signal(number, lambda got, _frame: asked.append(got)) for number in SIGNALS}
+    received: list[int] = []
+    before = {number: signal.signal(number, lambda got, _frame: received.append(got)) for number in SIGNALS}
     with tempfile.TemporaryDirectory() as folder:
         environment = {
             **os.environ, _NOTES: folder,
@@ -65,38 +65,45 @@ def launch(program: list[str], *, devices: int, port: int, log_dir: Path) -> int
         }  # fmt: skip
         with subprocess.Popen(
             command, env=environment, start_new_session=True, preexec_fn=end_with_parent
-        ) as process:  # its own session: a Ctrl-C in the terminal does not reach it
+        ) as process:  # in its own session, so that Ctrl-C in the terminal does not reach it
             sent = 0
             while process.poll() is None:
                 pids = [int(path.read_text() or 0) for path in Path(folder).glob("*.pid")]
-                if len(asked) > sent and len(pids) == devices and all(pids):
+                if len(received) > sent and len(pids) == devices and all(pids):
                     for pid in pids:
                         with contextlib.suppress(ProcessLookupError):
-                            os.kill(pid, asked[sent])
+                            os.kill(pid, received[sent])
                     sent += 1
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=0.2)
         for number, handler in before.items():
             signal.signal(number, handler)
-        return _exit_code(process.returncode, Path(folder), asked, log_dir)
+        return _exit_code(process.returncode, Path(folder), received, log_dir)
 
 
-def _exit_code(of_msrun: int, notes: Path, asked: list[int], log_dir: Path) -> int:
-    """What to end with, and a line that says why and what next."""
+def _exit_code(of_msrun: int, notes: Path, received: list[int], log_dir: Path) -> int:
+    """The exit code of this command; prints the reason and what to do next.
+
+    Args:
+        of_msrun: exit code of msrun.
+        notes: where the processes wrote their exit codes.
+        received: signals that were passed on to the processes.
+        log_dir: where the processes' logs are.
+    """
     if of_msrun == 0:
         return EXIT_OK
     files = sorted(notes.glob("*.code"), key=lambda path: path.stat().st_mtime_ns)
     codes = [(path.stem, int(path.read_text())) for path in files]
     rank, code = next(((rank, code) for rank, code in codes if code), ("*", 0))
-    if not code and asked:
-        return EXIT_SIGINT if asked[-1] == signal.SIGINT else EXIT_SIGTERM
+    if not code and received:
+        return EXIT_SIGINT if received[-1] == signal.SIGINT else EXIT_SIGTERM
     if not code:
         print(
-            f"error: a process was killed or crashed, and so all were ended; see {log_dir}/*.log, and go on with "
-            "--resume auto",
+            f"error: One process crashed or was killed, so all were stopped. See {log_dir}/*.log. "
+            "Resume with --resume auto.",
             file=sys.stderr,
         )
         return EXIT_RETRY
-    what_next = "go on with --resume auto" if code in _SAVED else "mend that first"
-    print(f"process {rank} ended with exit code {code}; see {log_dir}/worker_{rank}.log; {what_next}", file=sys.stderr)
+    action = "Resume with --resume auto." if code in _SAVED else "Fix the error there and run this command again."
+    print(f"Process {rank} ended with exit code {code}. See {log_dir}/worker_{rank}.log. {action}", file=sys.stderr)
     return code

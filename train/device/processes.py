@@ -1,4 +1,4 @@
-"""The processes that train together, one a device; MindSpore's msrun starts them."""
+"""Connects the processes that train together, one for each device; MindSpore's msrun starts them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together, one a device.
+    """The processes that train together, one for each device.
 
     Attributes:
-        rank: which of them this is; number 0 logs and saves.
-        size: how many there are.
+        rank: number of this process, from 0; process 0 logs and saves.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -35,21 +35,21 @@ def under_msrun() -> bool:
 
 
 def join_world(config: Config) -> World:
-    """Meet the other processes that msrun started; alone without `train.run_distribute`.
+    """Connect to the other processes that msrun started; without `train.run_distribute` there is only this one.
 
-    msrun starts its scheduler as one more process of the same command: that one does not come back from here.
+    msrun starts its scheduler as one more process of the same command; in that one this function does not return.
 
     Raises:
-        UserError: `train.run_distribute` and the way this process was started do not go together.
+        UserError: `train.run_distribute` contradicts how this process was started.
     """
     if config.train.run_distribute != under_msrun():
         raise UserError(
             f"train.run_distribute: got {str(config.train.run_distribute).lower()}, but this process was "
-            f"{'' if under_msrun() else 'not '}started by msrun; run `make train DEVICES=N`"
+            f"{'' if under_msrun() else 'not '}started by msrun. Run `make train DEVICES=N`, which sets it."
         )
     if not config.train.run_distribute:
         return World()
-    end_with_parent()  # msrun starts them in sessions of their own, and would leave them behind if it were killed
+    end_with_parent()  # msrun gives each process its own session, so they would survive if msrun were killed
     communication.init()
     world = World(communication.get_rank(), communication.get_group_size())
     ms.set_auto_parallel_context(

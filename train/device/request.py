@@ -1,4 +1,4 @@
-"""Whether what a configuration asks for can be had on this machine."""
+"""Checks, without loading MindSpore, that this machine has the device and the weights a configuration names."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from train.experiment.sections import Config
 
 
 class DeviceError(UserError):
-    """The device asked for cannot be used on this machine."""
+    """The configured device cannot be used on this machine."""
 
 
 def check_request(config: Config) -> None:
-    """Refuse what cannot be had.
+    """Check that the configured device and the pretrained weights are available.
 
     Raises:
-        DeviceError: a GPU is asked for, and cannot be used here.
-        UserError: a file of weights is not there.
+        DeviceError: the device is a GPU, which cannot be used here.
+        UserError: the file of pretrained weights is missing.
     """
-    if config.device_target == "GPU" and train.GPU_FAULT:
-        raise DeviceError(f"device_target: got GPU, but {train.GPU_FAULT}; or use --device_target=CPU")
+    if config.device_target == "GPU" and train.GPU_PROBLEM:
+        raise DeviceError(f"device_target: got GPU, but {train.GPU_PROBLEM} Or use --device_target=CPU.")
     if config.train.pre_trained and not Path(config.train.pretrained_model).is_file():
-        raise UserError(f"train.pretrained_model: got {config.train.pretrained_model!r}, which is not there")
+        raise UserError(
+            f"train.pretrained_model: got {config.train.pretrained_model!r}, file not found. "
+            "Set it to a file of weights, or set train.pre_trained to false."
+        )

@@ -1,4 +1,4 @@
-"""Device choice, the other devices, and what MindSpore needs to know before the first graph is compiled."""
+"""Chooses the device and sets MindSpore's context and seed before the first graph is compiled."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ log = logging.getLogger(__name__)
 
 
 def start_device(config: Config) -> str:
-    """Choose the device, set MindSpore's context and seed; returns the device's name, CPU, GPU or Ascend.
+    """Choose the device, and set MindSpore's context and seed; returns its name: CPU, GPU or Ascend.
 
     Raises:
-        DeviceError: `device_target` names a device that MindSpore cannot open here.
-        UserError: as `check_request`.
+        DeviceError: MindSpore cannot open the device of `device_target` here.
+        UserError: see `check_request`.
     """
     log.info(model.ONEDNN_NOTE)
     check_request(config)
-    # msrun numbers the devices of its workers; its scheduler has none.
+    # msrun sets DEVICE_ID for its workers, not for its scheduler.
     device_id = int(os.environ.get("DEVICE_ID", 0)) if under_msrun() else config.context.device_id
     target: str = config.device_target
     if target == "auto":
         target = _gpu_or_cpu(device_id)
-    elif fault := _try(target, device_id):
+    elif problem := _try(target, device_id):
         raise DeviceError(
-            f"device_target: got {target}, which MindSpore cannot use here ({fault}); try --device_target=CPU"
+            f"device_target: got {target}, which MindSpore cannot use here. Try --device_target=CPU. Reason: {problem}"
         )
     if target == "GPU":
         choose_convolutions("performance")
     if config.context.device_id not in (0, device_id) or (config.context.device_id and target == "CPU"):
         log.warning(
-            "warning: context.device_id: %d has no effect %s", config.context.device_id,
+            "warning: context.device_id: %d has no effect %s.", config.context.device_id,
             "on a CPU" if target == "CPU" else f"under msrun, which gave this process device {device_id}",
         )  # fmt: skip
     mode = ms.GRAPH_MODE if config.context.mode == 0 else ms.PYNATIVE_MODE
@@ -52,7 +52,7 @@ def start_device(config: Config) -> str:
     if config.context.save_graphs:
         ms.set_context(save_graphs=1, save_graphs_path="graphs")
     ms.set_seed(config.train.seed)
-    np.random.seed(config.train.seed)  # MindSpore's initialisers draw from it
+    np.random.seed(config.train.seed)  # MindSpore's initialisers use numpy's random numbers
     log.info(
         "device: %s, %s mode, mindspore %s",
         target,
@@ -63,17 +63,17 @@ def start_device(config: Config) -> str:
 
 
 def choose_convolutions(how: Literal["normal", "performance"]) -> None:
-    """Which of cuDNN's algorithms a GPU's convolutions take; those of NTHWC in float16 are always the same.
+    """Set how cuDNN's algorithm for each convolution is chosen; in layout NTHWC with float16 it is always the same.
 
     Args:
-        how: `normal` by cuDNN's rules; `performance` by timing each, while a graph is compiled.
+        how: `normal`: by cuDNN's rules; `performance`: by timing each algorithm while a graph is compiled.
     """
     for choose in (op_tuning.conv_fprop_algo, op_tuning.conv_dgrad_algo, op_tuning.conv_wgrad_algo):
         choose(how)
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What a run should remember of its machine, for env.json."""
+    """Facts about this machine, for a run's env.json."""
     return {
         "device": device,
         "python": platform.python_version(),
@@ -86,35 +86,44 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def _gpu_or_cpu(device_id: int) -> str:
-    """What `auto` is here: the GPU if it can be used; where a card is and cannot, a warning says why."""
-    fault = train.GPU_FAULT or _try("GPU", device_id)
-    if not fault:
+    """The device for `auto`: the GPU if it can be used, else the CPU; warns if there is a card that cannot be used.
+
+    Raises:
+        DeviceError: this process was given a card of its own, which cannot be used; or the CPU cannot be used either.
+    """
+    problem = train.GPU_PROBLEM or _try("GPU", device_id)
+    if not problem:
         return "GPU"
-    if not train.GPU_FAULT and (device_id or under_msrun()):  # some processes on cards and some not would never meet
-        raise DeviceError(f"device_target: got auto, but its card cannot be used ({fault}); try --device_target=CPU")
-    if not train.GPU_FAULT or shutil.which("nvidia-smi") or os.path.exists("/dev/nvidiactl"):
-        log.warning("warning: an NVIDIA card is here but cannot be used: %s; using the CPU", fault)
-    if fault := _try("CPU", 0):  # with its plug-in loaded, MindSpore's own default is the GPU
-        raise DeviceError(f"device_target: got auto, but MindSpore can use neither GPU nor CPU here ({fault})")
+    # If some processes used cards and others the CPU, they would wait for each other for ever.
+    if not train.GPU_PROBLEM and (device_id or under_msrun()):
+        raise DeviceError(
+            f"device_target: got auto, but card {device_id} cannot be used. Try --device_target=CPU. Reason: {problem}"
+        )
+    if not train.GPU_PROBLEM or shutil.which("nvidia-smi") or os.path.exists("/dev/nvidiactl"):
+        log.warning("warning: The NVIDIA card cannot be used, so the CPU is used: %s", problem)
+    if problem := _try("CPU", 0):  # with its plug-in loaded, MindSpore's default is the GPU
+        raise DeviceError(
+            f"device_target: got auto, but MindSpore can use neither GPU nor CPU. Run `make doctor`. Reason: {problem}"
+        )
     return "CPU"
 
 
 def _try(target: str, device_id: int) -> str:
-    """Ask MindSpore for a device; returns why not, in one line, or an empty string."""
+    """Set MindSpore's device; returns why that failed, in one line, or an empty string."""
     try:
         if target == "CPU" and ms.get_context("device_target") == "CPU":
-            return ""  # the wheel's own default; MindSpore takes no choice of a device once anything has run on one
+            return ""  # already the default; MindSpore refuses set_device once anything has run
         if target == "CPU":
             ms.set_device("CPU")
             return ""
         if target == "GPU" and device_id >= (num_cards := len(nvidia.Driver().cards)):
-            return f"card number {device_id} is asked for, counted from 0; the driver shows {num_cards}"
+            return f"card number {device_id}, counted from 0, does not exist; the driver shows {num_cards}"
         ms.set_device(target, device_id)
     except nvidia.GpuError as error:
         return str(error)
     except (RuntimeError, ValueError) as error:
         lines = str(error).strip().splitlines()
-        # MindSpore lists what it could not load, each plug-in with the library that was missing.
+        # MindSpore lists each plug-in that it could not load, with the missing library.
         plugin = f"Load dynamic library: libmindspore_{target.lower()}."
         return next((line for line in lines if line.startswith(plugin)), lines[0])
     return ""

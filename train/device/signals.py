@@ -1,8 +1,8 @@
-"""Being asked to stop: SIGTERM and SIGINT are noted, and the step ends first.
+"""Receives SIGTERM and SIGINT for the trainer, so that it can finish the step and save before it stops.
 
-MindSpore 2.10 puts C handlers in the place of Python's: for SIGTERM when a dataset gives its first batch, for SIGINT in
-every run of a graph, where it answers SIGINT with SIGTERM to its own process.  And while a graph runs, Python's
-handlers wait.  So every thread blocks the two signals, no handler ever runs, and one thread waits for them.
+MindSpore 2.10 replaces Python's handlers by C handlers: for SIGTERM when a dataset gives its first batch, for SIGINT in
+every run of a graph, where it answers SIGINT with SIGTERM to its own process.  Python's handlers also wait while a
+graph runs.  So every thread blocks the two signals, no handler ever runs, and one thread waits for the signals.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _PR_SET_PDEATHSIG = 1
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
-class TrainingStopped(Exception):  # noqa: N818  not an error: training ended early because it was asked to
-    """Training stopped between two steps, with a checkpoint of where it stood.
+class TrainingStopped(Exception):  # noqa: N818  not an error: a signal ended training early
+    """Training stopped between two steps, after it wrote a checkpoint.
 
     Attributes:
         exit_code: 75 after SIGTERM, 130 after SIGINT.
@@ -37,13 +37,13 @@ class TrainingStopped(Exception):  # noqa: N818  not an error: training ended ea
 
 
 def end_with_parent() -> None:
-    """From now on this process gets a SIGTERM when the one that started it ends."""
+    """From now on this process receives SIGTERM when its parent process ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def blocked() -> Iterator[None]:
-    """In the block this thread blocks the two signals, and each that is started in it does so for ever."""
+def signals_blocked() -> Iterator[None]:
+    """This thread blocks both signals during the block; threads started in the block do so for ever."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -54,22 +54,22 @@ def blocked() -> Iterator[None]:
 class StopRequests:
     """While this context manager is open, a thread waits for SIGTERM and SIGINT.
 
-    Where there is no step to finish, and at a SIGINT after another signal, the process ends at once.  To be opened
-    before MindSpore starts its threads; those that numpy has are seen to in `train/__init__.py`.
+    The process ends at once if there is no step to finish, or on SIGINT after another signal.  Open it before
+    MindSpore starts its threads; `train/__init__.py` does the same for numpy's.
 
     Attributes:
-        exit_code: what to leave with; None while nobody has asked.
+        exit_code: of the process, once a signal has come; None before.
         training: whether there is a step to finish.
-        thread: the one that waits.
+        thread: the one that waits for signals.
     """
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
         self.training = False
         self.thread = threading.Thread(target=self._wait, name="signals", daemon=True)
-        self._blocked = blocked()
+        self._blocked = signals_blocked()
         self._closed = False
-        self._late = False  # whether a Ctrl-C came while this was closed
+        self._late = False  # whether Ctrl-C came while this was being closed
 
     def __enter__(self) -> StopRequests:
         self._blocked.__enter__()
@@ -94,8 +94,8 @@ class StopRequests:
                 return
             again = self.exit_code is not None and number == signal.SIGINT
             if again or not self.training:
-                log.warning("%s: leaving at once", signal.Signals(number).name)
+                log.warning("%s: stopping at once.", signal.Signals(number).name)
                 logging.shutdown()
                 os._exit(EXIT_SIGINT if number == signal.SIGINT else EXIT_SIGTERM)
             self.exit_code = EXIT_SIGINT if number == signal.SIGINT else EXIT_RETRY
-            log.warning("%s: finishing the step, then saving", signal.Signals(number).name)
+            log.warning("%s: finishing the step, then saving and stopping.", signal.Signals(number).name)

@@ -1,4 +1,4 @@
-"""Accuracy of clips and of videos, in numpy."""
+"""Computes loss and top-1 / top-5 accuracy of clips and of videos, for evaluation and the log of training."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def topk_correct(scores: NDArray, labels: NDArray[np.int32], k: int) -> NDArray[np.bool_]:
     """(N,) whether the label is among the k best scores.
 
-    A label beats strictly lower scores and, among equals, higher class ids, so that a network that says the same of
-    every class is not credited with any.  Nothing beats NaN, and NaN is never among the best.
+    The label ranks before lower scores and, among equal scores, before higher class ids, so that equal scores for every
+    class do not count as correct for every label.  A score of NaN ranks before all others, and a label with NaN is
+    never correct.
     """
     own = scores[np.arange(len(labels)), labels][:, None]
     classes = np.arange(scores.shape[1])[None, :]
-    behind = (scores < own) | ((scores == own) & (classes > labels[:, None]))
-    return (scores.shape[1] - 1 - behind.sum(axis=1) < k) & ~np.isnan(own[:, 0])
+    lower = (scores < own) | ((scores == own) & (classes > labels[:, None]))
+    return (scores.shape[1] - 1 - lower.sum(axis=1) < k) & ~np.isnan(own[:, 0])
 
 
 class Scores:
     """Collects the logits of views (clips) and scores them by clip and by video.
 
-    A video's score is the mean of its views' softmax (torchvision's: the sum, which ranks the same).
+    A video's score is the mean of its views' softmax (torchvision uses the sum, which ranks the same).
 
     Args:
         num_videos: videos in the split.
@@ -54,27 +55,27 @@ class Scores:
         known = labels >= 0
         if not known.any():
             return float("nan")
-        kept = labels[known]
-        loss_sum = -float(log_probabilities[known, kept].sum())
+        labels = labels[known]
+        loss_sum = -float(log_probabilities[known, labels].sum())
         self._loss_sum += loss_sum
-        self._clip_top1 += int(topk_correct(logits[known], kept, 1).sum())
-        self._clip_top5 += int(topk_correct(logits[known], kept, 5).sum())
-        self._labelled += len(kept)
-        return loss_sum / len(kept)
+        self._clip_top1 += int(topk_correct(logits[known], labels, 1).sum())
+        self._clip_top5 += int(topk_correct(logits[known], labels, 5).sum())
+        self._labelled += len(labels)
+        return loss_sum / len(labels)
 
     def probabilities(self) -> NDArray[np.float64]:
         """(num_videos, K) mean softmax of each video's views."""
         return self._sums / np.maximum(self.views, 1)[:, None]
 
     def of_clips(self) -> dict[str, float]:
-        """`loss`, `clip_top1` and `clip_top5` of the labelled views up to now, without a walk over all videos."""
+        """`loss`, `clip_top1` and `clip_top5` of the labelled views so far; fast, because no video is scored."""
         if not self._labelled:
             return {}
         sums = {"loss": self._loss_sum, "clip_top1": self._clip_top1, "clip_top5": self._clip_top5}
         return {name: total / self._labelled for name, total in sums.items()}
 
     def summary(self) -> dict[str, float | int]:
-        """Loss and accuracies in 0..1 with their denominators; accuracies only of labelled videos that were seen."""
+        """Loss and accuracies (0..1) of the labelled videos with views, and the counts behind them."""
         seen = (self.views > 0) & (self.labels >= 0)
         result: dict[str, float | int] = {
             "num_videos": int((self.views > 0).sum()),

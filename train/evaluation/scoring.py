@@ -1,4 +1,4 @@
-"""Every view of every video through a network, and its scores as files."""
+"""Scores every view of every video of a split, and writes the results as files, for train.evaluate and the trainer."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def evaluation_source(config: Config) -> ClipBatches:
 
 
 def log_step(source: ClipBatches) -> Callable[[int, int, float, Scores, float], None]:
-    """The seed's line for each step, with clips/s."""
+    """A function for `on_step` that logs zjut_mindvideo's line for each step, with clips/s added."""
 
     def on_step(number: int, num_views: int, loss: float, scores: Scores, seconds: float) -> None:
         running = scores.of_clips()
@@ -77,7 +77,11 @@ def log_step(source: ClipBatches) -> Callable[[int, int, float, Scores, float], 
 
 
 def write_results(folder: Path, name: str, source: ClipBatches, scores: Scores, summary: dict[str, Any]) -> Path:
-    """Write `<name>.json` (`summary`) and `<name>.csv` (each video's label, best five classes, probability)."""
+    """Write `<name>.json` (`summary`) and `<name>.csv` (label, best five classes and probability of each video).
+
+    Returns:
+        The path of the JSON.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     videos, probabilities = source.videos, scores.probabilities()
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]

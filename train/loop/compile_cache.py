@@ -1,9 +1,9 @@
-"""MindSpore's compile cache for the training step, held so that it cannot give the wrong graph.
+"""Uses MindSpore's compile cache for the training step, in a way that cannot load the wrong graph.
 
-MindSpore 2.10 numbers cached graphs in the order in which a process compiles them, keeps to the first folder it was
-given, and does not look whether a graph is the one asked for (measured: another order, or another network, ended in
-memory errors).  So only the first optimizer step of a process is cached, in a folder named after everything that
-shapes its graph; the folder gets its name when it is complete.
+MindSpore 2.10 numbers cached graphs in the order in which a process compiles them, always uses the first folder it was
+given, and does not check that a graph is the right one (measured: another order, or another network, ended in memory
+errors).  So only the first optimizer step of a process is cached, in a folder named after a hash of everything that
+decides its graph; the folder gets this name when it is complete.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ _used = False
 
 @contextlib.contextmanager
 def cached_compilation(shape: str) -> Iterator[None]:
-    """Compile what runs in the block through the cache; the second time in a process, do nothing.
+    """Use the cache for what is compiled in the block; only the first time in a process.
 
-    Nor does it in a program that is no file (`python -c`, a notebook): MindSpore reads the program's source.
+    It is never used if the program is not a file (`python -c`, a notebook), because MindSpore reads the program's
+    source.
 
     Args:
-        shape: everything besides the code and the versions that decides the graph.
+        shape: everything that decides the graph, except the code and the versions.
     """
     global _used
     if _used or not Path(sys.argv[0]).is_file():
@@ -46,28 +47,28 @@ def cached_compilation(shape: str) -> Iterator[None]:
     warm = final.is_dir()
     folder = final if warm else root / f".{final.name}.{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)
-    log.info("compile cache: %s", f"warm, {final}" if warm else "cold; the first step compiles for a while")
+    log.info("compile cache: %s", f"warm, {final}" if warm else "cold, so the first step takes longer to compile")
     ms.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
     stderr = sys.stderr
     try:
         yield
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # it may be why
+        shutil.rmtree(folder, ignore_errors=True)  # it may be the reason
         raise
     finally:
         ms.set_context(enable_compile_cache=False)
-        sys.stderr = stderr  # MindSpore puts another object in its place, of which logging and tqdm know nothing
+        sys.stderr = stderr  # MindSpore replaces it by another object, which logging and tqdm do not use
     if warm:
         os.utime(final)
     else:
-        with contextlib.suppress(OSError):  # another process was faster
+        with contextlib.suppress(OSError):  # another process has made it
             folder.rename(final)
         shutil.rmtree(folder, ignore_errors=True)
     _prune(root)
 
 
 def _key(shape: str) -> str:
-    shape = re.sub(r" at 0x[0-9a-f]+", "", shape)  # where an initialiser of a cell lies in memory
+    shape = re.sub(r" at 0x[0-9a-f]+", "", shape)  # memory addresses of a cell's initialisers
     digest = hashlib.sha256(f"{ms.__version__} {ms.get_context('device_target')} {shape}".encode())
     for path in sorted([*_SOURCES.glob("model/**/*.py"), *_SOURCES.glob("train/**/*.py")]):
         digest.update(path.read_bytes())
@@ -75,7 +76,7 @@ def _key(shape: str) -> str:
 
 
 def _prune(root: Path) -> None:
-    """Keep the graphs that were used last."""
+    """Remove all but the MAX_KEPT graphs that were used last."""
     folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     for path in sorted(folders, key=lambda path: path.stat().st_mtime)[:-MAX_KEPT]:
         shutil.rmtree(path, ignore_errors=True)

@@ -1,7 +1,8 @@
-"""Dropout drawn on the host: a function of (seed, epoch, sample), as clips are.
+"""Draws dropout on the host for the training step, as a function of (seed, epoch, sample), like the clips.
 
-A random operator inside the graph has a state that a checkpoint cannot hold, and after a restart would drop other
-features; this way neither a restart nor the number of devices changes what is trained.
+A random operator in the graph has a state that a checkpoint cannot hold, so a restart would drop other features.  Drawn
+here, neither a restart nor the number of devices changes the training.
+Each sample has a numpy Generator, not train/data/random_draws.py, which is newer: resumed runs must get the same bits.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from numpy.typing import NDArray
 def kept(
     samples: NDArray[np.int64], num_features: int, fraction: float, *, seed: int, epoch: int
 ) -> NDArray[np.float32]:
-    """What to multiply the features of a batch by.
+    """The factors of a batch's features.
 
     Args:
         samples: (N,) sample numbers.
-        num_features: C, of each sample.
+        num_features: C, for each sample.
         fraction: of the features to drop, in [0, 1).
         seed: of the run.
         epoch: 0-based.

@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step: one number for each step of the whole training."""
+"""Computes the learning rate of every step of the whole training, for the optimizer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from train.experiment.sections import LearningRate
 def learning_rates(settings: LearningRate, *, epochs: int, steps_per_epoch: int, clips_per_step: int) -> list[float]:
     """The learning rate of every step.
 
-    A linear warm-up over `warmup_epochs` rises to the peak, `lr` scaled to the clips of a step: from nothing, reaching
-    it in the last of its steps, or from `warmup_start` of it, reaching it in the step after them.  Then, counted from
-    the start of the training as torchvision counts them:
+    A linear warm-up over `warmup_epochs` rises to the peak, which is `lr` scaled to the clips of a step.  Without
+    `warmup_start` it rises from 0 and reaches the peak in its last step; with it, it rises from that fraction of the
+    peak and reaches the peak in the step after.  Then the rate
 
         cosine_annealing  falls from the peak to `eta_min` at the last step (Loshchilov & Hutter 2017, no restarts)
         step              is multiplied by `lr_gamma` every `lr_epochs` epochs
         multi_step        is multiplied by `lr_gamma` at the start of each epoch in `lr_epochs`
-        constant          stays
+        constant          stays the same
+
+    where epochs are counted from the start of the training, as in torchvision.
 
     Args:
         settings: the `learning_rate` section.
@@ -38,7 +40,7 @@ def learning_rates(settings: LearningRate, *, epochs: int, steps_per_epoch: int,
     if settings.lr_scheduler == "cosine_annealing" and settings.eta_min > peak:
         raise UserError(
             f"learning_rate.eta_min: got {settings.eta_min:g}, expected at most the highest rate, {peak:g}: "
-            f"lr {settings.lr:g} for {clips_per_step} clips a step instead of lr_batch_size {settings.lr_batch_size}"
+            f"lr {settings.lr:g} scaled from lr_batch_size {settings.lr_batch_size} to {clips_per_step} clips a step"
         )
     start = settings.warmup_start
     if start is None:
@@ -55,7 +57,7 @@ def learning_rates(settings: LearningRate, *, epochs: int, steps_per_epoch: int,
 
 
 def _fallen(settings: LearningRate, epoch: int) -> float:
-    """What is left of the peak in an epoch (0-based)."""
+    """The fraction of the peak in an epoch (0-based)."""
     if settings.lr_scheduler == "constant" or settings.lr_gamma is None:
         return 1.0
     if settings.lr_scheduler == "step":

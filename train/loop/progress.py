@@ -1,4 +1,4 @@
-"""What the log says between steps: loss, accuracy, speed, time left."""
+"""Measures loss, accuracy, speed and the time left, for the trainer's log and metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from train.evaluation.metrics import topk_correct
 
 
 class Interval:
-    """Sums between two lines of the log.
+    """Collects the values of the steps between two lines of the log.
 
     Args:
         clips_per_step: over all devices.
@@ -25,7 +25,7 @@ class Interval:
         self._loss = float("nan")
 
     def add_batch(self, logits: NDArray[np.float32], labels: NDArray[np.int32], waited_s: float) -> None:
-        """Add one batch: its logits (N, K), labels (N,), and the seconds it was waited for."""
+        """Add one batch: its logits (N, K), labels (N,), and the seconds of waiting for it."""
         self._seen += len(labels)
         self._correct += int(topk_correct(logits, labels, 1).sum())
         self._waited_s += waited_s
@@ -36,7 +36,7 @@ class Interval:
         self._loss = loss
 
     def summary(self) -> dict[str, float]:
-        """The last loss; top-1, clips/s and the fraction of time spent waiting for data over the interval."""
+        """The last loss, and over the interval top-1, clips/s and the fraction of time spent waiting for data."""
         seconds = time.perf_counter() - self._began
         return {
             "train/loss": self._loss,
@@ -47,7 +47,7 @@ class Interval:
 
 
 class Remaining:
-    """Estimates the time left from all steps of this process after the first, which compiles.
+    """Estimates the time left from all steps of this process except the first, which compiles.
 
     Args:
         total_steps: of the whole training.
@@ -58,7 +58,7 @@ class Remaining:
         self._first: tuple[int, float] | None = None
 
     def after(self, step: int) -> str:
-        """Time left after finishing `step`, as `2 d 03:04:05` or `04:05`; evaluations so far are in the estimate."""
+        """The time left after `step`, as `2 d 03:04:05` or `04:05`; it includes the time of evaluations so far."""
         now = time.perf_counter()
         if self._first is None:
             self._first = (step, now)
@@ -68,7 +68,7 @@ class Remaining:
 
 
 def duration(seconds: float) -> str:
-    """`2 d 03:04:05`, `03:04:05` or `04:05`."""
+    """`2 d 03:04:05`, `03:04:05` or `04:05`; tqdm.format_interval has no days (`51:04:05`), and long runs take many."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

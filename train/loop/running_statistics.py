@@ -1,4 +1,4 @@
-"""The running statistics of batch norms between steps: the same on every device, and never NaN."""
+"""Keeps the running statistics of batch norms finite and equal on all devices, after each step of the trainer."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 
 class RunningStatistics(nn.Cell):
-    """Settles the running means and variances after a step.
+    """Corrects the running means and variances after a step.
 
-    A forward pass writes them before anyone can know that its loss is NaN, and each device from its own clips.  So
-    after every step those that are not finite go back to what they were, and devices take their mean; with them
-    travels a flag, so that all devices learn in the same step that one was asked to stop.
+    A forward pass writes them before its loss is known to be NaN, and each device writes its own.  So after every step
+    values that are not finite get their previous value, and all devices get the mean over devices.  The exchange also
+    carries a flag, so that all devices learn in the same step that one of them must stop.
 
     Args:
-        network: whose batch norms.
-        world: devices that train together.
+        network: has the batch norms.
+        world: number of devices that train together.
     """
 
     def __init__(self, network: nn.Cell, world: int = 1) -> None:
@@ -29,25 +29,31 @@ class RunningStatistics(nn.Cell):
         self.all_reduce = ops.AllReduce() if world > 1 else nn.Identity()
         self.kept = self._read()
 
-    def settle(self, asked: bool) -> bool:
-        """Settle the statistics; returns whether any device was asked to stop, as this one was or was not.
+    def settle(self, stop: bool) -> bool:
+        """Correct the statistics.
 
-        One device alone mostly only looks at them: the graph has hundreds of small operators (16 ms on two busy cores
-        for the sample's network, whose step takes 140; looking takes 0.4).
+        A single device usually only reads them: the graph has hundreds of small operators (16 ms on two busy cores for
+        the sample's network, whose step takes 140; reading takes 0.4).
+
+        Args:
+            stop: whether this device must stop.
+
+        Returns:
+            Whether any device must stop.
         """
         if self.world == 1:
             now = self._read()
             if np.isfinite(now).all():
                 self.kept = now
-                return asked
-        settled = self(Tensor(np.array([asked], np.float32)), Tensor(self.kept)).asnumpy()
+                return stop
+        settled = self(Tensor(np.array([stop], np.float32)), Tensor(self.kept)).asnumpy()
         self.kept = settled[1:]
         return bool(settled[0] > 0)
 
-    def construct(self, asked: Tensor, kept: Tensor) -> Tensor:
-        """Exchange and mend: (1,) float32 flag and statistics of before -> flag and statistics, (1 + S,) float32."""
+    def construct(self, stop: Tensor, kept: Tensor) -> Tensor:
+        """Exchange and correct: flag (1,) and previous statistics (S,) -> flag and new statistics (1 + S,), float32."""
         flat = ops.cat([parameter.reshape(-1) for parameter in self.statistics])
-        both = self.all_reduce(ops.cat([asked, flat])) / self.world
+        both = self.all_reduce(ops.cat([stop, flat])) / self.world
         flat = ops.select(ops.isfinite(both[1:]), both[1:], kept)
         for parameter, (first, end) in zip(self.statistics, self.bounds):  # noqa: B905  the graph compiler's zip
             ops.assign(parameter, flat[first:end])

@@ -1,4 +1,4 @@
-"""One optimizer step as one graph: normalise, forward, loss, backward, average over devices, clip, update."""
+"""One optimizer step of the trainer as one graph: normalise, forward, loss, backward, average, clip, update."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from train.experiment.sections import Optimizer
 
 DYNAMIC_SCALE_START = 2.0**16
-DYNAMIC_SCALE_WINDOW = 2000  # steps without an overflow before the scale is doubled
+DYNAMIC_SCALE_WINDOW = 2000  # steps without an overflow until the scale is doubled
 
 add = ops.MultitypeFuncGraph("add")
 multiply = ops.MultitypeFuncGraph("multiply")
@@ -81,8 +81,8 @@ class Loss(nn.Cell):
 class Exchange(nn.Cell):
     """Exchanges the values of two lists of parameters.
 
-    As a graph: a parameter that Python has given new data by `set_data` is no longer updated by graphs that were
-    compiled before (MindSpore 2.10).
+    It is a graph because in MindSpore 2.10 a graph no longer updates a parameter that got new data by `set_data` after
+    the graph was compiled.
     """
 
     def __init__(self, ours: ParameterTuple, theirs: ParameterTuple) -> None:
@@ -91,7 +91,7 @@ class Exchange(nn.Cell):
         self.all = ops.HyperMap()
 
     def construct(self) -> bool:
-        """Exchange them."""
+        """Exchange the values; always returns True."""
         self.all(exchange, self.ours, self.theirs)
         return True
 
@@ -99,19 +99,18 @@ class Exchange(nn.Cell):
 class TrainStep(nn.Cell):
     """Forward, backward and update of one batch, or of a group of batches whose gradients are averaged.
 
-    A step whose gradients are not all finite changes no weight and no average; it still counts in the learning rate's
-    schedule.
+    A step whose gradients are not all finite changes no weight and no average; the learning-rate schedule counts it.
 
     Args:
-        loss: gives the loss and the logits.
+        loss: computes the loss and the logits.
         optimizer: from `make_optimizer`.
         settings: the `optimizer` section.
-        group_size: batches to an optimizer step.
-        world: devices whose gradients are averaged (data parallel).
+        group_size: batches of one optimizer step.
+        world: number of devices whose gradients are averaged (data parallel).
 
     Attributes:
-        scale: what the loss is multiplied by before the backward pass.
-        left_out: int32, the updates left out in a row up to now, because gradients were not finite.
+        scale: the loss is multiplied by it before the backward pass.
+        left_out: int32, updates skipped in a row so far because gradients were not finite.
         average: moving average of the weights, empty without `ema_decay`.
     """
 
@@ -143,9 +142,10 @@ class TrainStep(nn.Cell):
     def construct(
         self, clips: Tensor, labels: Tensor, last: bool = True, kept: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One batch; `last`: the group is complete, so update.  Returns its loss, and logits (N, K) float32.
+        """Train on one batch; returns its loss, and logits (N, K) float32.
 
-        `kept` is dropout (train/dropout.py), None without.
+        With `last`, the batch completes its group and the weights are updated.  `kept` is dropout
+        (train/loop/dropout.py) or None.
         """
         (_scaled, loss, logits), gradients = self.gradients(clips, labels, self.scale, kept)
         if self.group_size > 1:
@@ -182,18 +182,18 @@ class TrainStep(nn.Cell):
     def state(self) -> dict[str, Parameter]:
         """What a resumed run needs besides the network's weights: moments, step, loss scale, average.
 
-        Not among it are learning rates and momentum, which the configuration gives, the sums inside a group, which
-        are zero between steps, and the count of updates left out.
+        It does not include learning rates and momentum, which are in the configuration, the sums inside a group, which
+        are zero between steps, and the number of skipped updates.
         """
-        held = {id(parameter) for parameter in [*self.loss.network.get_parameters(), *self.totals, self.left_out]}
+        excluded = {id(parameter) for parameter in [*self.loss.network.get_parameters(), *self.totals, self.left_out]}
         return {
             parameter.name: parameter
             for parameter in self.get_parameters()
-            if id(parameter) not in held and not parameter.name.startswith(("learning_rate", "momentum"))
+            if id(parameter) not in excluded and not parameter.name.startswith(("learning_rate", "momentum"))
         }
 
     def swap_average(self) -> None:
-        """Exchange the weights and their moving average; without one, do nothing."""
+        """Exchange the weights and their moving average; does nothing without `ema_decay`."""
         if self.ema_decay is not None:
             self.exchange()
 
@@ -201,8 +201,8 @@ class TrainStep(nn.Cell):
 def make_optimizer(settings: Optimizer, network: nn.Cell, rates: list[float]) -> nn.Momentum:
     """Momentum SGD over every trainable parameter.
 
-    The parameters go in as a group: without one MindSpore leaves gamma and beta out of weight decay, and torchvision
-    and the seed's published recipe do not.
+    The parameters are passed as a group, because otherwise MindSpore applies no weight decay to gamma and beta;
+    torchvision and zjut_mindvideo's published recipe do.
     """
     return nn.Momentum(
         params=_groups(network, rates, settings.layer_lr_decay),
@@ -215,7 +215,7 @@ def make_optimizer(settings: Optimizer, network: nn.Cell, rates: list[float]) ->
 
 
 def _groups(network: nn.Cell, rates: list[float], decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters; with a decay, a group and its rates for each stage of a VideoResNet, the head's first."""
+    """Groups of trainable parameters: one without `decay`, else one with its rates for each stage, head first."""
     if decay == 1.0:
         return [{"params": network.trainable_params()}]
     stages = [stage.trainable_params() for stage in reversed(network.stages)]

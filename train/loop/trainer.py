@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations, checkpoints, and stopping and going on between any two steps."""
+"""The training loop of train.train: steps, evaluations and checkpoints; it can stop and resume after any step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.common.errors import EXIT_RETRY, UserError
 from pipeline.common.files import write_json
-from pipeline.common.settings import to_plain
 from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate, waiting_hint
 from train.data.videos import read_videos
@@ -26,12 +25,12 @@ from train.device.processes import World
 from train.device.signals import StopRequests, TrainingStopped
 from train.evaluation.scoring import evaluation_source, score
 from train.experiment.sections import Config
-from train.experiment.transforms import OPERATIONS
 from train.loop import dropout
 from train.loop.compile_cache import cached_compilation
 from train.loop.health import FiniteLosses, memory_errors_in_one_line
 from train.loop.lr_schedule import learning_rates
 from train.loop.progress import Interval, Remaining
+from train.loop.resume import check_identity, identity
 from train.loop.running_statistics import RunningStatistics
 from train.loop.step import Loss, TrainStep, make_optimizer
 from train.network.build import build_network
@@ -45,17 +44,14 @@ from train.weights.load import load_weights
 
 log = logging.getLogger(__name__)
 
-# Keys of data_loader.train.dataset that do not decide the clips of a step, or, as batch_size, only with others.
-_NOT_OF_CLIPS = {"type", "path", "batch_size", "num_parallel_workers", "verify_checksums", "batch_timeout_s"}
-
 
 @dataclass
 class Progress:
-    """Where training stands.
+    """How far training has come.
 
     Attributes:
         step: finished optimizer steps of the whole run.
-        epoch: finished epochs, their evaluation included.
+        epoch: finished epochs, including their evaluation.
         best: the best validation score so far.
     """
 
@@ -65,13 +61,16 @@ class Progress:
 
 
 class Trainer:
-    """Everything one training needs, and its loop.
+    """The network, batches and optimizer of one training, and its loop.
 
     Args:
         config: the whole experiment.
-        world: which of the processes that train together this one is.
-        run: where results go; None in all but the first process.
-        stop: says when to stop early.
+        world: the processes that train together, and the number of this one.
+        run: the folder for results; None in all but the first process.
+        stop: has an exit code when training must stop early.
+
+    Raises:
+        UserError: the settings, the ledgers, the shards or the initial weights do not fit together.
     """
 
     def __init__(self, config: Config, world: World, run: RunFolder | None, stop: StopRequests | None = None) -> None:
@@ -81,7 +80,10 @@ class Trainer:
         seen = loader.transforms(stored)
         videos = read_videos(config.preprocess, loader.dataset.split)
         if (videos.label_ids < 0).any():
-            raise UserError(f"data_loader.train.dataset.split: {loader.dataset.split} has videos without a label")
+            raise UserError(
+                f"data_loader.train.dataset.split: got {loader.dataset.split}, which has videos without a label. "
+                "Choose a split whose videos all have one."
+            )
         check_classes(config.model, videos.label_ids, videos.class_names, videos.identity)
         self.source = ClipBatches(
             videos, loader, config.preprocess,
@@ -118,45 +120,51 @@ class Trainer:
         if not steps:
             raise UserError(
                 f"data_loader.group_size: got {self.group_size}, but an epoch of {self.source.videos.identity} has "
-                f"only {self.source.num_batches} batches: no step would be made"
+                f"only {self.source.num_batches} batches. Set it to at most {self.source.num_batches}."
             )
         given = self.config.learning_rate.steps_per_epoch
         if given is not None and given != steps:
             log.warning(
-                "warning: learning_rate.steps_per_epoch: %d has no effect; %s gives %d",
+                "warning: learning_rate.steps_per_epoch: %d has no effect. An epoch of %s has %d steps.",
                 given, self.source.videos.identity, steps,
             )  # fmt: skip
         return steps
 
     def resume(self, checkpoints: list[Path]) -> None:
-        """Go on from the first checkpoint that is whole, and say so when it is not the first of them.
+        """Continue from the first checkpoint that is not corrupted; warns about each that is.
+
+        Args:
+            checkpoints: the weights, best first; if empty, training starts at step 0.
 
         Raises:
-            DamagedError: none is whole.
-            UserError: it is of another network, or of settings that would train on other clips.
+            CorruptedError: all are corrupted.
+            UserError: it is of another network, or of settings that train on other clips.
         """
         for number, path in enumerate(checkpoints):
             try:
                 state = checkpoint.load(path, self.network, self.train_step.state())
-            except checkpoint.DamagedError as error:
+            except checkpoint.CorruptedError as error:
                 if number + 1 == len(checkpoints):
-                    what_next = "none before it to go back to; start anew without --resume, or with --resume FILE"
-                    raise checkpoint.DamagedError(f"{error}; {what_next}") from None
-                log.warning("warning: %s; going back to %s", error, checkpoints[number + 1].stem)
+                    raise checkpoint.CorruptedError(
+                        f"{error}. There is no earlier checkpoint. Start again without --resume, or use --resume FILE."
+                    ) from None
+                log.warning("warning: %s. Resuming from %s instead.", error, checkpoints[number + 1].stem)
                 continue
-            self._check_resumable(path, state)
+            check_identity(path, state, self._identity())
             self.train_step.swap_average()
             self.progress = Progress(step=int(state["step"]), epoch=int(state["epoch"]), best=float(state["best"]))
-            log.info("resuming %s at step %d", path, self.progress.step)
+            log.info("resuming from %s at step %d", path, self.progress.step)
             return
 
     def fit(self) -> dict[str, float | int]:
         """Train to the last epoch; returns the last evaluation's summary (empty without evaluation).
 
         Raises:
-            Stopped: a signal asked for it; the checkpoint is written.
+            TrainingStopped: after a signal; the checkpoint is written.
             NotFiniteError: the loss or its gradients stayed NaN or infinite.
-            OutOfMemoryError: a step does not fit.
+            OutOfMemoryError: a step does not fit in memory.
+            LoaderError: batches stopped coming.
+            ShardError: a shard is missing or corrupted.
         """
         log.info(
             "training on %s, %d classes: %d epochs of %d steps of %d clips",
@@ -166,7 +174,7 @@ class Trainer:
         known = len(self.source.videos.class_names)
         if known < self.config.model.classes:
             log.warning(
-                "warning: model.num_classes: got %d, but the ledgers number %d classes; the rest is never learned",
+                "warning: model.num_classes: got %d, but the ledgers have %d classes. The others are never trained.",
                 self.config.model.classes, known,
             )  # fmt: skip
         if self.run is not None:
@@ -180,7 +188,7 @@ class Trainer:
             every = self.config.train.eval_epochs
             if self.validation is not None and (last or (epoch + 1) % every == 0):
                 summary = self._evaluate(epoch)
-                self._stop_if_asked()
+                self._stop_if_requested()
             self.progress.epoch = epoch + 1
             every = self.config.train.save_checkpoint_epochs
             top1 = summary.get("video_top1", -1.0) if math.isfinite(summary.get("loss", 0.0)) else -1.0
@@ -203,8 +211,8 @@ class Trainer:
             disable=None if self.run is not None else True,
             leave=False,
         )
-        made = iterate(self.source, epoch, start=done * self.group_size)
-        with bar, logging_redirect_tqdm(), contextlib.closing(made) as batches:
+        rest = iterate(self.source, epoch, start=done * self.group_size)
+        with bar, logging_redirect_tqdm(), contextlib.closing(rest) as batches:
             for in_epoch in range(done + 1, self.steps_per_epoch + 1):
                 with cached_compilation(self.graph_shape):
                     loss = self._step(batches, interval, epoch)
@@ -213,7 +221,7 @@ class Trainer:
                 if in_epoch % self.config.train.log_steps == 0 or in_epoch == self.steps_per_epoch:
                     self._log(epoch, in_epoch, interval)
                     interval = Interval(self.clips_per_step)
-                self._stop_if_asked()
+                self._stop_if_requested()
                 every = self.config.train.save_checkpoint_steps
                 if every and self.progress.step % every == 0 and in_epoch < self.steps_per_epoch:
                     self.save()
@@ -241,7 +249,7 @@ class Trainer:
         self.finite.check(loss, self.progress.step, left_out, scale_can_fall=scale_can_fall)
 
     def _kept(self, samples: NDArray[np.int64], epoch: int) -> Tensor | None:
-        """Dropout of a batch; None without."""
+        """The dropout factors of a batch; None without dropout."""
         fraction = self.config.model.dropout
         if not fraction:
             return None
@@ -263,7 +271,7 @@ class Trainer:
             self.run.record(self.progress.step, values)
 
     def _evaluate(self, epoch: int) -> dict[str, float | int]:
-        """Score the validation split in every process alike; empty when a signal came in between."""
+        """Score the validation split, in every process the same; returns nothing if a signal came meanwhile."""
         assert self.validation is not None
 
         def predict(clips: Tensor) -> Tensor:
@@ -290,46 +298,31 @@ class Trainer:
             self._record({name: float(summary[key]) for name, key in names.items()})
         return summary
 
-    def _stop_if_asked(self) -> None:
-        """Settle the batch norms' statistics; if any process was asked to stop, all save and leave in this step."""
+    def _stop_if_requested(self) -> None:
+        """Correct the batch norms' statistics; if any process got a signal, all save and stop after this step."""
         if self.statistics.settle(self.stop.exit_code is not None):
             self.save()
-            self.statistics.settle(False)  # wait for the one that saves: msrun ends all when one ends
+            self.statistics.settle(False)  # wait for the process that saves: msrun ends all when one ends
             raise TrainingStopped(self.stop.exit_code or EXIT_RETRY)
 
     def _identity(self) -> dict[str, object]:
-        """What must be the same for a checkpoint to be gone on with: it decides the clips of each step."""
-        loader = self.config.data_loader.train
-        dataset = {
-            f"data_loader.train.dataset.{key}": value
-            for key, value in to_plain(loader.dataset).items()
-            if key not in _NOT_OF_CLIPS
-        }
-        given: dict[str, object] = {operation.type: to_plain(operation) for operation in loader.map.operations or ()}
-        operations = {f"data_loader.train.map.{name}": given.get(name) for name in OPERATIONS}
-        return {
-            "seed": self.config.train.seed,
-            "clips a step (batch_size x group_size x devices)": self.clips_per_step,
-            "steps_per_epoch": self.steps_per_epoch,
-            "epochs": self.config.train.epochs,
-            "recipe_sha256": self.config.preprocess.fingerprint(),
-            "videos": self.source.videos.identity,
-            **dataset,
-            **operations,
-        }
-
-    def _check_resumable(self, path: Path, state: dict[str, object]) -> None:
-        for key, mine in self._identity().items():
-            if state.get(key) != mine:
-                said = f"{key} was {state.get(key)} there and is {mine} here"
-                raise UserError(f"{path}: cannot go on: {said}; set it back, or start anew without --resume")
+        return identity(
+            self.config,
+            clips_per_step=self.clips_per_step,
+            steps_per_epoch=self.steps_per_epoch,
+            videos=self.source.videos.identity,
+        )
 
     def save(self, *, best: bool = False) -> None:
-        """Write a checkpoint of where training stands; the first process does, and not of a loss that is not finite."""
+        """Write a checkpoint in the first process, unless the loss is not finite.
+
+        Args:
+            best: whether `best.json` must point to it.
+        """
         if self.run is None:
             return
         if self.finite.in_a_row:
-            log.warning("warning: no checkpoint at step %d: its loss is not finite", self.progress.step)
+            log.warning("warning: no checkpoint at step %d, because its loss is not finite", self.progress.step)
             return
         step, folder = self.progress.step, self.run.checkpoints
         stem = checkpoint.stem(math.ceil(step / self.steps_per_epoch), step)

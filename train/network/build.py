@@ -1,4 +1,4 @@
-"""The configured network, alone and behind its normalisation."""
+"""Builds the network of the `model` section, for training and every command that loads weights."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ NETWORKS = {
 
 
 def build_network(settings: Model) -> r2plus1d.VideoResNet:
-    """The network of the `model` section, with fresh weights.
+    """The network of the `model` section, with new random weights.
 
     Raises:
-        UserError: its strides or its layout do not suit its type.
+        UserError: its type does not allow its strides or its layout.
     """
     layout = settings.layout
     if layout == "auto":

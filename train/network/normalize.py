@@ -1,4 +1,4 @@
-"""Normalisation on the device, in the graph: frames stay uint8 until there, a quarter of their float size."""
+"""Normalises frames in the graph, on the device: until then they are uint8, a quarter of their float32 size."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ class Normalize(nn.Cell):
         self.shift = Tensor(-np.array(mean) / np.array(std), ms.float32)
 
     def construct(self, clips: Tensor) -> Tensor:
-        """Normalise and bring the channels to the front."""
+        """Normalise, and move the channels before T."""
         return ops.transpose(clips.astype(ms.float32) * self.scale + self.shift, (0, 4, 1, 2, 3))

@@ -1,4 +1,4 @@
-"""Mixed precision: where float16 is computed with, by `amp_level`."""
+"""Sets which cells of a network compute in float16, by `train.amp_level`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from model import channels_last
 def set_amp_level(network: nn.Cell, level: str) -> None:
     """Let a network compute in float16, in place; its parameters stay float32, and so do batch norms' statistics.
 
-    MindSpore's `auto_mixed_precision` would wrap the batch norms, and so rename every parameter in the checkpoints.
+    MindSpore's `auto_mixed_precision` would wrap the batch norms, which would rename every parameter in checkpoints.
 
     Args:
         network: convolutions, batch norms, linear layers.
-        level: O0 nothing; O2 convolutions and linear layers; O3 everything between them too: batch norms take and
-            give float16, which halves what the backward pass has to remember.
+        level: O0: nothing; O2: convolutions and linear layers; O3: also everything between them: batch norms read and
+            write float16, which halves the activations that the backward pass needs.
     """
     if level == "O0":
         return

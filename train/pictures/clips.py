@@ -1,4 +1,4 @@
-"""A predicted video as a moving picture."""
+"""Draws a predicted video as a GIF with its label, for train.infer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw
 
 from pipeline.common.files import replacing
 
-_GIF_SCALE = 2  # a stored frame of 128 x 171 is small on a screen
+_GIF_SCALE = 2  # stored frames of 128 x 171 pixels are small on a screen
 
 
 def write_gif(path: Path, frames: NDArray[np.uint8], caption: str, fps: float) -> None:
-    """Write frames (T, H, W, 3) uint8 RGB as a looping GIF, atomically, with `caption` on a dark strip above them."""
+    """Write frames (T, H, W, 3) uint8 RGB as a GIF that repeats, with `caption` on a dark strip above them."""
     pages = []
     for frame in frames:
         picture = Image.fromarray(frame).resize((frame.shape[1] * _GIF_SCALE, frame.shape[0] * _GIF_SCALE))

@@ -1,4 +1,4 @@
-"""What a run leaves behind: `<ckpt_path>/<name>/<time>/` with its settings, machine, log, metrics and checkpoints.
+"""Writes the folder of a training run, `<ckpt_path>/<name>/<time>/`, and reads its metrics.
 
 config.yaml  env.json  train.log  metrics.jsonl  events.out.tfevents.*  ckpt/
 """
@@ -25,19 +25,19 @@ from train.weights.checkpoint import remove_unfinished
 
 
 def runs_root(config: Config, document: Document) -> Path:
-    """The folder of this experiment's runs, named after its file."""
+    """The folder of this experiment's runs, named after its configuration file."""
     name = document.path.stem if document.path else "default"
     return Path(config.train.ckpt_path) / name
 
 
 class RunFolder:
-    """One run's folder, as a context manager that closes its files, and removes a new one if the start is refused.
+    """One run's folder: a context manager that closes its files, and removes a new folder if training does not start.
 
     Args:
         root: `runs_root(...)`.
         config: the resolved settings, written to config.yaml.
-        environment: facts of the machine, written to env.json.
-        existing: the folder of a run to go on with instead of a new one.
+        environment: facts about the machine, written to env.json.
+        existing: the folder of a run to resume, instead of a new one.
     """
 
     def __init__(self, root: Path, config: Config, environment: dict[str, Any], existing: Path | None = None) -> None:
@@ -63,10 +63,10 @@ class RunFolder:
             except FileExistsError:
                 continue
             return path
-        raise FileExistsError(f"{root}/{stamp}: a hundred runs started in one second")
+        raise FileExistsError(f"{root}/{stamp}: a hundred runs started in one second. Run this command again.")
 
     def begin(self, step: int) -> None:
-        """Write the settings, and open the metrics; those after `step`, which will be trained again, are dropped."""
+        """Write the settings and open the metrics; records after `step` are removed: they will be made again."""
         text = yaml.safe_dump(to_plain(self._config), sort_keys=False, allow_unicode=True, default_flow_style=None)
         write_text(self.path / "config.yaml", text)
         write_json(self.path / "env.json", self._environment)
@@ -96,25 +96,25 @@ class RunFolder:
         logging.getLogger().removeHandler(self._log)
         self._log.close()
         if isinstance(error, UserError) and self._metrics is None and self._is_new:
-            shutil.rmtree(self.path, ignore_errors=True)  # refused, and told: nothing but the log is there
+            shutil.rmtree(self.path, ignore_errors=True)  # training did not start: only the log is in there
         if self._metrics is not None and self._scalars is not None:
             self._metrics.close()
             self._scalars.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, with None for what was not finite.
+    """The records of a metrics.jsonl, with None for values that were not finite; empty if the file is missing.
 
-    None at all when it is not there, and not the last one if a kill cut it short.
+    A last line that is incomplete, because the process was killed, is ignored.
     """
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # what follows the last line end is empty or cut short
+    return [json.loads(line) for line in lines[:-1]]  # after the last line end there is nothing or half a line
 
 
 def newest_metrics(root: Path) -> Path:
-    """The metrics.jsonl of the newest run under `root` that has a line in it.
+    """The newest metrics.jsonl under `root` that is not empty.
 
     Raises:
         UserError: there is none.
@@ -122,4 +122,4 @@ def newest_metrics(root: Path) -> Path:
     for path in sorted(root.glob("*/metrics.jsonl"), reverse=True):
         if path.stat().st_size:
             return path
-    raise UserError(f"{root}: no run with metrics; run `make train` or give a run with --run FOLDER")
+    raise UserError(f"{root}: no run has metrics. Run `make train`, or give a run with --run FOLDER.")

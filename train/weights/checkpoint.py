@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or not there: `<stem>.ckpt` (weights), `<stem>.optimizer.ckpt` and `<stem>.json`.
+"""Writes and reads the trainer's checkpoints: `<stem>.ckpt` (weights), `<stem>.optimizer.ckpt` and `<stem>.json`.
 
-MindSpore's `save_checkpoint` removes the old file before it writes, does not fsync, and its `load_checkpoint` reads
-a truncated file with no more than a warning (2.10).  So each file is written under a temporary name, synced and
-renamed; the JSON comes last, holds the SHA-256 of both, and without it there is no checkpoint.
+MindSpore 2.10's `save_checkpoint` removes the old file before it writes and does not fsync; its `load_checkpoint` only
+warns about a truncated file.  So each file is written under a temporary name, synced and renamed.  The JSON is written
+last and holds the SHA-256 of both; without it there is no checkpoint, so a checkpoint is complete or does not exist.
 `latest.json` and `best.json` in the same folder name a stem.
 """
 
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged or of another network."""
+    """A checkpoint that is missing, corrupted or of another network."""
 
 
-class DamagedError(CheckpointError):
-    """A checkpoint whose files are not those that were written; an earlier one may be whole."""
+class CorruptedError(CheckpointError):
+    """A checkpoint whose files are missing or changed; an earlier checkpoint may still be complete."""
 
 
 def stem(epoch: int, step: int) -> str:
-    """The name of a checkpoint: the epoch it was made in (from 1) and finished steps of the whole run."""
+    """The name of a checkpoint: its epoch (from 1) and the finished steps of the whole run."""
     return f"epoch_{epoch:03d}-step_{step:06d}"
 
 
@@ -46,8 +46,8 @@ def save(folder: Path, stem: str, network: nn.Cell, training: Mapping[str, Param
     Args:
         folder: the run's `ckpt/`.
         stem: such as `epoch_012-step_000345`.
-        network: its parameters go to `<stem>.ckpt`.
-        training: what going on needs besides (moments, step, loss scale), to `<stem>.optimizer.ckpt`.
+        network: its parameters are written to `<stem>.ckpt`.
+        training: what resuming also needs (moments, step, loss scale), written to `<stem>.optimizer.ckpt`.
         state: what a resumed run or another command needs to know: epoch, step, seed, classes, recipe ...
 
     Returns:
@@ -58,7 +58,7 @@ def save(folder: Path, stem: str, network: nn.Cell, training: Mapping[str, Param
         f"{stem}.ckpt": weights.parameters(network),
         f"{stem}.optimizer.ckpt": training,
     }
-    with ThreadPoolExecutor() as pool:  # one file is hashed and synced while the other is written
+    with ThreadPoolExecutor() as pool:  # hash and sync one file while the other is written
         paths = [folder / name for name in files]
         digests = dict(zip(files, pool.map(_write_parameters, paths, files.values()), strict=True))
     write_json(folder / f"{stem}.json", {**state, "sha256": digests})
@@ -67,21 +67,21 @@ def save(folder: Path, stem: str, network: nn.Cell, training: Mapping[str, Param
 
 
 def save_weights(path: Path, network: nn.Cell, state: dict[str, Any]) -> None:
-    """Write weights alone: `path`, which ends in .ckpt, and the JSON beside it."""
+    """Write weights without training state: `path`, which ends in .ckpt, and the JSON beside it."""
     digest = _write_parameters(path, weights.parameters(network))
     write_json(path.with_suffix(".json"), {**state, "sha256": {path.name: digest}})
 
 
 def load(path: Path, network: nn.Cell, training: Mapping[str, Parameter] | None = None) -> dict[str, Any]:
-    """Load weights, and with `training` what going on needs too; all or nothing.
+    """Load weights, and the training state if `training` is given; all or nothing.
 
-    A file without a JSON beside it is taken as plain weights, and its state is empty.
+    A file without a JSON beside it is read as plain weights with an empty state.
 
     Returns:
-        The state saved beside them.
+        The state saved beside the weights.
 
     Raises:
-        DamagedError: a file is missing or differs from its SHA-256.
+        CorruptedError: a file is missing or differs from its SHA-256.
         CheckpointError: it does not fit this network or this optimizer.
     """
     state = read_state(path)
@@ -90,7 +90,10 @@ def load(path: Path, network: nn.Cell, training: Mapping[str, Parameter] | None 
     if training is not None:
         saved = read_parameters(path.with_name(f"{path.stem}.optimizer.ckpt"), state)
         if {name: p.shape for name, p in training.items()} != {name: array.shape for name, array in saved.items()}:
-            raise CheckpointError(f"{path}: the state beside it is of another optimizer or another network")
+            raise CheckpointError(
+                f"{path}: {path.stem}.optimizer.ckpt does not fit this network and optimizer. "
+                "Use the model and optimizer settings it was trained with."
+            )
     try:
         weights.assign(network, values, source=str(path))
     except weights.WeightsError as error:
@@ -104,68 +107,73 @@ def read_state(path: Path) -> dict[str, Any]:
     """The JSON beside a `.ckpt` file; empty when there is none.
 
     Raises:
-        CheckpointError: neither weights nor JSON are there.
-        DamagedError: the JSON cannot be read, is there without the weights, or does not say what their SHA-256 is.
+        CheckpointError: both the weights and the JSON are missing.
+        CorruptedError: the JSON cannot be read, has no SHA-256 of the weights, or has no weights beside it.
     """
-    beside = path.with_suffix(".json")
+    json_path = path.with_suffix(".json")
     if not path.is_file():
-        raise (DamagedError if beside.is_file() else CheckpointError)(f"{path}: no such checkpoint")
-    if not beside.is_file():
+        raise (CorruptedError if json_path.is_file() else CheckpointError)(f"{path}: checkpoint not found")
+    if not json_path.is_file():
         return {}
     try:
-        state = json.loads(beside.read_text(encoding="utf-8"))
+        state = json.loads(json_path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DamagedError(f"{beside}: damaged: {error}") from None
+        raise CorruptedError(f"{json_path}: corrupted: {error}") from None
     if not isinstance(state, dict) or not isinstance(state.get("sha256"), dict):
-        raise DamagedError(
-            f"{beside}: damaged, or another program's: it has no SHA-256 of {path.name}; without a .json of its name "
-            f"{path.name} is taken as it is"
+        raise CorruptedError(
+            f"{json_path}: corrupted, or written by another program: it has no SHA-256 of {path.name}. "
+            f"Remove it to use {path.name} unchecked"
         )
     if not isinstance(state.get("classes", []), list):
-        raise DamagedError(f"{beside}: damaged: its classes are no list")
+        raise CorruptedError(f"{json_path}: corrupted: `classes` is not a list")
     return state
 
 
 def newest(runs: Path, pointer: str) -> Path:
-    """The weights that `pointer` (best or latest) names in the newest run under `runs` that has one.
+    """The weights that `pointer` (best or latest) names, in the newest run under `runs` that has this pointer.
 
-    It warns when there is a newer run, which has none.
+    Warns if there is a newer run without it.
 
     Raises:
-        CheckpointError: no run has a checkpoint.
+        CheckpointError: no run has the pointer, or it is corrupted.
     """
-    found = sorted(runs.glob(f"*/ckpt/{pointer}.json"), reverse=True)
-    if not found:
-        raise CheckpointError(f"{runs}: no run with a checkpoint; run `make train` or give one with CKPT=FILE")
-    run, last = found[0].parent.parent, max(runs.glob("*/ckpt")).parent
+    pointers = sorted(runs.glob(f"*/ckpt/{pointer}.json"), reverse=True)
+    if not pointers:
+        raise CheckpointError(f"{runs}: no run has a checkpoint. Run `make train`, or give one with CKPT=FILE.")
+    newest_pointer = pointers[0]
+    run, last = newest_pointer.parent.parent, max(runs.glob("*/ckpt")).parent
     if run != last:
         stems = _stems(last / "ckpt")
         latest = f" (its latest: CKPT={last / 'ckpt' / stems[-1]}.ckpt)" if stems else ""
-        log.warning("warning: %s, the newest run, has no %s checkpoint%s; taking %s's", last, pointer, latest, run.name)
-    stem = _pointed(found[0])
+        log.warning(
+            "warning: The newest run, %s, has no %s checkpoint%s. Using the one of %s.", last, pointer, latest, run.name
+        )
+    stem = _read_pointer(newest_pointer)
     if stem is None:
-        raise CheckpointError(f"{found[0]}: damaged; give a checkpoint beside it with CKPT=FILE")
-    return found[0].with_name(f"{stem}.ckpt")
+        raise CheckpointError(f"{newest_pointer}: corrupted. Give a checkpoint beside it with CKPT=FILE.")
+    return newest_pointer.with_name(f"{stem}.ckpt")
 
 
 def check_resumable(path: Path) -> None:
-    """Refuse a file that training cannot go on with, before anything is made beside it.
+    """Check that training can resume from a file, before anything is written beside it.
 
     Raises:
-        CheckpointError: it is missing, is weights alone, or is not in the folder of a run.
+        CheckpointError: it is missing, has no training state, or is not in a run folder.
     """
     training = path.with_name(f"{path.stem}.optimizer.ckpt")
     if "step" not in read_state(path) or not training.is_file():
         raise CheckpointError(
-            f"{path}: got weights alone, expected {path.stem}.json (with the step) and {training.name} beside them; "
-            f"to start from them: --train.pre_trained=true --train.pretrained_model={path}"
+            f"{path}: got weights only, expected {path.stem}.json (with the step) and {training.name} beside them. "
+            f"To start from these weights: --train.pre_trained=true --train.pretrained_model={path}"
         )
     if path.resolve().parent.name != "ckpt":
-        raise CheckpointError(f"{path}: got a checkpoint outside a run folder, expected <run>/ckpt/{path.name}")
+        raise CheckpointError(
+            f"{path}: got a checkpoint outside a run folder, expected <run>/ckpt/{path.name}. Move it there."
+        )
 
 
 def resumable(runs: Path) -> list[Path]:
-    """The checkpoints of the newest run under `runs` that has any, newest first."""
+    """The checkpoints of the newest run under `runs` that has any, newest first; empty if no run has one."""
     for folder in sorted(runs.glob("*/ckpt"), reverse=True):
         if stems := _stems(folder):
             return [folder / f"{stem}.ckpt" for stem in reversed(stems)]
@@ -174,10 +182,10 @@ def resumable(runs: Path) -> list[Path]:
 
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints and the best one."""
-    kept = _pointed(folder / "best.json")
+    best = _read_pointer(folder / "best.json")
     stems = _stems(folder)
     for stem in stems[: max(len(stems) - keep, 0)]:
-        if stem != kept:  # the JSON first: what is left without it is no checkpoint
+        if stem != best:  # the JSON first: without it the other files are no checkpoint
             for ending in (".json", ".ckpt", ".optimizer.ckpt"):
                 (folder / f"{stem}{ending}").unlink(missing_ok=True)
 
@@ -191,26 +199,26 @@ def remove_unfinished(folder: Path) -> None:
 def _stems(folder: Path) -> list[str]:
     """The checkpoints in a folder, oldest first.
 
-    By number, since a million steps have one digit more.  Those after the latest were left behind when training went
-    on from an earlier one; they count as the oldest.
+    Sorted by number, because a million steps have one digit more.  Checkpoints after `latest` are from before training
+    resumed from an earlier one; they count as the oldest.
     """
     stems = [path.stem for path in folder.glob("epoch_*-step_*.json")]
     stems.sort(key=lambda stem: int(stem.rpartition("_")[2]))
-    latest = _pointed(folder / "latest.json")
+    latest = _read_pointer(folder / "latest.json")
     if latest is not None and latest not in stems:
-        log.warning("warning: %s: names %s, which is not there; doing without", folder / "latest.json", latest)
+        log.warning("warning: %s: names %s, which is missing. It is ignored.", folder / "latest.json", latest)
     end = stems.index(latest) + 1 if latest in stems else len(stems)
     return stems[end:] + stems[:end]
 
 
-def _pointed(pointer: Path) -> str | None:
-    """The stem that latest.json or best.json names; None when it is not there or, with a warning, damaged."""
+def _read_pointer(pointer: Path) -> str | None:
+    """The stem that latest.json or best.json names; None if the file is missing or, with a warning, corrupted."""
     if not pointer.is_file():
         return None
     try:
         return str(json.loads(pointer.read_text(encoding="utf-8"))["stem"])
     except (ValueError, KeyError, TypeError):
-        log.warning("warning: %s: damaged; doing without", pointer)
+        log.warning("warning: %s: corrupted. It is ignored.", pointer)
         return None
 
 
@@ -230,21 +238,21 @@ def read_parameters(path: Path, state: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         path: the file.
-        state: the JSON beside it, whose SHA-256 it must have; empty: there is none to compare with.
+        state: the JSON beside it, with the SHA-256 that the file must have; empty: not compared.
 
     Raises:
-        CheckpointError: it is missing, damaged, or differs from its SHA-256.
+        CorruptedError: it is missing, corrupted, or differs from its SHA-256.
     """
     if not path.is_file():
-        raise DamagedError(f"{path}: no such checkpoint")
+        raise CorruptedError(f"{path}: checkpoint not found")
     if state:
-        digests = state["sha256"]  # a file that was renamed, with its JSON, is in there under its old name
+        digests = state["sha256"]  # if a file and its JSON were renamed, the old name is in there
         if _sha256(path) not in ([digests[path.name]] if path.name in digests else digests.values()):
-            raise DamagedError(f"{path}: damaged: its SHA-256 is not the one in {path.stem.split('.')[0]}.json")
+            raise CorruptedError(f"{path}: corrupted: its SHA-256 differs from {path.stem.split('.')[0]}.json")
     try:
         return read_ckpt(path)
     except WeightFileError as error:
-        raise DamagedError(str(error)) from None
+        raise CorruptedError(str(error)) from None
 
 
 def _sha256(path: Path) -> str:

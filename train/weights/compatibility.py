@@ -1,4 +1,4 @@
-"""What weights were trained on, held against what they are used on."""
+"""Compares classes and preprocessing between weights and the data they are used on, for train, eval and infer."""
 
 from __future__ import annotations
 
@@ -33,42 +33,45 @@ def saved_classes(path: Path) -> int | None:
 
 
 def check_class_names(facts: dict[str, Any], names: list[str], path: Path, where: str) -> None:
-    """Refuse a ledger whose classes are not those of the weights.
+    """Check that the classes of a ledger are those of the weights.
 
     Args:
-        facts: what was saved with the weights; without `classes` nothing is known, and nothing refused.
-        names: label of each label_id of the ledger; empty where it has no row of one.
+        facts: what was saved with the weights; without `classes` nothing is checked.
+        names: label of each label_id of the ledger; empty where the ledger has no row of that class.
         path: the weights.
-        where: which ledger it is, for the message.
+        where: name of the ledger, for the message.
 
     Raises:
-        UserError: naming the first class that differs.
+        UserError: a class differs; the message names the first one.
     """
-    for label_id, (there, here) in enumerate(zip(facts.get("classes", []), names, strict=False)):
-        if there and here and there != here:
+    for label_id, (trained, listed) in enumerate(zip(facts.get("classes", []), names, strict=False)):
+        if trained and listed and trained != listed:
             raise UserError(
-                f"{path}: class {label_id} is {there!r} there and {here!r} in {where}; score it on the classes it was "
-                "trained on (preprocess.dataset, preprocess.manifests)"
+                f"{path}: class {label_id} is {trained!r} in these weights and {listed!r} in {where}. "
+                "Use ledgers with the classes they were trained on (preprocess.dataset, preprocess.manifests)."
             )
 
 
-def warn_of_other_frames(facts: dict[str, Any], settings: Preprocess, path: Path) -> None:
-    """Warn when weights were trained on frames made by another recipe, and say which keys differ where that is known.
+def warn_if_preprocessed_differently(facts: dict[str, Any], settings: Preprocess, path: Path) -> None:
+    """Warn if weights were trained with another recipe, and name the keys that differ if they are known.
 
     Args:
-        facts: what was saved with the weights: their `recipe`, or at least its `recipe_sha256`, or neither.
+        facts: what was saved with the weights: their `recipe`, or only its `recipe_sha256`, or neither.
         settings: the recipe of the frames that they are used on.
         path: the weights.
     """
     if recipe := facts.get("recipe"):
-        if said := differences(_pixels(settings.stored()), _pixels(recipe)):
-            log.warning("warning: %s: trained on other frames than these: %s", path, said)
+        if different := differences(_pixels(settings.stored()), _pixels(recipe)):
+            log.warning("warning: %s: These weights were trained with different preprocessing. %s", path, different)
     elif facts.get("recipe_sha256", settings.fingerprint()) != settings.fingerprint():
-        log.warning("warning: %s: trained on frames of another recipe than preprocess; its keys were not noted", path)
+        log.warning(
+            "warning: %s: These weights were trained with different preprocessing. Which keys differ was not saved.",
+            path,
+        )
 
 
 def _pixels(recipe: dict[str, Any]) -> str:
-    """What of a recipe decides the pixels a network sees, as JSON; where videos stand in shards does not."""
+    """The part of a recipe that decides a network's input pixels, as JSON; the order of videos in shards does not."""
     keys = ["height", "width", "interpolation", "fps", "codec"]
     if recipe.get("codec") == "jpeg":
         keys.append("jpeg_quality")
@@ -76,20 +79,20 @@ def _pixels(recipe: dict[str, Any]) -> str:
 
 
 def check_classes(settings: Model, label_ids: NDArray[np.int32], class_names: list[str], where: str) -> None:
-    """Refuse labels the network has no logit for.
+    """Check that the network has a logit for every label.
 
     Args:
         settings: the `model` section.
         label_ids: (V,) of the videos, -1 where unlabelled.
         class_names: label of each label_id.
-        where: which ledger they are from, for the message.
+        where: name of the ledger, for the message.
 
     Raises:
-        UserError: naming both numbers.
+        UserError: a label_id is not below `num_classes`.
     """
     highest = int(label_ids.max(initial=-1))
     if highest >= settings.classes:
         raise UserError(
-            f"model.num_classes: got {settings.classes}, but {where} has label_id {highest}; "
-            f"set it to {max(len(class_names), highest + 1)}"
+            f"model.num_classes: got {settings.classes}, but {where} has label_id {highest}. "
+            f"Set it to {max(len(class_names), highest + 1)}."
         )

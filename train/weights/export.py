@@ -1,4 +1,4 @@
-"""The network as MINDIR or ONNX, checked by running the file."""
+"""Writes the network as MINDIR or ONNX for train.export, and checks the file by running it."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from train.experiment.sections import Config
 from train.weights.mindir import facts_path
 from train.weights.onnx_graph import build_onnx
 
-# Largest difference of a logit, relative to the largest logit, between the network and the file it was exported to.
+# Largest allowed difference of a logit between the network and its exported file, relative to the largest logit.
 TOLERANCE = 1e-4
 
 Shape = tuple[int | None, int, int, int, int]
-"""(N, 3, T, H, W) of what a file takes; N is None where it takes any number of clips."""
+"""Input (N, 3, T, H, W) of an exported network; N is None if it takes any number of clips."""
 
 
 class ExportError(UserError):
-    """The exported file does not compute what the network does."""
+    """The exported file does not compute the same logits as the network."""
 
     exit_code = EXIT_UNEXPECTED
 
 
 def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> float:
-    """Export, run the file on random clips, and write `facts` beside it; returns the difference.
+    """Export, run the file on random clips, and write `facts` beside it; returns the largest difference.
 
-    The file gets its name after it was run and its logits match.
+    The file gets its name only after it was run and its logits agree.
 
     Args:
-        network: evaluated, not trained.
+        network: exported in evaluation mode.
         shape: of the clips.
-        path: ends in .mindir or .onnx, which says the form.
-        facts: what a user of the file needs to know; its SHA-256 is added.
+        path: ends in .mindir or .onnx, which is the format.
+        facts: what a user of the file needs to know; the file's SHA-256 is added.
 
     Raises:
         ExportError: the reloaded graph's logits differ by more than TOLERANCE.
@@ -58,7 +58,10 @@ def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]
         run = read(temporary)
         difference = _difference(network, run, shape)
         if not difference <= TOLERANCE:
-            raise ExportError(f"{path}: not written: its logits differ by {difference:.2e} (allowed {TOLERANCE:g})")
+            raise ExportError(
+                f"{path}: not written, because its logits differ by {difference:.2e} (allowed {TOLERANCE:g}). "
+                "Try the other format (export.file_formate)."
+            )
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
     write_json(facts_path(path), {**facts, "sha256": digest})
     return difference
@@ -67,7 +70,7 @@ def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]
 def _difference(network: nn.Cell, run: Callable[[NDArray], NDArray], shape: Shape) -> float:
     """Largest difference of a logit between the network and a file, relative to the largest logit.
 
-    A file for any number of clips is run on two numbers of them.
+    A file that takes any number of clips is run with 3 and with 1.
     """
     sizes = (3, 1) if shape[0] is None else (shape[0],)
     clips = np.random.default_rng(0).standard_normal((sizes[0], *shape[1:])).astype(np.float32)
@@ -100,7 +103,7 @@ def _read_onnx(path: Path) -> Callable[[NDArray], NDArray]:
 
 
 def metadata(config: Config, state: dict[str, Any], shape: Shape, source: Path) -> dict[str, Any]:
-    """What a user of the file needs: input layout, normalisation, clip length, recipe, classes."""
+    """What a user of the file needs to know: input shape, normalisation, clip length, recipe, classes."""
     transforms = config.data_loader.eval.transforms(config.preprocess.frame_size)
     return {
         "checkpoint": source.name,

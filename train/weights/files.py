@@ -1,7 +1,7 @@
-"""Weights as files: MindSpore's .ckpt, .safetensors, and PyTorch's .pth, which is only read.
+"""Reads files of weights (MindSpore's .ckpt, .safetensors, PyTorch's .pth) as arrays, and writes .safetensors.
 
-A file is read whole or refused; nothing in it is ever executed.  Names are the file's own (model/weights.py maps
-them).  A .safetensors file written here carries a SHA-256 of its content, since the format has no checksum.
+A file is read completely or refused; nothing in it is ever executed.  Names are those in the file (model/weights.py
+maps them).  A .safetensors file written here contains a SHA-256 of its content, because the format has no checksum.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _CKPT_TYPES = {
 
 
 class WeightFileError(UserError):
-    """A file of weights that is missing, damaged, of another format, or that holds more than weights."""
+    """A file of weights that is missing, corrupted, of another format, or that holds more than weights."""
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> None:
-    """Write arrays and what a user of them needs to know, atomically."""
+    """Write arrays and facts about them; the file gets its name only when it is complete."""
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     sealed = {**facts, "sha256": _digest(plain, facts)}
     with replacing(path) as temporary:
@@ -48,32 +48,32 @@ def write_safetensors(path: Path, arrays: Mapping[str, NDArray], facts: dict[str
 
 
 def read_ckpt(path: Path) -> dict[str, NDArray]:
-    """Every array of a MindSpore checkpoint by its name there.
+    """Every array of a MindSpore checkpoint by its name in the file.
 
-    Not ms.load_checkpoint: it fills an array whose bytes have gone missing with zeros, and says nothing (2.10).
+    ms.load_checkpoint is not used: MindSpore 2.10's fills missing bytes of an array with zeros, without a warning.
 
     Raises:
-        WeightFileError: with the reason.
+        WeightFileError: the file is corrupted or no checkpoint.
     """
     content = path.read_bytes()
     if content[-17:-10] == b"crc_num":  # what save_checkpoint(crc_check=True) appends
         content, crc = content[:-17], int.from_bytes(content[-10:], "big")
         if zlib.crc32(content) != crc:
-            raise WeightFileError(f"{path}: damaged: its CRC is wrong")
+            raise WeightFileError(f"{path}: corrupted: CRC-32 {zlib.crc32(content):08x}, expected {crc:08x}")
     pieces: dict[str, list[Any]] = {}
     try:
         for entry in Checkpoint.FromString(content).value:
             pieces.setdefault(entry.tag, []).append(entry.tensor)  # large arrays are stored in pieces
         arrays = {name: _join(tensors) for name, tensors in pieces.items()}
     except (DecodeError, ValueError, KeyError) as error:
-        raise WeightFileError(f"{path}: damaged: cannot be read as a MindSpore checkpoint: {error!r}") from None
+        raise WeightFileError(f"{path}: corrupted: cannot be read as a MindSpore checkpoint: {error!r}") from None
     if not arrays:
-        raise WeightFileError(f"{path}: damaged: it holds nothing")
+        raise WeightFileError(f"{path}: corrupted: it has no arrays")
     return arrays
 
 
 def _join(tensors: list[Any]) -> NDArray:
-    """The array stored in pieces; ValueError unless they hold as many bytes as its shape asks for."""
+    """Joins the pieces of an array; ValueError if their size does not match its shape."""
     first = tensors[0]
     shape = () if list(first.dims) == [0] else tuple(first.dims)  # how MindSpore writes a scalar
     array = np.frombuffer(b"".join(tensor.tensor_content for tensor in tensors), _CKPT_TYPES[first.tensor_type])
@@ -81,10 +81,10 @@ def _join(tensors: list[Any]) -> NDArray:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
-    """Every array by its name, and the facts that `write_safetensors` was given (else none).
+    """Every array by its name, and the facts that `write_safetensors` wrote (empty in other files).
 
     Raises:
-        WeightFileError: with the reason.
+        WeightFileError: the file is corrupted or no .safetensors.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -92,11 +92,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
             metadata = file.metadata() or {}
         facts = dict(json.loads(metadata.get("facts", "{}")))
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise WeightFileError(f"{path}: damaged: cannot be read as safetensors: {_first_line(error)}") from None
+        raise WeightFileError(f"{path}: corrupted: cannot be read as safetensors: {_first_line(error)}") from None
     if facts and facts.pop("sha256", None) != _digest(arrays, facts):
         raise WeightFileError(
-            f"{path}: damaged: its content does not have the SHA-256 in its header (or an earlier "
-            "version of this program wrote it: convert it again)"
+            f"{path}: corrupted, or written by an earlier version of this program: its content differs from the "
+            "SHA-256 in its header. Convert it again with `make convert`."
         )
     return arrays, facts
 
@@ -105,30 +105,35 @@ def read_pth(path: Path) -> dict[str, NDArray]:
     """Every array of a state_dict by its name.
 
     Raises:
-        WeightFileError: with the reason; PyTorch not being there is one.
+        WeightFileError: the file is corrupted, holds more than weights, or PyTorch is not installed.
     """
     try:
         import torch
     except ImportError:
-        raise WeightFileError(f"{path}: reading .pth needs PyTorch: pip install -e '.[convert]'") from None
-    named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)  # torchvision puts the file's SHA-256 into its name
-    if named and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(named[1]):
-        raise WeightFileError(f"{path}: damaged: its SHA-256 does not begin with {named[1]}, as its name says")
+        raise WeightFileError(f"{path}: reading .pth needs PyTorch. Run pip install -e '.[convert]'.") from None
+    hash_in_name = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)  # torchvision's names end with the SHA-256
+    if hash_in_name and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(hash_in_name[1]):
+        raise WeightFileError(
+            f"{path}: corrupted: its SHA-256 does not begin with {hash_in_name[1]} from its name. Download it again."
+        )
     try:
-        if zipfile.is_zipfile(path):  # PyTorch itself does not look at the CRCs
+        if zipfile.is_zipfile(path):  # PyTorch does not check the CRCs
             with zipfile.ZipFile(path) as archive:
                 if broken := archive.testzip():
-                    raise WeightFileError(f"{path}: damaged: the CRC of {broken} in it is wrong")
+                    raise WeightFileError(f"{path}: corrupted: the CRC of {broken} in it is wrong. Download it again.")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except WeightFileError:
         raise
-    except Exception as error:  # a pickle with code, and damaged bytes, make PyTorch's reader raise anything
+    except Exception as error:  # PyTorch's reader raises anything on a pickle with code or on corrupted bytes
         raise WeightFileError(
-            f"{path}: refused, nothing in it was executed: it is damaged or holds more than weights: "
+            f"{path}: refused, and nothing in it was executed: it is corrupted or holds more than weights: "
             f"{_first_line(error)}"
         ) from None
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise WeightFileError(f"{path}: expected a state_dict, names to tensors; got {type(content).__name__}")
+        raise WeightFileError(
+            f"{path}: got {type(content).__name__}, expected a state_dict (names to tensors). "
+            "Save model.state_dict() alone."
+        )
     return {str(name): tensor.contiguous().numpy() for name, tensor in content.items()}
 
 

@@ -1,4 +1,4 @@
-"""Weights of any origin into a network: ours, torchvision's or the seed's, from .ckpt, .safetensors or .pth."""
+"""Loads weights into a network from .ckpt, .safetensors or .pth: ours, torchvision's or zjut_mindvideo's."""
 
 from __future__ import annotations
 
@@ -17,48 +17,49 @@ log = logging.getLogger(__name__)
 
 
 class MisfitError(UserError):
-    """Weights of another network; `faults` has a line for each name that does not fit."""
+    """Weights of another network; `problems` has a line for each name that does not fit."""
 
     def __init__(self, error: weights.WeightsError, facts: dict[str, Any]) -> None:
-        super().__init__(f"{error}; it was saved from model.type {facts['model']}" if "model" in facts else str(error))
-        self.faults = error.faults
+        super().__init__(f"{error}; the file has model.type {facts['model']}" if "model" in facts else str(error))
+        self.problems = error.problems
 
 
 def load_weights(path: Path, network: nn.Cell, *, head: weights.Head = "same") -> dict[str, Any]:
-    """Load a file's weights, all or none; returns what was saved with them, such as the classes (else nothing).
+    """Load a file's weights, all or none; returns what was saved with them, such as the classes (may be empty).
 
     Args:
-        path: its ending says the form; its names may be any that model/weights.py knows.
-        network: takes the weights.
-        head: `new` leaves the network's last layer as it is.
+        path: its ending is the format; its names may be any that model/weights.py knows.
+        network: gets the weights.
+        head: `new` leaves the network's last layer unchanged.
 
     Raises:
-        UserError: the file is missing, damaged, of another form, or (MisfitError) does not fit.
+        UserError: the file is missing, corrupted, of another format, or (MisfitError) does not fit.
     """
     if path.suffix not in (".ckpt", ".safetensors", ".pth"):
         raise UserError(
-            f"{path}: got {path.suffix or 'no ending'!r}, expected one of .ckpt, .safetensors, .pth (infer and eval: "
-            "or .mindir)"
+            f"{path}: got {path.suffix or 'no ending'!r}, expected a file of weights that ends in .ckpt, .safetensors "
+            "or .pth (infer and eval also take .mindir)"
         )
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+        raise UserError(f"{path}: checkpoint not found")
     facts: dict[str, Any] = {}
     if path.suffix == ".ckpt":
         facts = checkpoint.read_state(path)
-        if not facts:  # such as another program's; our training writes both
+        if not facts:  # for example another program's file; our training writes both
             log.warning(
-                "warning: %s stands alone: the .json that training writes beside it has its SHA-256 and its classes; "
-                "without, damage and other classes cannot be told", path,
-            )  # fmt: skip
+                "warning: %s: No .json next to this checkpoint: its checksum and classes cannot be verified.", path
+            )
         arrays = checkpoint.read_parameters(path, facts)
     elif path.suffix == ".safetensors":
         arrays, facts = read_safetensors(path)
     else:
         arrays = read_pth(path)
     arrays, naming, left_out = weights.to_own_names(network, arrays)
-    log.info("%s: %d arrays in %s names", path, len(arrays), naming)
+    log.info("%s: %d arrays with %s names", path, len(arrays), naming)
     if left_out:
-        log.info("%s: left out, not the network's: %d, such as %s", path, len(left_out), left_out[0])
+        log.info(
+            "%s: %d entries ignored that are no weights of a network, such as %s", path, len(left_out), left_out[0]
+        )
     try:
         weights.assign(network, arrays, source=str(path), head=head)
     except weights.WeightsError as error:

@@ -1,4 +1,4 @@
-"""A network that `make export` wrote as .mindir, put to use again by evaluation and inference."""
+"""Runs a .mindir file that `make export` wrote, for evaluation and infer."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from train.experiment.sections import Config
 
 
 class ExportedError(UserError):
-    """A .mindir that is missing, damaged, or made for other clips than the settings give."""
+    """A .mindir that is missing, corrupted, or exported for other clips than those of the settings."""
 
 
 def facts_path(path: Path) -> Path:
-    """`net.mindir` -> `net.mindir.json`, where `make export` writes what a user of the file needs to know."""
+    """`net.mindir` -> `net.mindir.json`, which `make export` writes for users of the file."""
     return path.with_name(f"{path.name}.json")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What `make export` wrote beside an exported file, after comparing the file with its SHA-256.
+    """What `make export` wrote beside an exported file, after the file was compared with its SHA-256.
 
     Raises:
-        ExportedError: either file is missing or damaged.
+        ExportedError: one of the two files is missing or corrupted.
     """
-    beside = facts_path(path)
+    json_path = facts_path(path)
     if not path.is_file():
-        raise ExportedError(f"{path}: no such file")
-    if not beside.is_file():
-        raise ExportedError(f"{beside}: missing; make export writes it, and it says what {path.name} expects")
+        raise ExportedError(f"{path}: file not found. Run `make export`.")
+    if not json_path.is_file():
+        raise ExportedError(f"{json_path}: missing; it describes the input of {path.name}. Run `make export` again.")
     try:
-        facts = json.loads(beside.read_text(encoding="utf-8"))
+        facts = json.loads(json_path.read_text(encoding="utf-8"))
         expected, _batch_size = facts["sha256"], facts["input"]["shape"][0]
     except (ValueError, LookupError, TypeError) as error:
-        raise ExportedError(f"{beside}: damaged: {error!r}") from None
+        raise ExportedError(f"{json_path}: corrupted: {error!r}. Run `make export` again.") from None
     if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-        raise ExportedError(f"{path}: damaged: its SHA-256 is not the one in {beside.name}")
+        raise ExportedError(f"{path}: corrupted: its SHA-256 differs from {json_path.name}. Run `make export` again.")
     return facts
 
 
@@ -58,7 +58,7 @@ class MindirNetwork:
         self._batch_size = self.facts["input"]["shape"][0]
 
     def __call__(self, clips: Tensor) -> Tensor:
-        """Logits; a file of a fixed batch is run as often as needed, and its last batch filled up with zeros."""
+        """Logits; a file with a fixed batch size is run several times, its last batch filled with zeros."""
         size = self._batch_size
         if size is None:
             return self._graph(clips)
@@ -69,14 +69,14 @@ class MindirNetwork:
         return Tensor(np.concatenate(logits)[:count])
 
     def check(self, config: Config, path: Path) -> None:
-        """Refuse settings whose clips are not those the file was made for.
+        """Check that the settings give the clips that the file was exported for.
 
         Raises:
-            ExportedError: naming both; or the JSON beside the file does not say what it was made for.
+            ExportedError: they differ, or the JSON beside the file is corrupted.
         """
         loader = config.data_loader.eval
         transforms = loader.transforms(config.preprocess.frame_size)
-        here = {
+        given = {
             "clip (T, H, W)": [loader.dataset.seq, *transforms.crop],
             "mean": list(transforms.mean),
             "std": list(transforms.std),
@@ -84,7 +84,7 @@ class MindirNetwork:
             "classes": config.model.classes,
         }
         try:
-            there = {
+            exported = {
                 "clip (T, H, W)": self.facts["input"]["shape"][2:],
                 "mean": self.facts["normalisation"]["mean"],
                 "std": self.facts["normalisation"]["std"],
@@ -92,7 +92,10 @@ class MindirNetwork:
                 "classes": self.facts["model"]["num_classes"],
             }
         except (KeyError, TypeError) as error:
-            raise ExportedError(f"{facts_path(path)}: damaged: {error!r}") from None
-        for key, mine in here.items():
-            if there[key] != mine:
-                raise ExportedError(f"{path}: exported for {key} {there[key]}, but the settings give {mine}")
+            raise ExportedError(f"{facts_path(path)}: corrupted: {error!r}. Run `make export` again.") from None
+        for key, value in given.items():
+            if exported[key] != value:
+                raise ExportedError(
+                    f"{path}: exported for {key} {exported[key]}, but the settings give {value}. "
+                    "Use the settings of the export, or run `make export` again."
+                )

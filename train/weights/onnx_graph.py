@@ -1,7 +1,7 @@
-"""A VideoResNet as an ONNX graph, cell by cell.
+"""Builds the ONNX graph of a VideoResNet cell by cell, for train/weights/export.py.
 
-MindSpore 2.10's own exporter writes the padding of Conv3d in an order that ONNX reads otherwise (t, t, h, h, w, w for
-t, h, w, t, h, w), and knows no dynamic batch.
+MindSpore 2.10's own exporter writes the padding of Conv3d in a wrong order (t, t, h, h, w, w; ONNX expects
+t, h, w, t, h, w) and has no dynamic batch size.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _OPSET, _IR_VERSION = 17, 8  # of 2022: readable by onnxruntime 1.12 and later, 
 
 
 def build_onnx(network: VideoResNet, shape: tuple[int | None, ...], facts: dict[str, Any]) -> onnx.ModelProto:
-    """The network in evaluation.
+    """The ONNX model of a network in evaluation mode.
 
     Args:
-        network: its weights go along under torchvision's names.
+        network: its weights are stored with torchvision's names.
         shape: (N, 3, T, H, W) of the clips; N is None for any number.
         facts: become the file's metadata, each value as JSON.
     """
@@ -34,7 +34,7 @@ def build_onnx(network: VideoResNet, shape: tuple[int | None, ...], facts: dict[
     value = graph.node("ReduceMean", [value], "mean", axes=[2, 3, 4], keepdims=0)
     graph.node("Gemm", [value, "fc.weight", "fc.bias"], "logits", transB=1)
     sizes = ["N", *shape[1:]] if shape[0] is None else list(shape)
-    made = helper.make_graph(
+    onnx_graph = helper.make_graph(
         graph.nodes,
         type(network).__name__,
         [helper.make_tensor_value_info("clips", TensorProto.FLOAT, sizes)],
@@ -44,14 +44,14 @@ def build_onnx(network: VideoResNet, shape: tuple[int | None, ...], facts: dict[
             for name, parameter in weights.parameters(network).items()
         ],
     )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    model = helper.make_model(onnx_graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
     helper.set_model_props(model, {key: json.dumps(value) for key, value in facts.items()})
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 class _Graph:
-    """Nodes so far; a value carries the name of the cell that gives it."""
+    """The nodes added so far; each value has the name of the cell that computes it."""
 
     def __init__(self, network: VideoResNet) -> None:
         self.network = network
@@ -62,9 +62,9 @@ class _Graph:
         return output
 
     def add(self, cell: nn.Cell, name: str, value: str) -> str:
-        """Append a cell that takes `value`; returns the value it gives."""
+        """Append a cell whose input is `value`; returns the name of its output."""
         if isinstance(cell, nn.Conv3d):
-            half = [size // 2 for size in cell.kernel_size]  # what model.r2plus1d.conv pads with
+            half = [size // 2 for size in cell.kernel_size]  # the padding of model.r2plus1d.conv
             return self.node(
                 "Conv", [value, f"{name}.weight"], name, kernel_shape=cell.kernel_size, strides=cell.stride,
                 pads=[*half, *half],
@@ -85,4 +85,4 @@ class _Graph:
             for index, part in enumerate(cell):
                 value = self.add(part, f"{name}.{index}", value)
             return value
-        raise TypeError(f"{name}: no ONNX form of {type(cell).__name__} is written here")
+        raise TypeError(f"{name}: {type(cell).__name__} has no ONNX form in this module")

@@ -163,7 +163,7 @@ def test_shards_are_read_ahead_until_in_memory(settings, monkeypatch, caplog):
     assert ": mapped; read ahead in the first epoch" in caplog.text
     monkeypatch.setattr(clip_batches, "free_memory_bytes", lambda: 1000)
     small = source(settings)
-    said = "read with preadv, others mapped; read ahead in every epoch, since the page cache cannot hold them"
+    said = "read with preadv, others mapped; read ahead in every epoch, because the page cache cannot hold them"
     assert said in caplog.text
     ahead = []
     read_ahead = ShardReader.read_ahead
@@ -229,7 +229,9 @@ def first_shard(settings) -> Path:
 def test_a_shard_that_is_gone_is_named(settings, tmp_path):
     copy = copy_of(settings, tmp_path / "copy")
     first_shard(copy).unlink()
-    with pytest.raises(UserError, match=r"train-00000-of-00006\.h5: holds train.* more, says .*train\.csv, but is not"):
+    with pytest.raises(
+        UserError, match=r"train-00000-of-00006\.h5: shard not found, but .*train\.csv lists train.* more in it"
+    ):
         source(copy)
 
 
@@ -276,7 +278,7 @@ def test_a_ledger_of_other_shards_is_found_out(settings, tmp_path):
     table = read_ledger(path)
     table.loc[table["status"] == "ok", "crc32"] += 1
     write_ledger(path, table)
-    with pytest.raises(ShardError, match=r"frames with CRC-32 .*, but its ledger says .*; run `make manifests`"):
+    with pytest.raises(ShardError, match=r"frames with CRC-32 .*, expected .* from the ledger\. Run `make manifests`"):
         everything(source(copy), epoch=0)
 
 
@@ -338,21 +340,21 @@ def test_a_read_that_hangs_ends_the_process(settings):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 75, done.stderr
     assert done.stdout.split() == ["0", "1"]
-    assert done.stderr.splitlines()[-1].startswith("error: no batch for 0.5 s")
+    assert done.stderr.splitlines()[-1].startswith("error: No batch for 0.5 s")
     assert time.monotonic() - began < 60
 
 
 def test_waiting_says_what_to_raise():
     assert waiting_hint(Dataset(), 0.005) == ""
     if (os.cpu_count() or 1) > 1:
-        assert "raise data_loader.train.dataset.num_parallel_workers (now 1," in waiting_hint(Dataset(), 0.02)
+        assert "increase data_loader.train.dataset.num_parallel_workers (now 1," in waiting_hint(Dataset(), 0.02)
     assert "shuffle_shards (now 0)" in waiting_hint(Dataset(num_parallel_workers=10_000), 0.02)
-    assert "verify_checksums reads each video whole" in waiting_hint(Dataset(verify_checksums=True), 0.02)
+    assert "verify_checksums reads every video completely once" in waiting_hint(Dataset(verify_checksums=True), 0.02)
 
 
 def test_shards_of_another_recipe_are_refused(settings, tmp_path):
     copy = copy_of(settings, tmp_path / "copy")
-    with pytest.raises(UserError, match="has another recipe than"):
+    with pytest.raises(UserError, match="made with another recipe"):
         everything(source(dataclasses.replace(copy, fps=30.0)), epoch=0)
 
 
@@ -363,8 +365,8 @@ def test_a_batch_larger_than_the_split_is_refused(settings):
 
 def test_nothing_to_train_on_says_what_to_run(settings, tmp_path):
     empty = dataclasses.replace(settings, manifests=str(tmp_path))
-    with pytest.raises(UserError, match=r"train\.csv: no such ledger; run `make manifests preprocess`"):
+    with pytest.raises(UserError, match=r"train\.csv: ledger not found\. Run `make manifests preprocess`"):
         read_videos(empty, "train")
     write_ledger(ledger_path(empty, "train"), make_ledger(21, "train", bad=(3, 8)))
-    with pytest.raises(UserError, match=r"none of its 21 videos is stored; run `make preprocess`"):
+    with pytest.raises(UserError, match=r"none of its 21 videos is stored\. Run `make preprocess`"):
         read_videos(empty, "train")

@@ -6,11 +6,11 @@ import time
 import pytest
 
 from train.data.buffers import Buffers
-from train.data.prefetch import Ahead, LoaderError
+from train.data.prefetch import LoaderError, Prefetcher
 
 
 def ahead(make, count=20, *, num_threads=3, depth=5, timeout_s=5.0):
-    return Ahead(make, count, num_threads=num_threads, depth=depth, timeout_s=timeout_s)
+    return Prefetcher(make, count, num_threads=num_threads, depth=depth, timeout_s=timeout_s)
 
 
 def test_items_come_in_order_whatever_they_take():
@@ -52,7 +52,7 @@ def test_thread_that_hangs_is_logged_not_waited_for(caplog):
 
     items = iter(ahead(make, timeout_s=0.2))
     assert [next(items), next(items)] == [0, 1]
-    with pytest.raises(LoaderError, match=r"no batch for 0\.2 s \(data_loader\..*batch_timeout_s\)") as caught:
+    with pytest.raises(LoaderError, match=r"No batch for 0\.2 s \(data_loader\..*batch_timeout_s\)") as caught:
         next(items)
     assert caught.value.exit_code == 75
     wake.set()

@@ -16,7 +16,7 @@ PROGRAM = """
 import os, sys
 from dataclasses import replace
 import train
-assert train.GPU_FAULT == "", train.GPU_FAULT
+assert train.GPU_PROBLEM == "", train.GPU_PROBLEM
 import mindspore as ms
 import numpy as np
 from pipeline.common.settings import Document

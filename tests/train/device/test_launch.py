@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.common.errors import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM, EXIT_USAGE
-from train.device.launch import _NOTES, _exit_code, noted
+from train.device.launch import _NOTES, _exit_code, note_exit_code
 
 
 def leave(folder: Path, rank: int, code: int, monkeypatch) -> None:
@@ -16,7 +16,7 @@ def leave(folder: Path, rank: int, code: int, monkeypatch) -> None:
         patch.setenv(_NOTES, str(folder))
         patch.setenv("MS_ROLE", "MS_WORKER")
         patch.setenv("RANK_ID", str(rank))
-        with noted():
+        with note_exit_code():
             raise SystemExit(code)
 
 
@@ -29,12 +29,12 @@ def leave(folder: Path, rank: int, code: int, monkeypatch) -> None:
             [0, 75],
             [signal.SIGTERM],
             EXIT_RETRY,
-            "process 1 ended with exit code 75; see logs/worker_1.log; go on",
+            "Process 1 ended with exit code 75. See logs/worker_1.log. Resume with --resume auto.",
         ),
-        (1, [130, 130], [signal.SIGINT], EXIT_SIGINT, "process 0 ended with exit code 130"),
-        (1, [70], [], EXIT_NOT_FINITE, "mend that first"),
-        (1, [2], [], EXIT_USAGE, "process 0 ended with exit code 2; see logs/worker_0.log; mend that first"),
-        (1, [], [], EXIT_RETRY, "error: a process was killed or crashed, and so all were ended; see logs/*.log"),
+        (1, [130, 130], [signal.SIGINT], EXIT_SIGINT, "Process 0 ended with exit code 130."),
+        (1, [70], [], EXIT_NOT_FINITE, "Fix the error there and run this command again."),
+        (1, [2], [], EXIT_USAGE, "Process 0 ended with exit code 2. See logs/worker_0.log. Fix the error there"),
+        (1, [], [], EXIT_RETRY, "error: One process crashed or was killed, so all were stopped. See logs/*.log."),
         (1, [], [signal.SIGTERM], EXIT_SIGTERM, ""),
         (1, [], [signal.SIGTERM, signal.SIGINT], EXIT_SIGINT, ""),
     ],
@@ -52,10 +52,10 @@ def test_first_process_that_fails_gives_the_exit_code(
 
 
 def test_scheduler_and_single_process_note_no_failure(tmp_path, monkeypatch):
-    with noted():
+    with note_exit_code():
         pass
     monkeypatch.setenv(_NOTES, str(tmp_path))
     monkeypatch.setenv("MS_ROLE", "MS_SCHED")
-    with noted():
+    with note_exit_code():
         pass
     assert not list(tmp_path.iterdir())

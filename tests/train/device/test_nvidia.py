@@ -47,7 +47,7 @@ def run(program: str, driver: Path, site: Path | None = None, **variables: str) 
 
 def fault(driver: Path, site: Path | None = None, **variables: str) -> str:
     """What `import train` finds wrong."""
-    done = run("import train; print(train.GPU_FAULT)", driver, site, **variables)
+    done = run("import train; print(train.GPU_PROBLEM)", driver, site, **variables)
     assert done.returncode == 0 and not done.stderr, done.stderr
     return done.stdout.strip()
 
@@ -59,23 +59,28 @@ def test_without_a_driver_the_message_says_so(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(nvidia.ctypes, "CDLL", cannot)
     before = dict(os.environ)
-    said = nvidia.prepare()
-    assert said.startswith("there is no NVIDIA driver (libcuda.so.1: cannot open shared object file): install one for ")
+    problem = nvidia.prepare()
+    assert problem.startswith(
+        "no NVIDIA driver was found (libcuda.so.1: cannot open shared object file). Install one for "
+    )
     assert dict(os.environ) == before
 
 
 @needs_cc
 def test_a_driver_without_a_card_or_too_old_is_named(driver, libraries):
-    assert fault(driver, libraries) == "the NVIDIA driver sees no card (cuInit: CUDA_ERROR_NO_DEVICE, 100)"
+    none = "the NVIDIA driver sees no card (cuInit: CUDA_ERROR_NO_DEVICE, 100)."
+    assert fault(driver, libraries) == f"{none} Check it with nvidia-smi."
+    hidden = fault(driver, libraries, CUDA_VISIBLE_DEVICES="0")
+    assert hidden == f"{none} CUDA_VISIBLE_DEVICES may hide it: unset it."
     old = fault(driver, libraries, STUB_CARDS="1", STUB_CUDA="10020")
-    assert old == "the NVIDIA driver runs CUDA 10.2: install one for 11.0 or newer"
+    assert old == "the NVIDIA driver is too old: it runs CUDA 10.2. Install one for 11.0 or newer."
 
 
 @needs_cc
 @pytest.mark.parametrize("hidden", ["", "-1"])
 def test_cards_that_the_user_hides_are_not_looked_for(driver, libraries, hidden):
-    said = fault(driver, libraries, STUB_CARDS="1", CUDA_VISIBLE_DEVICES=hidden)
-    assert said == "CUDA_VISIBLE_DEVICES hides every card"
+    problem = fault(driver, libraries, STUB_CARDS="1", CUDA_VISIBLE_DEVICES=hidden)
+    assert problem == "CUDA_VISIBLE_DEVICES hides every card. Unset it to use one."
 
 
 @needs_cc
@@ -88,7 +93,7 @@ def test_a_library_that_is_missing_or_broken_is_named(driver, libraries, tmp_pat
     site = spoilt("missing")
     (site / "nvidia" / "cudnn" / "lib" / "libcudnn.so.8").unlink()
     assert fault(driver, site, STUB_CARDS="1") == (
-        "NVIDIA's libraries are not installed, libcudnn.so.8 (nvidia-cudnn-cu11) is missing: run `make install GPU=1`"
+        "NVIDIA's libraries are missing (libcudnn.so.8 (nvidia-cudnn-cu11)). Run `make install GPU=1`."
     )
     site = spoilt("broken")
     (site / "nvidia" / "cufft" / "lib" / "libcufft.so.10").write_bytes(b"not a library" * 99)
@@ -97,7 +102,7 @@ def test_a_library_that_is_missing_or_broken_is_named(driver, libraries, tmp_pat
     (tmp_path / "nvidia").mkdir()
     (tmp_path / "nvidia" / "__init__.py").touch()
     assert fault(driver, tmp_path, STUB_CARDS="1") == (
-        "NVIDIA's libraries are not installed, none is there: run `make install GPU=1`"
+        "NVIDIA's libraries are missing (all of them). Run `make install GPU=1`."
     )
 
 
@@ -107,7 +112,7 @@ def test_libraries_load_and_mindspores_lookups_are_met(driver, libraries):
         """
 import ctypes, os, subprocess, train
 from train.device import nvidia
-assert train.GPU_FAULT == "", train.GPU_FAULT
+assert train.GPU_PROBLEM == "", train.GPU_PROBLEM
 for _, folder, names in nvidia.LIBRARIES:
     for name in names:  # by its soname alone: the loader finds it only because it is in the process
         assert getattr(ctypes.CDLL(name), f"loaded_{folder}")() == 1
@@ -120,7 +125,7 @@ print(*(os.environ[name] for name in ("CUDA_MODULE_LOADING", "CUDA_CACHE_PATH", 
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["LAZY", "/cache/kinetics-r2plus1d/cuda", "4294967296"]
     mine = {"CUDA_MODULE_LOADING": "EAGER", "CUDA_CACHE_PATH": "/mine", "CUDA_CACHE_MAXSIZE": "5000000000"}
-    program = f"import os, train; assert not train.GPU_FAULT; print(*map(os.environ.get, {[*mine]}))"
+    program = f"import os, train; assert not train.GPU_PROBLEM; print(*map(os.environ.get, {[*mine]}))"
     assert run(program, driver, libraries, STUB_CARDS="1", **mine).stdout.split() == [*mine.values()]
 
 
@@ -131,7 +136,7 @@ def test_mindspore_loads_its_plugin_without_warnings(driver):
     done = run(
         """
 import train, os
-assert train.GPU_FAULT == "", train.GPU_FAULT
+assert train.GPU_PROBLEM == "", train.GPU_PROBLEM
 import mindspore as ms
 print(ms.get_context("device_target"), os.environ["CUDA_CACHE_MAXSIZE"])
 ms.set_device("GPU", 0)
@@ -193,14 +198,14 @@ def sample_config(**overrides: str) -> Config:
 
 
 def test_gpu_asked_for_but_absent_is_a_user_mistake(monkeypatch):
-    monkeypatch.setattr(train, "GPU_FAULT", "libcudnn.so.8 is gone")
+    monkeypatch.setattr(train, "GPU_PROBLEM", "libcudnn.so.8 is gone")
     with pytest.raises(DeviceError, match="device_target: got GPU, but libcudnn.so.8 is gone") as caught:
         select.start_device(sample_config(device_target="GPU"))
     assert caught.value.exit_code == 2
 
 
 def test_auto_takes_the_cpu_and_warns_only_with_a_card(monkeypatch, caplog):
-    monkeypatch.setattr(train, "GPU_FAULT", "libcudnn.so.8 is gone")
+    monkeypatch.setattr(train, "GPU_PROBLEM", "libcudnn.so.8 is gone")
     for nvidia_smi, num_warnings in ((None, 0), ("/usr/bin/nvidia-smi", 1)):
         monkeypatch.setattr(select.shutil, "which", lambda _name, found=nvidia_smi: found)
         monkeypatch.setattr(select.os.path, "exists", lambda _path: False)
@@ -224,17 +229,17 @@ def test_plugin_load_error_is_named_and_auto_takes_cpu(monkeypatch, caplog):
     def cannot(target, _device_id):
         raise RuntimeError(LOADING_FAILED.replace("GPU", target))
 
-    monkeypatch.setattr(train, "GPU_FAULT", "")
+    monkeypatch.setattr(train, "GPU_PROBLEM", "")
     monkeypatch.setattr(select.ms, "set_device", cannot)
     monkeypatch.setattr(nvidia, "Driver", lambda: SimpleNamespace(cards=["one"]))
-    with pytest.raises(DeviceError, match="GPU, .*card number 1 is asked for, counted from 0; the driver shows 1"):
+    with pytest.raises(DeviceError, match="GPU, .*card number 1, counted from 0, does not exist; the driver shows 1"):
         select.start_device(sample_config(device_target="GPU", **{"context.device_id": "1"}))
     for target, missing in (("GPU", "libcuda_ops.so.11: undefined symbol"), ("Ascend", "libge_runner.so: cannot open")):
-        with pytest.raises(DeviceError, match=f"device_target: got {target}, .*{missing}.* try --device_target=CPU"):
+        with pytest.raises(DeviceError, match=f"device_target: got {target}, .* Try --device_target=CPU.*{missing}"):
             select.start_device(sample_config(device_target=target))
     assert select.start_device(sample_config(device_target="auto")) == "CPU"
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "libcuda_ops.so.11: undefined symbol" in warning and "using the CPU" in warning
+    assert "libcuda_ops.so.11: undefined symbol" in warning and "so the CPU is used" in warning
 
 
 def report_of(text: str) -> dict[str, tuple[str, str]]:
@@ -256,13 +261,13 @@ def test_the_doctor_reports_each_thing_in_a_line(capsys):
 
 def test_the_doctor_misses_a_gpu_that_is_asked_for(monkeypatch, capsys):
     def no_driver():
-        raise nvidia.GpuError("there is no NVIDIA driver")
+        raise nvidia.GpuError("no NVIDIA driver was found.")
 
     monkeypatch.setattr(nvidia, "Driver", no_driver)
     for target, state in (("GPU", "missing"), ("auto", "none"), ("CPU", "none")):
         code = doctor.main(["-c", str(ROOT / "train/configs/sample.yaml"), f"--device_target={target}"])
-        found, said = report_of(capsys.readouterr().out)["NVIDIA driver"]
-        assert found == state and said.startswith("there is no NVIDIA driver; ")
+        reported, text = report_of(capsys.readouterr().out)["NVIDIA driver"]
+        assert reported == state and text.startswith("no NVIDIA driver was found. ")
         assert code == 2 or target != "GPU"
 
 

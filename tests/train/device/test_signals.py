@@ -54,7 +54,7 @@ def test_signal_ends_after_the_step_or_at_once(doing, seconds, signals, exit_cod
     assert rest == ("" if at_once else "step finished\n")
     if signals:
         assert said[-1] == f"{signals[-1].name}: " + (
-            "leaving at once" if at_once else "finishing the step, then saving"
+            "stopping at once." if at_once else "finishing the step, then saving and stopping."
         )
 
 

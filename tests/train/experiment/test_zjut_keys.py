@@ -248,7 +248,7 @@ KEYS: dict[str, tuple[object, object]] = {
     "loss.type": ("MSE", Refused("loss.type: got 'MSE', expected SoftmaxCrossEntropyWithLogits")),
     "loss.sparse": (False, Refused("loss.sparse: got False, expected True")),
     "loss.reduction": ("sum", Refused("loss.reduction: got 'sum', expected mean")),
-    "train.pre_trained": (True, Ends("train.pretrained_model: got '', which is not there")),
+    "train.pre_trained": (True, Ends("train.pretrained_model: got '', file not found")),
     "train.pretrained_model": ("x.ckpt", Warned("train.pretrained_model: has no effect without train.pre_trained")),
     "train.ckpt_path": ("elsewhere", checkpoints),
     "train.epochs": (3, checkpoints),

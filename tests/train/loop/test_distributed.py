@@ -116,8 +116,8 @@ def died(folder) -> tuple[int, str]:
 def test_the_death_of_one_ends_all(died, folder):
     code, said = died
     assert code == EXIT_RETRY
-    assert said.splitlines()[-1].startswith("error: a process was killed or crashed, and so all were ended; see")
-    assert "go on with --resume auto" in said
+    assert said.splitlines()[-1].startswith("error: One process crashed or was killed, so all were stopped. See")
+    assert "Resume with --resume auto." in said
     for rank in (0, 1):
         assert has_ended(int((folder / f"rank{rank}.pid").read_text()))
     assert [path.stem for path in checkpoint.resumable(folder / "runs" / "tiny")] == ["epoch_001-step_000003"]
@@ -178,7 +178,7 @@ def test_signal_ends_all_with_checkpoint_and_exit_code(tmp_path, number, code):
     started.send_signal(number)
     _, said = started.communicate(timeout=60)
     assert started.returncode == code, said
-    assert f"ended with exit code {code}" in said and said.rstrip().endswith("go on with --resume auto")
+    assert f"ended with exit code {code}" in said and said.rstrip().endswith("Resume with --resume auto.")
     assert all(map(has_ended, pids))
     (newest,) = checkpoint.resumable(tmp_path / "runs" / "tiny")
     steps = [int(path.stem.rpartition("step")[2]) for path in tmp_path.glob("rank0-step*.npz")]
@@ -228,12 +228,14 @@ def test_a_mistake_keeps_its_exit_code(tmp_path):
     write_config(tmp_path)
     process = together(tmp_path, "--model.num_classes=2")
     _, said = process.communicate(timeout=100)
-    assert process.returncode == EXIT_USAGE and said.rstrip().endswith("mend that first"), said
+    assert process.returncode == EXIT_USAGE and said.rstrip().endswith(
+        "Fix the error there and run this command again."
+    ), said
 
 
 if __name__ == "__main__":
     if sys.argv[1].isdigit():
         port, log_dir, *rest = sys.argv[1:]
         sys.exit(launch.launch([__file__, *rest], devices=2, port=int(port), log_dir=Path(log_dir)))
-    with launch.noted():
+    with launch.note_exit_code():
         cli.run(worker)

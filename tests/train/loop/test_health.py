@@ -13,12 +13,12 @@ NAN = float("nan")
         (
             [(NAN, 1, False), (1.0, 0, False), (NAN, 1, False), (NAN, 2, False), (float("inf"), 3, False)],
             5,
-            "loss is inf",
+            "Loss is inf",
         ),
-        ([(1.0, 1, False), (1.0, 2, False), (1.0, 3, False)], 3, "no weight has changed in 3 steps in a row"),
-        ([(1.0, 1, True), (1.0, 2, True), (1.0, 3, True), (1.0, 4, False)], 4, "no weight has changed in 4 steps"),
+        ([(1.0, 1, False), (1.0, 2, False), (1.0, 3, False)], 3, "no weight has changed for 3 steps in a row"),
+        ([(1.0, 1, True), (1.0, 2, True), (1.0, 3, True), (1.0, 4, False)], 4, "no weight has changed for 4 steps"),
         ([(1.0, 1, True), (1.0, 2, True), (1.0, 3, True), (1.0, 0, True)], None, ""),
-        ([(NAN, 1, True), (NAN, 2, True), (NAN, 3, True)], 3, "loss is nan at step 3"),
+        ([(NAN, 1, True), (NAN, 2, True), (NAN, 3, True)], 3, "Loss is nan at step 3"),
     ],
 )
 def test_training_gives_up_when_no_weight_moves(steps, ends_at, said, caplog):

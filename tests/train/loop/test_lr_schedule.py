@@ -27,7 +27,7 @@ def test_a_rate_that_would_rise_to_eta_min_is_refused():
     settings = LearningRate(lr=1.0, eta_min=0.2, lr_batch_size=64)
     assert learning_rates(settings, clips_per_step=16, epochs=3, steps_per_epoch=2)[0] == 0.25
     with pytest.raises(
-        UserError, match=r"eta_min: got 0\.2, expected at most the highest rate, 0\.125: lr 1 for 8 clips"
+        UserError, match=r"eta_min: got 0\.2, expected at most the highest rate, 0\.125: lr 1 scaled from"
     ):
         learning_rates(settings, clips_per_step=8, epochs=3, steps_per_epoch=2)
 

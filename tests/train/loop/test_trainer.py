@@ -1,6 +1,5 @@
 """However a training is stopped, killed or damaged, it is resumed to the same bits, or one line says why not."""
 
-import contextlib
 import io
 import json
 import logging
@@ -115,7 +114,7 @@ def test_interrupted_training_sees_same_clips_and_bits(config, tmp_path, seen, m
     seen.clear()
     assert train.main(resume) == EXIT_OK
     said = (folder.parent / "train.log").read_text()
-    assert re.search(r"step_000007\.ckpt: damaged: .*; going back to epoch_002-step_000006", said)
+    assert re.search(r"step_000007\.ckpt: corrupted: .*\. Resuming from epoch_002-step_000006 instead\.", said)
     assert re.search(r"clips/s, data wait \d+\.\d %", said)
     assert seen == whole_clips[12:]
 
@@ -163,7 +162,9 @@ def test_loss_that_stays_nan_keeps_a_good_checkpoint(config, tmp_path, monkeypat
 
     monkeypatch.setattr(trainer.Trainer, "_step", poisoned)
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.nonfinite_steps=3"]
-    with pytest.raises(NotFiniteError, match=r"loss is nan at step 7, not finite in 3 steps in a row") as caught:
+    with pytest.raises(
+        NotFiniteError, match=r"Loss is nan at step 7, and was not finite for 3 steps in a row"
+    ) as caught:
         train.main([*words, "--train.save_checkpoint_steps=1"])
     assert caught.value.exit_code == EXIT_NOT_FINITE == 70
     newest = checkpoint.resumable(tmp_path / "tiny")
@@ -175,10 +176,10 @@ def test_loss_that_stays_nan_keeps_a_good_checkpoint(config, tmp_path, monkeypat
 def test_gradients_that_never_are_finite_end_training(config, tmp_path, capsys):
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.nonfinite_steps=3"]
     with pytest.raises(
-        NotFiniteError, match="gradients at step 3 are not finite, and no weight has changed in 3 steps"
+        NotFiniteError, match="Gradients are not finite at step 3, and no weight has changed for 3 steps"
     ):
         train.main([*words, "--train.amp_level=O2", "--optimizer.loss_scale=1e9"])
-    assert "warning: step 1: gradients are not finite; its update is left out" in capsys.readouterr().err
+    assert "warning: step 1: gradients are not finite, so its update is skipped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
@@ -227,7 +228,7 @@ def test_evaluation_with_nan_loss_is_never_the_best(config, monkeypatch, caplog)
     )
     overrides = {"train.epochs": "3", "train.eval_epochs": "1", "model.num_classes": "5"}
     trainer.Trainer(load_config(Document(config, overrides)), World(), None).fit()
-    assert "model.num_classes: got 5, but the ledgers number 3 classes" in caplog.text
+    assert "model.num_classes: got 5, but the ledgers have 3 classes" in caplog.text
     assert saved == [(2, 0.5, True), (3, 0.5, False)]
 
 
@@ -241,26 +242,6 @@ def test_validation_normalises_as_make_eval_does(config):
     np.testing.assert_allclose(train_shift, -np.full(3, 0.4) / 0.2, rtol=1e-6)
 
 
-def test_resuming_with_other_clips_is_refused(config):
-    made = trainer.Trainer(load_config(Document(config)), World(), None)
-    state = json.loads(json.dumps(made._identity()))
-    for override, message in (
-        ("dataset.shuffle_shards=3", r"data_loader\.train\.dataset\.shuffle_shards was 0 there and is 3 here"),
-        ("dataset.shuffle=false", r"dataset\.shuffle was True there and is False here"),
-        ("dataset.seq=3", r"dataset\.seq was 4 there and is 3 here"),
-        ("dataset.seq_mode=random", r"dataset\.seq_mode was part there"),
-        ("dataset.frame_interval=2", r"dataset\.frame_interval was 1 there"),
-        ("map.operations=" + json.dumps(PLAIN), r"data_loader\.train\.map\.VideoRandomCrop was \{.*\[16, 16\]"),
-        ("dataset.num_parallel_workers=1", None),
-        ("dataset.batch_timeout_s=9", None),
-        ("dataset.verify_checksums=true", None),
-    ):
-        key, _, value = override.partition("=")
-        made.config = load_config(Document(config, {f"data_loader.train.{key}": value}))
-        with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
-            made._check_resumable(Path("x.ckpt"), state)
-
-
 def test_read_that_hangs_ends_training_resumably(config, tmp_path, monkeypatch):
     make, wake = ClipBatches.batch, threading.Event()
 
@@ -272,7 +253,7 @@ def test_read_that_hangs_ends_training_resumably(config, tmp_path, monkeypatch):
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}"]
     with monkeypatch.context() as patch:
         patch.setattr(ClipBatches, "batch", batch)
-        with pytest.raises(LoaderError, match="no batch for 1 s") as caught:
+        with pytest.raises(LoaderError, match="No batch for 1 s") as caught:
             train.main([*words, "--data_loader.train.dataset.batch_timeout_s=1"])
     wake.set()
     assert caught.value.exit_code == EXIT_RETRY
@@ -306,15 +287,17 @@ def test_when_no_checkpoint_is_whole_training_says_so(config, tmp_path):
     assert train.main(words) == EXIT_OK
     for path in (tmp_path / "tiny").glob("*/ckpt/*.optimizer.ckpt"):
         path.unlink()
-    message = r"step_000003\.optimizer\.ckpt: no such checkpoint; none before it to go back to; start anew without"
-    with pytest.raises(checkpoint.DamagedError, match=message):
+    message = (
+        r"step_000003\.optimizer\.ckpt: checkpoint not found\. There is no earlier checkpoint\. Start again without"
+    )
+    with pytest.raises(checkpoint.CorruptedError, match=message):
         train.main([*words, "--resume", "auto"])
 
 
 def test_resume_without_checkpoint_says_so_and_starts(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert train.checkpoints_to_resume(tmp_path / "tiny", "auto") == []
-    assert "nothing to resume" in caplog.text and "starting at step 0" in caplog.text
+    assert "has no checkpoint to resume from. Training starts at step 0." in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -322,11 +305,8 @@ def test_resume_without_checkpoint_says_so_and_starts(tmp_path, caplog):
     [
         ("data_loader.group_size=9", r"group_size: got 9, but an epoch of .* has only 8 batches"),
         ("data_loader.train.dataset.batch_size=18", r"batch_size: got 18, but .* has only 17 clips an epoch"),
-        ("model.num_classes=2", r"model\.num_classes: got 2, but .* has label_id 2; set it to 3"),
-        (
-            "train.run_distribute=true",
-            r"train\.run_distribute: got true, but .* not started by msrun; run `make",
-        ),
+        ("model.num_classes=2", r"model\.num_classes: got 2, but .* has label_id 2\. Set it to 3"),
+        ("train.run_distribute=true", r"train\.run_distribute: got true, but .* not started by msrun\. Run `make"),
     ],
 )
 def test_a_mistake_is_one_clear_line(config, tmp_path, override, message):
@@ -357,6 +337,6 @@ def test_no_memory_left_is_one_clear_line(config, tmp_path, monkeypatch, error, 
 
     monkeypatch.setattr(trainer, "TrainStep", TooLarge)
     with pytest.raises(
-        OutOfMemoryError, match=rf"batch_size: got 2, which does not fit in memory \({said}\); halve it"
+        OutOfMemoryError, match=rf"batch_size: got 2, which does not fit in memory \({said}\)\. Halve it"
     ):
         train.main(["-c", str(config), f"--train.ckpt_path={tmp_path}"])

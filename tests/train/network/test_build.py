@@ -24,7 +24,7 @@ def test_every_type_of_the_settings_is_built(name):
 
 def test_strides_unfit_for_the_type_are_a_user_mistake():
     strides = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
-    with pytest.raises(UserError, match=r"model \(type MC3d18\): stage_strides: stage 2 has no temporal convolution"):
+    with pytest.raises(UserError, match=r"model \(type MC3d18\): stage_strides: got \[2, 2, 2\] for stage 2"):
         build_network(Model(type="MC3d18", stage_strides=strides, **NARROW))
 
 

@@ -16,7 +16,7 @@ from train.experiment.sections import Optimizer
 from train.loop.step import Loss, TrainStep, make_optimizer
 from train.runs.run_folder import RunFolder
 from train.weights import checkpoint
-from train.weights.checkpoint import CheckpointError, DamagedError
+from train.weights.checkpoint import CheckpointError, CorruptedError
 
 SETTINGS = Optimizer(weight_decay=0.0, loss_scale="dynamic", ema_decay=0.9)
 
@@ -67,7 +67,7 @@ def test_damage_is_found_and_nothing_is_loaded(saved, damage, ending):
     )
     network, step = make()
     before = values(network, step)
-    with pytest.raises(DamagedError, match="damaged"):
+    with pytest.raises(CorruptedError, match="corrupted"):
         checkpoint.load(path, network, step.state())
     for old, new in zip(before, values(network, step), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -77,7 +77,7 @@ def test_damage_is_found_and_nothing_is_loaded(saved, damage, ending):
 def test_half_a_checkpoint_counts_as_damaged(saved, ending):
     path, network, step = saved
     path.with_name(path.stem + ending).unlink()
-    with pytest.raises(DamagedError, match=f"{path.stem}{ending}: no such checkpoint"):
+    with pytest.raises(CorruptedError, match=f"{path.stem}{ending}: checkpoint not found"):
         checkpoint.load(path, network, step.state())
 
 
@@ -90,9 +90,9 @@ def test_without_pointer_most_steps_are_the_latest(tmp_path, caplog):
         caplog.clear()
         (folder / "latest.json").write_bytes(damage)
         assert [int(path.stem[-1]) for path in checkpoint.resumable(tmp_path)] == [6, 3]
-        assert caplog.messages == [f"warning: {folder}/latest.json: damaged; doing without"]
+        assert caplog.messages == [f"warning: {folder}/latest.json: corrupted. It is ignored."]
     (folder / "best.json").write_bytes(b"{")
-    with pytest.raises(CheckpointError, match=r"best\.json: damaged; give a checkpoint beside it with CKPT=FILE"):
+    with pytest.raises(CheckpointError, match=r"best\.json: corrupted\. Give a checkpoint beside it with CKPT=FILE"):
         checkpoint.newest(tmp_path, "best")
 
 
@@ -107,7 +107,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoint.load(path, make()[0])
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
+    with pytest.raises(CheckpointError, match="checkpoint not found"):
         checkpoint.load(tmp_path / "y.ckpt", make()[0])
 
 
@@ -147,7 +147,7 @@ def test_an_optimizer_of_another_kind_is_refused(saved):
     path, network, _ = saved
     plain = Optimizer()
     step = TrainStep(Loss(network, nn.Identity()), make_optimizer(plain, network, [0.1]), plain)
-    with pytest.raises(CheckpointError, match="another optimizer"):
+    with pytest.raises(CheckpointError, match=r"optimizer\.ckpt does not fit this network and optimizer"):
         checkpoint.load(path, network, step.state())
 
 
@@ -177,9 +177,9 @@ def test_newest_run_with_a_checkpoint(tmp_path, caplog):
     assert checkpoint.newest(tmp_path, "best") == best
     write_json(newer / "epoch_001-step_000004.json", {})
     assert checkpoint.newest(tmp_path, "best") == best
-    said = f"warning: {newer.parent}, the newest run, has no best checkpoint%s; taking 20260102-000000's"
+    warning = f"warning: The newest run, {newer.parent}, has no best checkpoint%s. Using the one of 20260102-000000."
     latest = f" (its latest: CKPT={newer}/epoch_001-step_000004.ckpt)"
-    assert [record.getMessage() for record in caplog.records] == [said % "", said % latest]
+    assert [record.getMessage() for record in caplog.records] == [warning % "", warning % latest]
 
 
 def test_unresumable_checkpoint_is_refused_up_front(saved, tmp_path):
@@ -189,12 +189,12 @@ def test_unresumable_checkpoint_is_refused_up_front(saved, tmp_path):
     path = checkpoint.save(tmp_path / "run" / "ckpt", "x", network, step.state(), {"step": 2})
     assert train.checkpoints_to_resume(tmp_path, str(path)) == [path]
     path.with_name("x.optimizer.ckpt").unlink()
-    with pytest.raises(CheckpointError, match=r"got weights alone, expected x\.json .* and x\.optimizer\.ckpt beside"):
+    with pytest.raises(CheckpointError, match=r"got weights only, expected x\.json .* and x\.optimizer\.ckpt beside"):
         train.checkpoints_to_resume(tmp_path, str(path))
     checkpoint.save_weights(tmp_path / "y.ckpt", network, {"classes": ["a"]})
     with pytest.raises(CheckpointError, match=r"--train\.pre_trained=true --train\.pretrained_model=.*y\.ckpt"):
         train.checkpoints_to_resume(tmp_path, str(tmp_path / "y.ckpt"))
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
+    with pytest.raises(CheckpointError, match="checkpoint not found"):
         train.checkpoints_to_resume(tmp_path, str(tmp_path / "z.ckpt"))
 
 

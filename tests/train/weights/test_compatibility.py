@@ -7,13 +7,15 @@ import pytest
 
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess
-from train.weights.compatibility import check_class_names, warn_of_other_frames
+from train.weights.compatibility import check_class_names, warn_if_preprocessed_differently
 
 PATH = Path("runs/x/ckpt/best.ckpt")
 
 
 def test_another_meaning_of_a_class_is_refused_by_name():
-    with pytest.raises(UserError, match=r"best\.ckpt: class 1 is 'growing' there and 'moving down' in k-val@1; score"):
+    with pytest.raises(
+        UserError, match=r"best\.ckpt: class 1 is 'growing' in these weights and 'moving down' in k-val@1\. "
+    ):
         check_class_names({"classes": ["a", "growing", "c"]}, ["a", "moving down", "x"], PATH, "k-val@1")
 
 
@@ -36,12 +38,12 @@ def test_what_does_not_contradict_is_taken(facts, names):
         ({"recipe": Preprocess(fps=30.0, interpolation="area").stored()}, "fps: 15.0 here, 30.0 there; interpolation"),
         ({"recipe": Preprocess(codec="jpeg").stored()}, "codec: raw here, jpeg there"),
         ({"recipe": Preprocess(videos_per_shard=2, seed=7, jpeg_quality=50, dataset="mine").stored()}, None),
-        ({"recipe_sha256": Preprocess(fps=30.0).fingerprint()}, "frames of another recipe than preprocess"),
+        ({"recipe_sha256": Preprocess(fps=30.0).fingerprint()}, "with different preprocessing. Which keys differ was"),
         ({"recipe_sha256": Preprocess().fingerprint()}, None),
         ({}, None),
     ],
 )
 def test_frames_of_another_recipe_are_warned_of(facts, said, caplog):
     with caplog.at_level(logging.WARNING):
-        warn_of_other_frames(facts, Preprocess(), PATH)
+        warn_if_preprocessed_differently(facts, Preprocess(), PATH)
     assert said in caplog.text if said else not caplog.records

@@ -1,0 +1,99 @@
+"""Finds the checkpoints that training can resume from, and checks that it would continue with the same clips."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.errors import UserError
+from pipeline.common.settings import to_plain
+from train.experiment.sections import Config, Dataset
+from train.experiment.transforms import OPERATIONS
+from train.weights import checkpoint
+
+log = logging.getLogger(__name__)
+
+_DATASET = "data_loader.train.dataset."
+
+# Keys of data_loader.train.dataset that do not change the clips of a step, or, as batch_size, only with other keys.
+_NOT_OF_CLIPS = {"type", "path", "batch_size", "num_parallel_workers", "verify_checksums", "batch_timeout_s"}
+
+
+def checkpoints_to_resume(root: Path, resume: str | None) -> list[Path]:
+    """The checkpoints that training may resume from, best first; empty: it starts at step 0.
+
+    Args:
+        root: the folder of the experiment's runs.
+        resume: `auto`, the path of one checkpoint, or None.
+
+    Raises:
+        CheckpointError: training cannot resume from this file.
+    """
+    if resume is None:
+        return []
+    if resume != "auto":
+        checkpoint.check_resumable(Path(resume))
+        return [Path(resume)]
+    checkpoints = checkpoint.resumable(root)
+    if not checkpoints:
+        log.warning("warning: %s has no checkpoint to resume from. Training starts at step 0.", root)
+    return checkpoints
+
+
+def identity(config: Config, *, clips_per_step: int, steps_per_epoch: int, videos: str) -> dict[str, object]:
+    """What decides the clips of each step, so it must be the same when training resumes.
+
+    Args:
+        config: the whole experiment.
+        clips_per_step: clips of one optimizer step, over all devices.
+        steps_per_epoch: optimizer steps of an epoch.
+        videos: identity of the training videos.
+
+    Returns:
+        Values by name, as they are saved in a checkpoint's JSON.
+    """
+    loader = config.data_loader.train
+    given: dict[str, object] = {operation.type: to_plain(operation) for operation in loader.map.operations or ()}
+    return {
+        "seed": config.train.seed,
+        "clips a step (batch_size x group_size x devices)": clips_per_step,
+        "steps_per_epoch": steps_per_epoch,
+        "epochs": config.train.epochs,
+        "recipe_sha256": config.preprocess.fingerprint(),
+        "videos": videos,
+        **_of_dataset(loader.dataset),
+        **{f"data_loader.train.map.{name}": given.get(name) for name in OPERATIONS},
+    }
+
+
+def check_identity(path: Path, state: dict[str, Any], current: dict[str, object]) -> None:
+    """Check that a checkpoint was trained on the clips that training would continue with.
+
+    A key that the checkpoint lacks is newer than the checkpoint.  It had no effect then, so it is taken as its default:
+    of the dataset's keys that of `Dataset`, and None for a map's operation or a key of one.
+
+    Args:
+        path: the checkpoint.
+        state: its JSON.
+        current: `identity` of this training.
+
+    Raises:
+        UserError: they differ; the message names the first key.
+    """
+    saved = {**_of_dataset(Dataset()), **state}
+    for key, value in current.items():
+        if _given(saved.get(key)) != _given(value):
+            raise UserError(
+                f"{path}: cannot resume: {key} is {saved.get(key)} in the checkpoint and {value} now. "
+                "Set it back, or start again without --resume."
+            )
+
+
+def _of_dataset(dataset: Dataset) -> dict[str, object]:
+    return {_DATASET + key: value for key, value in to_plain(dataset).items() if key not in _NOT_OF_CLIPS}
+
+
+def _given(value: object) -> object:
+    """An operation without the keys that are None; any other value unchanged."""
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
