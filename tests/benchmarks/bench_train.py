@@ -160,7 +160,7 @@ def take_turns(name: str, document: Document, *, block: int, pairs: int) -> None
 
 
 def operations(crop: str) -> list[dict[str, object]]:
-    """The seed's transforms, without mirroring."""
+    """zjut_mindvideo's transforms, without mirroring."""
     return [
         {"type": "VideoRescale", "shift": 0.0},
         {"type": "VideoResize", "size": [128, 171]},

@@ -266,7 +266,7 @@ def test_fine_tuning_from_safetensors_learns_head_only(run, words, folder):
         (manifests, "preprocess.data_root=/nowhere", r"/nowhere"),
         (preprocess, "preprocess.data_root=/nowhere", r"preprocess\.data_root: '/nowhere' is not a folder"),
         (preprocess, "preprocess.fps=30", r"this store has another recipe \(fps: 30\.0 here, 15\.0 there\)"),
-        (preprocess, "preprocess.dataset=other", r"no ledgers here; run `make manifests`"),
+        (preprocess, "preprocess.dataset=other", r"no ledgers here\. Run `make manifests`"),
         (manifests, "preprocess.fps=30", r"this store has another recipe \(fps: 30\.0 here, 15\.0 there\)"),
         (train, "preprocess.fps=30", r"made with another recipe"),
         (train, "model.num_classes=4", r"model\.num_classes: got 4, but .* has label_id 7\. Set it to 8"),

@@ -278,7 +278,7 @@ def test_a_ledger_of_other_shards_is_found_out(settings, tmp_path):
     table = read_ledger(path)
     table.loc[table["status"] == "ok", "crc32"] += 1
     write_ledger(path, table)
-    with pytest.raises(ShardError, match=r"frames with CRC-32 .*, expected .* from the ledger\. Run `make manifests`"):
+    with pytest.raises(ShardError, match=r"frames with CRC-32 .*, expected .* from the ledger; run `make manifests`"):
         everything(source(copy), epoch=0)
 
 

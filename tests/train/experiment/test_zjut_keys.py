@@ -48,7 +48,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def base(folder) -> dict[str, str]:
-    """What makes the seed's settings run on the little store; all keys mean what they did."""
+    """What makes zjut_mindvideo's settings run on the little store; all keys mean what they did."""
     overrides = {f"preprocess.{key}": typed(value) for key, value in to_plain(settings_for(folder)).items()}
     values = yaml.safe_load(SEED.read_text())
     for split in ("train", "eval"):

@@ -18,7 +18,7 @@ FLIP = Operation("VideoRandomHorizontalFlip", prob=0.5)
 
 def identity_of(operations: tuple[Operation, ...] = (CROP,), **dataset: object) -> dict[str, object]:
     loader = Loader(Dataset(**{"seq": 4, **dataset}), Map(operations))
-    config = Config(DataLoader(train=loader, eval=Loader(Dataset(), Map())))
+    config = Config(data_loader=DataLoader(train=loader, eval=Loader(Dataset(), Map())))
     return identity(config, clips_per_step=4, steps_per_epoch=8, videos="tiny-train@0")
 
 

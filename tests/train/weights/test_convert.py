@@ -54,14 +54,14 @@ def torchvisions(tmp_path) -> Path:
 
 
 @pytest.fixture
-def seeds(tmp_path) -> Path:
+def zjuts(tmp_path) -> Path:
     """As MindSpore's trainer leaves it: the network and the optimizer's state."""
     arrays = named(build_network(SETTINGS), weights.zjut_name)
     extras = {f"moments.{name}": array for name, array in arrays.items()} | {"global_step": np.array([7], np.int32)}
-    return write_weights(tmp_path / "seeds.ckpt", arrays | extras)
+    return write_weights(tmp_path / "zjuts.ckpt", arrays | extras)
 
 
-@pytest.mark.parametrize("naming", ["torchvisions", "seeds"])
+@pytest.mark.parametrize("naming", ["torchvisions", "zjuts"])
 def test_there_and_back_bit_for_bit(naming, request, tmp_path):
     source = request.getfixturevalue(naming)
     ckpt, back = tmp_path / "ours.ckpt", tmp_path / "back.safetensors"
@@ -80,7 +80,7 @@ def test_there_and_back_bit_for_bit(naming, request, tmp_path):
 
 def test_full_size_logits_after_conversion(tmp_path):
     network = r2plus1d_18(num_classes=400)
-    source = write_weights(tmp_path / "seeds.ckpt", named(network, weights.zjut_name))
+    source = write_weights(tmp_path / "zjuts.ckpt", named(network, weights.zjut_name))
     middle, last = tmp_path / "torchvisions.safetensors", tmp_path / "ours.ckpt"
     assert convert.main([str(source), str(middle)]) == EXIT_OK
     assert same(load_file(middle), named(network, weights.torchvision_name))
@@ -97,7 +97,7 @@ def test_zjut_mindvideos_fifty_layers(tmp_path):
     arrays = named(network, weights.zjut_name)
     assert {"layer1.0.conv3.features.0.weight", "layer1.0.down_sample.features.1.bn2d.gamma",
             "layer3.5.conv12.conv2_1.features.1.bn2d.moving_mean"} <= arrays.keys()  # fmt: skip
-    source = write_weights(tmp_path / "seeds.ckpt", arrays)
+    source = write_weights(tmp_path / "zjuts.ckpt", arrays)
     assert convert.main([str(source), str(tmp_path / "x.ckpt"), "--model.type=R2Plus1d50", *NARROW]) == EXIT_OK
     load_weights(tmp_path / "x.ckpt", network)
     assert same(parameter_values(network), named(network, lambda name: name))
