@@ -224,7 +224,7 @@ def test_shard_of_another_recipe_is_not_overwritten(pristine, store, capsys):
     assert contents(store) == before
 
 
-def test_intact_videos_beside_a_broken_dataset_are_kept(pristine, tmp_path):
+def test_intact_videos_in_a_broken_dataset_are_kept(pristine, tmp_path):
     settings = copy_with_data(pristine, tmp_path)
     for path in Path(settings.data_root).rglob("*.mp4"):
         path.unlink()  # so that nothing can be decoded again

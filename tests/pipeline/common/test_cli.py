@@ -67,7 +67,7 @@ def test_configuration_taken_without_c_is_named_first(tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == ""
 
 
-def test_commands_say_where_they_write_before_they_work(tmp_path):
+def test_commands_say_first_where_they_write(tmp_path):
     (tmp_path / "x.yaml").write_text(f"preprocess: {{dataset: d, manifests: {tmp_path}/m, store: {tmp_path}/s}}\n")
     expected = {
         "pipeline.manifests": f"ledgers in {tmp_path}/m/d",
@@ -160,7 +160,7 @@ def test_meanings_are_read_from_the_docstring():
     assert meanings(Section) == {"first": "one line.", "second_one": "two lines: the first, and the second."}
 
 
-def test_decoder_process_loads_nothing_that_only_settings_need():
+def test_decoder_process_loads_no_settings_libraries():
     unwanted = "pandas h5py pydantic yaml difflib"
     program = f"""
 import sys, pipeline.decoding.serve

@@ -10,7 +10,7 @@ from pipeline.common.files import replacing, write_json, write_text
 from pipeline.common.locking import remove_temporary
 
 
-def test_content_is_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
+def test_content_is_on_disk_before_the_name_changes(tmp_path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
 
@@ -30,7 +30,7 @@ def test_content_is_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
 
 
-def test_an_error_keeps_the_old_file_and_removes_the_temporary_one(tmp_path):
+def test_error_keeps_old_file_and_no_temporary(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), replacing(path, ".gif") as temporary:
@@ -41,7 +41,7 @@ def test_an_error_keeps_the_old_file_and_removes_the_temporary_one(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failed_rename_keeps_the_old_file_and_removes_the_temporary_one(tmp_path, monkeypatch):
+def test_failed_rename_keeps_old_file_and_no_temporary(tmp_path, monkeypatch):
     (tmp_path / "x.txt").write_text("old")
     monkeypatch.setattr(files, "sync_file", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):

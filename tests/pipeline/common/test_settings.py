@@ -186,7 +186,7 @@ def test_wrong_override_is_named_with_what_was_got(name, text, message):
     ("text", "path"),
     [("~/x", "/home/me/x"), ("$DISK/x", "/d/x"), ("${DISK}er/$DISK", "/der//d"), ("a~b $ c", "a~b $ c"), ("x", "x")],
 )
-def test_paths_of_a_file_are_expanded_and_typed_ones_are_not(tmp_path, monkeypatch, text, path):
+def test_paths_are_expanded_in_a_file_but_not_if_typed(tmp_path, monkeypatch, text, path):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("DISK", "/d")
     file = write_yaml(tmp_path, f"preprocess:\n  store: '{text}'\n  labels: ['{text}']\n  dataset: '{text}'\n")
@@ -196,14 +196,14 @@ def test_paths_of_a_file_are_expanded_and_typed_ones_are_not(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("text", ["$NOT_THERE/x", "${NOT_THERE}"])
-def test_unknown_variable_is_named_with_its_line_and_key(tmp_path, monkeypatch, text):
+def test_unknown_variable_is_named_with_line_and_key(tmp_path, monkeypatch, text):
     monkeypatch.delenv("NOT_THERE", raising=False)
     message = r"yaml:3: preprocess\.store: got '\S+', expected a path; the environment variable NOT_THERE is not set"
     with pytest.raises(SettingsError, match=message):
         recipe.load(Document(write_yaml(tmp_path, f"preprocess:\n  fps: 3\n  store: {text}\n")))
 
 
-def test_override_of_a_section_and_of_its_keys_go_together():
+def test_overrides_of_section_and_keys_go_together():
     settings = recipe.load(Document(None, {"preprocess": "{fps: 3, width: 9}", "preprocess.fps": "4"}))
     assert (settings.fps, settings.width) == (4.0, 9)
     with pytest.raises(SettingsError, match=r"--preprocess\.fps\.more: preprocess\.fps has no keys"):
@@ -248,7 +248,7 @@ def test_absent_keys_keep_the_default_of_their_section():
     assert build(Outer, document, "train").other == Inner(0.5, "a")
 
 
-def test_later_key_is_in_the_fingerprint_only_off_its_default(monkeypatch):
+def test_later_key_at_default_is_not_in_fingerprint(monkeypatch):
     before = recipe.Preprocess()
     kept = before.to_json()
     monkeypatch.setattr(recipe, "_LATER_STORED_KEYS", ("video_timeout_s",))

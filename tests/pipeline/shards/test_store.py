@@ -63,7 +63,7 @@ def test_renamed_shard_is_not_opened_again(settings, opened):
         store.shard(path)
 
 
-def test_corrupted_shard_is_read_once_and_named_each_time(settings, opened):
+def test_corrupted_shard_is_read_once_and_named_often(settings, opened):
     store, path = Store(Path(settings.store)), shards(settings)[0]
     path.write_bytes(path.read_bytes()[:-1])
     errors = []

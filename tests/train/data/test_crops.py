@@ -42,7 +42,7 @@ def test_a_map_is_resolved_once_into_what_it_does():
         ),
     ],
 )
-def test_sizes_that_do_not_go_with_the_shards_are_refused(operation, message):
+def test_sizes_that_do_not_match_shards_are_refused(operation, message):
     with pytest.raises(ValueError, match=message):
         Map((operation,)).transforms((8, 9))
 

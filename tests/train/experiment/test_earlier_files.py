@@ -12,7 +12,7 @@ from train.loop.trainer import Trainer
 KEPT = RESOURCES / "made_by_24d7eab"
 
 
-def test_identity_of_a_kept_run_is_what_its_checkpoint_says(monkeypatch):
+def test_identity_of_a_kept_run_matches_its_checkpoint(monkeypatch):
     monkeypatch.chdir(KEPT)
     (saved,) = KEPT.glob("runs/kept/*/ckpt/epoch_001-step_000002.json")
     state = json.loads(saved.read_text())

@@ -126,7 +126,7 @@ def test_standard_crop_larger_than_frames_is_refused(tmp_path):
         load_config(Document(path))
 
 
-def test_zjut_path_becomes_the_data_root_and_is_expanded(tmp_path, monkeypatch):
+def test_zjut_path_becomes_an_expanded_data_root(tmp_path, monkeypatch):
     path = tmp_path / "short.yaml"
     path.write_text(
         "data_loader:\n  train:\n    dataset:\n      path: $VIDEOS/k400\n  eval: {dataset: {path: $VIDEOS/k400}}\n"

@@ -76,7 +76,7 @@ def test_missing_key_of_an_operation_counts_as_none():
 
 
 @pytest.mark.parametrize("key", ["seed", "videos", "recipe_sha256", "epochs"])
-def test_checkpoint_without_a_key_it_always_had_is_refused(key):
+def test_checkpoint_without_a_required_key_is_refused(key):
     state = saved()
     del state[key]
     with pytest.raises(UserError, match=f"{key} is None in the checkpoint"):

@@ -50,7 +50,7 @@ def test_a_start_that_is_refused_leaves_no_folder(settings, tmp_path):
     assert (run.path / "train.log").is_file()
 
 
-def test_begin_keeps_metrics_up_to_its_step_and_no_temporary_files(settings, tmp_path):
+def test_begin_keeps_earlier_metrics_and_no_temporary(settings, tmp_path):
     with RunFolder(tmp_path, settings, {}) as run:
         run.begin(0)
         for step in (1, 2, 3):
