@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     import h5py
 
 
-class Head(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Head:
     """What reading frames needs of a shard's HDF5 file.
 
     Attributes:
