@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.shards.hdf5 import Place, names, place
-from pipeline.shards.reader import Head
+from pipeline.shards.head import Head
 
 if TYPE_CHECKING:
     import h5py

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 from pipeline.common.errors import ShardError
 from pipeline.shards import hdf5
 from pipeline.shards.hdf5 import Identity
+from pipeline.shards.head import Head, read_head
 from pipeline.shards.layout import layout_errors
-from pipeline.shards.reader import Head, ShardReader, read_head
+
+if TYPE_CHECKING:
+    from pipeline.shards.reader import ShardReader
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,8 @@ class Shard:
         Raises:
             ShardError: the index is impossible.
         """
+        from pipeline.shards.reader import ShardReader  # not at the top: ledgers need no OpenCV, which takes 15 MiB
+
         return ShardReader(self.path, self.head)
 
     def at(self, path: Path) -> Shard:
