@@ -136,7 +136,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         code = EXIT_SIGINT
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print("Interrupted. Run the same command again to continue.", file=sys.stderr)
     except BrokenPipeError:  # `| head`: the reader has seen enough
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -146,7 +146,7 @@ def run(main: Callable[[], int]) -> NoReturn:
             raise
         code = EXIT_IO
         print(
-            f"error: {error}; nothing finished is lost: mend this and run the same command again",
+            f"error: {error}. Finished work is kept. Fix this and run the same command again.",
             file=sys.stderr,
         )
     finally:

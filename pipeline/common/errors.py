@@ -35,7 +35,7 @@ class ShardError(UserError):
 
     def __str__(self) -> str:
         where = f"{self.path}: {self.video_id}" if self.video_id else str(self.path)
-        return f"{where}: {self.what}; {self.action}"
+        return f"{where}: {self.what}. {self.action[0].upper()}{self.action[1:]}."
 
 
 class FormatError(ShardError):

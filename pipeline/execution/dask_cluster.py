@@ -108,7 +108,9 @@ def _check_workers(answers: dict[str, Any], settings: Preprocess) -> None:
         UserError: it names each such worker; or there are no workers.
     """
     if not answers:
-        raise UserError(f"preprocess.scheduler: {settings.scheduler} has no workers; run `dask worker` on each machine")
+        raise UserError(
+            f"preprocess.scheduler: {settings.scheduler} has no workers. Run `dask worker` on each machine."
+        )
     obstacles = [f"{worker}: {answer}" for worker, answer in answers.items() if answer]
     if obstacles:
         raise UserError(f"{len(obstacles)} of {len(answers)} workers cannot take part: {'; '.join(obstacles)}")

@@ -56,7 +56,7 @@ def verify_store(settings: Preprocess, *, repair: bool) -> int:
     """
     if repair:
         check_data_root(settings)
-    store = Store(Path(settings.store), with_layout=True)
+    store = Store(Path(settings.store), with_structure=True)
     ledgers = read_ledgers(settings)
     tasks = plan_all(ledgers, settings)
     check_recipe(store, settings)
@@ -84,7 +84,7 @@ def verify_store(settings: Preprocess, *, repair: bool) -> int:
         )
     waiting = sum(int(table["status"].isin(WAITING_STATUSES).sum()) for table in ledgers.values())
     if waiting:
-        print(f"{waiting:,} videos wait to be decoded; run `make preprocess`")
+        print(f"{waiting:,} videos wait to be decoded. Run `make preprocess`.")
     size = sum(int(table["nbytes"].sum()) for table in ledgers.values())
     total = f"{len(tasks):,} shards, {len(_stored(ledgers)):,} videos, {size / 1e9:.2f} GB"
     print(f"{total}: all checksums, counts and offsets are correct")
@@ -100,7 +100,7 @@ def check_store(
         ledgers: by split.
         tasks: the plan.
         settings: the recipe; `jobs` shards are checked at once.
-        store: its shards, with their layout.
+        store: its shards, with their structure.
     """
     tables = {split: table.set_index("video_id") for split, table in ledgers.items()}
     checked = joblib.Parallel(n_jobs=settings.jobs, backend="threading")(
@@ -125,7 +125,7 @@ def _check_task(task: Task, table: pd.DataFrame, settings: Preprocess, store: St
         if shard.split != task.split:
             return [Discrepancy(name, "", f"split {shard.split}, expected {task.split}")]
         outcomes = outcomes_table([shard])
-        broken = [Discrepancy(name, *each) for each in shard.layout_errors or ()]
+        broken = [Discrepancy(name, *each) for each in shard.structure_errors or ()]
         broken += [Discrepancy(name, *each) for each in _check_frames(shard, outcomes)]
     except ShardError as error:
         return [Discrepancy(name, error.video_id, error.what)]

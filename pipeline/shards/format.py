@@ -1,6 +1,6 @@
 """The format of a shard: frames of some tens of videos in one HDF5 file, and the outcome of every planned video.
 
-writer.py writes a shard, reader.py reads its frames, store.py its outcomes, layout.py compares file and index.
+writer.py writes a shard, reader.py reads its frames, store.py its outcomes, structure.py compares file and index.
 
     <store>/<split>-00012-of-00480.h5
       attributes        format_version, recipe (JSON), recipe_sha256, split, complete

@@ -16,7 +16,7 @@ from pipeline.common.errors import ShardError
 from pipeline.shards import hdf5
 from pipeline.shards.hdf5 import Identity
 from pipeline.shards.head import Head, read_head
-from pipeline.shards.layout import layout_errors
+from pipeline.shards.structure import structure_errors
 
 if TYPE_CHECKING:
     from pipeline.shards.reader import ShardReader
@@ -32,14 +32,14 @@ class Shard:
         head: its recipe and index.
         outcomes: `offset`, `nbytes`, `crc32` and the fields of Outcome, each an array (V,), one entry for every
             planned video.
-        layout_errors: (video, what) where HDF5 datasets and index differ; None: they were not compared.
+        structure_errors: (video, what) where HDF5 datasets and index differ; None: they were not compared.
     """
 
     path: Path
     split: str
     head: Head
     outcomes: dict[str, NDArray]
-    layout_errors: list[tuple[str, str]] | None
+    structure_errors: list[tuple[str, str]] | None
 
     @property
     def recipe(self) -> str:
@@ -74,12 +74,12 @@ class Shard:
         return self if path == self.path else replace(self, path=path)
 
 
-def open_shard(path: Path, *, with_layout: bool = False) -> Shard:
+def open_shard(path: Path, *, with_structure: bool = False) -> Shard:
     """Open a shard, check it, and read all but its frames.
 
     Args:
         path: the shard.
-        with_layout: also compare its HDF5 datasets with its index, for `Shard.layout_errors`.
+        with_structure: also compare its HDF5 datasets with its index, for `Shard.structure_errors`.
 
     Raises:
         FormatError: it is of another format.
@@ -93,7 +93,7 @@ def open_shard(path: Path, *, with_layout: bool = False) -> Shard:
         places = np.array([rows.get(video_id, -1) for video_id in outcomes["video_id"]], np.int64)
         for name in ("offset", "nbytes", "crc32"):
             outcomes[name] = np.append(head.index[name].astype(np.int64), 0)[places]
-        errors = list(layout_errors(file, head)) if with_layout else None
+        errors = list(structure_errors(file, head)) if with_structure else None
     return Shard(path, split, head, outcomes, errors)
 
 
@@ -115,12 +115,12 @@ class Store:
 
     Args:
         folder: the store; it need not exist.
-        with_layout: as for `open_shard`.
+        with_structure: as for `open_shard`.
     """
 
-    def __init__(self, folder: Path, *, with_layout: bool = False) -> None:
+    def __init__(self, folder: Path, *, with_structure: bool = False) -> None:
         self.folder = folder
-        self._with_layout = with_layout
+        self._with_structure = with_structure
         self._lock = threading.Lock()  # of the dictionary; shards are opened outside of it
         self._known: dict[Identity, Shard | ShardError] = {}
 
@@ -141,9 +141,9 @@ class Store:
             raise hdf5.missing(path) from None
         with self._lock:
             known = self._known.get(key)
-        if known is None or (isinstance(known, Shard) and self._with_layout and known.layout_errors is None):
+        if known is None or (isinstance(known, Shard) and self._with_structure and known.structure_errors is None):
             try:
-                known = open_shard(path, with_layout=self._with_layout)
+                known = open_shard(path, with_structure=self._with_structure)
             except ShardError as error:
                 known = type(error)(*error.args)  # without the traceback, which keeps what its frames hold
             with self._lock:

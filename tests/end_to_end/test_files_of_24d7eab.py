@@ -32,7 +32,7 @@ def kept(tmp_path, monkeypatch):
     return folder
 
 
-def ledger_bytes(folder):
+def bytes_of_ledgers(folder):
     return {path.name: path.read_bytes() for path in (folder / "manifests").rglob("*.csv")}
 
 
@@ -48,18 +48,18 @@ def test_store_and_ledgers_verify(kept, capsys):
 
 
 def test_rebuild_gives_the_same_ledgers(kept):
-    before = ledger_bytes(kept)
+    before = bytes_of_ledgers(kept)
     labels = ", ".join(f"labels/{path.name}" for path in sorted((kept / "labels").iterdir()))
     assert manifests.main([*WORDS, f"--preprocess.labels=[{labels}]"]) == EXIT_OK
-    assert ledger_bytes(kept) == before
+    assert bytes_of_ledgers(kept) == before
 
 
 def test_preprocess_finds_everything_finished(kept, capsys):
     (kept / "data").mkdir()
-    before, shards = ledger_bytes(kept), {path: path.read_bytes() for path in (kept / "store").iterdir()}
+    before, shards = bytes_of_ledgers(kept), {path: path.read_bytes() for path in (kept / "store").iterdir()}
     assert preprocess.main(["-c", "kept.yaml"]) == EXIT_OK
     assert "0 of 5 shards written" in capsys.readouterr().out
-    assert ledger_bytes(kept) == before and {path: path.read_bytes() for path in shards} == shards
+    assert bytes_of_ledgers(kept) == before and {path: path.read_bytes() for path in shards} == shards
 
 
 def test_fingerprint_of_the_recipe_is_the_same(kept):

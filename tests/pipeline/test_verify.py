@@ -270,7 +270,7 @@ def test_damaged_video_without_source_becomes_missing(pristine, tmp_path, capsys
     moved = copy_with_data(pristine, tmp_path)
     video_id = flip(moved)[0]
     next(Path(moved.data_root).rglob(f"{video_id}.mp4")).unlink()
-    with pytest.raises(ShardError, match=f"1 videos were corrupted and cannot be decoded again: {video_id}; read"):
+    with pytest.raises(ShardError, match=f"1 videos were corrupted and cannot be decoded again: {video_id}. Read"):
         verify_store(moved, repair=True)
     table = read_ledger(ledger_path(moved, "train")).set_index("video_id")
     assert table.at[video_id, "status"] == "missing"
@@ -305,7 +305,7 @@ def test_video_waiting_to_be_decoded_again_is_no_error(pristine, tmp_path, capsy
     table, _said = known_outcomes.mark_retries(table, settings.data_root, ["unreadable"])
     write_ledger(ledger_path(settings, "train"), table)
     assert verify_store(settings, repair=False) == 0
-    assert "1 videos wait to be decoded; run `make preprocess`" in capsys.readouterr().out
+    assert "1 videos wait to be decoded. Run `make preprocess`" in capsys.readouterr().out
     flip(settings)
     assert verify_store(settings, repair=True) == 0
     after = read_ledger(ledger_path(settings, "train"))

@@ -258,4 +258,4 @@ from pipeline.common import cli
 assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 cli.run(lambda: os.kill(os.getpid(), signal.SIGINT))
 """
-    assert run_python("-c", program) == (130, "", "interrupted; run the same command again to go on\n")
+    assert run_python("-c", program) == (130, "", "Interrupted. Run the same command again to continue.\n")

@@ -169,7 +169,7 @@ def test_a_shard_cut_short_while_it_is_read_is_named(raw, tmp_path):
     out = np.empty((4, 8, 8, 3), np.uint8)
     reader.copy_clip(3, range(4), 0, 0, out)
     os.truncate(path, reader.offset(3) + 900)
-    with pytest.raises(ShardError, match=rf"{path}: the shard was truncated after it was opened; run `make verify"):
+    with pytest.raises(ShardError, match=rf"{path}: the shard was truncated after it was opened. Run `make verify"):
         reader.copy_clip(3, range(4), 0, 0, out)
 
 
@@ -331,7 +331,7 @@ DAMAGES = {
     "unfinished": (lambda path: change(path, "complete", False), "unfinished"),
     "of other settings": (lambda path: change(path, "recipe", "{}"), "the recipe does not match its fingerprint"),
     "newer": (lambda path: renumber(path, 99), "shard format 99, this program reads 3"),
-    "older": (make_format_1, "shard format 1, this program reads 3; .*`make preprocess` into another STORE=DIR"),
+    "older": (make_format_1, "shard format 1, this program reads 3\\. .*`make preprocess` into another STORE=DIR"),
     "folder": (lambda path: (path.unlink(), path.mkdir()), "no such shard"),
 }
 
@@ -398,7 +398,7 @@ def try_flips(path: Path, flips: list[tuple[int, int]]) -> None:
                 with pytest.raises(ShardError) as error:
                     read(path)
                 said = str(error.value)
-                assert str(path) in said and "run `make " in said and "\n" not in said, (place, bits, said)
+                assert str(path) in said and "Run `make " in said and "\n" not in said, (place, bits, said)
             os.pwrite(file.fileno(), bytes([byte]), place)
     ShardReader(path)
 
@@ -450,7 +450,7 @@ def test_a_flipped_byte_is_named_wherever_it_is(raw, tmp_path, data):
         content[place] ^= data.draw(st.integers(1, 255))
     path = tmp_path / raw.name
     path.write_bytes(content)
-    with pytest.raises(ShardError, match="run `make verify ARGS=--repair`"):
+    with pytest.raises(ShardError, match="Run `make verify ARGS=--repair`"):
         reader = ShardReader(path)
         for row in range(len(reader.video_ids)):
             reader.verify(row)

@@ -59,7 +59,7 @@ def test_renamed_shard_is_not_opened_again(settings, opened):
     assert store.shard(moved).path == moved == store.shard(moved).reader().path
     assert store.shard(moved).outcomes is first.outcomes
     assert opened[path.name] == 1
-    with pytest.raises(ShardError, match="no such shard; run `make preprocess`"):
+    with pytest.raises(ShardError, match="no such shard. Run `make preprocess`"):
         store.shard(path)
 
 
@@ -68,7 +68,7 @@ def test_corrupted_shard_is_read_once_and_named_often(settings, opened):
     path.write_bytes(path.read_bytes()[:-1])
     errors = []
     for _ in range(3):
-        with pytest.raises(ShardError, match="no seal at its end; run `make verify") as caught:
+        with pytest.raises(ShardError, match="no seal at its end. Run `make verify") as caught:
             store.shard(path)
         errors.append(caught.value)
     assert opened[path.name] == 1
@@ -92,11 +92,11 @@ def test_threads_open_shards_at_the_same_time(settings, monkeypatch):
 
 def test_layout_is_compared_only_when_asked_for(settings):
     path = shards(settings)[0]
-    assert Store(path.parent).shard(path).layout_errors is None
-    assert Store(path.parent, with_layout=True).shard(path).layout_errors == []
+    assert Store(path.parent).shard(path).structure_errors is None
+    assert Store(path.parent, with_structure=True).shard(path).structure_errors == []
     with edited(path) as file:
         file["also"] = 1
-    assert Store(path.parent, with_layout=True).shard(path).layout_errors == [("", "unexpected also")]
+    assert Store(path.parent, with_structure=True).shard(path).structure_errors == [("", "unexpected also")]
 
 
 def test_many_rows_take_little_memory(tmp_path):

@@ -250,12 +250,12 @@ def damage_frames(path: Path) -> None:
 
 # What is done to the shard once the ledger is read, and the end of the message.
 DAMAGES = {
-    "gone": (Path.unlink, "no such shard; run `make preprocess`"),
-    "empty": (lambda path: path.write_bytes(b""), "no seal at its end; run `make verify ARGS=--repair`"),
-    "cut": (lambda path: path.write_bytes(path.read_bytes()[:3000]), "run `make verify ARGS=--repair`"),
-    "swapped": (swap, "the shard does not contain it; run `make manifests`"),
-    "newer format": (lambda path: renumber(path, 99), "shard format 99, this program reads 3; update the older"),
-    "bits": (damage_frames, "frames are corrupted: CRC-32 .*, expected .*; run `make verify ARGS=--repair`"),
+    "gone": (Path.unlink, "no such shard. Run `make preprocess`"),
+    "empty": (lambda path: path.write_bytes(b""), "no seal at its end. Run `make verify ARGS=--repair`"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:3000]), "Run `make verify ARGS=--repair`"),
+    "swapped": (swap, "the shard does not contain it. Run `make manifests`"),
+    "newer format": (lambda path: renumber(path, 99), "shard format 99, this program reads 3\\. Update the older"),
+    "bits": (damage_frames, "frames are corrupted: CRC-32 .*, expected .*. Run `make verify ARGS=--repair`"),
 }
 
 
@@ -278,7 +278,7 @@ def test_a_ledger_of_other_shards_is_found_out(settings, tmp_path):
     table = read_ledger(path)
     table.loc[table["status"] == "ok", "crc32"] += 1
     write_ledger(path, table)
-    with pytest.raises(ShardError, match=r"frames with CRC-32 .*, expected .* from the ledger; run `make manifests`"):
+    with pytest.raises(ShardError, match=r"frames with CRC-32 .*, expected .* from the ledger. Run `make manifests`"):
         everything(source(copy), epoch=0)
 
 

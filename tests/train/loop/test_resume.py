@@ -12,13 +12,18 @@ from train.experiment.sections import Config, DataLoader, Dataset, Loader
 from train.experiment.transforms import Map, Operation
 from train.loop.resume import check_identity, identity
 
+NEEDED = (
+    Operation("VideoRescale", shift=0.0),
+    Operation("VideoReOrder", order=(3, 0, 1, 2)),
+    Operation("VideoNormalize", mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2)),
+)
 CROP = Operation("VideoRandomCrop", size=(16, 16))
 FLIP = Operation("VideoRandomHorizontalFlip", prob=0.5)
 
 
 def identity_of(operations: tuple[Operation, ...] = (CROP,), **dataset: object) -> dict[str, object]:
-    loader = Loader(Dataset(**{"seq": 4, **dataset}), Map(operations))
-    config = Config(data_loader=DataLoader(train=loader, eval=Loader(Dataset(), Map())))
+    loader = Loader(Dataset(**{"seq": 4, **dataset}), Map((*operations, *NEEDED)))
+    config = Config(data_loader=DataLoader(train=loader, eval=Loader(Dataset(), Map(NEEDED))))
     return identity(config, clips_per_step=4, steps_per_epoch=8, videos="tiny-train@0")
 
 

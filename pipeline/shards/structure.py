@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import h5py
 
 
-def layout_errors(file: h5py.File, head: Head) -> Iterator[tuple[str, str]]:
+def structure_errors(file: h5py.File, head: Head) -> Iterator[tuple[str, str]]:
     """What is wrong with the datasets of a shard, inside `open_finished`.
 
     Args:
