@@ -180,7 +180,7 @@ def test_store_of_an_old_format_is_refused_unchanged(undisturbed, tmp_path):
     for path in Path(settings.store).glob("*.h5"):
         make_format_1(path)
     before = files(settings)
-    with pytest.raises(UserError, match=r"shard format 1, this program reads 3; .*another STORE=DIR") as error:
+    with pytest.raises(UserError, match=r"shard format 1, this program reads 3\. .*another STORE=DIR") as error:
         preprocess_store(settings)
     assert error.value.exit_code == 2
     assert files(settings) == before
