@@ -118,8 +118,8 @@ def test_help_all_shows_more_than_help(command, monkeypatch, capsys):
 
 def test_help_says_meaning_type_and_default(monkeypatch, capsys):
     text = " ".join(" ".join(help_of("train.train", "--help-all", monkeypatch, capsys)).split())
-    assert "--preprocess.interpolation=bilinear (bilinear | area | bicubic) bilinear (torchvision's preset" in text
-    assert "--data_loader.eval.dataset.split=val (train | val | test) the ledger to read." in text
+    assert "--preprocess.interpolation=bilinear (bilinear | area | bicubic) how frames are resized" in text
+    assert "--data_loader.eval.dataset.split=val (train | val | test) which split's ledger is read." in text
     assert "--model.num_classes=400 (whole number at least 2 | auto)" in text
     assert "--train.pretrained_model= (path) file of weights" in text
 

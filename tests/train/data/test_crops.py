@@ -35,10 +35,10 @@ def test_a_map_is_resolved_once_into_what_it_does():
 @pytest.mark.parametrize(
     ("operation", "message"),
     [
-        (Operation("VideoResize", size=(9, 8)), r"VideoResize size \[9, 8\] is not the stored size \[8, 9\]"),
+        (Operation("VideoResize", size=(9, 8)), r"VideoResize: got size \[9, 8\], expected the stored size \[8, 9\]"),
         (
             Operation("VideoCenterCrop", size=(8, 10)),
-            r"VideoCenterCrop size \[8, 10\] is larger than the stored \[8, 9\]",
+            r"VideoCenterCrop: got size \[8, 10\], expected at most the stored size \[8, 9\]",
         ),
     ],
 )

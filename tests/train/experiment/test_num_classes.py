@@ -117,7 +117,7 @@ def test_number_that_is_given_stays(config):
     assert with_num_classes(settings, lambda: 7) is settings
     auto = load_config(Document(config, {"model.num_classes": "auto"}))
     assert with_num_classes(auto, lambda: 7).model.num_classes == 7
-    with pytest.raises(UserError, match="the ledgers have 1 class; expected at least 2"):
+    with pytest.raises(UserError, match="the ledgers have 1 class, expected at least 2"):
         with_num_classes(auto, lambda: 1)
 
 

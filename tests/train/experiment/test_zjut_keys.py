@@ -223,10 +223,10 @@ class Ends(str):
 
 KEYS: dict[str, tuple[object, object]] = {
     "model_name": ("r(2+1)d_34", Warned("model_name: 'r(2+1)d_34' has no effect; model.type, R2Plus1d18")),
-    "device_target": ("GPU", Refused("device_target GPU and context.device_target CPU differ")),
+    "device_target": ("GPU", Refused("context.device_target: got CPU, expected device_target, GPU")),
     "dataset_sink_mode": (True, Warned("dataset_sink_mode: has no effect")),
     "context.mode": (1, device),
-    "context.device_target": ("GPU", Refused("device_target CPU and context.device_target GPU differ")),
+    "context.device_target": ("GPU", Refused("context.device_target: got GPU, expected device_target, CPU")),
     "context.save_graphs": (True, device),
     "context.device_id": (1, Warned("context.device_id: 1 has no effect on a CPU")),
     "model.type": ("R3d18", network),
@@ -283,7 +283,7 @@ for _name, _dataset in (("train", ("val", 3)), ("eval", ("test", 2))):
         f"{_loader}.dataset.num_parallel_workers": (3, batches(_name)),
         f"{_loader}.dataset.shuffle": (_name == "eval", batches(_name)),
         f"{_loader}.map.operations.VideoRescale.shift": (0.5, Refused("VideoRescale: got shift 0.5, expected 0.0")),
-        f"{_loader}.map.operations.VideoResize.size": ([8, 8], Refused("VideoResize size [8, 8] is not the stored")),
+        f"{_loader}.map.operations.VideoResize.size": ([8, 8], Refused("VideoResize: got size [8, 8], expected the")),
         f"{_loader}.map.operations.VideoReOrder.order": ([0, 1, 2, 3], Refused("VideoReOrder: got [0, 1, 2, 3]")),
         f"{_loader}.map.operations.VideoNormalize.mean": ([0.5, 0.5, 0.5], normalisation(_name)),
         f"{_loader}.map.operations.VideoNormalize.std": ([0.5, 0.5, 0.5], normalisation(_name)),
