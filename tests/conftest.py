@@ -1,4 +1,4 @@
-"""What holds for every test: the CPU alone, a compile cache of its own, and a record of what decoders are asked for."""
+"""Fixtures for every test: only the CPU, a separate compile cache, and a record of the calls to decoders."""
 
 import os
 import sys

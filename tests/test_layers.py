@@ -1,4 +1,4 @@
-"""The house's rules: which layer may import which, and that nothing imports a command."""
+"""The rules for imports: which layer may import which, and that nothing imports a command."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the READMEs promise: their links, verbs, keys and commands exist, and they stay short."""
+"""The READMEs are true and short: the links, verbs, keys and commands in them exist."""
 
 import argparse
 import dataclasses

@@ -1,4 +1,4 @@
-"""The whole road on a tiny sample: videos, ledgers, shards, training, evaluation, inference, export."""
+"""All stages on a tiny sample: videos, ledgers, shards, training, evaluation, inference, export."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Counts how often shards are opened: their seals compared, and libhdf5 asked."""
+"""Counts how often shards are opened, both by the comparison of their seals and by libhdf5."""
 
 from __future__ import annotations
 

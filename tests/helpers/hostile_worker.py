@@ -1,4 +1,4 @@
-"""A decoder process that fails in every way a decoder can; the video's name says how.  Run by test_process.py."""
+"""A decoder process that fails in every possible way; the video's name chooses which.  Run by test_process.py."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Stand-ins for NVIDIA's libraries that MindSpore's GPU plug-in loads with, and compiles graphs with, on no card."""
+"""Fake versions of the NVIDIA libraries with which MindSpore's GPU plug-in loads and compiles graphs without a card."""
 
 # Each function that the plug-in of the installed MindSpore asks for is there and does nothing: memory is the host's, a
 # handle is some of it, a size is 256 bytes.  So MindSpore chooses its kernels, checks their types and shapes and fuses

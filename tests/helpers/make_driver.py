@@ -1,4 +1,4 @@
-"""A stand-in for NVIDIA's driver, and for its libraries, so that finding them can be tested without a card."""
+"""A fake NVIDIA driver and fake libraries, so that the search for them can be tested without a card."""
 
 # The driver has as many cards as STUB_CARDS says (0: cuInit fails as the real one does) and runs the CUDA that
 # STUB_CUDA says (12040 for 12.4).  It has every function of the driver that MindSpore's plug-in asks for.

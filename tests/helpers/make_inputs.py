@@ -1,4 +1,4 @@
-"""Small real videos and their pending ledger, for runs of `preprocess`; and the files that a run leaves."""
+"""Small real videos and their pending ledger for runs of `preprocess`, and the files that a run leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small Kinetics for tests: label files, empty videos, shards, and the ledgers of them."""
+"""A small Kinetics for tests: label files, empty videos, shards, and their ledgers."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A small store written without any video: ledgers and shards whose pixels say which frame of which video they are."""
+"""A small store made without videos: ledgers and shards whose pixels hold the numbers of frame and video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training small enough for tests: a store of little clips, a network that compiles in a second, a configuration."""
+"""A training small enough for tests: a store of tiny clips, a network that compiles in a second, a configuration."""
 
 # Run as a program, it trains like `python -m train.train` and sends itself a signal in a chosen step:
 #

@@ -1,4 +1,4 @@
-"""Small videos whose frame number can be read back from the pixels, for tests of everything that decodes."""
+"""Small videos whose frame numbers can be read from the pixels, for tests of everything that decodes."""
 
 from __future__ import annotations
 

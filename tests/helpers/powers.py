@@ -1,4 +1,4 @@
-"""What root may do and others may not, so that tests of permissions hold whoever runs them."""
+"""Drops the extra rights of root, so that tests of permissions work for every user."""
 
 from __future__ import annotations
 

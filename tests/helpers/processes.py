@@ -1,4 +1,4 @@
-"""Looks for the processes of a run in /proc, for tests that none outlives it."""
+"""Finds the processes of a run in /proc, for tests that no process stays behind."""
 
 import contextlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A stream that says it is a terminal, for tests of what people see while a command runs."""
+"""A stream that claims to be a terminal, for tests of what users see while a command runs."""
 
 import io
 

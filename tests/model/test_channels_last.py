@@ -1,4 +1,4 @@
-"""Both layouts of a network against each other on the CPU, where model/channels_last.py moves the channels and back."""
+"""Both layouts of a network give the same results on the CPU, where model/channels_last.py only moves channels."""
 
 import re
 

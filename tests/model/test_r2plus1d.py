@@ -1,4 +1,4 @@
-"""Networks are torchvision's and zjut_mindvideo's to the last parameter, for whoever loads published weights."""
+"""Networks match torchvision's and zjut_mindvideo's in every parameter, so that published weights can be loaded."""
 
 import csv
 from pathlib import Path

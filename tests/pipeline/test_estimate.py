@@ -1,4 +1,4 @@
-"""What `make estimate` says of bytes and time is true, and it writes nothing."""
+"""The bytes and times of `make estimate` are right, and it writes nothing."""
 
 from __future__ import annotations
 

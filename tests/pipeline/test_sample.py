@@ -1,4 +1,4 @@
-"""The sample dataset: the form of Kinetics, the same bytes each time, all of it or nothing."""
+"""The sample dataset has the form of Kinetics and the same bytes each time, and is complete or missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make verify` names every kind of damage in a store, and repairs it to the same bytes."""
+"""`make verify` names every kind of corruption in a store, and repairs it to the same bytes."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `make report` draws: the clips a run was trained on, its curves, and what it says where shards are gone."""
+"""What `make report` draws: clips of the run, its curves, and its message if shards no longer exist."""
 
 import json
 import shutil

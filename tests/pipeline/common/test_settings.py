@@ -1,4 +1,4 @@
-"""A YAML file becomes checked settings, and each wrong key is named with its line, for who writes one."""
+"""A YAML file becomes checked settings, and every wrong key is reported with its line."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a YAML file may hold, and that no file takes long or many lines to refuse."""
+"""Which YAML files are read, and that every other file is refused fast and in few lines."""
 
 import os
 import time

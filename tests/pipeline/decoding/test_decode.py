@@ -1,4 +1,4 @@
-"""Each video gives the frames promised of it or the right reason for none, whatever the file holds."""
+"""Each video gives the right frames, or the right reason why it has none."""
 
 from __future__ import annotations
 

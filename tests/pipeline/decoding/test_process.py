@@ -1,4 +1,4 @@
-"""A video that crashes or hangs its decoder costs itself alone, never the run or the next video."""
+"""A video that crashes or hangs its decoder only loses itself, never the run or the next video."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""A dozen real files go the whole way: every container, codec and error ends in the ledger with the right status."""
+"""A dozen real files through all stages: every container, codec and error gets the right status in the ledger."""
 
 # The files are not part of the repository: they lie in `../shared/videos` where there is such a folder.
 

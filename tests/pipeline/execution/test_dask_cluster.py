@@ -1,4 +1,4 @@
-"""A Dask cluster writes the bytes that one machine writes, also when a worker dies."""
+"""A Dask cluster writes the same bytes as one machine, even if a worker dies."""
 
 import os
 import signal

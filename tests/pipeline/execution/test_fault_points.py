@@ -1,4 +1,4 @@
-"""A run is stopped before each of its side effects in turn; the next run ends in the bytes of an undisturbed one."""
+"""A run is stopped before each of its side effects in turn; the next run writes the bytes of an undisturbed one."""
 
 # A forked child runs `preprocess` with counted side effects; at the chosen one it is killed, or the disk is full.
 

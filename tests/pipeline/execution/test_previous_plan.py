@@ -1,4 +1,4 @@
-"""Rows come and go: what was decoded is neither decoded again nor lost."""
+"""When rows are added or removed, decoded videos are neither decoded again nor lost."""
 
 import logging
 import shutil

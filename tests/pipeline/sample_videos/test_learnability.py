@@ -1,4 +1,4 @@
-"""That the sample's classes are told apart by the order of frames, and by nothing else."""
+"""The sample's classes can only be distinguished by the order of frames."""
 
 from __future__ import annotations
 

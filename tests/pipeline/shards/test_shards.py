@@ -1,4 +1,4 @@
-"""Shards give back the frames stored in them, and what is damaged or unfinished is refused by name."""
+"""Shards return the frames stored in them, and corrupted or unfinished ones are refused by name."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""The order of samples: each once an epoch, the same for a seed, shared evenly by all ranks."""
+"""The order of samples: each once per epoch, the same for a seed, divided evenly between all ranks."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Batches hold the right pixels and labels, repeatably, and bad shards are named before they are trained on."""
+"""Batches hold the right pixels and labels, repeatably, and bad shards are named before they are used."""
 
 import dataclasses
 import gc

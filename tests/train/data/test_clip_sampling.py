@@ -1,4 +1,4 @@
-"""Which frames make a clip: torchvision's rules, every start as likely, short videos too."""
+"""Which frames make a clip: torchvision's rules, equally likely starts, short videos."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Crops, flips and normalisation are those that the configuration and torchvision name."""
+"""Crops, flips and normalisation match the configuration and torchvision."""
 
 import mindspore as ms
 import numpy as np

@@ -1,4 +1,4 @@
-"""Threads make items ahead in order and within bounds, and neither errors nor hangs are lost."""
+"""Threads prepare items in advance, in order and within limits; errors and hangs are always reported."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Graphs for a GPU, compiled by MindSpore's own plug-in with stand-ins for what NVIDIA gives it."""
+"""Graphs for a GPU, compiled by MindSpore's own plug-in with fake NVIDIA libraries."""
 
 import os
 import re

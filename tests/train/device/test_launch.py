@@ -1,4 +1,4 @@
-"""A training of several processes ends with the exit code of the one that failed first."""
+"""A training of several processes ends with the exit code of the process that failed first."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""NVIDIA's driver and libraries are found or named as missing, for users with and without a card."""
+"""NVIDIA's driver and libraries are found, or named as missing, with and without a card."""
 
 import importlib.util
 import os

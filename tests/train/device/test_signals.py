@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a training after its step, and anything else at once."""
+"""SIGINT and SIGTERM end a training after its step, and other commands at once."""
 
 import signal
 import subprocess

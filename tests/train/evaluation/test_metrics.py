@@ -1,4 +1,4 @@
-"""Accuracies and losses of clips and videos are right, also for ties, NaN and missing labels."""
+"""Accuracies and losses of clips and videos are right, even with ties, NaN and missing labels."""
 
 import numpy as np
 import pytest

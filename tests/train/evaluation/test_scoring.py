@@ -1,4 +1,4 @@
-"""The line that evaluation prints of a step, with labels and without."""
+"""The line that evaluation prints for a step, with and without labels."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""Configurations load as documented, ours and zjut_mindvideo's, and every error in them is named."""
+"""Our configurations and zjut_mindvideo's load as documented, and every error in them is named."""
 
 import logging
 

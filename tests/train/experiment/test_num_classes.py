@@ -1,4 +1,4 @@
-"""model.num_classes: auto is a number in every command before anything is built, and each says where it writes."""
+"""Every command replaces model.num_classes: auto by a number before it builds, and prints where it writes."""
 
 import shutil
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Every key of zjut_mindvideo's YAML, one by one: another value changes what is done, or is refused or warned of."""
+"""Each key of zjut_mindvideo's YAML: another value changes the result, or is refused or warned about."""
 
 # `KEYS` has for each key another value, and what shows that it was heard: a function of the configuration whose result
 # differs, `refused` or `warned` with the words expected.

@@ -1,4 +1,4 @@
-"""Two CPU processes under MindSpore's msrun, with batch norms frozen: one of them dies, one process goes on."""
+"""Two CPU processes under MindSpore's msrun, with batch norms frozen: one of them dies, or only one continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training that learns nothing any more stops, and says so."""
+"""A training that no longer learns stops with a message."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which settings may change when training resumes, and that checkpoints of older versions stay resumable."""
+"""Which settings may change when training resumes, and that checkpoints of older versions can be resumed."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Batch-norm statistics that are not finite go back to the last good ones, so that evaluation stays possible."""
+"""Batch-norm statistics that are not finite return to the last good ones, so that evaluation stays possible."""
 
 import mindspore as ms
 import numpy as np

@@ -1,4 +1,4 @@
-"""Training steps: against PyTorch's 20-step loss curve (resources/loss_curve.npz), and each option by hand in numpy."""
+"""Training steps match PyTorch's 20-step loss curve (resources/loss_curve.npz), and numpy for each option."""
 
 import mindspore as ms
 import numpy as np

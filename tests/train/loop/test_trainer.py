@@ -1,4 +1,4 @@
-"""However a training is stopped, killed or damaged, it is resumed to the same bits, or one line says why not."""
+"""A training that is stopped, killed or corrupted resumes to the same bits, or one line explains why it cannot."""
 
 import io
 import json

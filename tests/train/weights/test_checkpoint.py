@@ -1,4 +1,4 @@
-"""A checkpoint comes back whole or is refused, whatever happened while it was written."""
+"""A checkpoint is read completely or refused, whatever happened while it was written."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Weights in every form that exists, into ours and back; and what must be refused."""
+"""Weights of every supported format are converted to ours and back, and all others are refused."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Exported MindIR and ONNX files compute what the network does, or are not written."""
+"""Exported MindIR and ONNX files compute the same as the network, or are not written."""
 
 import hashlib
 import json
