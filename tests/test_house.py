@@ -15,7 +15,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def relative(path: Path) -> str:
-    """The file as a person names it."""
+    """The path of a file in the repository."""
     return str(path.relative_to(ROOT))
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 
 def processes_of(*words: str) -> list[int]:
-    """The ids of the processes whose command line holds all `words`."""
+    """The ids of the processes whose command line contains all `words`."""
     ids = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it has ended since
+        with contextlib.suppress(OSError):  # it has ended in the meantime
             line = entry.read_bytes()
             if all(word.encode() in line for word in words):
                 ids.append(int(entry.parent.name))

@@ -4,7 +4,7 @@ import io
 
 
 class Terminal(io.StringIO):
-    """Text in memory, shown as to a person."""
+    """A text in memory that claims to be a terminal."""
 
     def isatty(self) -> bool:
         """True: progress bars are drawn."""

@@ -78,7 +78,7 @@ def test_commands_say_first_where_they_write(tmp_path):
     }
     for command, target in expected.items():
         code, _out, err = run_python("-m", *command.split(), "-c", str(tmp_path / "x.yaml"))
-        assert code == 2  # there are no ledgers, no videos
+        assert code == 2  # there are neither ledgers nor videos
         assert err.splitlines()[0] == f"writes: {target}", command
 
 
@@ -125,7 +125,7 @@ def test_help_says_meaning_type_and_default(monkeypatch, capsys):
 
 
 def dataclasses_in(cls: type) -> set[type]:
-    """A section's dataclass and all that are used in it."""
+    """A section's dataclass and all dataclasses inside it."""
     inner = {part for hint in typing.get_type_hints(cls).values() for part in (hint, *flat(hint)) if is_dataclass(part)}
     return {cls}.union(*map(dataclasses_in, inner))
 
@@ -146,7 +146,7 @@ def test_every_key_has_a_meaning():
 
 def test_meanings_are_read_from_the_docstring():
     class Section:
-        """What it is.
+        """A section.
 
         Attributes:
             first: one line.
@@ -222,7 +222,7 @@ print(sorted(name for name in sys.modules if name.split(".")[0] in {"mindspore",
 
 
 def run_python(*words: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code and output of a fresh interpreter, on which Ctrl-C acts whatever it does on this one."""
+    """Exit code and output of a new interpreter that does not ignore Ctrl-C, even if this one does."""
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, env={**os.environ, **environment}, text=True,
         capture_output=True, timeout=60, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

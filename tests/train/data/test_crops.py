@@ -48,7 +48,7 @@ def test_sizes_that_do_not_match_shards_are_refused(operation, message):
 
 
 def drawn(map_: Map, stored: tuple[int, int], count: int = 200):
-    """What `count` clips draw; each is the only view of its clip."""
+    """The crops and flips of `count` clips with one view each."""
     draws = np.random.default_rng(0).random((count, 3))
     return places(map_.transforms(stored), stored, draws, np.zeros(count, np.int64))
 

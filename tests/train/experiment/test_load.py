@@ -24,7 +24,7 @@ def test_zjut_mindvideos_file_loads_and_acts(caplog):
     assert config.preprocess.data_root == "/home/publicfile/kinetics-400"
     assert config.data_loader.eval.dataset.seq == 64
     assert config.device_target == "GPU"
-    # Each key that cannot act says so by its name.
+    # There is a warning for each key without effect.
     assert "learning_rate.lr_gamma" in caplog.text
 
 
@@ -108,7 +108,7 @@ def test_file_without_loaders_gets_standard_ones(tmp_path, text):
     loaders = load_config(document).data_loader
     printed = load_config(
         Document(RESOURCES / "zjut_r2plus1d18.yaml")
-    ).data_loader  # but for the size of a stored frame
+    ).data_loader  # except for the size of a stored frame
     for name in ("train", "eval"):
         operations = getattr(loaders, name).map.operations
         assert operations[1] == Operation("VideoResize", size=(120, 171))

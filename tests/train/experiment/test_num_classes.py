@@ -32,7 +32,7 @@ def config(tmp_path_factory):
 
 
 def classes_in(command, words: list[str], monkeypatch) -> int:
-    """The number of classes with which a command comes to build its network."""
+    """The number of classes with which a command builds its network."""
 
     def stop(config, *_):
         raise Reached(getattr(config, "model", config).classes)
@@ -80,7 +80,7 @@ def test_commands_say_where_they_write(config, tmp_path, monkeypatch, capsys):
     words += [f"--infer.image_path={config}"]
     for path, base in ((CHECKPOINT, CHECKPOINT.parents[1]), (weights, tmp_path)):
         given = [*words, *(f"--{section}.pretrained_model={path}" for section in ("eval", "infer", "export"))]
-        exports = base / "export" if path == CHECKPOINT else base  # beside weights that are in no run folder
+        exports = base / "export" if path == CHECKPOINT else base  # next to weights outside a run folder
         expected = {train: f"a run folder in {tmp_path}/runs/tiny", evaluate: f"{base}/eval",
                     infer: f"{tmp_path}/pictures", export: f"{exports}"}  # fmt: skip
         for command, target in expected.items():
