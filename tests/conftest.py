@@ -1,4 +1,4 @@
-"""What holds for every test: the CPU alone, a compile cache of its own, and a record of what decoders are asked for."""
+"""Fixtures for every test: only the CPU, a separate compile cache, and a record of the calls to decoders."""
 
 import os
 import sys
@@ -6,11 +6,11 @@ import tempfile
 
 import pytest
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are of the CPU, wherever they run
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests use the CPU, on every machine
 
 import model  # noqa: F401  before any test imports mindspore: without the oneDNN setting it is 40 to 80 times slower
 
-# Graphs compiled by tests stay out of the user's cache; tests and the processes they start share this one.
+# Graphs compiled by tests do not go into the user's cache; tests and their child processes share this one.
 _cache = tempfile.TemporaryDirectory(prefix="kinetics-r2plus1d-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
 
@@ -27,7 +27,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names, without endings, of the files that this machine's decoders are asked for."""
+    """Names, without endings, of the files that decoders on this machine are called for."""
     from pipeline.execution import local
 
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""The house's rules for tests: short names, one line of intent a file, and one helper of a name."""
+"""The rules for tests: short names, one line of intent per file, and no two helpers with the same name."""
 
 import ast
 import functools
@@ -15,7 +15,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def relative(path: Path) -> str:
-    """The file as a person names it."""
+    """The path of a file in the repository."""
     return str(path.relative_to(ROOT))
 
 

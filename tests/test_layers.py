@@ -1,4 +1,4 @@
-"""The house's rules: which layer may import which, and that nothing imports a command."""
+"""The rules for imports: which layer may import which, and that nothing imports a command."""
 
 import ast
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-# Each folder, and what of this project it may import besides itself.
+# Each folder, and the folders of this project that it may import.
 ALLOWED = {
     "pipeline.common": "",
     "pipeline.labels": "pipeline.common",
@@ -38,14 +38,14 @@ MODULES = sorted(path for top in ("model", *STAGES) for path in ROOT.glob(f"{top
 
 
 def layer(module: str) -> str:
-    """`pipeline.shards` of `pipeline.shards.reader`; of what has no folder, the package alone."""
+    """`pipeline.shards` of `pipeline.shards.reader`; a module without a folder: only the package."""
     parts = module.split(".")
     folder = (ROOT / parts[0] / parts[1]).is_dir() if len(parts) > 1 else False
     return ".".join(parts[:2]) if folder else parts[0]
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The modules of this project that a file imports, at its head or anywhere in it."""
+    """The modules of this project that a file imports, anywhere in the file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
@@ -64,7 +64,7 @@ def test_module_imports_only_layers_below(path):
     if own in ALLOWED:
         allowed = {own, *ALLOWED[own].split()}
         assert {name for name in found if layer(name) not in allowed} == set()
-    else:  # a command, or the head of a package, may import anything of its stage
+    else:  # a command, or a package's __init__.py, may import anything of its stage
         assert own in STAGES
         assert own == "train" or {name.split(".")[0] for name in found} <= {"pipeline"}
 

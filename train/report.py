@@ -2,10 +2,10 @@
 
     python -m train.report -c train/configs/sample.yaml [--run FOLDER]
 
-Reads metrics.jsonl of the newest run (or of FOLDER) and writes learning_curves.png beside it: loss, top-1 and top-5,
-learning rate, and clips/s with the share of time spent waiting for data.  Beside them are clips of the run's first
-batches, one for each of up to eight classes, as the network saw them: cropped and mirrored.  Where the run's ledgers or
-shards are not there any more, the picture has the curves alone.
+Reads metrics.jsonl of the newest run (or of FOLDER) and writes learning_curves.png into the same folder.  Its curves
+are loss, top-1 and top-5, learning rate, and clips/s with the share of time spent waiting for data.  Its clips are from
+the run's first batches, one for each of up to eight classes, cropped and mirrored as the network saw them.  If the
+run's ledgers or shards no longer exist, the picture has only the curves.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from train.experiment.sections import Config
 from train.pictures.charts import LabelledClip, draw_run, save_png
 from train.runs.run_folder import newest_metrics, read_metrics, runs_root
 
-MAX_CLIPS = 8  # more are too small to see
-MAX_BATCHES = 50  # looked through for clips of different classes
+MAX_CLIPS = 8  # more would be too small to see
+MAX_BATCHES = 50  # in which clips of different classes are searched
 _COMMON_KEYS = ("train.ckpt_path",)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw, and print where the picture is."""
+    """Draw the picture, and print its path."""
     parser = cli.parser("train.report", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
     parser.add_argument("--run", metavar="FOLDER", help="a run folder (default: the newest of this configuration)")
     args, document = cli.parse(parser, argv)
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     path = Path(args.run) / "metrics.jsonl" if args.run else newest_metrics(runs_root(config, document))
     records = read_metrics(path)
     if not records:
-        raise UserError(f"{path}: no metrics; expected a run folder that has been trained in")
+        raise UserError(f"{path}: the file has no metrics. Choose a run folder with steps of training (--run).")
     cli.say_target(f"{path.parent}")
     try:
         clips = first_clips(build(Config, Document(path.with_name("config.yaml"))))
@@ -54,13 +54,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def first_clips(config: Config) -> list[LabelledClip]:
-    """A clip of each of the first classes that training met, in the order of their numbers.
+    """A clip of each of the first classes that training used, in the order of their numbers.
 
     Args:
         config: the run's own settings; its ledgers and shards are read.
 
     Raises:
-        UserError: a ledger or a shard is missing, corrupted, or of another recipe.
+        UserError: a ledger or a shard is missing, corrupted, or made with another recipe.
     """
     loader, settings = config.data_loader.train, config.preprocess
     videos = read_videos(settings, loader.dataset.split)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = "train/configs/sample.yaml"
 
-# No space, file too large, quota, read-only, bad medium: the run cannot go on, but nothing is wrong with its input.
+# No space, file too large, quota, read-only, broken disk: the run cannot continue, but its input is not wrong.
 _IO_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
@@ -39,14 +39,14 @@ def parser(
     common: tuple[str, ...] = (),
     config: str | None = DEFAULT_CONFIG,
 ) -> argparse.ArgumentParser:
-    """An argument parser with -c/--config whose --help explains the keys that can be overridden.
+    """An argument parser with -c/--config; its --help explains the keys that can be overridden.
 
     Args:
         module: what `python -m` starts, such as `pipeline.preprocess`.
         description: the module's docstring.
-        sections: dataclass of each section by name; one without a name is the whole configuration.
-        common: the keys that --help shows, see help.key_lines; the rest is shown by --help-all.  None: all.
-        config: the file that is read without -c; None: no file.
+        sections: dataclass of each section by name; the one named "" is the whole configuration.
+        common: the keys that --help shows (help.key_lines); --help-all shows all.  Empty: --help shows all too.
+        config: the file that is read if -c is not given; None: no file.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}",
@@ -57,23 +57,23 @@ def parser(
     )
     parser.add_argument("--help-all", action=_HelpAll, sections=sections, help="show all keys of the configuration")
     of_default = f" (default {config})" if config else ""
-    parser.add_argument("-c", "--config", metavar="FILE", help=f"configuration in YAML{of_default}")
+    parser.add_argument("-c", "--config", metavar="FILE", help=f"configuration file in YAML{of_default}")
     parser.set_defaults(default_config=config)
     return parser
 
 
 def _epilog(sections: dict[str, type], shown: tuple[str, ...]) -> str:
     head = [
-        "Keys of the configuration with their defaults; --section.key=VALUE replaces the value of the file.",
+        "Keys of the configuration: name, default, allowed values, meaning.  --section.key=VALUE overrides the file.",
         "Text is taken as typed, everything else is read as YAML.  Relative paths are relative to the current folder.",
-        "~, $NAME and ${NAME} are expanded in the paths of a file, not in those of the command line.",
+        "In paths, ~, $NAME and ${NAME} are expanded if they are in a file, but not if they are typed here.",
     ]
-    last = ["", "These are the commonest keys; --help-all shows all of them."] if shown else []
+    last = ["", "These are the most common keys.  --help-all shows all of them."] if shown else []
     return "\n".join([*head, "", *key_lines(sections, shown), *last])
 
 
 class _HelpAll(argparse.Action):
-    """--help with every key."""
+    """The flag --help-all: --help with every key."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, sections: dict[str, type], help: str) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
@@ -86,7 +86,7 @@ class _HelpAll(argparse.Action):
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Document]:
-    """Parse flags and dotted overrides, and read the experiment file; names it on stderr if it was not asked for.
+    """Parse flags and dotted overrides, and read the experiment file; its name goes to stderr if it is the default.
 
     Raises:
         SettingsError: the file or an override is wrong.
@@ -97,7 +97,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or name.split(".")[0] not in SECTIONS:
             parser.error(f"unrecognized argument: {word} (overrides look like --section.key=value)")
-        if not equals:  # the next word may be a value or an override: guessing wrong would lose one silently
+        if not equals:  # the next word may be a value or an override: a wrong guess would lose it
             parser.error(f"--{name}: got no value, expected --{name}=VALUE, with an equals sign and no space")
         overrides[name] = value
     path = args.config if args.config is not None else args.default_config
@@ -117,7 +117,7 @@ def set_up_logging(level: int = logging.INFO) -> None:
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """Run a command and leave with the project's exit codes; a user's mistake gets no traceback."""
+    """Run a command and exit with the project's exit codes; a user's mistake prints no traceback."""
 
     def on_sigterm(_signum: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(EXIT_SIGTERM)
@@ -126,7 +126,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         os._exit(128 + number)
 
     signal.signal(signal.SIGTERM, on_sigterm)
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by pipeline/__init__.py; one that is ignored stays so
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by pipeline/__init__.py; an ignored one stays ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = main()
@@ -137,7 +137,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         code = EXIT_SIGINT
         print("Interrupted. Run the same command again to continue.", file=sys.stderr)
-    except BrokenPipeError:  # `| head`: the reader has seen enough
+    except BrokenPipeError:  # such as `| head`, which has read enough
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_OK
@@ -150,7 +150,7 @@ def run(main: Callable[[], int]) -> NoReturn:
             file=sys.stderr,
         )
     finally:
-        # While the interpreter ends an exception is printed and forgotten: a Ctrl-C would leave with 0 and a traceback.
+        # While Python shuts down, exceptions are printed and ignored: Ctrl-C would give exit code 0 and a traceback.
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, leave)

@@ -1,4 +1,4 @@
-"""Atomic writes: a file has its old content or its new content, whatever stops the program."""
+"""Atomic writes: a file has its old or its new content, even if the program is killed or the power fails."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
     """Write a file under a temporary name beside `path`; it replaces `path` when the block ends without an error.
 
-    The new content is on the disk before the name changes.  After an error the temporary file is removed.  A killed
-    process leaves it; `locking.remove_temporary` and `checkpoint.remove_unfinished` remove it then.
+    The new content is on the disk before the name changes.  After an error the temporary file is removed.  If the
+    process is killed, `locking.remove_temporary` or `checkpoint.remove_unfinished` removes it later.
 
     Args:
-        path: the file to write; its folder exists.
+        path: the file to write; its folder must exist.
         suffix: ending of the temporary name, for libraries that require one.
 
     Yields:
         The temporary path, `.<name>.<pid>.tmp<suffix>`, which does not exist yet.
 
     Raises:
-        OSError: the file cannot be written; `path` is as it was.
+        OSError: the file cannot be written; `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
     try:
@@ -38,7 +38,7 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file by UTF-8 text, atomically.
+    """Write UTF-8 text to a file, atomically.
 
     Raises:
         OSError: as `replacing`.
@@ -48,7 +48,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace a JSON file, atomically.
+    """Write a JSON file, atomically.
 
     Raises:
         OSError: as `replacing`.

@@ -1,6 +1,6 @@
-"""The keys of a configuration for --help: what each means, its type and its default.
+"""The keys of a configuration for --help: the meaning, type and default of each.
 
-The meanings stand in the `Attributes:` of the dataclasses' docstrings, so that they are written once.
+The meanings are read from `Attributes:` in the dataclasses' docstrings, so they are written only once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDTH = 120
 
 
 def meanings(cls: type) -> dict[str, str]:
-    """What each field of a dataclass means: the `Attributes:` of its docstring, each in one line."""
+    """The meaning of each field of a dataclass, in one line: the `Attributes:` of its docstring."""
     _, _, listed = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
     texts: dict[str, str] = {}
     name = ""
@@ -39,8 +39,8 @@ def key_lines(sections: dict[str, type], shown: tuple[str, ...] = ()) -> list[st
     """The keys of sections, each with its type, default and meaning, in lines of at most WIDTH columns.
 
     Args:
-        sections: dataclass by name; one without a name holds the whole configuration.
-        shown: names of the keys, or their beginnings that end with a dot; none: all of them.
+        sections: dataclass of each section by name; the one named "" is the whole configuration.
+        shown: names of keys, or beginnings of names that end with a dot; empty: all keys.
     """
     lines = []
     for section, cls in sections.items():
@@ -54,7 +54,7 @@ def key_lines(sections: dict[str, type], shown: tuple[str, ...] = ()) -> list[st
 
 
 def _keys(cls: type, prefix: str, defaults: Any) -> Iterator[tuple[str, Any, Any, str]]:
-    """Name, type, default and meaning of each key; `defaults` is an instance of `cls`, or None for the class's own."""
+    """Name, type, default and meaning of each key; `defaults` is an instance of `cls`, or None for its own."""
     hints = typing.get_type_hints(cls, include_extras=True)
     texts = meanings(cls)
     for field in dataclasses.fields(cls):

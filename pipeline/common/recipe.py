@@ -1,7 +1,7 @@
-"""The `preprocess` section of an experiment file: where videos are, what a stored frame is, where it goes.
+"""The `preprocess` section of an experiment file: where videos and shards are, and what a stored frame is.
 
-`Preprocess.fingerprint()` identifies what is stored: shards carry it, and the trainer refuses shards whose
-fingerprint differs from its own configuration's.
+`Preprocess.fingerprint()` identifies what is stored: each shard holds it, and training refuses shards whose fingerprint
+differs from its configuration's.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from pipeline.common.value_types import Fraction, NonNegativeInt, PathText, Posi
 SPLITS = ("train", "val", "test")
 FORMAT_VERSION = 3
 
-# What decides the bytes of a shard.  Where things live and how fast they are made does not.  A key that comes later
-# stands in the second list: at its default it changes nothing, so stores that were written before it keep their
-# fingerprint.
+# Keys that decide the bytes of a shard; folders and numbers of processes do not.  A key that is added later goes into
+# the second list: at its default it is not part of the fingerprint, so existing stores keep theirs.
 _STORED_KEYS = (
     "dataset", "height", "width", "interpolation", "fps", "codec", "jpeg_quality", "videos_per_shard", "seed",
 )  # fmt: skip
@@ -28,29 +27,29 @@ _LATER_STORED_KEYS: tuple[str, ...] = ()
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The offline stage's settings.
+    """The settings of preprocessing.
 
     Attributes:
-        dataset: name of the ledgers' folder under `manifests`.
+        dataset: name of the dataset, and of its folder of ledgers in `preprocess.manifests`.
         data_root: folder of videos (train/ val/ test/, flat or one folder per class); empty: not set.
-        labels: label CSV files; null: those found in `data_root`.
+        labels: label CSV files; null: those found in `preprocess.data_root`.
         manifests: folder of ledgers, `<manifests>/<dataset>/<split>.csv`.
         store: folder of shards.
-        height: stored frame height in pixels.
-        width: stored frame width in pixels.
-        interpolation: bilinear (torchvision's preset, not antialiased), area (zjut_mindvideo's, cv2.INTER_AREA) or
-            bicubic.
-        fps: stored frames per second, or `source` to keep every frame; stored frame k is source frame
-            floor(k * source_fps / fps), torchvision's resampling.
-        codec: raw (uint8 RGB) or jpeg (one JPEG a frame).
-        jpeg_quality: 1..100, with codec jpeg.
-        videos_per_shard: rows of a ledger per shard.
-        seed: of the global permutation of videos over shards, so that every shard mixes classes.
-        jobs: shards written at once on this machine; -1: one for each core.
-        engine: what writes the shards: local (this machine) or dask (the workers of a cluster).
-        scheduler: address of the cluster's scheduler, such as tcp://head:8786, with engine dask.
-        video_timeout_s: seconds a video may take to decode before it is given up as `timeout`.
-        max_bad_fraction: fraction of undecodable videos above which a run ends with exit code 3.
+        height: height of a stored frame in pixels.
+        width: width of a stored frame in pixels.
+        interpolation: how frames are resized: bilinear as in torchvision (not antialiased), area as in zjut_mindvideo
+            (cv2.INTER_AREA), or bicubic.
+        fps: stored frames per second; `source`: every frame of the video.  Stored frame k is source frame
+            floor(k * source_fps / fps), as in torchvision.
+        codec: how a frame is stored: raw (uint8 RGB) or jpeg (one JPEG per frame).
+        jpeg_quality: quality of each JPEG, with codec jpeg.
+        videos_per_shard: number of videos in a shard.
+        seed: random seed of the order in which videos are spread over shards, so that each shard mixes classes.
+        jobs: shards written at the same time on this machine; -1: one for each core.
+        engine: what writes the shards: local: this machine; dask: the workers of a Dask cluster.
+        scheduler: address of the Dask cluster's scheduler, such as tcp://head:8786, with engine dask.
+        video_timeout_s: seconds one video may take to decode; a video that takes longer gets the status `timeout`.
+        max_bad_fraction: fraction of videos that may be undecodable; above it a run ends with exit code 3.
     """
 
     dataset: str = "kinetics400"
@@ -79,7 +78,7 @@ class Preprocess:
         if self.jobs == 0:
             raise ValueError("jobs: got 0, expected -1 (one for each core) or at least 1")
         if self.engine == "dask" and not self.scheduler:
-            raise ValueError("scheduler: got '', expected the address of one (tcp://host:8786) with engine dask")
+            raise ValueError("scheduler: got '', expected its address (tcp://host:8786) with engine dask")
 
     def stored(self) -> dict[str, Any]:
         """The settings that decide the bytes of a shard, as JSON-able values."""
@@ -104,7 +103,7 @@ _DEFAULTS = {field.name: default_of(field) for field in fields(Preprocess)}
 
 
 def adopt_data_root(document: Document) -> None:
-    """Fill `preprocess.data_root` from `data_loader.train.dataset.path`, all that zjut_mindvideo's files have."""
+    """Fill `preprocess.data_root` from `data_loader.train.dataset.path`, where zjut_mindvideo's files have it."""
     document.copy_key(("data_loader", "train", "dataset", "path"), "preprocess", "data_root")
 
 
@@ -119,9 +118,9 @@ def load(document: Document) -> Preprocess:
 
 
 def differences(ours: str, theirs: str) -> str:
-    """How two recipes (canonical JSON) differ, in words: `fps: 15.0 here, 30.0 there; ...`.
+    """How two recipes (canonical JSON) differ, for a message: `fps: 15.0 here, 30.0 there; ...`.
 
-    A key that one of them lacks has its default there.
+    A key that is missing in one of them has its default there.
     """
     mine, other = ({**_DEFAULTS, **json.loads(text)} for text in (ours, theirs))
     keys = [key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key)]

@@ -1,9 +1,8 @@
-"""One YAML file to frozen dataclasses, strictly.
+"""Turns an experiment file (YAML) and overrides into frozen dataclasses, strictly, for every command.
 
-Every command reads one experiment file.  A section is a frozen dataclass: its annotations say what a value
-may be, and `build` turns the YAML mapping into it.  Nothing is guessed: an unknown, mistyped or out-of-range
-key is an error naming file, line, section, key and the nearest valid key, and all errors are reported at once.
-An override of the command line stays as typed until the type of its key is known.
+A section is a frozen dataclass whose annotations give the allowed values; `build` makes it from the YAML mapping.
+Nothing is guessed: an unknown, mistyped or out-of-range key is an error that names file, line, key and the nearest
+valid key, and all errors are reported at once.  An override keeps its text until the type of its key is known.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ SECTIONS = (
 )  # fmt: skip
 
 MAX_ERRORS = 20
-"""Errors that are listed; of more, only the number is."""
+"""Errors that are listed; all further ones are only counted."""
 
 
 class Document:
-    """An experiment file as read: its values, and the line each key stands on.
+    """An experiment file as read: its values and the line of each key.
 
     Attributes:
         path: the YAML file, or None when there is none.
-        values: the nested mapping; an override in it is `Typed`.
+        values: the nested mapping; overrides in it are `Typed`.
 
     Raises:
         SettingsError: the file is missing, is not a YAML mapping, repeats a key or has an unknown section.
@@ -58,7 +57,7 @@ class Document:
         errors.raise_any()
 
     def where(self, key: tuple[str, ...]) -> str:
-        """`file:line: section.key`, for error messages; of a key that is absent, its closest parent's line."""
+        """`file:line: section.key`, for error messages; a missing key has the line of its closest parent."""
         for length in range(len(key), 0, -1):
             line = self._lines.get(key[:length], "")
             if line == f"--{dotted(key)}":
@@ -68,7 +67,7 @@ class Document:
         return f"{self.path or 'defaults'}: {dotted(key)}" if key else str(self.path or "defaults")
 
     def copy_key(self, source: tuple[str, ...], section: str, name: str) -> None:
-        """Give `section.name` the text that the key `source` has, if it has one and `section.name` is not given."""
+        """Copy the text of the key `source`, if it has one, to `section.name`, unless that is given."""
         value: Any = self.values
         for word in source:
             value = value.get(word) if isinstance(value, dict) else None
@@ -82,7 +81,7 @@ class Document:
         *parents, leaf = name.split(".")
         node = self.values
         for depth, parent in enumerate(parents):
-            if node.get(parent) is None:  # absent, or a section left empty
+            if node.get(parent) is None:  # missing, or a section without keys
                 node[parent] = {}
             if isinstance(node[parent], Typed):  # --preprocess={...} and then --preprocess.fps=3
                 node[parent] = parsed(node[parent])
@@ -94,7 +93,7 @@ class Document:
 
 
 class Errors:
-    """What is wrong with a configuration; only the first MAX_ERRORS are put into words, however many there are."""
+    """The errors of a configuration; messages are made for the first MAX_ERRORS only."""
 
     def __init__(self, document: Document) -> None:
         self.count = 0
@@ -102,13 +101,13 @@ class Errors:
         self._lines: list[str] = []
 
     def add(self, key: tuple[str, ...], words: str, word: str = "", allowed: Collection[str] = ()) -> None:
-        """Note one more error.
+        """Add an error.
 
         Args:
-            key: where it is.
-            words: what is wrong there.
-            word: what was got, to be compared with what is allowed.
-            allowed: the words that may stand there; none: it may be no word.
+            key: the key that is wrong.
+            words: what is wrong.
+            word: the word that was given, for the nearest allowed one.
+            allowed: the allowed words, if the key takes words.
         """
         self.count += 1
         if self.count <= MAX_ERRORS:
@@ -116,10 +115,10 @@ class Errors:
             self._lines.append(f"{self._document.where(key)}: {words}{near}")
 
     def raise_any(self) -> None:
-        """Raise them all.
+        """Raise all errors as one.
 
         Raises:
-            SettingsError: there is at least one.
+            SettingsError: there is at least one error.
         """
         if self.count:
             more = [f"and {self.count - MAX_ERRORS:,} more"] if self.count > MAX_ERRORS else []
@@ -141,8 +140,8 @@ def build(cls: type[T], document: Document, section: str = "") -> T:
 
 
 def nearest(word: str, allowed: Collection[str]) -> str:
-    """`; nearest valid: x`, for the end of an error message; the whole list when nothing is near."""
-    import difflib  # 5 ms, and only errors need it
+    """`; nearest valid: x`, for the end of an error message; the whole list if none is near."""
+    import difflib  # takes 5 ms, and only errors need it
 
     close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
     return f"; nearest valid: {close[0]}" if close else f"; valid: {', '.join(allowed)}"
@@ -165,7 +164,7 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
 def _dataclass(
     cls: type[T], values: Any, key: tuple[str, ...], document: Document, errors: Errors, defaults: T | None = None
 ) -> T:
-    """A section; `defaults` is the instance whose values the keys that are not given have, instead of the class's."""
+    """A section; keys that are not given get their values from `defaults`, or else the defaults of the class."""
     values = parsed(values) if isinstance(values, Typed) else values
     if values is None:
         values = {}
@@ -194,13 +193,13 @@ def _dataclass(
         return typing.cast(T, None)
     try:
         return cls(**arguments)
-    except ValueError as error:  # what __post_init__ says of keys that do not go together
+    except ValueError as error:  # from __post_init__: keys that contradict each other
         errors.add(key, str(error))
         return typing.cast(T, None)
 
 
 def _value(hint: Any, value: Any, key: tuple[str, ...], document: Document, errors: Errors) -> Any:
-    """A value as the type `hint`, or an error; each item of a list has errors of its own."""
+    """A value as the type `hint`, or an error; each item of a list can have its own error."""
     if dataclasses.is_dataclass(hint):
         return _dataclass(typing.cast(type, hint), value, key, document, errors)
     if isinstance(value, Typed) and not takes_text(hint):

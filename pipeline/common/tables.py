@@ -1,6 +1,6 @@
-"""Checks label CSVs and ledgers for their user: every bad value of every row, in one report.
+"""Checks label CSVs and ledgers: one report lists every bad value of every row.
 
-pandera runs all rules over all rows (`lazy`) before anything is reported.
+pandera checks all rules on all rows (`lazy`) before anything is reported.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pipeline.common.files import replacing
 if TYPE_CHECKING:
     import pandera.pandas as pa
 
-OUTSIDE = r"^/|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)"  # of data_root: absolute, a drive, or upwards
-_SHOWN = 1000  # bad values printed; `--json` gives all of them
+OUTSIDE = r"^/|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)"  # paths outside data_root: absolute, with a drive, or with `..`
+_SHOWN = 1000  # bad values that are printed; --json prints all
 
 
 class BadValue(NamedTuple):
@@ -30,7 +30,7 @@ class BadValue(NamedTuple):
         file: the table's file.
         row: its line in that file; the header is line 1.
         column: name of the column, or of several.
-        value: the value found.
+        value: the value in the file.
         rule: what was expected.
     """
 
@@ -45,12 +45,12 @@ class BadValue(NamedTuple):
 
 
 class InputError(UserError):
-    """Label files, ledgers, videos or shards are missing, malformed or contradict each other.
+    """Label files, ledgers, videos or shards that are missing, malformed or contradict each other.
 
     Attributes:
         message: what is wrong, in one line.
         details: further lines.
-        bad_values: every bad value, sorted, when the error is about values.
+        bad_values: every bad value, sorted, if the error is about values.
     """
 
     def __init__(self, message: str, bad_values: Iterable[BadValue] = (), details: Iterable[str] = ()) -> None:
@@ -67,7 +67,7 @@ def collect(schema: pa.DataFrameSchema, table: pd.DataFrame, file: str, rows: Se
     """Every value of `table` that breaks a rule of `schema`.
 
     Args:
-        schema: the `error` of each of its checks says what was expected.
+        schema: its rules; the `error` of each check is what was expected.
         table: any table; its index is ignored.
         file: name of the table's file, for the report.
         rows: line of each row of `table` in that file.
@@ -91,7 +91,7 @@ def collect(schema: pa.DataFrameSchema, table: pd.DataFrame, file: str, rows: Se
 
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
-    """`table` with index 0..n-1 and its text as plain Python objects: pandas is several times as fast on them."""
+    """`table` with index 0..n-1 and texts as plain Python objects, on which pandas is several times as fast."""
     columns = {}
     for name in table.columns:
         column = table[name]
@@ -103,7 +103,7 @@ def plain(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rule(check: str) -> str:
-    """What a check of pandera expects; our checks say it themselves, and are returned as they are."""
+    """What a check of pandera expects, in words; the text of our own checks is returned unchanged."""
     for word, rule in {
         "not_nullable": "a value",
         "field_uniqueness": "a value that no other row has",
@@ -114,16 +114,16 @@ def _rule(check: str) -> str:
 
 
 def expect(rule: str, test: Callable[[pd.Series], pd.Series]) -> pa.Check:
-    """A vectorised check; `rule` says what was expected.  Tables have no nulls, so pandera need not look for any."""
+    """A check of a whole column; `rule` is what was expected.  Tables have no nulls, so pandera looks for none."""
     import pandera.pandas as pa
 
     return pa.Check(test, error=rule, ignore_na=False)
 
 
 def inside(path: pd.Series) -> pd.Series:
-    """Which paths stay in data_root."""
+    """Which paths are inside data_root."""
     joined = "\n".join(["", *path.tolist()])
-    if not any(part in joined for part in ("\n/", "..", ":", "\\")):  # nearly always, and fast
+    if not any(part in joined for part in ("\n/", "..", ":", "\\")):  # nearly always true, and fast
         return pd.Series(True, index=path.index)
     return ~path.str.contains(OUTSIDE)
 
@@ -132,12 +132,12 @@ def list_of(values: Iterable) -> list:
     """A column as Python values, fast."""
     if not isinstance(values, pd.Series):
         return list(values)
-    # The tolist of a text column would look for missing values first.
+    # tolist of a text column would look for missing values first.
     return (values if pd.api.types.is_numeric_dtype(values) else values.to_numpy(object)).tolist()
 
 
 def full_matches(pattern: str, column: pd.Series) -> pd.Series:
-    """Which texts match all of `pattern`; first one search over all texts at once, since nearly always all match."""
+    """Which texts match `pattern` completely; all texts are searched at once first, since nearly always all match."""
     texts = column.tolist()
     joined = "\n".join(texts)
     if joined.count("\n") == len(texts) - 1 and not re.search(rf"(?m)^(?!(?:{pattern})$)", joined):
@@ -147,10 +147,10 @@ def full_matches(pattern: str, column: pd.Series) -> pd.Series:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write any table as CSV, atomically; its folder is made if need be.
+    """Write any table as CSV, atomically; its folder is made if it is missing.
 
     Raises:
-        OSError: it cannot be written; an earlier file is as it was.
+        OSError: it cannot be written; an existing file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:

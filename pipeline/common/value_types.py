@@ -1,6 +1,6 @@
-"""What a value may be, and how a value of a file or of the command line becomes one.
+"""The types of configuration keys, and the conversion of a file's or an override's value to them.
 
-The annotations of a section's fields say it: numbers with a Range, Literals, PathText, tuples and unions of them.
+The annotations of a section's fields are numbers with a Range, Literals, PathText, and tuples and unions of these.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ PathText = Annotated[str, PathMark()]
 
 
 class Typed(str):
-    """The text of an override; what it means depends on the type of its key."""
+    """The text of an override; the type of its key decides what it means."""
 
 
 def type_name(hint: Any) -> str:
-    """A type as a user would say it."""
+    """A type in plain words, for messages and --help."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint == PathText:
         return "path"
@@ -61,8 +61,8 @@ def type_name(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " | ".join(type_name(argument) for argument in arguments)
     if origin is tuple:
-        inner = f"{type_name(arguments[0])}, ..." if arguments[-1] is ... else ", ".join(map(type_name, arguments))
-        return f"[{inner}]"
+        item = type_name(arguments[0])
+        return f"[{item}, ...]" if arguments[-1] is ... else f"[{len(arguments)} x {item}]"  # all items have one type
     if dataclasses.is_dataclass(hint):
         return f"{{{', '.join(field.name for field in dataclasses.fields(hint))}}}"
     words = {"NoneType": "null", "str": "text", "int": "whole number", "float": "number", "bool": "true | false"}
@@ -70,14 +70,14 @@ def type_name(hint: Any) -> str:
 
 
 class MisfitError(Exception):
-    """A value that is not of a type; with what was expected, where that is more than the type's name."""
+    """A value that does not fit a type; its text is what was expected, or empty if the type's name is enough."""
 
 
 def converted_to(hint: Any, value: Any) -> Any:
-    """`value` as the type `hint`.  YAML 1.1 reads 1e-4 as text, so numbers in text count as numbers.
+    """`value` as the type `hint`.  YAML 1.1 reads 1e-4 as text, so a text that is a number counts as a number.
 
     Raises:
-        MisfitError: it is of another type.
+        MisfitError: it has another type.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
@@ -122,14 +122,14 @@ def converted_to(hint: Any, value: Any) -> Any:
 
 
 def takes_text(hint: Any) -> bool:
-    """Whether an override of a key of this type may be text as typed, or texts."""
+    """Whether a key of this type takes text or a list of texts, so that an override is used as typed."""
     if typing.get_origin(hint) is Literal:
         return any(isinstance(choice, str) for choice in typing.get_args(hint))
     return hint is str or any(takes_text(argument) for argument in typing.get_args(hint))
 
 
 def parsed(text: Typed) -> Any:
-    """What an override means as YAML; nothing is the empty text, and what is no YAML stays as typed."""
+    """An override read as YAML; an empty one is the empty text, and one that is not YAML stays as typed."""
     from pipeline.common.yaml_file import YamlError, parse_value
 
     try:
@@ -139,7 +139,7 @@ def parsed(text: Typed) -> Any:
 
 
 def _items(arguments: tuple[Any, ...], text: Typed) -> Any:
-    """The items of an override that is a list; of a list of texts they are as written, and any other text is one."""
+    """The items of an override of a list; texts stay as typed, and a text that is no list is the only item."""
     from pipeline.common.yaml_file import YamlError, parse_value
 
     if not takes_text(arguments[0]):
@@ -159,10 +159,10 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 
 
 def _expanded(path: str) -> str:
-    """A path of a YAML file with the user's home folder and environment variables put in.
+    """A path of a YAML file with `~` and environment variables replaced by their values.
 
     Raises:
-        MisfitError: naming a variable that is not set.
+        MisfitError: a variable is not set; the text names it.
     """
 
     def value_of(match: re.Match[str]) -> str:
@@ -175,7 +175,7 @@ def _expanded(path: str) -> str:
 
 
 def choices(hint: Any) -> list[str]:
-    """The words a value may be, for the nearest-word hint."""
+    """The words a value may be, to find the nearest."""
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         return [str(choice) for choice in arguments]

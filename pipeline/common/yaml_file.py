@@ -1,8 +1,8 @@
-"""YAML text to mappings, lists, texts, numbers, booleans and null, with the line of each key.
+"""Reads YAML as mappings, lists, texts, numbers, booleans and null, with the line of each key.
 
-The file may be anybody's, so reading is bounded: its size, its nesting, and what its aliases expand to.  Values are
-made from the parser's events and not by YAML's constructors, so no tag makes an object and a date stays text.  Only
-what reads a file imports this module: yaml takes 15 ms to load, which each decoder process would pay for.
+The file may come from a stranger, so its size, its nesting and the number of its values after aliases are limited.
+Values are made from the parser's events, not by YAML's constructors, so a tag cannot make an object and a date stays
+text.  Import this module only to read a file: yaml takes 15 ms to load, in each decoder process too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_DEPTH = 50
 MAX_VALUES = 100_000
 """Values of a document after its aliases are expanded; a file of MAX_BYTES without aliases has fewer."""
 
-_LONGEST_NUMBER = 100  # characters; Python refuses to read or print whole numbers of some thousand digits
+_LONGEST_NUMBER = 100  # characters; Python does not read or print whole numbers with thousands of digits
 _TAG = "tag:yaml.org,2002:"
 _RESOLVER = yaml.resolver.Resolver()
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -33,10 +33,10 @@ Lines = dict[tuple[str, ...], int]
 
 
 class YamlError(ValueError):
-    """Text that is no YAML, or YAML that is refused.
+    """Text that is not YAML, or YAML that is refused.
 
     Attributes:
-        line: where, from 1; 0 where it is not known.
+        line: its line, from 1; 0 if it is not known.
     """
 
     def __init__(self, message: str, line: int = 0) -> None:
@@ -45,11 +45,11 @@ class YamlError(ValueError):
 
 
 class RepeatedKeyError(YamlError):
-    """A mapping that has a key twice."""
+    """A mapping with a repeated key."""
 
 
 class _Node(NamedTuple):
-    """A value with what is below it; one that has an anchor stands in several places."""
+    """A value with all values inside it; one with an anchor can be used in several places."""
 
     line: int
     value: Any  # a scalar, a list of _Node, or a dict of key -> (line of the key, _Node)
@@ -59,15 +59,15 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], Lines]:
     """The mapping in a YAML file, and the line of each key; a list's items have the keys "0", "1", ...
 
     Raises:
-        SettingsError: the file is missing, is no regular file, is too large, or is not a YAML mapping.
+        SettingsError: the file is missing, not a regular file, too large, or not a YAML mapping.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait forever
             raise SettingsError(f"{path}: expected a configuration file (-c FILE), got a folder, a pipe or a device")
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise SettingsError(f"{path}: no such configuration file (give one with -c FILE)") from None
+        raise SettingsError(f"{path}: no such configuration file (give another with -c FILE)") from None
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     if len(content) > MAX_BYTES:
@@ -88,14 +88,14 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], Lines]:
 
 
 def parse_value(text: str, *, as_texts: bool = False) -> Any:
-    """The value that a YAML text has.
+    """The value of a YAML text.
 
     Args:
         text: such as `[1, 2]`.
-        as_texts: scalars stay as they are written.
+        as_texts: keep scalars as they are written.
 
     Raises:
-        YamlError: it is no YAML, or is refused.
+        YamlError: it is not YAML, or is refused.
     """
     return _Expansion({}).plain(_Reader(str(text), as_texts=as_texts).document(), (), 0)
 
@@ -108,7 +108,7 @@ def _decoded(content: bytes) -> str:
 
 
 class _Reader:
-    """Makes nodes of one text's events."""
+    """Makes nodes from the parser's events of one text."""
 
     def __init__(self, text: str, *, as_texts: bool = False) -> None:
         self._events = _events(text)
@@ -117,10 +117,10 @@ class _Reader:
         self._num_merged = 0
 
     def document(self) -> _Node:
-        """The one document; null when there is none.
+        """The only document; null if there is none.
 
         Raises:
-            YamlError: it is no YAML, or is refused.
+            YamlError: it is not YAML, or is refused.
         """
         root = _Node(1, None)
         for number, event in enumerate(event for event in self._events if isinstance(event, yaml.DocumentStartEvent)):
@@ -164,10 +164,10 @@ class _Reader:
             line = event.start_mark.line + 1
             if not isinstance(event, yaml.ScalarEvent):
                 raise YamlError("expected a word as a key, got a list, a mapping or an alias", line)
-            name = event.value  # always text: YAML 1.1 takes `on`, `no` and 1 for values
+            name = event.value  # always text, though YAML 1.1 reads `on`, `no` and 1 as values
             value = self._node(next(self._events), (*key, name), depth + 1)
             if name == "<<" and event.implicit[0]:
-                # A mapping's own keys come before merged ones, and of those the first.
+                # A mapping's own keys win over merged ones, and the first merged mapping over later ones.
                 for source in reversed(value.value if isinstance(value.value, list) else [value]):
                     if not isinstance(source.value, dict):
                         raise YamlError("<<: expected a mapping or a list of mappings", line)
@@ -183,17 +183,17 @@ class _Reader:
 
 
 class _Expansion:
-    """Nodes to plain values; notes the line of each key, and counts, since an alias takes few bytes for many values."""
+    """Turns nodes into plain values with the line of each key; counts them, as an alias of few bytes repeats many."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
         self._count = 0
 
     def plain(self, node: _Node, key: tuple[str, ...], depth: int) -> Any:
-        """The value of a node and of all below it.
+        """The value of a node and of all nodes inside it.
 
         Raises:
-            YamlError: there are too many, or they are nested too deeply.
+            YamlError: there are too many values, or they are nested too deeply.
         """
         self._count += 1
         if self._count > MAX_VALUES or depth > MAX_DEPTH:
@@ -215,14 +215,14 @@ class _Expansion:
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
-    """The parser's events, its errors in one line; libyaml's parser does not recurse."""
+    """The parser's events; its errors become one line.  libyaml's parser does not recurse."""
     try:
         yield from yaml.parse(text, Loader=_PARSER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         words = " ".join(word for word in (error.problem, error.context) if word)
         raise YamlError(words, mark.line + 1 if mark else 0) from None
-    except yaml.YAMLError as error:  # characters that no YAML may hold
+    except yaml.YAMLError as error:  # characters that YAML does not allow
         raise YamlError(" ".join(str(error).split())) from None
 
 
@@ -232,9 +232,9 @@ def _refuse_tag(event: yaml.Event, kind: str) -> None:
 
 
 def _scalar(event: yaml.ScalarEvent) -> Any:
-    """Text, number, boolean or null; what YAML takes for a date is text."""
+    """Text, number, boolean or null; a date is text."""
     text, tag = event.value, event.tag
-    if tag in ("!", _TAG + "str") or (tag is None and not event.implicit[0]):  # quoted, mostly
+    if tag in ("!", _TAG + "str") or (tag is None and not event.implicit[0]):  # usually quoted
         return text
     meant = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False)) if len(text) <= _LONGEST_NUMBER else _TAG + "str"
     if tag == _TAG + "float" and meant == _TAG + "int":
@@ -251,6 +251,6 @@ def _scalar(event: yaml.ScalarEvent) -> Any:
             return SafeConstructor().construct_yaml_int(node)
         if meant == _TAG + "float":
             return SafeConstructor().construct_yaml_float(node)
-    except ValueError:  # such as 0x_, which YAML takes for a number
+    except ValueError:  # such as 0x_, which YAML reads as a number
         return text
     return text

@@ -23,7 +23,7 @@ def decode_video(
     Args:
         path: the video.
         settings: the recipe.
-        allocate: gives memory for the frames when their number is known beforehand.
+        allocate: gives memory for the frames if their number is known before decoding.
         with_decord: whether to try decord first; False if it crashed or hung on this file.
 
     Raises:

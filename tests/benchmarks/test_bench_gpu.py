@@ -1,4 +1,4 @@
-"""The GPU benchmark, as far as a CPU can run it."""
+"""The parts of the GPU benchmark that a CPU can run."""
 
 import importlib
 import json

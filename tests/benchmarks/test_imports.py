@@ -1,4 +1,4 @@
-"""What each benchmark imports of this project is still there, so that a rename does not break it unseen."""
+"""Everything that benchmarks import of this project exists, so that a rename cannot break them unnoticed."""
 
 import ast
 import importlib.util

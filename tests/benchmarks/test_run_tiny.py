@@ -1,4 +1,4 @@
-"""Every benchmark runs once at its smallest size, so that none is found broken on the day its figures are needed."""
+"""Every benchmark runs once at its smallest size, so that it still works when its numbers are needed."""
 
 import re
 import shutil

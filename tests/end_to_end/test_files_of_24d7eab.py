@@ -1,4 +1,4 @@
-"""Stores, ledgers, runs and weights that an earlier version wrote stay usable: tests/resources/made_by_24d7eab."""
+"""Stores, ledgers, runs and weights of an earlier version are still usable (tests/resources/made_by_24d7eab)."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What the READMEs promise: their links, verbs, keys and commands exist, and they stay short."""
+"""The READMEs are true and short: the links, verbs, keys and commands in them exist."""
 
 import argparse
 import dataclasses
@@ -28,12 +28,12 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 VERBS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.M))
 VARIABLES = set(re.findall(r"^([A-Z]+)\s*\?=", MAKEFILE, re.M))
 CODE = [path for top in ("pipeline", "model", "train", "tests") for path in ROOT.glob(f"{top}/**/*.py")]
-ENDINGS = {"py", "csv", "log", "yaml", "json"}  # of files, whose names look like keys
+ENDINGS = {"py", "csv", "log", "yaml", "json"}  # endings of files, whose names look like keys
 FOREIGN = {"--nthreads"}  # of Dask
 
 
 class Parsed(Exception):  # noqa: N818  no error: the command has understood its words
-    """Raised where a command would begin to work."""
+    """Raised where a command would start its work."""
 
 
 def name_of(path: Path) -> str:
@@ -46,7 +46,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def spans(text: str) -> list[str]:
-    """Contents of the inline code, line ends as spaces."""
+    """Contents of the inline code, with line ends as spaces."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     return [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", prose)]
 
@@ -162,7 +162,7 @@ def test_modules_keys_and_flags_exist(path):
 
 @pytest.mark.parametrize("path", READMES, ids=name_of)
 def test_commands_are_understood(path, monkeypatch):
-    """What make would run is given to each command's own parser, up to the point where it would begin to work."""
+    """Each command's parser gets the words that make would give it; the command is stopped before it works."""
     clean = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}  # without the variables of `make test`
     parse, parse_args = cli.parse, argparse.ArgumentParser.parse_args
 
@@ -187,7 +187,7 @@ def test_commands_are_understood(path, monkeypatch):
             if not words or words[2].split(".")[0] not in ("pipeline", "train"):
                 continue
             module, argv = words[2], [str(CONFIGS / "r2plus1d18.yaml") if w == "mine.yaml" else w for w in words[3:]]
-            if module == "train.msrun":  # the words after its own are train.train's
+            if module == "train.msrun":  # the words after its own are for train.train
                 module, argv = "train.train", argv[4:]
             try:
                 importlib.import_module(module).main(argv)

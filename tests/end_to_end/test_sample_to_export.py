@@ -1,4 +1,4 @@
-"""The whole road on a tiny sample: videos, ledgers, shards, training, evaluation, inference, export."""
+"""All stages on a tiny sample: videos, ledgers, shards, training, evaluation, inference, export."""
 
 import csv
 import json
@@ -104,7 +104,7 @@ def test_forgotten_bad_video_is_decoded_again(words, store, folder, capsys):
     capsys.readouterr()
     assert preprocess.main(words) == EXIT_OK
     assert ", 1 of 7 shards written," in capsys.readouterr().out
-    assert path.read_bytes() == before  # the file is as bad as it was
+    assert path.read_bytes() == before  # the file is still bad
 
 
 def test_a_run_leaves_what_it_should(run):

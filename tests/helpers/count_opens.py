@@ -1,4 +1,4 @@
-"""Counts how often shards are opened: their seals compared, and libhdf5 asked."""
+"""Counts how often shards are opened, both by the comparison of their seals and by libhdf5."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.shards import hdf5
 
 
 def count_opens(patch: pytest.MonkeyPatch) -> Counter[str]:
-    """From now on: the number of openings by file name; of a shard that is being written, by its final name."""
+    """Number of openings per file name, from now on; a shard that is being written has its final name."""
     opened: Counter[str] = Counter()
     lock = threading.Lock()
     check, file_class = hdf5.check, hdf5.h5py.File
@@ -38,5 +38,5 @@ def count_opens(patch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def once_each(names: list[str]) -> dict[str, int]:
-    """What `count_opens` gives when each of these shards is opened once."""
+    """The result of `count_opens` if each of these shards is opened once."""
     return {key: 1 for name in names for key in (name, f"by libhdf5: {name}")}

@@ -1,4 +1,4 @@
-"""A decoder process that fails in every way a decoder can; the video's name says how.  Run by test_process.py."""
+"""A decoder process that fails in every possible way; the video's name chooses which.  Run by test_process.py."""
 
 import ctypes
 import os
@@ -32,20 +32,20 @@ def decode_hostile(path, settings, _allocate, with_decord):
         raise DecodeError("unreadable", "no good")
     elif how == "memory":
         np.empty(1 << 40, np.uint8)
-    elif how == "spin":  # in C, holding the interpreter's lock: no Python thread could stop it
+    elif how == "spin":  # in C, with the interpreter's lock: no Python thread could stop it
         signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
         ctypes.PyDLL(None).usleep(600_000_000)
     elif how == "slow":
         if not with_decord:
             raise DecodeError("unreadable", "was called too slow")
-        for _ in range(40):  # and not in one go, which would go on while the process is stopped
+        for _ in range(40):  # in short sleeps: a long one would continue while the process is stopped
             time.sleep(0.02)
     elif how == "sleep":
         time.sleep(600)
     elif how == "print":
         print("noise on stdout")
         os.write(1, b"more noise\n")
-    elif how == "killed":  # as by the kernel, for want of memory
+    elif how == "killed":  # as the kernel does when memory is full
         os.kill(os.getpid(), signal.SIGKILL)
     elif how == "oncekilled":
         mark = Path(path).with_suffix(".mark")

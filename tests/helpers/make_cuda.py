@@ -1,8 +1,8 @@
-"""Stand-ins for NVIDIA's libraries that MindSpore's GPU plug-in loads with, and compiles graphs with, on no card."""
+"""Fake versions of the NVIDIA libraries with which MindSpore's GPU plug-in loads and compiles graphs without a card."""
 
-# Each function that the plug-in of the installed MindSpore asks for is there and does nothing: memory is the host's, a
-# handle is some of it, a size is 256 bytes.  So MindSpore chooses its kernels, checks their types and shapes and fuses
-# operators as on a card; nothing can be computed.  With STUB_LOG the calls that tests look at are printed on stderr.
+# Each function that the plug-in of the installed MindSpore needs exists and does nothing: memory is the host's, a
+# handle is a piece of it, a size is 256 bytes.  So MindSpore chooses its kernels, checks their types and shapes and
+# fuses operators as on a card; nothing can be computed.  With STUB_LOG the calls that tests check go to stderr.
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COMMON = r"""
 static void *memory(size_t bytes) { return aligned_alloc(512, (bytes + 511) / 512 * 512); }
 """
 
-# By pattern of the name: what is not `int f(void) { return 0; }`.
+# Functions that are not `int f(void) { return 0; }`, by pattern of their name.
 _FUNCTIONS = (
     ("cudaGetDeviceCount", "int {0}(int *count) {{ *count = 1; return 0; }}"),
     # cudaDeviceProp of CUDA 11: the name, total memory, warp size, largest block, compute capability 8.0.
@@ -39,7 +39,7 @@ _FUNCTIONS = (
     ("cudaMemset|cudaMemsetAsync", "int {0}(void *p, int v, size_t bytes) {{ memset(p, v, bytes); return 0; }}"),
     (r"\w+Create\w*", "int {0}(void **handle) {{ *handle = memory(512); return 0; }}"),
     (r"\w+Get(ErrorString|ErrorName)", "const char *{0}(int code) {{ return \"stand-in\"; }}"),
-    # handle, four descriptors, asked for, given, cudnnConvolution*AlgoPerf_t
+    # handle, four descriptors, number requested, number returned, cudnnConvolution*AlgoPerf_t
     (r"cudnn(Find|Get)Convolution\w+Algorithm\w*", "int {0}(void *h, void *a, void *b, void *c, void *d, int asked,"
      " int *given, int *perf) {{ SAY(\"{0}\\n\"); memset(perf, 0, 40); *perf = 1; *given = 1; return 0; }}"),
     ("cudnnGet(Tensor|Filter)SizeInBytes", "int {0}(void *a, size_t *size) {{ *size = 256; return 0; }}"),
@@ -63,7 +63,7 @@ def _definition(name: str) -> str:
 
 
 def _asked_for() -> dict[str, set[str]]:
-    """Functions by library: what MindSpore's plug-in and its kernels leave undefined."""
+    """Functions by library that MindSpore's plug-in and its kernels need and do not define."""
     (folder,) = nvidia._folders("mindspore")
     names = [name for _, _, libraries in nvidia.LIBRARIES for name in libraries]
     found: dict[str, set[str]] = defaultdict(set)
@@ -77,7 +77,7 @@ def _asked_for() -> dict[str, set[str]]:
 
 
 def make_cuda(site: Path) -> None:
-    """Write every library of `gpu.LIBRARIES` where NVIDIA's wheels would put it."""
+    """Write every library of `nvidia.LIBRARIES` where NVIDIA's wheels would put it."""
     functions = _asked_for()
     for _, folder, names in nvidia.LIBRARIES:
         for name in names:

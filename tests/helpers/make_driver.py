@@ -1,7 +1,7 @@
-"""A stand-in for NVIDIA's driver, and for its libraries, so that finding them can be tested without a card."""
+"""A fake NVIDIA driver and fake libraries, so that the search for them can be tested without a card."""
 
-# The driver has as many cards as STUB_CARDS says (0: cuInit fails as the real one does) and runs the CUDA that
-# STUB_CUDA says (12040 for 12.4).  It has every function of the driver that MindSpore's plug-in asks for.
+# STUB_CARDS is the driver's number of cards (0: cuInit fails as the real one does), STUB_CUDA its version of CUDA
+# (12040 for 12.4).  It has every function of the driver that MindSpore's plug-in needs.
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ int cuStreamSynchronize(void) { return 999; }
 
 
 def compile_library(source: str, path: Path, version: str = "") -> None:
-    """Compile C into a shared library; with a version, its symbols are of that version."""
+    """Compile C into a shared library; with a version, its symbols have that version."""
     path.parent.mkdir(parents=True, exist_ok=True)
     command = ["cc", "-shared", "-fPIC", "-w", f"-Wl,-soname,{path.name}", "-xc", "-", "-o", str(path)]
     if version:
@@ -50,7 +50,7 @@ def make_driver(folder: Path) -> None:
 
 
 def make_libraries(site: Path) -> None:
-    """Write empty libraries where the wheels would put them; each says its name by `int loaded_<folder>()`.
+    """Write empty libraries where the wheels would put them; `int loaded_<folder>()` identifies each.
 
     The wheels have no `__init__.py`; with one, what is installed elsewhere does not count.
     """

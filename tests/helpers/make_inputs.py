@@ -1,4 +1,4 @@
-"""Small real videos and their pending ledger, for runs of `preprocess`; and the files that a run leaves."""
+"""Small real videos and their pending ledger for runs of `preprocess`, and the files that a run leaves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MISSING = (2,)
 
 
 def make_inputs(folder: Path, num_videos: int = 9, broken: int | None = 4, **changes: object) -> Preprocess:
-    """Small real videos, one of them missing and number `broken` no video, and their pending ledger."""
+    """Small real videos, one of them missing and number `broken` not a video, and their pending ledger."""
     settings = settings_for(folder, height=32, width=48, **{"jobs": 2, "max_bad_fraction": 0.5, **changes})
     table = make_ledger(num_videos, "train", MISSING)
     for number, path in enumerate(table["path"]):
@@ -40,14 +40,14 @@ def files(settings: Preprocess) -> dict[str, bytes]:
 
 
 def leftovers(settings: Preprocess) -> list[str]:
-    """Names of the files of an unfinished run that are still there."""
+    """Names of the files of an unfinished run that still exist."""
     kept = (".h5", ".csv")
     paths = [*Path(settings.store).glob("*"), *Path(settings.manifests).rglob("*.*")]
     return sorted(path.name for path in paths if path.suffix not in kept and path.name != ".lock")
 
 
 def moved(settings: Preprocess, folder: Path, **changes: object) -> Preprocess:
-    """The same inputs, with a fresh store and a copy of the ledgers."""
+    """The same inputs, with a new store and a copy of the ledgers."""
     shutil.copytree(Path(settings.manifests), folder / "manifests")
     paths = {"manifests": str(folder / "manifests"), "store": str(folder / "store")}
     return Preprocess(**{**settings.__dict__, **paths, **changes})

@@ -1,4 +1,4 @@
-"""A small Kinetics for tests: label files, empty videos, shards, and the ledgers of them."""
+"""A small Kinetics for tests: label files, empty videos, shards, and their ledgers."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipeline.shards.format import shard_name
 from pipeline.shards.store import Store, open_shard, outcomes_table
 from pipeline.shards.writer import ShardWriter
 
-# (label, youtube_id, start, end): labels that every copy of Kinetics writes differently, ids that look like options.
+# (label, youtube_id, start, end): with labels that copies of Kinetics write differently, and ids that look like flags.
 ROWS = [
     ("massaging person's head", "-aaaaaaaaaa", 1, 11),
     ("skiing (not slalom or crosscountry)", "1e100000000", 2, 12),

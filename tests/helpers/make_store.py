@@ -1,4 +1,4 @@
-"""A small store written without any video: ledgers and shards whose pixels say which frame of which video they are."""
+"""A small store made without videos: ledgers and shards whose pixels hold the numbers of frame and video."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def frames_of(number: int, num_frames: int, settings: Preprocess) -> NDArray[np.
 
 
 def make_ledger(num_videos: int, split: str, bad: tuple[int, ...] = ()) -> pd.DataFrame:
-    """A ledger of pending videos, label_id = number modulo 3; those in `bad` are missing."""
+    """A ledger of pending videos, label_id = number modulo 3; those in `bad` have the status missing."""
     table = pd.DataFrame({"youtube_id": [f"{split}{number:06d}xxxxx"[:11] for number in range(num_videos)]})
     numbers = np.arange(num_videos)
     table["time_start"], table["time_end"] = numbers, numbers + 10
@@ -64,7 +64,7 @@ def make_ledger(num_videos: int, split: str, bad: tuple[int, ...] = ()) -> pd.Da
 
 
 def add_frames(writer: ShardWriter, outcome: Outcome, frames: NDArray[np.uint8], settings: Preprocess) -> None:
-    """Store frames (T, height, width, 3), all shown equally long."""
+    """Store frames (T, height, width, 3), all shown for the same time."""
     writer.add(outcome, encode(frames, steady_times(np.arange(len(frames)), outcome.fps), settings))
 
 
@@ -95,7 +95,7 @@ def make_split(
 
 @contextlib.contextmanager
 def edited(path: Path) -> Iterator[h5py.File]:
-    """A shard's HDF5 file to be changed; it is sealed again afterwards, so that the change alone is found."""
+    """A shard's HDF5 file to be changed; it is sealed again afterwards, so that only the change is detected."""
     with h5py.File(path, "r+") as file:
         yield file
     with open(path, "r+b") as raw:
@@ -104,13 +104,13 @@ def edited(path: Path) -> Iterator[h5py.File]:
 
 
 def renumber(path: Path, version: int) -> None:
-    """Seal a shard as one of another format version."""
+    """Seal a shard with another format version."""
     with mock.patch.object(checksum, "FORMAT_VERSION", version), edited(path):
         pass
 
 
 def make_format_1(path: Path) -> None:
-    """What a shard looked like before there were seals."""
+    """A shard as it was before seals existed."""
     with open(path, "r+b") as raw:
         os.ftruncate(raw.fileno(), end(raw.fileno()))
     path.write_bytes(path.read_bytes().replace(f'"format_version":{FORMAT_VERSION}'.encode(), b'"format_version":1'))

@@ -1,4 +1,4 @@
-"""A training small enough for tests: a store of little clips, a network that compiles in a second, a configuration."""
+"""A training small enough for tests: a store of tiny clips, a network that compiles in a second, a configuration."""
 
 # Run as a program, it trains like `python -m train.train` and sends itself a signal in a chosen step:
 #
@@ -32,7 +32,7 @@ NORMALIZE = {"type": "VideoNormalize", "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2
 
 
 class TinyNetwork(nn.Cell):
-    """One convolution, one batch norm, one linear layer; compiles fast, and the trainer cannot tell."""
+    """One convolution, one batch norm, one linear layer; compiles fast, and the trainer sees no difference."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def write_config(folder: Path, **train_options: object) -> Path:
 
 
 def signalling(number: int, step: int, send: Callable[[Trainer, int], None]) -> Callable[..., float]:
-    """`Trainer._step`, but at the end of one step a signal is sent."""
+    """`Trainer._step`, but it sends a signal at the end of one step."""
     make_step = Trainer._step
 
     def step_and_signal(self: Trainer, *args: object) -> float:
@@ -94,14 +94,14 @@ def signalling(number: int, step: int, send: Callable[[Trainer, int], None]) -> 
 
 
 def to_the_waiting_thread(training: Trainer, number: int) -> None:
-    """For the process of the tests, whose older threads block no signals; returns when the signal is noted."""
+    """For the process of the tests, whose older threads block no signals; returns when the signal was received."""
     signal.pthread_kill(training.stop.thread.ident or 0, number)
     while training.stop.exit_code is None:
         time.sleep(0.001)
 
 
 def to_the_process(training: Trainer, number: int) -> None:
-    """As anyone else would, after a look whether every thread but the one that waits blocks SIGTERM and SIGINT."""
+    """Send it from outside, after a check that all threads except the waiting one block SIGTERM and SIGINT."""
     both = 1 << signal.SIGTERM - 1 | 1 << signal.SIGINT - 1
     for task in Path("/proc/self/task").iterdir():
         facts = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())

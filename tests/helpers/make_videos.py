@@ -1,4 +1,4 @@
-"""Small videos whose frame number can be read back from the pixels, for tests of everything that decodes."""
+"""Small videos whose frame numbers can be read from the pixels, for tests of everything that decodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _QUIET = {"libx265": {"x265-params": "log-level=none"}, "libx264": {"preset": "v
 
 
 def numbered_frame(number: int, size: tuple[int, int], rotate: int = 0) -> np.ndarray:
-    """A frame (H, W, 3) uint8 RGB that says its number in twelve black or white blocks, 2 rows of 6, over its
+    """A frame (H, W, 3) uint8 RGB that shows its number in twelve black or white blocks, 2 rows of 6, over its
     upper half; a coloured gradient that drifts with the number fills the lower half.
 
     Args:
@@ -79,7 +79,7 @@ def write_mp4(
         container_options: options of the muxer, such as {"movflags": "faststart"}.
         options: options of the encoder, such as {"g": "12", "bf": "3"}.
         first: number drawn on the first frame.
-        pixel_aspect: width over height of a pixel; None: not said.
+        pixel_aspect: width over height of a pixel; None: not in the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def _tone(output: av.container.OutputContainer, seconds: float = 1.0, rate: int 
 
 
 def turn(path: Path, quarters: int) -> Path:
-    """Write into an mp4's track header that players have to turn it clockwise by 1, 2 or 3 quarters."""
+    """Set the rotation in an mp4's track header: players turn it clockwise by 1, 2 or 3 quarters."""
     content = bytearray(path.read_bytes())
     matrix = content.index(b"tkhd") + 44
     one, minus = (1 << 16).to_bytes(4, "big"), (-1 << 16).to_bytes(4, "big", signed=True)
@@ -169,7 +169,7 @@ def write_changing_size(path: Path, codec: str) -> Path:
 
 
 def truncate(path: Path, fraction: float = 0.5) -> Path:
-    """Cut the end of a file off, as a broken download does."""
+    """Cut off the end of a file, as a broken download does."""
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * fraction)])
     return path

@@ -1,4 +1,4 @@
-"""Where things are in this repository."""
+"""Paths of this repository."""
 
 from pathlib import Path
 
@@ -6,4 +6,4 @@ ROOT = Path(__file__).resolve().parents[2]
 HELPERS = ROOT / "tests" / "helpers"
 RESOURCES = ROOT / "tests" / "resources"
 CONFIGS = ROOT / "train" / "configs"
-SHARED = ROOT.parent / "shared"  # real videos and label files, where a checkout has them
+SHARED = ROOT.parent / "shared"  # real videos and label files, if a checkout has them

@@ -1,4 +1,4 @@
-"""What root may do and others may not, so that tests of permissions hold whoever runs them."""
+"""Drops the extra rights of root, so that tests of permissions work for every user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 
 def give_up() -> None:
-    """As `preexec_fn` of a subprocess: the permissions of files hold for the program it runs, even as root."""
+    """For `preexec_fn` of a subprocess: its program must obey the permissions of files, even as root."""
     if os.geteuid() != 0:
         return
     prctl = ctypes.CDLL(None, use_errno=True).prctl

@@ -1,14 +1,14 @@
-"""Looks for the processes of a run in /proc, for tests that none outlives it."""
+"""Finds the processes of a run in /proc, for tests that no process stays behind."""
 
 import contextlib
 from pathlib import Path
 
 
 def processes_of(*words: str) -> list[int]:
-    """The ids of the processes whose command line holds all `words`."""
+    """The ids of the processes whose command line contains all `words`."""
     ids = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it has ended since
+        with contextlib.suppress(OSError):  # it has ended in the meantime
             line = entry.read_bytes()
             if all(word.encode() in line for word in words):
                 ids.append(int(entry.parent.name))

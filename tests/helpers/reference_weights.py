@@ -1,4 +1,4 @@
-"""Weights, clips and batches as functions of a name and a seed, so that torchvision's answers can be checked here."""
+"""Weights, clips and batches computed from a name and a seed, to compare results with torchvision's."""
 
 # `resources/parity_logits.npz` holds the logits of torchvision's r2plus1d_18 (float32, evaluation mode) for these
 # weights and clips, `resources/loss_curve.npz` the losses of 20 of its training steps.

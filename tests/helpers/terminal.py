@@ -1,10 +1,10 @@
-"""A stream that says it is a terminal, for tests of what people see while a command runs."""
+"""A stream that claims to be a terminal, for tests of what users see while a command runs."""
 
 import io
 
 
 class Terminal(io.StringIO):
-    """Text in memory, shown as to a person."""
+    """A text in memory that claims to be a terminal."""
 
     def isatty(self) -> bool:
         """True: progress bars are drawn."""

@@ -1,4 +1,4 @@
-"""Both layouts of a network against each other on the CPU, where model/channels_last.py moves the channels and back."""
+"""Both layouts of a network give the same results on the CPU, where model/channels_last.py only moves channels."""
 
 import re
 
@@ -23,7 +23,7 @@ NARROW = {"num_classes": 5, "stage_channels": (8, 8, 16, 16)}  # mid-planes 5, 1
 
 
 def network_of(layout: str, make=r2plus1d_18, **options):
-    """With weights that are functions of their names; no layout knows what another has drawn."""
+    """With weights computed from their names, so that they are the same in both layouts."""
     made = make(**{**NARROW, **options})
     values = {name: reference_weights.weight(name, tuple(p.shape)) for name, p in weights.parameters(made).items()}
     values |= {name: abs(value) + 0.5 for name, value in values.items() if name.endswith("variance")}
@@ -74,7 +74,7 @@ def test_midplanes_are_padded_to_multiples_of_eight():
 
 @pytest.fixture(scope="module", params=["graph", pytest.param("pynative", marks=pytest.mark.slow)])
 def steps(clips, request):
-    """Two training steps in each layout: gradients of the first, and what the network holds after the second."""
+    """Two training steps in each layout: gradients of the first, and weights and statistics after the second."""
     found, before = {}, ms.get_context("mode")
     ms.set_context(mode=ms.GRAPH_MODE if request.param == "graph" else ms.PYNATIVE_MODE)
     for layout in ("NCTHW", "NTHWC"):
@@ -107,7 +107,7 @@ def test_training_gives_same_weights_and_statistics(steps):
     for name in theirs[2]:
         assert tensors_close(ours[2][name], theirs[2][name], 3e-5), name
     before = {name: reference_weights.weight(name, p.shape) for name, p in ours[2].items() if "moving_mean" in name}
-    for name, value in before.items():  # frozen ones stay, the others have moved
+    for name, value in before.items():  # frozen ones are unchanged, the others are not
         assert np.array_equal(ours[2][name].asnumpy(), value) == name.startswith("stem"), name
 
 

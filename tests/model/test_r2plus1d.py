@@ -1,4 +1,4 @@
-"""Networks are torchvision's and zjut_mindvideo's to the last parameter, for whoever loads published weights."""
+"""Networks match torchvision's and zjut_mindvideo's in every parameter, so that published weights can be loaded."""
 
 import csv
 from pathlib import Path
@@ -22,7 +22,7 @@ NARROW = {"num_classes": 5, "stage_channels": (4, 4, 8, 8)}
 
 @pytest.fixture(scope="module")
 def networks():
-    """Each of torchvision's networks, with weights that are functions of torchvision's names."""
+    """Each of torchvision's networks, with weights computed from torchvision's names."""
     made = {name: make(num_classes=400) for name, (make, _) in TORCHVISIONS.items()}
     for network in made.values():
         values = {name: reference_weights.weight(weights.torchvision_name(name), tuple(parameter.shape))
@@ -86,7 +86,7 @@ def test_stages_blocks_and_shortcuts(make, blocks):
 
 
 def test_the_deeper_networks_parameters():
-    # Each block's convolutions by hand; a split pair keeps the parameters of a whole one but for rounding.
+    # Each block's convolutions by hand; a split pair has as many parameters as a whole one, except for rounding.
     widths, classes = (16, 32, 64, 128), 400
 
     def batch_norms(channels):
@@ -182,7 +182,7 @@ def test_dropout_multiplies_features_before_fc():
     clips = ms.Tensor(reference_weights.clip((2, 3, 2, 8, 8)))
     logits, bias = network(clips).asnumpy(), network.fc.bias.asnumpy()
     kept = np.zeros((2, network.fc.in_channels), np.float32)
-    kept[1] = 2  # of the first clip nothing is left, of the second twice as much
+    kept[1] = 2  # the first clip's features become 0, the second's twice as large
     np.testing.assert_allclose(
         network(clips, ms.Tensor(kept)).asnumpy(), [bias, 2 * logits[1] - bias], rtol=1e-4, atol=1e-6
     )

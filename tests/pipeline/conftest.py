@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder for videos that holds a label file and no video yet."""
+    """A folder for videos with a label file and no video yet."""
     make_ledgers.label_file(tmp_path / "data")
     return tmp_path / "data"
 

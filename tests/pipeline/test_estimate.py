@@ -1,4 +1,4 @@
-"""What `make estimate` says of bytes and time is true, and it writes nothing."""
+"""The bytes and times of `make estimate` are right, and it writes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.ledger.table import ledger_path, read_ledger, read_ledgers, write_
 
 
 def make_videos_and_ledger(folder: Path, num_videos: int = 4, **changes: object) -> Preprocess:
-    """Videos of 30 frames at 30 frames/s and the ledger that names them; the last one is no video."""
+    """Videos of 30 frames at 30 frames/s and their ledger; the last one is not a video."""
     settings = settings_for(folder, jobs=1, **changes)
     table = make_ledger(num_videos, "train")
     table["path"] = [f"train/{name}.mp4" for name in table["video_id"]]

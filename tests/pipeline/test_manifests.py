@@ -1,4 +1,4 @@
-"""`make manifests` overwrites nothing on bad input, and its check, diff and subset can be trusted."""
+"""`make manifests` overwrites nothing on bad input, and its check, diff and subset are right."""
 
 import json
 

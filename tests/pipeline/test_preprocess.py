@@ -44,7 +44,7 @@ def inputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(inputs, tmp_path_factory):
-    """The files that one run in peace ends in."""
+    """The files that an undisturbed run writes."""
     settings = moved(inputs, tmp_path_factory.mktemp("undisturbed"), jobs=1)
     assert preprocess_store(settings) == 0
     return settings
@@ -82,7 +82,7 @@ def test_every_row_is_in_ledger_and_good_frames_stored(undisturbed):
             assert row["source_bit_depth"] == 8
         if row["path"]:
             assert row["source_crc32"] == zlib.crc32((Path(undisturbed.data_root) / row["path"]).read_bytes())
-    assert table["source_bytes"].iloc[4] == len(b"no video")  # by which a rebuild knows another file in its place
+    assert table["source_bytes"].iloc[4] == len(b"no video")  # a rebuild uses it to detect another file in its place
     assert leftovers(undisturbed) == []
 
 
@@ -93,7 +93,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_jobs(inputs, tmp_path, codec):
     one = moved(inputs, tmp_path / "a", jobs=1, codec=codec)
     three = moved(inputs, tmp_path / "b", jobs=3, codec=codec)
     preprocess_store(one)
-    time.sleep(1.1)  # HDF5 keeps times in seconds, where it keeps them
+    time.sleep(1.1)  # HDF5 stores times in seconds, if it stores them
     preprocess_store(three)
     assert files(one) == files(three)
 
@@ -158,7 +158,7 @@ def test_late_video_is_decoded_and_others_are_copied(undisturbed, inputs, tmp_pa
     fresh = Preprocess(**{**settings.__dict__, "store": str(tmp_path / "fresh")})
     before = files(settings)
     assert preprocess_store(fresh) == 0
-    assert files(fresh) == before  # copied or decoded: the same bytes
+    assert files(fresh) == before  # copied or decoded, the bytes are the same
 
 
 def test_store_of_another_recipe_is_refused_unchanged(undisturbed, tmp_path):
@@ -235,16 +235,16 @@ def test_dry_run_lists_first_videos_and_writes_nothing(inputs, tmp_path, capsys)
 
 
 def start(settings):
-    """A run of its own process group, as a shell starts it, that has begun to write and cannot end."""
+    """A run with a separate process group, as a shell starts it, that is writing and cannot end."""
     run = subprocess.Popen(
         preprocess_command(settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
-        # A shell that is not interactive has the programs in its background ignore SIGINT, and so their children.
+        # Background programs of a shell that is not interactive ignore SIGINT, and so do their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     end = time.monotonic() + 60
     while run.poll() is None and time.monotonic() < end:
-        # One that has not been given its program yet would hold up the run itself, which waits for it in vfork.
+        # A child that has not started its program yet would block the run, which waits for it in vfork.
         decoders = processes_of(settings.store, "pipeline.decoding.worker")
         if decoders and list(Path(settings.store).glob(".*.tmp")):
             os.kill(decoders.pop(), signal.SIGSTOP)
@@ -274,7 +274,7 @@ def test_killed_run_leaves_no_process_and_is_resumed(inputs, undisturbed, tmp_pa
     settings = moved(inputs, tmp_path)
     with start(settings) as run:
         run.kill()
-        for pid in processes_of(settings.store):  # one that stood before it had its limits goes on, and ends by itself
+        for pid in processes_of(settings.store):  # one stopped before it had its limits continues, and ends by itself
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         run.communicate(timeout=30)
@@ -296,7 +296,7 @@ def limited(settings, limit, value):
 
 def test_full_disk_exits_74_with_nothing_half_written(inputs, undisturbed, tmp_path):
     settings = moved(inputs, tmp_path)
-    run = limited(settings, resource.RLIMIT_FSIZE, 1_100_000)  # of a shard with the room it reserves
+    run = limited(settings, resource.RLIMIT_FSIZE, 1_100_000)  # the bytes of a shard with the space it reserves
     assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
     assert os.strerror(errno.EFBIG) in run.stderr
     assert leftovers(settings) == []

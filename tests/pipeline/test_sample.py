@@ -1,4 +1,4 @@
-"""The sample dataset: the form of Kinetics, the same bytes each time, all of it or nothing."""
+"""The sample dataset has the form of Kinetics and the same bytes each time, and is complete or missing."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_video_is_h264_with_planned_size_rate_length(tiny: Path) -> None:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
         drawn = motion_frames(video.label, video.motion, video.num_frames, video.size, float(video.fps))
         assert len(frames) == video.num_frames
-        assert np.abs(np.stack(frames).astype(int) - drawn).mean() < 8  # of 255: what compression takes
+        assert np.abs(np.stack(frames).astype(int) - drawn).mean() < 8  # of 255: the loss of compression
 
 
 def test_the_faulty_files_are_faulty_in_their_way(tiny: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_faulty_files_are_faulty_in_their_way(tiny: Path) -> None:
         assert [stream.type for stream in container.streams] == ["audio"]
     truncated = by_defect["truncated"]
     shown = 0
-    with av.open(str(tiny / truncated.file)) as container:  # its index is whole, its frames are not
+    with av.open(str(tiny / truncated.file)) as container:  # its index is complete, its frames are not
         assert container.streams.video[0].frames == truncated.num_frames
         try:
             for _ in container.decode(container.streams.video[0]):
@@ -226,7 +226,7 @@ def test_second_class_of_a_pair_is_the_first_reversed(
     np.testing.assert_array_equal(motion_frames(second, motion, num_frames, size, fps), frames[::-1])
 
 
-# How to lay the first frame over the second, if the picture does what its label says: the 2x3 matrix of a step of
+# The transform from the first frame to the second, if the motion matches the label: the 2x3 matrix of a step of
 # d pixels, or of d / 100 (radians, or fraction of size) about the pivot.  Image coordinates: y points down.
 STEPS = {
     "moving left": lambda d: (np.eye(2), (-d, 0)),
@@ -258,7 +258,7 @@ def test_the_picture_moves_as_its_label_says(label: str, seed: int) -> None:
 def test_a_single_frame_is_the_same_in_all_classes() -> None:
     for seed in range(4):
         motion = draw_motion(np.random.default_rng(seed))
-        # A motion's start is the first frame, or the last where a class is its pair's other played backwards.
+        # A motion starts with the first frame, or with the last if its class is the pair's other one played backwards.
         starts = [
             motion_frames(label, motion, 3, (64, 86), 15.0)[0 if direction > 0 else -1]
             for label, (_, direction) in CLASSES.items()

@@ -1,4 +1,4 @@
-"""`make verify` names every kind of damage in a store, and repairs it to the same bytes."""
+"""`make verify` names every kind of corruption in a store, and repairs it to the same bytes."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ def pristine(tmp_path_factory):
 
 @pytest.fixture
 def store(pristine, tmp_path):
-    """A copy of a pristine store and its ledgers, to be damaged."""
+    """A copy of an intact store and its ledgers, to be corrupted."""
     return copy_of(pristine["raw"], tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_intact_videos_in_a_broken_dataset_are_kept(pristine, tmp_path):
     for path in Path(settings.data_root).rglob("*.mp4"):
         path.unlink()  # so that nothing can be decoded again
     before = contents(settings)
-    external_link(settings)  # the bytes of the video are still where the index says
+    external_link(settings)  # the bytes of the video are still at the place in the index
     assert verify_store(settings, repair=True) == 0
     assert contents(settings) == before
 
@@ -255,7 +255,7 @@ def check_damage(settings, capsys, damage):
         verify_store(settings, repair=False)
     said = capsys.readouterr().out
     assert [word for word in named if word not in said] == []
-    assert contents(settings) == damaged  # looking changes nothing
+    assert contents(settings) == damaged  # a check changes nothing
     assert verify_store(settings, repair=True) == 0
     assert contents(settings) == before
 

@@ -1,4 +1,4 @@
-"""What `make report` draws: the clips a run was trained on, its curves, and what it says where shards are gone."""
+"""What `make report` draws: clips of the run, its curves, and its message if shards no longer exist."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from train.report import first_clips, main
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """A run folder as training leaves it, beside the store it was trained on."""
+    """A run folder as training leaves it, and the store it was trained on."""
     config = write_config(tmp_path)
     folder = tmp_path / "runs" / "tiny" / "20260101-000000"
     folder.mkdir(parents=True)
@@ -72,7 +72,7 @@ def test_without_store_the_curves_are_drawn_alone(run, capsys):
 
 def test_shards_of_another_recipe_give_no_clips(run, capsys):
     document = yaml.safe_load((run / "config.yaml").read_text())
-    document["preprocess"]["fps"] = 7.0  # as if the store had been made again since the run
+    document["preprocess"]["fps"] = 7.0  # as if the store had been made again after the run
     (run / "config.yaml").write_text(yaml.safe_dump(document))
     code, _ = draw(run)
     out, err = capsys.readouterr()

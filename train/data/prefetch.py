@@ -1,6 +1,6 @@
 """Makes numbered items in threads before the loader needs them, in order, with a time limit for each.
 
-MindSpore's own worker threads are polled every 100 ms, and if one hangs, it waits for ever with a warning.
+MindSpore's own worker threads are polled every 100 ms, and if one hangs, it waits forever with a warning.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _gpu_or_cpu(device_id: int) -> str:
     problem = train.GPU_PROBLEM or _try("GPU", device_id)
     if not problem:
         return "GPU"
-    # If some processes used cards and others the CPU, they would wait for each other for ever.
+    # If some processes used cards and others the CPU, they would wait for each other forever.
     if not train.GPU_PROBLEM and (device_id or under_msrun()):
         raise DeviceError(
             f"device_target: got auto, but card {device_id} cannot be used. Try --device_target=CPU. Reason: {problem}"

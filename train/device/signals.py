@@ -43,7 +43,7 @@ def end_with_parent() -> None:
 
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
-    """This thread blocks both signals during the block; threads started in the block do so for ever."""
+    """This thread blocks both signals during the block; threads started in the block do so forever."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

@@ -1,8 +1,7 @@
-"""The online stage's settings: one frozen dataclass for each section of the experiment file.
+"""The settings of training: one frozen dataclass for each section of the experiment file.
 
-The sections and keys are those of zjut_mindvideo's r2plus1d18.yaml, which loads as it is printed there, and a few
-more; ranges live in the annotations.  `load` reads a file, checks it, and warns by name of every key that is
-given and has no effect here.
+zjut_mindvideo's r2plus1d18.yaml loads unchanged: all its sections and keys are here, and a few more.  The annotations
+hold the allowed ranges, and --help prints each line of `Attributes:`.  load.py reads a file and checks it.
 """
 
 from __future__ import annotations
@@ -32,10 +31,11 @@ class Context:
     """MindSpore's execution context.
 
     Attributes:
-        mode: 0 compiles graphs, 1 runs operator by operator (pynative).
-        device_target: zjut_mindvideo's place for the key `device_target`, which it must not contradict.
-        save_graphs: write the graphs that MindSpore compiles, to find errors in them.
-        device_id: number of the card on this machine, from 0.
+        mode: 0: compile the network into graphs (fast); 1: run each operator by itself (pynative, to find errors).
+        device_target: the same as the key `device_target` outside this section, where zjut_mindvideo has it; null: not
+            given.
+        save_graphs: write the graphs that MindSpore compiles to files, to find errors in them.
+        device_id: number of the GPU or NPU on this machine, from 0.
     """
 
     mode: Literal[0, 1] = 0
@@ -46,19 +46,20 @@ class Context:
 
 @dataclass(frozen=True)
 class Model:
-    """The network; see model/r2plus1d.py.
+    """The network (model/r2plus1d.py).
 
     Attributes:
-        type: which network.
-        stage_channels: of its four stages.
-        stage_strides: (T, H, W) of its four stages; null: the published ones of the type.
-        num_classes: logits of the last layer; `auto`: the ledgers' highest label_id + 1.
-        midplanes: of R(2+1)D: `shared` as in torchvision and zjut_mindvideo, or the `paper`'s.
-        bn_eps: of batch norms; the paper's code has 1e-3.
-        dropout: fraction of the features dropped before the last layer.
-        freeze_stages: how many of stem, layer1 to layer4 keep their weights and statistics in training.
-        layout: what is computed in, never what is saved: NCTHW with 3-D convolutions, or NTHWC with 2-D ones
-            (model/channels_last.py).  auto: NTHWC for R(2+1)D on a GPU, else NCTHW.
+        type: network and number of layers: R(2+1)D, R3D or MC3.
+        stage_channels: number of channels of each of the four stages.
+        stage_strides: stride [T, H, W] of each of the four stages; null: those published for the type.
+        num_classes: number of classes; `auto`: highest label_id of the ledgers + 1.
+        midplanes: rule for the channels between the 2-D and the 1-D convolution of R(2+1)D: `shared` as in torchvision
+            and zjut_mindvideo, or `paper` as in the authors' code.
+        bn_eps: epsilon of batch norms; the authors' code has 1e-3.
+        dropout: fraction of the features that is set to 0 before the last layer in training.
+        freeze_stages: number of parts, counted from the input (stem, layer1 to layer4), that training does not change.
+        layout: order of dimensions while computing: NCTHW uses 3-D convolutions, NTHWC 2-D ones; files are the same.
+            auto: NTHWC for R(2+1)D on a GPU, else NCTHW.
     """
 
     type: Literal["R2Plus1d18", "R2Plus1d34", "R2Plus1d50", "R3d18", "R3d34", "MC3d18"] = "R2Plus1d18"
@@ -76,32 +77,33 @@ class Model:
         """`num_classes` as a number.
 
         Raises:
-            UserError: it is `auto`; commands replace that first (load.with_num_classes).
+            UserError: it is still `auto`; commands call load.with_num_classes first.
         """
         if self.num_classes == "auto":
-            raise UserError("model.num_classes: got auto, expected a number here; give --model.num_classes=N")
+            raise UserError("model.num_classes: got auto, expected a number; give --model.num_classes=N")
         return self.num_classes
 
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The learning rate of each step; `train.epochs` and the dataset decide how many steps there are.
+    """The learning rate of each step; `train.epochs` and the dataset give the number of steps.
 
     Attributes:
-        lr_scheduler: how the rate falls after the warm-up.
-        lr: the highest, after the warm-up.
-        lr_batch_size: the clips a step that `lr` is meant for; with more or fewer it is scaled in proportion
-            (Goyal et al. 2017).  null: `lr` as it stands.
-        lr_epochs: step: one number, the epochs between two falls; multi_step: the epochs at whose start it falls.
+        lr_scheduler: how the learning rate falls after the warm-up.
+        lr: the highest learning rate, which the warm-up ends with.
+        lr_batch_size: clips per step that `lr` is meant for; with another number, `lr` is scaled in proportion (Goyal
+            et al. 2017).  null: `lr` is used unchanged.
+        lr_epochs: epochs at which the learning rate falls.  lr_scheduler step: one number, the epochs between two
+            falls; multi_step: the number of each epoch that starts with a fall.
         steps_per_epoch: has no effect; the dataset decides it.
-        lr_gamma: what step and multi_step multiply by at each fall.
-        eta_min: where the cosine ends, at most the highest rate.
+        lr_gamma: factor by which the learning rate is multiplied at each fall, with lr_scheduler step and multi_step.
+        eta_min: learning rate at the end of training with lr_scheduler cosine_annealing; at most `lr`.
         t_max: has no effect; `train.epochs` is the schedule's length.
         max_epoch: has no effect; `train.epochs` is the schedule's length.
-        warmup_epochs: epochs in which the rate rises to `lr`.
-        warmup_start: the fraction of `lr` that the warm-up's first step has; `lr` is then reached in the step after
-            the warm-up, as in torchvision.  null: the warm-up rises by equal parts from 0 and reaches `lr` in its last
-            step, as in zjut_mindvideo.
+        warmup_epochs: number of epochs in which the learning rate rises to `lr`; 0: no warm-up.
+        warmup_start: learning rate of the warm-up's first step as a fraction of `lr`; the first step after the warm-up
+            has `lr`, as in torchvision.  null: it rises in equal parts from 0, and the warm-up's last step has `lr`, as
+            in zjut_mindvideo.
     """
 
     lr_scheduler: Literal["cosine_annealing", "step", "multi_step", "constant"] = "cosine_annealing"
@@ -119,14 +121,14 @@ class LearningRate:
     def __post_init__(self) -> None:
         falls = list(self.lr_epochs)
         if self.lr_scheduler in ("step", "multi_step") and (self.lr_gamma is None or not falls):
-            raise ValueError(f"lr_scheduler {self.lr_scheduler} needs lr_epochs and lr_gamma")
+            raise ValueError(f"lr_scheduler: got {self.lr_scheduler}, expected lr_epochs and lr_gamma with it")
         if self.lr_scheduler == "step" and len(falls) != 1:
-            raise ValueError(f"lr_epochs: got {falls}; step takes one number, the epochs between two falls")
+            raise ValueError(f"lr_epochs: got {falls}, expected one number with lr_scheduler step")
         cosine = self.lr_scheduler == "cosine_annealing"
         if cosine and self.lr_batch_size is None and self.eta_min > self.lr:
-            raise ValueError(f"eta_min: got {self.eta_min:g}, expected at most lr, {self.lr:g}: the rate only falls")
+            raise ValueError(f"eta_min: got {self.eta_min:g}, expected at most lr, {self.lr:g}")
         if falls != sorted(set(falls)):
-            raise ValueError(f"lr_epochs: got {falls}, expected rising epochs")
+            raise ValueError(f"lr_epochs: got {falls}, expected rising numbers")
 
 
 @dataclass(frozen=True)
@@ -134,14 +136,16 @@ class Optimizer:
     """Momentum SGD; weight decay applies to every trainable parameter, as in zjut_mindvideo and torchvision.
 
     Attributes:
-        type: the method.
-        momentum: share of the last step that is added to the next.
-        weight_decay: times the weights, added to their gradients.
-        loss_scale: a number, or `dynamic`: halved when gradients overflow, doubled after 2,000 steps without.
-        clip_norm: gradients with a larger norm, taken over all of them, are scaled down to it.  null: never.
-        ema_decay: of the exponential moving average of the weights, which is then what is evaluated and saved
-            (0.999: the last thousand steps).  null: no average.
-        layer_lr_decay: the learning rate of layer4 is the head's times this, layer3's times its square, and so on.
+        type: the optimizer: SGD with momentum.
+        momentum: fraction of the last step that is added to the next step.
+        weight_decay: factor of the weights that is added to their gradients.
+        loss_scale: factor of the loss, so that float16 gradients do not become 0; `dynamic`: halved when gradients
+            overflow, doubled after 2,000 steps without overflow.
+        clip_norm: largest norm of all gradients together; larger gradients are scaled down to it.  null: no limit.
+        ema_decay: decay of the exponential moving average of the weights; this average is then evaluated and saved
+            (0.999: about the last thousand steps).  null: no average.
+        layer_lr_decay: factor between the learning rates of neighbouring layers: layer4 has the last layer's learning
+            rate times this, layer3 times its square, and so on.  1: all have the same.
     """
 
     type: Literal["Momentum"] = "Momentum"
@@ -158,10 +162,10 @@ class Loss:
     """Softmax cross-entropy with integer labels, averaged over the batch.
 
     Attributes:
-        type: the loss.
-        sparse: labels are numbers of classes.
-        reduction: over the clips of a batch.
-        label_smoothing: the share of each target spread evenly over all classes (Szegedy et al. 2016).
+        type: the loss: softmax cross-entropy.
+        sparse: labels are class numbers, not vectors.
+        reduction: how the losses of a batch's clips become one number: their mean.
+        label_smoothing: fraction of each target that is spread evenly over all classes (Szegedy et al. 2016); 0: none.
     """
 
     type: Literal["SoftmaxCrossEntropyWithLogits"] = "SoftmaxCrossEntropyWithLogits"
@@ -175,22 +179,23 @@ class Train:
     """How long to train, from which weights, and what to keep.
 
     Attributes:
-        pre_trained: start from the weights in `pretrained_model`.
-        pretrained_model: file of weights: .ckpt, .safetensors or .pth.
-        head: `new`: keep the fresh last layer instead of the pretrained one, for classes of your own.
-        ckpt_path: folder of run folders.
-        epochs: passes over the training videos; the length of the learning rate's schedule.
-        save_checkpoint_epochs: write a checkpoint every so many epochs (0: none for that); the last epoch's is always
-            written, and each that evaluates better than all before it.
-        save_checkpoint_steps: also every so many steps (0: never).
-        keep_checkpoint_max: newest checkpoints kept; the best one is kept besides.
-        eval_epochs: evaluate every so many epochs (0: never); the last epoch is always evaluated then.
-        log_steps: steps between two lines of the log.
-        seed: of the initial weights, the order of samples and their augmentation.
-        run_distribute: one process a device, data parallel; `make train DEVICES=N` starts them and sets it.
-        amp_level: O0 float32; O2 convolutions and the linear layer in float16; O3 everything between them too.
-            Weights, and the parameters and statistics of batch norms, are float32 in all three.
-        nonfinite_steps: steps in a row whose loss is NaN or infinite before training gives up.
+        pre_trained: start from the weights in `train.pretrained_model`; false: from random weights.
+        pretrained_model: file of weights to start from: .ckpt, .safetensors or .pth.
+        head: same: take the last layer from `train.pretrained_model`; new: give it new random weights, for your own
+            classes.
+        ckpt_path: folder in which each training makes a run folder.
+        epochs: passes over the training videos; also the length of the learning rate's schedule.
+        save_checkpoint_epochs: write a checkpoint after every so many epochs (0: never).  The last epoch and each new
+            best evaluation always write one.
+        save_checkpoint_steps: also write a checkpoint after every so many steps (0: never).
+        keep_checkpoint_max: number of newest checkpoints to keep; the best one is always kept.
+        eval_epochs: evaluate after every so many epochs, and after the last (0: never).
+        log_steps: number of steps between two lines of the log.
+        seed: random seed of the initial weights, the order of videos and the augmentation.
+        run_distribute: train with one process per device (data parallel); set by `make train DEVICES=N`.
+        amp_level: number format: O0: all float32; O2: convolutions and the linear layer in float16; O3: also the layers
+            between them.  Weights and batch norms' parameters and statistics are always float32.
+        nonfinite_steps: stop training after so many steps in a row whose loss is NaN or infinite.
     """
 
     pre_trained: bool = False
@@ -214,7 +219,7 @@ class Eval:
     """Score a checkpoint.
 
     Attributes:
-        pretrained_model: the checkpoint; empty: the best of the newest run.
+        pretrained_model: checkpoint to score; empty: the best of the newest run.
     """
 
     pretrained_model: PathText = ""
@@ -225,11 +230,11 @@ class Infer:
     """Predict one video file.
 
     Attributes:
-        pretrained_model: the checkpoint; empty: the best of the newest run.
-        batch_size: has no effect; a video's clips are one batch.
-        image_path: the video file, in zjut_mindvideo's words.
-        normalize: false has no effect; the normalisation is that of data_loader.eval.map.
-        output_dir: folder for the picture.
+        pretrained_model: checkpoint to predict with; empty: the best of the newest run.
+        batch_size: has no effect; the clips of the video are one batch.
+        image_path: video file to predict; zjut_mindvideo named this key.
+        normalize: has no effect; clips are normalised as in `data_loader.eval.map`.
+        output_dir: folder for the GIF with the predicted label.
     """
 
     pretrained_model: PathText = ""
@@ -241,16 +246,16 @@ class Infer:
 
 @dataclass(frozen=True)
 class Export:
-    """Write the network in a form that runs elsewhere.
+    """Write the network to a file that other programs can run.
 
     Attributes:
-        pretrained_model: the checkpoint; empty: the best of the newest run.
-        batch_size: clips the file takes at a time; `dynamic`: any number.
-        image_height: of the clips, in pixels.
-        image_width: of the clips, in pixels.
-        input_channel: of the clips: RGB.
-        file_name: of the exported file, without ending.
-        file_formate: its form, in zjut_mindvideo's spelling.
+        pretrained_model: checkpoint to export; empty: the best of the newest run.
+        batch_size: number of clips in one call of the exported network; `dynamic`: any number.
+        image_height: height of the clips in pixels.
+        image_width: width of the clips in pixels.
+        input_channel: number of colour channels of the clips: RGB.
+        file_name: name of the exported file, without ending.
+        file_formate: format of the exported file; the spelling of this key is zjut_mindvideo's.
     """
 
     pretrained_model: PathText = ""
@@ -267,21 +272,25 @@ class Dataset:
     """Which clips make a batch.
 
     Attributes:
-        type: zjut_mindvideo's word; which ledgers are read is `preprocess.dataset`.
-        path: zjut_mindvideo's data root; used as `preprocess.data_root` where that is not set.
-        split: the ledger to read.
-        batch_size: clips in a batch.
-        seq: frames in a clip (T).
-        seq_mode: how a clip's frames are chosen: see train/data/clip_sampling.py.
-        frame_interval: stored frames from one frame of the clip to the next, in modes interval, random and uniform.
-        num_clips: clips taken from each video in an epoch.
-        num_crops: crops taken of each clip, in evaluation: 1, or 3 along the side with more room.  The
-            num_clips * num_crops views of a video are averaged for its score.
-        num_parallel_workers: threads copying batches out of the shards.
-        shuffle: in an order that is another in each epoch.
-        shuffle_shards: with `shuffle`, draw from so many shards at a time, for cold disks; 0: from all.
-        verify_checksums: compare each video with its CRC-32 when it is read for the first time.
-        batch_timeout_s: seconds to wait for one batch before the run ends, with a checkpoint and exit code 75.
+        type: has no effect; `preprocess.dataset` chooses the ledgers.  Kinetic400 is zjut_mindvideo's spelling.
+        path: folder of videos in zjut_mindvideo's files; the train loader's is used where `preprocess.data_root` is not
+            given, the eval loader's has no effect.
+        split: which split's ledger is read.
+        batch_size: number of clips in a batch, per device.
+        seq: number of frames in a clip (T).
+        seq_mode: how a clip's frames are chosen: part: consecutive, random start; interval: every frame_interval-th,
+            random start; random: the same, a different start for each clip of a video; uniform: the same, evenly spread
+            starts; discrete: different random frames in order; average: one frame in each of `seq` equal parts.
+        frame_interval: step in stored frames from one frame of a clip to the next, with seq_mode interval, random or
+            uniform.
+        num_clips: number of clips taken from each video in an epoch.
+        num_crops: crops of each clip: 1; in evaluation also 3, along the side with more space.  A video's score is the
+            average over its num_clips * num_crops views.
+        num_parallel_workers: number of threads that copy batches from the shards.
+        shuffle: take the videos in a random order, new in each epoch.
+        shuffle_shards: with shuffle: number of shards to draw from at a time, for slow disks; 0: all.
+        verify_checksums: compare each video with its checksum (CRC-32) when it is first read.
+        batch_timeout_s: seconds to wait for a batch; then training saves a checkpoint and ends with exit code 75.
     """
 
     type: Literal["Kinetic400", "Kinetics"] = "Kinetics"
@@ -306,7 +315,7 @@ class Loader:
 
     Attributes:
         dataset: which clips make a batch.
-        map: the operations on them.
+        map: operations on the clips.
     """
 
     dataset: Dataset = field(default_factory=Dataset)
@@ -316,7 +325,7 @@ class Loader:
         """What `map` does to stored frames of that size, (H, W) in pixels.
 
         Raises:
-            ValueError: the operations do not go with the frames.
+            ValueError: the operations cannot be applied to these frames.
         """
         return self.map.transforms(stored)
 
@@ -326,9 +335,9 @@ class DataLoader:
     """Both loaders.
 
     Attributes:
-        train: of training.
-        eval: of evaluation and prediction.
-        group_size: batches that make one optimizer step.
+        train: clips for training.
+        eval: clips for evaluation and prediction.
+        group_size: number of batches whose gradients make one optimizer step.
     """
 
     train: Loader = field(default_factory=Loader)
@@ -341,13 +350,13 @@ class Config:
     """A whole experiment.
 
     Attributes:
-        model_name: has no effect; `model.type` is the network.
-        device_target: what computes; auto: a GPU or NPU that can be used, else the CPU.
-        dataset_sink_mode: has no effect; batches are fed one by one.
+        model_name: has no effect; `model.type` chooses the network.
+        device_target: device that computes; auto: a GPU or NPU if one can be used, else the CPU.
+        dataset_sink_mode: has no effect; batches are always fed one by one.
         context: MindSpore's execution context.
         model: the network.
         learning_rate: the learning rate of each step.
-        optimizer: what a step does.
+        optimizer: how a step changes the weights.
         loss: what is minimised.
         train: how long to train, from which weights, and what to keep.
         eval: what `make eval` scores.
@@ -375,7 +384,7 @@ class Config:
     def __post_init__(self) -> None:
         target = self.context.device_target
         if target is not None and target != self.device_target:
-            raise ValueError(f"device_target {self.device_target} and context.device_target {target} differ")
+            raise ValueError(f"context.device_target: got {target}, expected device_target, {self.device_target}")
         stored = self.preprocess.frame_size
         object.__setattr__(self, "data_loader", _with_standard_maps(self.data_loader, stored))
         train, evaluation = self.data_loader.train, self.data_loader.eval
@@ -386,19 +395,19 @@ class Config:
             except ValueError as error:
                 raise ValueError(f"data_loader.{name}.map: {error}") from None
         if seen["train"].cut == "centre" or train.dataset.seq_mode == "uniform":
-            raise ValueError("data_loader.train: VideoCenterCrop and seq_mode uniform are for data_loader.eval")
+            raise ValueError("data_loader.train: VideoCenterCrop and seq_mode uniform are only for data_loader.eval")
         if train.dataset.num_crops != 1:
-            raise ValueError("data_loader.train.dataset.num_crops: 3 is for data_loader.eval")
+            raise ValueError("data_loader.train.dataset.num_crops: got 3, expected 1; 3 is only for data_loader.eval")
         if evaluation.dataset.num_crops != 1 and seen["eval"].cut != "centre":
-            raise ValueError("data_loader.eval.dataset.num_crops: 3 needs a VideoCenterCrop in data_loader.eval.map")
+            raise ValueError("data_loader.eval.dataset.num_crops: got 3, expected 1 without VideoCenterCrop in the map")
         if seen["eval"].cut == "random":
             raise ValueError("data_loader.eval.map: VideoRandomCrop would make scores random; use VideoCenterCrop")
         if seen["eval"].flip_probability:
-            raise ValueError("data_loader.eval.map: VideoRandomHorizontalFlip would make scores random; leave it out")
+            raise ValueError("data_loader.eval.map: VideoRandomHorizontalFlip would make scores random; remove it")
 
 
 def _with_standard_maps(loaders: DataLoader, stored: tuple[int, int]) -> DataLoader:
-    """The loaders; one whose map has no list of operations gets the standard one, which resizes to `stored`."""
+    """The loaders; a map without a list of operations gets the standard list, which resizes to `stored`."""
 
     def completed(loader: Loader, standard: Map) -> Loader:
         if loader.map.operations is not None:

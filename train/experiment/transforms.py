@@ -1,7 +1,7 @@
-"""The `map` of a loader: from stored frames to what the network sees, in zjut_mindvideo's words.
+"""The `map` of a loader: operations from stored frames to what the network sees, named as in zjut_mindvideo.
 
-`Map.transforms` checks the list of operations against what the shards hold, and resolves it once into `Transforms`:
-where clips are cut and mirrored (train/data/crops.py), and their normalisation (train/network/normalize.py).
+`Map.transforms` checks that the operations match what the shards hold, and turns them into `Transforms` once: where
+clips are cropped and mirrored (train/data/crops.py), and how they are normalised (train/network/normalize.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Size = tuple[PositiveInt, PositiveInt]
 Rgb = tuple[float, float, float]
 Cut = Literal["random", "centre", "none"]
 
-# Keys that each operation of a map takes besides `type`, all required; the size of VideoResize is the recipe's.
+# Keys of each operation besides `type`, all required; the size of VideoResize must be the recipe's.
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "VideoRescale": ("shift",),
     "VideoResize": ("size",),
@@ -26,15 +26,15 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "VideoNormalize": ("mean", "std"),
 }
 
-# Pairs whose order decides the result: shards hold frames that are resized and not yet cropped, and mean and std are
-# those of pixels in 0..1.
+# The first must come before the second: shards hold frames that are resized and not yet cropped, and mean and std are
+# for pixels in 0..1.
 ORDERED = (
     ("VideoResize", "VideoRandomCrop"),
     ("VideoResize", "VideoCenterCrop"),
     ("VideoRescale", "VideoNormalize"),
 )
 
-# zjut_mindvideo's and torchvision's, of Kinetics-400.
+# Of Kinetics-400, as in zjut_mindvideo and torchvision.
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 
 
@@ -44,10 +44,10 @@ class Transforms:
 
     Attributes:
         crop: (H, W) in pixels of what the network sees.
-        cut: `random`: the crop is anywhere; `centre`: in the middle; `none`: it is the whole frame.
-        flip_probability: of mirroring left and right.
-        mean: of the training set's pixels, RGB, 0..1.
-        std: their standard deviation, RGB.
+        cut: where the crop is: `random`: anywhere; `centre`: in the middle; `none`: the whole frame.
+        flip_probability: probability of mirroring left and right.
+        mean: mean of the training set's pixels, RGB, 0..1.
+        std: standard deviation of the training set's pixels, RGB.
     """
 
     crop: tuple[int, int]
@@ -62,13 +62,13 @@ class Operation:
     """One step from stored frames to what the network sees; which keys it takes depends on its type.
 
     Attributes:
-        type: what it does.
-        shift: of VideoRescale: added after the division by 255; must be 0.
-        size: [height, width] in pixels, of VideoResize (the stored size) and of the crops.
-        prob: of VideoRandomHorizontalFlip: probability of mirroring left and right.
-        order: of VideoReOrder: must be [3, 0, 1, 2], (T, H, W, C) to (C, T, H, W).
-        mean: of VideoNormalize: of the pixels, RGB, 0..1.
-        std: of VideoNormalize: their standard deviation, RGB.
+        type: which operation.
+        shift: VideoRescale: number added after the division by 255; must be 0.
+        size: VideoResize: [height, width] in pixels of stored frames; crops: of the crop.
+        prob: VideoRandomHorizontalFlip: probability of mirroring left and right.
+        order: VideoReOrder: must be [3, 0, 1, 2], (T, H, W, C) to (C, T, H, W).
+        mean: VideoNormalize: mean of the pixels, RGB, 0..1.
+        std: VideoNormalize: standard deviation of the pixels, RGB.
     """
 
     type: Literal[
@@ -86,7 +86,7 @@ class Operation:
         given = {key for key in ("shift", "size", "prob", "order", "mean", "std") if getattr(self, key) is not None}
         takes = set(OPERATIONS[self.type])
         if given != takes:
-            raise ValueError(f"{self.type} takes {sorted(takes)}, got {sorted(given)}")
+            raise ValueError(f"{self.type}: got the keys {sorted(given)}, expected {sorted(takes)}")
         if self.order is not None and self.order != (3, 0, 1, 2):
             raise ValueError(f"VideoReOrder: got {list(self.order)}, expected [3, 0, 1, 2] (T,H,W,C to C,T,H,W)")
         if self.shift:
@@ -98,9 +98,9 @@ class Map:
     """The operations between a stored frame and the network.
 
     Attributes:
-        operations: what is done, in this order.  null: rescale, resize to the stored size, crop 112 x 112
-            (random in training, centre in evaluation), flip at 0.5 (in training), reorder, normalise.
-        input_columns: has no effect; the operations act on the video.
+        operations: what is done to stored frames, in this order.  null: rescale, resize to the stored size, crop 112 x
+            112 (training: random; evaluation: centre), flip with probability 0.5 (training only), reorder, normalise.
+        input_columns: has no effect; operations always act on the video.
     """
 
     operations: tuple[Operation, ...] | None = None
@@ -110,36 +110,36 @@ class Map:
         types = [operation.type for operation in self.operations or ()]
         for name in types:
             if types.count(name) > 1:
-                raise ValueError(f"operations: {name} is given {types.count(name)} times")
+                raise ValueError(f"operations: got {name} {types.count(name)} times, expected it once")
         if "VideoRandomCrop" in types and "VideoCenterCrop" in types:
-            raise ValueError("operations: VideoRandomCrop and VideoCenterCrop exclude each other")
+            raise ValueError("operations: got VideoRandomCrop and VideoCenterCrop, expected at most one of them")
         for first, then in ORDERED:
             if first in types and then in types and types.index(first) > types.index(then):
-                raise ValueError(f"operations: {first} stands after {then}; the shards can only be used the other way")
+                raise ValueError(f"operations: got {first} after {then}, expected it before")
 
     def transforms(self, stored: tuple[int, int]) -> Transforms:
-        """Check the operations against what the shards hold, and resolve them.
+        """Check that the operations match what the shards hold, and combine them.
 
         Args:
-            stored: (H, W) in pixels of stored frames, which the network sees whole where no operation crops them.
+            stored: (H, W) in pixels of stored frames; without a crop the network sees whole frames.
 
         Raises:
-            ValueError: a size does not go with `stored`, or an operation is missing.
+            ValueError: a size does not match `stored`, or an operation is missing.
         """
         by_type = {operation.type: operation for operation in self.operations or ()}
         resize = by_type.get("VideoResize")
         if resize is not None and resize.size != stored:
             raise ValueError(
-                f"VideoResize size {list(resize.size or ())} is not the stored size {list(stored)} "
-                "(preprocess.height, preprocess.width): frames are resized once, by make preprocess"
+                f"VideoResize: got size {list(resize.size or ())}, expected the stored size {list(stored)} "
+                "(preprocess.height, preprocess.width); frames are resized once, by `make preprocess`"
             )
         crop = by_type.get("VideoRandomCrop") or by_type.get("VideoCenterCrop")
         size = crop.size if crop is not None and crop.size is not None else stored
         if crop is not None and (size[0] > stored[0] or size[1] > stored[1]):
-            raise ValueError(f"{crop.type} size {list(size)} is larger than the stored {list(stored)}")
+            raise ValueError(f"{crop.type}: got size {list(size)}, expected at most the stored size {list(stored)}")
         for name in ("VideoRescale", "VideoReOrder", "VideoNormalize"):
             if name not in by_type:
-                raise ValueError(f"operations: {name} is missing; the network takes normalised clips (C,T,H,W)")
+                raise ValueError(f"operations: {name} is missing; the network needs normalised clips (C,T,H,W)")
         flip, normalize = by_type.get("VideoRandomHorizontalFlip"), by_type["VideoNormalize"]
         assert normalize.mean is not None and normalize.std is not None  # Operation checks that
         return Transforms(

@@ -1,6 +1,6 @@
-"""A run as one picture: clips it was trained on, and its learning curves.
+"""Draws a run as one picture for `make report`: clips it was trained on, and its learning curves.
 
-It is wide and its letters are large, so that it can be read at half its size.
+The picture is wide and its letters are large, so it can be read at half its size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 TRAIN, VAL, VAL5 = "tab:blue", "tab:orange", "tab:green"
 DPI = 100
 HEIGHT_INCHES, CURVES_INCHES, CLIPS_INCHES = 5.2, 7.0, 5.0
-FRAMES_SHOWN = 8  # at most, of a clip
+FRAMES_SHOWN = 8  # at most, per clip
 _GAP = 2  # pixels of white between frames
 _SMALL, _LARGE = 10, 13  # points
 
@@ -40,9 +40,9 @@ def draw_run(records: list[dict[str, Any]], clips: list[LabelledClip], title: st
     """Clips on the left, curves over the optimizer step on the right.
 
     Args:
-        records: of metrics.jsonl; each has `step` and any of the scalars.
-        clips: one row each; with none the picture has the curves alone.
-        title: of the picture; the last validation accuracy follows it.
+        records: the lines of metrics.jsonl; each has `step` and some of the scalars.
+        clips: one row each; without clips the picture has only the curves.
+        title: title of the picture; the last validation accuracy is added.
     """
     width = CURVES_INCHES + (CLIPS_INCHES if clips else 0)
     figure = Figure(figsize=(width, HEIGHT_INCHES), dpi=DPI, layout="constrained")
@@ -62,7 +62,7 @@ def save_png(figure: Figure, path: Path) -> None:
     """Write a figure with 256 colours, which takes a third of the bytes; under a temporary name first."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    # Maximum coverage keeps the colours of thin curves; the default gives them up for more shades of the clips.
+    # Maximum coverage keeps the colours of thin curves; the default method drops them for more shades in the clips.
     picture = Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
     temporary = path.with_name(f".{path.name}.tmp")
     picture.save(temporary, format="PNG", optimize=True)
@@ -70,14 +70,14 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def series(records: list[dict[str, Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(steps, values) of one scalar, where it is given; NaN where it was not finite."""
+    """(steps, values) of one scalar, for the steps that have it; NaN where it was not finite."""
     pairs = [(record["step"], record[name]) for record in records if name in record]
     both = np.array(pairs, np.float64).reshape(-1, 2)
     return both[:, 0], both[:, 1]
 
 
 def strip_of(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Up to FRAMES_SHOWN frames of a clip (T, H, W, 3), equally far apart, side by side: (H, width, 3)."""
+    """Up to FRAMES_SHOWN frames of a clip (T, H, W, 3), evenly spaced, side by side: (H, width, 3)."""
     chosen = frames[:: max(len(frames) // FRAMES_SHOWN, 1)][:FRAMES_SHOWN]
     gap = np.full((frames.shape[1], _GAP, 3), 255, np.uint8)
     parts = [part for frame in chosen for part in (frame, gap)]
@@ -103,7 +103,7 @@ def _draw_curves(figure: Figure | SubFigure, records: list[dict[str, Any]]) -> N
     _points(loss, records, "val/loss", VAL)
     _noisy(accuracy, records, "train/acc1", TRAIN)
     _points(accuracy, records, "val/acc5", VAL5)
-    _points(accuracy, records, "val/acc1", VAL)  # on top: it is what matters where both are 1
+    _points(accuracy, records, "val/acc1", VAL)  # drawn last, to be seen where both are 1
     accuracy.set_ylim(0, 1.02)
     rate.plot(*series(records, "train/lr"), color=TRAIN)
     _noisy(speed, records, "train/clips_per_s", TRAIN)
@@ -127,7 +127,7 @@ def _draw_curves(figure: Figure | SubFigure, records: list[dict[str, Any]]) -> N
 
 
 def _noisy(axes: Axes, records: list[dict[str, Any]], name: str, colour: str) -> None:
-    """A curve as it is, faint, and its running mean over a fiftieth of it."""
+    """A faint curve, and its running mean over a fiftieth of its points."""
     steps, values = series(records, name)
     window = max(len(values) // 50, 1)
     axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)

@@ -78,7 +78,7 @@ def test_commands_say_first_where_they_write(tmp_path, capsys):
     }
     for words, target in expected.items():
         command, *flags = words.split()
-        with pytest.raises(UserError):  # there are no ledgers, no videos
+        with pytest.raises(UserError):  # there are neither ledgers nor videos
             importlib.import_module(command).main(["-c", str(tmp_path / "x.yaml"), *flags])
         assert capsys.readouterr().err.splitlines()[0] == f"writes: {target}", words
 
@@ -119,14 +119,14 @@ def test_help_all_shows_more_than_help(command, monkeypatch, capsys):
 
 def test_help_says_meaning_type_and_default(monkeypatch, capsys):
     text = " ".join(" ".join(help_of("train.train", "--help-all", monkeypatch, capsys)).split())
-    assert "--preprocess.interpolation=bilinear (bilinear | area | bicubic) bilinear (torchvision's preset" in text
-    assert "--data_loader.eval.dataset.split=val (train | val | test) the ledger to read." in text
+    assert "--preprocess.interpolation=bilinear (bilinear | area | bicubic) how frames are resized" in text
+    assert "--data_loader.eval.dataset.split=val (train | val | test) which split's ledger is read." in text
     assert "--model.num_classes=400 (whole number at least 2 | auto)" in text
     assert "--train.pretrained_model= (path) file of weights" in text
 
 
 def dataclasses_in(cls: type) -> set[type]:
-    """A section's dataclass and all that are used in it."""
+    """A section's dataclass and all dataclasses inside it."""
     inner = {part for hint in typing.get_type_hints(cls).values() for part in (hint, *flat(hint)) if is_dataclass(part)}
     return {cls}.union(*map(dataclasses_in, inner))
 
@@ -147,7 +147,7 @@ def test_every_key_has_a_meaning():
 
 def test_meanings_are_read_from_the_docstring():
     class Section:
-        """What it is.
+        """A section.
 
         Attributes:
             first: one line.
@@ -223,7 +223,7 @@ print(sorted(name for name in sys.modules if name.split(".")[0] in {"mindspore",
 
 
 def run_python(*words: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code and output of a fresh interpreter, on which Ctrl-C acts whatever it does on this one."""
+    """Exit code and output of a new interpreter that does not ignore Ctrl-C, even if this one does."""
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, env={**os.environ, **environment}, text=True,
         capture_output=True, timeout=60, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

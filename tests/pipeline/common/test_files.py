@@ -1,4 +1,4 @@
-"""Atomic writes: old content or new content, never half of it, and nothing left behind."""
+"""Atomic writes: a file has its old or its new content, never a part, and no temporary file stays."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A YAML file becomes checked settings, and each wrong key is named with its line, for who writes one."""
+"""A YAML file becomes checked settings, and every wrong key is reported with its line."""
 
 import json
 from dataclasses import dataclass, field
@@ -191,7 +191,7 @@ def test_paths_are_expanded_in_a_file_but_not_if_typed(tmp_path, monkeypatch, te
     monkeypatch.setenv("DISK", "/d")
     file = write_yaml(tmp_path, f"preprocess:\n  store: '{text}'\n  labels: ['{text}']\n  dataset: '{text}'\n")
     settings = recipe.load(Document(file))
-    assert (settings.store, settings.labels, settings.dataset) == (path, (path,), text)  # a name is no path
+    assert (settings.store, settings.labels, settings.dataset) == (path, (path,), text)  # a name is not a path
     assert recipe.load(Document(file, {"preprocess.store": text})).store == text
 
 

@@ -1,4 +1,4 @@
-"""What a YAML file may hold, and that no file takes long or many lines to refuse."""
+"""Which YAML files are read, and that every other file is refused fast and in few lines."""
 
 import os
 import time
@@ -34,7 +34,7 @@ def test_lines_are_those_of_the_keys(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text("# comment\ntrain: &t\n  epochs: 3\n\neval:\n  <<: *t\n  more: [1,\n         2]\n")
     document = Document(path)
-    assert document.where(("eval", "epochs")) == f"{path}:3: eval.epochs"  # where the merged key stands
+    assert document.where(("eval", "epochs")) == f"{path}:3: eval.epochs"  # the line of the merged key
     assert document.where(("eval", "more")) == f"{path}:7: eval.more"
     assert document.where(("eval", "more", "1")) == f"{path}:8: eval.more.1"
 

@@ -1,4 +1,4 @@
-"""Each video gives the frames promised of it or the right reason for none, whatever the file holds."""
+"""Each video gives the right frames, or the right reason why it has none."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def numbers(path: Path, settings: Preprocess = SOURCE) -> list[int]:
 def status(path: Path, settings: Preprocess = SOURCE, said: str = "") -> str:
     with pytest.raises(DecodeError) as caught:
         decode_video(path, settings)
-    assert str(path) not in caught.value.reason  # shards hold the reason, and the same bytes everywhere
+    assert str(path) not in caught.value.reason  # shards hold the reason, and must have the same bytes everywhere
     assert "\n" not in caught.value.reason and said in caught.value.reason
     return caught.value.status
 
@@ -108,7 +108,7 @@ def test_a_name_is_only_a_name(tmp_path: Path, name: str, monkeypatch: pytest.Mo
 
 @pytest.fixture(params=["decord", "pyav"])
 def either_decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test runs with decord first, and with PyAV alone."""
+    """The test runs with decord first, and then with only PyAV."""
     if request.param == "pyav":
         monkeypatch.setattr(decode, "decode_with_decord", lambda *_arguments: None)
 
@@ -167,7 +167,7 @@ def test_an_odd_size_and_a_single_frame(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [24, 32, 48])
 def test_narrow_pictures_are_not_misread(tmp_path: Path, width: int) -> None:
-    # decord takes the padding of such rows for a fourth channel
+    # decord reads the padding of such rows as a fourth channel
     path = write_mp4(tmp_path / "a.mp4", 7, 15, (32, width))
     assert numbers(path) == list(range(7))
 
@@ -266,7 +266,7 @@ def test_pixels_are_those_of_an_independent_resize(tmp_path: Path, method: str) 
 
 
 def resized(picture: np.ndarray, height: int, width: int, method: str) -> np.ndarray:
-    """Resize by the textbook in float64, one axis after the other; nothing of OpenCV."""
+    """Resize by the definition in float64, one axis after the other, without OpenCV."""
     for axis, size in ((0, height), (1, width)):
         picture = np.tensordot(weights(picture.shape[axis], size, method), picture, (1, axis))
         picture = np.moveaxis(picture, 0, axis)
@@ -274,7 +274,7 @@ def resized(picture: np.ndarray, height: int, width: int, method: str) -> np.nda
 
 
 def weights(old: int, new: int, method: str) -> np.ndarray:
-    """(new, old): how much each old pixel counts in each new one."""
+    """(new, old): the weight of each old pixel in each new one."""
     scale, table = old / new, np.zeros((new, old))
     for k in range(new):
         if method == "area":

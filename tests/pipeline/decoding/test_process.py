@@ -1,4 +1,4 @@
-"""A video that crashes or hangs its decoder costs itself alone, never the run or the next video."""
+"""A video that crashes or hangs its decoder only loses itself, never the run or the next video."""
 
 import os
 import resource
@@ -85,7 +85,7 @@ def test_deadline_is_per_video_not_per_queue():
     began = time.monotonic()
     found = outcomes(["sleep-1", "good-2", "sleep-3"])
     assert [status for status, _, _ in found] == ["timeout", "ok", "timeout"]
-    assert time.monotonic() - began > 2.0  # each of the two had its own second
+    assert time.monotonic() - began > 2.0  # each of the two had one second
 
 
 def test_a_slow_consumer_is_no_timeout_of_the_child():
@@ -146,7 +146,7 @@ next(results)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         pid = int(parent.stdout.readline())
         assert is_alive(pid)
-        time.sleep(0.3)  # until it spins
+        time.sleep(0.3)  # until it runs its endless loop
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     end = time.monotonic() + 5
@@ -226,7 +226,7 @@ def test_flipped_bits_never_cost_the_next_video(tmp_path):
     with Decoder(SETTINGS) as decoder:
         found = [(one.status, one.encoded and one.encoded.num_frames, one.reason) for one in decoder.decode(paths)]
     assert found[1::2] == [("ok", 12, "")] * 30
-    # Concealed, it is stored whole; anything else has a status and says why.
+    # If the error is concealed, the video is stored completely; otherwise it has a status and a reason.
     assert [one for one in found if (one[0] == "ok") != (one[1] == 12) or bool(one[2]) == (one[0] == "ok")] == []
     assert {status for status, _, _ in found} <= set(STATUSES)
     assert 0 < sum(status == "ok" for status, _, _ in found[::2]) < 30

@@ -1,6 +1,6 @@
-"""A dozen real files go the whole way: every container, codec and error ends in the ledger with the right status."""
+"""A dozen real files through all stages: every container, codec and error gets the right status in the ledger."""
 
-# The files are not part of the repository: they lie in `../shared/videos` where there is such a folder.
+# The files are not part of the repository: they are in `../shared/videos`, if that folder exists.
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ VIDEOS = SHARED / "videos"
 pytestmark = pytest.mark.skipif(not VIDEOS.is_dir(), reason=f"no real videos: {VIDEOS} is not there")
 
 LABELS = ("arm wrestling", "flipping pancake")
-# file -> (status, codec, source frames found; of a bad video those that its container promises)
+# file -> (status, codec, source frames; for a bad video the number in its container)
 EXPECTED = {
     "arm_wrestling_h264_340x256.mp4": ("ok", "h264", 280),
     "av1.mkv": ("ok", "av1", 125),
-    "corrupted_h264.mp4": ("truncated", "h264", 50),  # a frame in its middle is damaged
-    "edit_list_short.mp4": ("ok", "h264", 25),  # decord shows 30, five of them copies
+    "corrupted_h264.mp4": ("truncated", "h264", 50),  # a frame in its middle is corrupted
+    "edit_list_short.mp4": ("ok", "h264", 25),  # decord returns 30, five of them copies
     "flipping_pancake_h264.mkv": ("ok", "h264", 310),
     "hevc_10bit.mp4": ("ok", "hevc", 30),
     "mpeg4.avi": ("ok", "mpeg4", 131),
     "odd_width_vp9.mp4": ("ok", "vp9", 25),
     "one_frame.mp4": ("ok", "mpeg4", 1),
     "rotated_90.mov": ("ok", "h264", 3),
-    "stream_copied_cut.mp4": ("ok", "h264", 32),  # decord shows 100, most of them one frame again and again
+    "stream_copied_cut.mp4": ("ok", "h264", 32),  # decord returns 100, most of them copies of one frame
     "two_video_streams.mp4": ("ok", "h264", 390),
 }
 
@@ -48,7 +48,7 @@ def video_id(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Arrange the files as a small Kinetics tree, build its ledgers and shards; the overrides that point there."""
+    """Arrange the files as a small Kinetics tree, build its ledgers and shards; returns overrides with its paths."""
     folder = tmp_path_factory.mktemp("real")
     root = folder / "kinetics"
     tables: dict[str, list[list[str]]] = {"train": [], "val": []}
@@ -116,7 +116,7 @@ def test_training_and_evaluation_run_on_them(
     }  # fmt: skip
     given = options + [f"--{key}={value}" for key, value in settings.items()]
     assert train.main(given) == 0
-    assert "2 steps" in capsys.readouterr().out  # 8 sound videos of train in batches of 4
+    assert "2 steps" in capsys.readouterr().out  # 8 good videos of train in batches of 4
     assert evaluate.main(given) == 0
     results = json.loads(next((tmp_path / "runs").rglob("eval/*.json")).read_text(encoding="utf-8"))
     assert results["num_videos"] == 3  # all of val

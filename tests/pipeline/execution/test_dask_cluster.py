@@ -1,4 +1,4 @@
-"""A Dask cluster writes the bytes that one machine writes, also when a worker dies."""
+"""A Dask cluster writes the same bytes as one machine, even if a worker dies."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ distributed = pytest.importorskip("distributed", reason="the extra [cluster] is 
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator["distributed.LocalCluster"]:
-    """Two processes of one thread each."""
+    """Two processes with one thread each."""
     os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "spawn"
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None, env={"PYTHONPATH": str(ROOT)}

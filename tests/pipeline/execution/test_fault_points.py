@@ -1,4 +1,4 @@
-"""A run is stopped before each of its side effects in turn; the next run ends in the bytes of an undisturbed one."""
+"""A run is stopped before each of its side effects in turn; the next run writes the bytes of an undisturbed one."""
 
 # A forked child runs `preprocess` with counted side effects; at the chosen one it is killed, or the disk is full.
 
@@ -36,7 +36,7 @@ NUM_VIDEOS, MISSING, BAD = 5, 2, 3
 
 
 class InstantDecoder:
-    """Stands in for the decoder process: known frames at once, so that every point can be tried."""
+    """Replaces the decoder process: returns known frames at once, so that every point can be tested."""
 
     def __init__(self, settings: Preprocess, _core: int | None = None) -> None:
         self.settings = settings
@@ -59,7 +59,7 @@ class InstantDecoder:
 
 
 def prepared(folder: Path, **changes: object) -> Preprocess:
-    """A ledger of pending videos whose files are there, in two shards."""
+    """A ledger of pending videos whose files exist, in two shards."""
     settings = settings_for(folder, videos_per_shard=3, jobs=1, max_bad_fraction=1.0, **changes)
     table = make_ledger(NUM_VIDEOS, "train", bad=(MISSING,))
     for path in filter(None, table["path"]):
@@ -111,7 +111,7 @@ def in_child(settings: Preprocess, act: Callable[[int, str], None]) -> int:
 def undisturbed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, dict[str, bytes], int]:  # noqa: E501
-    """The codec, the files that a run ends in, and how many side effects it has."""
+    """The codec, the files that a run writes, and the number of its side effects."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "Decoder", InstantDecoder)
         folder = tmp_path_factory.mktemp("undisturbed")

@@ -1,4 +1,4 @@
-"""Rows come and go: what was decoded is neither decoded again nor lost."""
+"""When rows are added or removed, decoded videos are neither decoded again nor lost."""
 
 import logging
 import shutil
@@ -25,12 +25,12 @@ from pipeline.shards.writer import ShardWriter
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """13 videos, of which number 2 is missing and number 4 is none."""
+    """13 videos; number 2 is missing and number 4 is not a video."""
     return make_inputs(tmp_path_factory.mktemp("inputs"), num_videos=13)
 
 
 def with_rows(inputs, folder: Path, count: int, **changes) -> Preprocess:
-    """A store of its own for the first `count` videos."""
+    """A separate store for the first `count` videos."""
     settings = Preprocess(
         **{**inputs.__dict__, "store": f"{folder}/store", "manifests": f"{folder}/manifests", **changes}
     )
@@ -39,7 +39,7 @@ def with_rows(inputs, folder: Path, count: int, **changes) -> Preprocess:
 
 
 def write_rows(settings, count: int) -> None:
-    """The ledger that label files of `count` rows give, before anything is known."""
+    """The ledger of label files with `count` rows, before any video is known."""
     table = make_ledger(13, "train", (2,)).iloc[:count].reset_index(drop=True)
     for row, path in enumerate(table["path"]):
         if path and not (Path(settings.data_root) / path).exists():

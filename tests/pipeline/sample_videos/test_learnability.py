@@ -1,4 +1,4 @@
-"""That the sample's classes are told apart by the order of frames, and by nothing else."""
+"""The sample's classes can only be distinguished by the order of frames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_one_class_of_a_pair_is_the_other_backwards(label: str, backwards: str, 
     motion = draw_motion(np.random.default_rng(seed))
     frames = motion_frames(label, motion, 12, (64, 86), 15.0)
     np.testing.assert_array_equal(motion_frames(backwards, motion, 12, (64, 86), 15.0), frames[::-1])
-    assert (frames[0] != frames[-1]).any()  # a picture that stands still would pass the line above
+    assert (frames[0] != frames[-1]).any()  # a picture without motion would pass the line above
 
 
 def draw_videos(split: int, count: int) -> Videos:
@@ -44,7 +44,7 @@ def draw_videos(split: int, count: int) -> Videos:
 
 
 def random_clip(video: Videos, rng: np.random.Generator, shuffled: bool) -> Videos:
-    """A random clip (8, 56, 56, 3), every second frame; `shuffled` loses the order of its frames and nothing else."""
+    """A random clip (8, 56, 56, 3), every second frame; `shuffled` only loses the order of its frames."""
     start = rng.integers(VIDEO_FRAMES - 2 * CLIP_FRAMES + 2)
     frames = start + 2 * (rng.permutation(CLIP_FRAMES) if shuffled else np.arange(CLIP_FRAMES))
     top, left = rng.integers(64 - CROP + 1), rng.integers(86 - CROP + 1)

@@ -1,4 +1,4 @@
-"""Shards give back the frames stored in them, and what is damaged or unfinished is refused by name."""
+"""Shards return the frames stored in them, and corrupted or unfinished ones are refused by name."""
 
 import errno
 import fcntl
@@ -165,7 +165,7 @@ def test_a_reader_holds_no_file_open(raw):
 def test_a_shard_cut_short_while_it_is_read_is_named(raw, tmp_path):
     path = Path(shutil.copy(raw, tmp_path))
     reader = ShardReader(path)
-    reader.mapped = False  # of one that is mapped, the kernel ends the process
+    reader.mapped = False  # with a mapped file, the kernel would end the process
     out = np.empty((4, 8, 8, 3), np.uint8)
     reader.copy_clip(3, range(4), 0, 0, out)
     os.truncate(path, reader.offset(3) + 900)
@@ -196,7 +196,7 @@ def test_direct_io_writes_the_same_bytes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "pwrite", note)
     written = {}
-    for begin in (0, 1):  # where the frames begin in a page of memory; only at 0 can the disk fetch them itself
+    for begin in (0, 1):  # where the frames begin in a page of memory; direct reads need 0
         memory = mmap.mmap(-1, 1 << 20)
         past_cache.clear()
         path = tmp_path / shard_name("val", begin, 2)
@@ -208,7 +208,7 @@ def test_direct_io_writes_the_same_bytes(tmp_path, monkeypatch):
                 add_frames(writer, Outcome(video_id=str(number), status="ok", num_frames=length), room, settings)
         reader = ShardReader(path)
         assert all((reader.frames(n) == frames_of(n, t, settings)).all() for n, t in enumerate((3, 1, 2)))
-        # Of frames of 65,664 bytes; what is left of the last block goes the ordinary way.
+        # Frames of 65,664 bytes; the rest of the last block is read in the ordinary way.
         assert past_cache == ([] if begin else [48 * 4096, 16 * 4096, 32 * 4096])
         written[begin] = path.read_bytes()
     assert written[0] == written[1]
@@ -247,7 +247,7 @@ def test_a_disk_that_takes_back_direct_writes_will_do(tmp_path, monkeypatch):
     finally:
         file.close()
     assert path.read_bytes() == memory.tobytes()
-    assert refused in ([3 * 4096], [])  # none, where no direct writes were granted in the first place
+    assert refused in ([3 * 4096], [])  # none, if direct writes are not possible here
 
 
 @pytest.mark.parametrize("mapped", [True, False])
@@ -256,7 +256,7 @@ def test_replaced_shard_is_not_read_by_the_old_index(raw, tmp_path, mapped):
     reader = ShardReader(path)
     reader.mapped = mapped
     out = np.zeros((4, 8, 8, 3), np.uint8)
-    reader.copy_clip(0, range(4), 0, 0, out)  # from now on it has the file, whatever has its name
+    reader.copy_clip(0, range(4), 0, 0, out)  # from now on it keeps the file, even if its name gets another one
     os.replace(shutil.copy(raw, tmp_path / "other"), path)
     reader.copy_clip(0, range(4), 0, 0, out)
     reader.close()
@@ -381,7 +381,7 @@ def test_no_video_of_that_name(raw):
 
 
 def outside_frames(path: Path) -> list[int]:
-    """Places of all bytes but those of the videos."""
+    """Positions of all bytes except those of the videos."""
     inside: set[int] = set()
     for offset, nbytes in outcomes_table([open_shard(path)])[["offset", "nbytes"]].itertuples(index=False):
         inside.update(range(offset, offset + nbytes))
@@ -404,12 +404,12 @@ def try_flips(path: Path, flips: list[tuple[int, int]]) -> None:
 
 
 def in_a_child(act: Callable[[], None], deadline_s: int) -> int:
-    """Run `act` where a hang or a crash can be seen; the wait status."""
+    """Run `act` in a child where a hang or a crash can be observed; returns the wait status."""
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1]
     try:
-        signal.alarm(deadline_s)  # kills, as nobody handles it
+        signal.alarm(deadline_s)  # without a handler, it kills
         act()
         os._exit(0)
     except BaseException:
@@ -429,7 +429,7 @@ def test_flipped_metadata_bits_never_reach_libhdf5(codec, request, tmp_path):
 
 
 def attribute_places(path: Path) -> list[int]:
-    """The global heap, where the attributes' texts are: in format 1, flips there made libhdf5 loop for ever."""
+    """The global heap, where the attributes' texts are: in format 1, flips there made libhdf5 loop forever."""
     begin = path.read_bytes().index(b"GCOL")
     return list(range(begin, begin + 600))
 

@@ -1,4 +1,4 @@
-"""A store opens each shard once a run, and again only when another file has its name."""
+"""A store opens each shard once per run, and again only if another file has its name."""
 
 import os
 import shutil

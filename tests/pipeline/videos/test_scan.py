@@ -1,4 +1,4 @@
-"""The video of each label row is found in every layout of folders, and none outside data_root."""
+"""The video of each label row is found in every layout of folders, and no video outside data_root."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Batches hold the right pixels and labels, repeatably, and bad shards are named before they are trained on."""
+"""Batches hold the right pixels and labels, repeatably, and bad shards are named before they are used."""
 
 import dataclasses
 import gc
@@ -49,7 +49,7 @@ def source(settings, split="train", *, seed=0, drop_remainder=True, rank=0, worl
 
 
 def video_numbers(settings, batches: ClipBatches) -> np.ndarray:
-    """The number each video says of itself, in the order of `videos`."""
+    """The number in the pixels of each video, in the order of `videos`."""
     return np.array([int(video_id.split("_")[-2]) for video_id in batches.videos.video_ids])
 
 
@@ -63,7 +63,7 @@ def test_free_memory_is_cgroup_limit_less_pinned_use(tmp_path):
     assert free("4000000\n") == 4_000_000 - 1_600_000
     assert (
         free("max\n") > 10_000_000 and clip_batches.free_memory_bytes(tmp_path / "none") > 10_000_000
-    )  # the machine's
+    )  # of the machine
 
 
 def test_clips_hold_the_pixels_they_should(settings):
@@ -81,7 +81,7 @@ def test_clips_hold_the_pixels_they_should(settings):
             flipped += mirrored
             top, left = round(rows[0] / 8), round(min(columns[0], columns[-1]) / 8)
             start = round(clip[0, :, :, 2].mean()) - 7 * number % 256
-            start = min(max(start, 0), len(frames) - 9)  # a JPEG's colour may be one off, and with it the guess
+            start = min(max(start, 0), len(frames) - 9)  # a JPEG's colour, and so the number, may differ by one
             expected = frames[start : start + 9 : 2, top : top + 8, left : left + 12]
             expected = expected[:, :, ::-1] if mirrored else expected
             assert np.abs(clip - expected).max() <= tolerance
@@ -194,7 +194,7 @@ def test_neither_maps_nor_files_nor_threads_pile_up(settings, monkeypatch, inter
     before = state()
     for epoch in range(4):
         everything(batches, epoch)
-        next(iterate(batches, epoch))  # and one that is given up
+        next(iterate(batches, epoch))  # and one that is not read to its end
         maps, files, threads = state()
         assert maps <= 2 and files - before[1] <= 2 and threads == 0
 
@@ -248,7 +248,7 @@ def damage_frames(path: Path) -> None:
             frames[-1:] = 255 - frames[-1:]
 
 
-# What is done to the shard once the ledger is read, and the end of the message.
+# What is done to the shard after the ledger is read, and the end of the message.
 DAMAGES = {
     "gone": (Path.unlink, "no such shard. Run `make preprocess`"),
     "empty": (lambda path: path.write_bytes(b""), "no seal at its end. Run `make verify ARGS=--repair`"),

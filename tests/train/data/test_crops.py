@@ -1,4 +1,4 @@
-"""Crops, flips and normalisation are those that the configuration and torchvision name."""
+"""Crops, flips and normalisation match the configuration and torchvision."""
 
 import mindspore as ms
 import numpy as np
@@ -35,10 +35,10 @@ def test_a_map_is_resolved_once_into_what_it_does():
 @pytest.mark.parametrize(
     ("operation", "message"),
     [
-        (Operation("VideoResize", size=(9, 8)), r"VideoResize size \[9, 8\] is not the stored size \[8, 9\]"),
+        (Operation("VideoResize", size=(9, 8)), r"VideoResize: got size \[9, 8\], expected the stored size \[8, 9\]"),
         (
             Operation("VideoCenterCrop", size=(8, 10)),
-            r"VideoCenterCrop size \[8, 10\] is larger than the stored \[8, 9\]",
+            r"VideoCenterCrop: got size \[8, 10\], expected at most the stored size \[8, 9\]",
         ),
     ],
 )
@@ -48,7 +48,7 @@ def test_sizes_that_do_not_match_shards_are_refused(operation, message):
 
 
 def drawn(map_: Map, stored: tuple[int, int], count: int = 200):
-    """What `count` clips draw; each is the only view of its clip."""
+    """The crops and flips of `count` clips with one view each."""
     draws = np.random.default_rng(0).random((count, 3))
     return places(map_.transforms(stored), stored, draws, np.zeros(count, np.int64))
 

@@ -1,4 +1,4 @@
-"""Threads make items ahead in order and within bounds, and neither errors nor hangs are lost."""
+"""Threads prepare items in advance, in order and within limits; errors and hangs are always reported."""
 
 import threading
 import time
@@ -82,7 +82,7 @@ def test_closing_releases_a_waiting_consumer():
 
 @pytest.mark.parametrize("taken", [0, 3, 20])
 def test_threads_end_with_their_consumer(taken):
-    others = set(threading.enumerate())  # one that was let go of by another test may just be ending
+    others = set(threading.enumerate())  # one that another test released may still be ending
     items = ahead(lambda number: number)
     assert [thread.name for thread in set(threading.enumerate()) - others] == ["batches"] * 3
     walk = iter(items)

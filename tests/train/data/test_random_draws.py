@@ -1,4 +1,4 @@
-"""Random draws are uniform and a function of seed, epoch, purpose and owner alone, so that runs repeat."""
+"""Random draws are uniform and depend only on seed, epoch, purpose and owner, so that runs can be repeated."""
 
 import numpy as np
 

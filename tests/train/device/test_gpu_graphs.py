@@ -1,4 +1,4 @@
-"""Graphs for a GPU, compiled by MindSpore's own plug-in with stand-ins for what NVIDIA gives it."""
+"""Graphs for a GPU, compiled by MindSpore's own plug-in with fake NVIDIA libraries."""
 
 import os
 import re
@@ -33,7 +33,7 @@ from train.network.precision import set_amp_level
 from train.loop.step import Loss, TrainStep, make_optimizer
 
 layout, precision, channels_last.FUSE, others = sys.argv[1], sys.argv[2], "apart" not in sys.argv, "others" in sys.argv
-# One block a stage, for the compiler's time; mid-planes 5, 18, 28, 36 are all padded.
+# One block per stage, to compile fast; mid-planes 5, 18, 28, 36 are all padded.
 NETWORKS["R2Plus1d18"] = lambda **options: VideoResNet(("split",) * 4, (1, 1, 1, 1), 1, **options)
 settings = load_config(Document("train/configs/sample.yaml", {}))
 assert start_device(replace(settings, device_target="auto")) == "GPU"
@@ -69,11 +69,11 @@ def machine(tmp_path_factory) -> dict[str, str]:
 
 
 def compiled(machine: dict[str, str], *words: str) -> tuple[Counter, Counter]:
-    """What cuDNN was asked for while training was compiled: batch norms (direction, operators) and algorithms."""
+    """The calls to cuDNN while training was compiled: batch norms (direction, operators) and algorithms."""
     command = [sys.executable, "-c", PROGRAM, *words]
     done = subprocess.run(command, cwd=ROOT, env=machine, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "all compiled\n", done.stderr[-2000:]
-    assert "will try to backoff on CPU" not in done.stderr  # an operator that the plug-in has no kernel for
+    assert "will try to backoff on CPU" not in done.stderr  # an operator without a kernel in the plug-in
     said = done.stderr.partition("training compiled")[0]
     norms = Counter(re.findall(r"^cuda: (forward|backward) \d (\d)$", said, re.MULTILINE))
     return norms, Counter(re.findall(r"^cuda: cudnn(Find|Get)Convolution", said, re.MULTILINE))
@@ -98,7 +98,7 @@ def test_convolutions_searched_float32_norms_not_fused(machine, layout, precisio
     norms, algorithms = compiled(machine, layout, precision, "others")
     assert norms == {("forward", ALONE): NUM_NORMS, ("backward", ALONE): NUM_NORMS}
     # Forward, of the input, of the weights; the first convolution's input has no gradient.
-    # MindSpore's two-dimensional ones do not ask in float16.
+    # MindSpore's two-dimensional ones do not call it in float16.
     asks = precision == "O0" or layout == "NCTHW"
     assert algorithms == ({"Find": 3 * NUM_NORMS - 1} if asks else {})
 

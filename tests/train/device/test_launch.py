@@ -1,4 +1,4 @@
-"""A training of several processes ends with the exit code of the one that failed first."""
+"""A training of several processes ends with the exit code of the process that failed first."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from train.device.launch import _NOTES, _exit_code, note_exit_code
 
 
 def leave(folder: Path, rank: int, code: int, monkeypatch) -> None:
-    """End as a process of number `rank`."""
+    """Exit as the process with number `rank`."""
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setenv(_NOTES, str(folder))
         patch.setenv("MS_ROLE", "MS_WORKER")

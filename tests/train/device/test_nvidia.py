@@ -1,4 +1,4 @@
-"""NVIDIA's driver and libraries are found or named as missing, for users with and without a card."""
+"""NVIDIA's driver and libraries are found, or named as missing, with and without a card."""
 
 import importlib.util
 import os
@@ -39,14 +39,14 @@ def libraries(tmp_path_factory) -> Path:
 
 
 def run(program: str, driver: Path, site: Path | None = None, **variables: str) -> subprocess.CompletedProcess:
-    """A Python with the stand-in as its driver, and `site` before the installed packages."""
+    """A Python with the fake driver, and with `site` before the installed packages."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("CUDA_", "LD_LIBRARY_PATH"))}
     environment |= {"LD_LIBRARY_PATH": str(driver), "PYTHONPATH": f"{site or ''}:{ROOT}", **variables}
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def fault(driver: Path, site: Path | None = None, **variables: str) -> str:
-    """What `import train` finds wrong."""
+    """The problem that `import train` finds."""
     done = run("import train; print(train.GPU_PROBLEM)", driver, site, **variables)
     assert done.returncode == 0 and not done.stderr, done.stderr
     return done.stdout.strip()
@@ -114,7 +114,7 @@ import ctypes, os, subprocess, train
 from train.device import nvidia
 assert train.GPU_PROBLEM == "", train.GPU_PROBLEM
 for _, folder, names in nvidia.LIBRARIES:
-    for name in names:  # by its soname alone: the loader finds it only because it is in the process
+    for name in names:  # only by its soname: the loader finds it because it is already in the process
         assert getattr(ctypes.CDLL(name), f"loaded_{folder}")() == 1
 answer = subprocess.run([os.environ["CUDA_HOME"] + "/bin/nvcc", "--version"], capture_output=True, text=True).stdout
 assert "Cuda compilation tools, release 11.6," in answer
@@ -243,7 +243,7 @@ def test_plugin_load_error_is_named_and_auto_takes_cpu(monkeypatch, caplog):
 
 
 def report_of(text: str) -> dict[str, tuple[str, str]]:
-    """What the doctor says, by subject: state and text."""
+    """The doctor's lines by subject: state and text."""
     lines = [re.fullmatch(r"(.{18}) (ok|none|missing) +(.+)", line) for line in text.splitlines()]
     assert all(lines), text
     return {found[1].strip(): (found[2], found[3]) for found in lines if found}

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a training after its step, and anything else at once."""
+"""SIGINT and SIGTERM end a training after its step, and other commands at once."""
 
 import signal
 import subprocess
@@ -11,7 +11,7 @@ from paths import ROOT
 
 from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM
 
-# The main thread is in C for some seconds, as it is while a graph runs; Python's own handlers would have to wait.
+# The main thread is in C for some seconds, as while a graph runs; Python's own handlers would have to wait.
 PROGRAM = """
 import ctypes, sys
 from train.device.signals import StopRequests
@@ -69,4 +69,4 @@ def test_ctrl_c_during_imports_ends_training_silently():
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30) == ("", "")
-    assert process.returncode == -signal.SIGINT  # of which a shell makes 130
+    assert process.returncode == -signal.SIGINT  # which a shell shows as 130

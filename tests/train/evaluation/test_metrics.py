@@ -1,4 +1,4 @@
-"""Accuracies and losses of clips and videos are right, also for ties, NaN and missing labels."""
+"""Accuracies and losses of clips and videos are right, even with ties, NaN and missing labels."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_scores_that_are_nan_are_never_correct(k):
     scores = np.zeros((3, 8), np.float32)
     scores[0], scores[1, 2], scores[2, 3:] = np.nan, np.nan, np.nan
     labels = np.array([0, 2, 0], np.int32)
-    assert topk_correct(scores, labels, k).tolist() == [False, False, k == 9]  # of the last, five others are NaN
+    assert topk_correct(scores, labels, k).tolist() == [False, False, k == 9]  # in the last row, the other five are NaN
     scores = Scores(num_videos=2, num_classes=8)
     scores.add(np.full((2, 8), np.nan, np.float32), np.array([0, 1], np.int32), np.array([0, 1]))
     summary = scores.summary()
@@ -47,8 +47,8 @@ def test_videos_are_scored_by_the_mean_of_their_views():
     scores.add(logits[3:], np.array([-1], np.int32), np.array([2]))
     summary = scores.summary()
     assert summary["num_videos"] == 3 and summary["num_labelled_videos"] == 2 and summary["num_clips"] == 4
-    assert summary["clip_top1"] == pytest.approx(1 / 3)  # of the labelled clips only the second is right
-    assert summary["video_top1"] == pytest.approx(1 / 2)  # its video is right by the mean of both views
+    assert summary["clip_top1"] == pytest.approx(1 / 3)  # only the second of the labelled clips is right
+    assert summary["video_top1"] == pytest.approx(1 / 2)  # its video is right, by the mean of both views
     assert summary["loss"] == pytest.approx(-np.log([0.4, 0.8, 0.2]).mean(), rel=1e-6)
 
 

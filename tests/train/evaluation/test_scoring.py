@@ -1,4 +1,4 @@
-"""The line that evaluation prints of a step, with labels and without."""
+"""The line that evaluation prints for a step, with and without labels."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ def test_a_steps_line_is_made_of_running_sums(caplog, monkeypatch):
     scores.add(logits, np.array([0, 0], np.int32), np.array([0, 0]))
     loss = scores.add(logits[1:], np.array([1], np.int32), np.array([1]))
     assert loss == pytest.approx(-np.log(0.8), rel=1e-6)
-    for whole in ("summary", "probabilities"):  # a walk over all videos, too slow after each batch
+    for whole in ("summary", "probabilities"):  # a loop over all videos, too slow after each batch
         monkeypatch.delattr(Scores, whole)
     on_step = log_step(SimpleNamespace(num_batches=7))
     with caplog.at_level(logging.INFO):
@@ -45,7 +45,7 @@ def test_results_that_fail_midway_keep_the_old_ones(tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert before["val.csv"].decode().splitlines()[1:] == ["a,0,x,0,x,0.576117,0 1 2", "b,1,y,1,y,0.576117,1 0 2"]
     assert before["val.json"] == b'{\n "top1": 1.0\n}'
-    videos.label_ids = np.array([0])  # the second row fails, when the first is written
+    videos.label_ids = np.array([0])  # the second row fails after the first is written
     with pytest.raises(IndexError):
         write_results(tmp_path, "val", SimpleNamespace(videos=videos), scores, {})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

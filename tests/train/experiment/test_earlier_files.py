@@ -1,4 +1,4 @@
-"""Files that an earlier version wrote mean today what they meant then."""
+"""Files of an earlier version still mean the same."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Configurations load as documented, ours and zjut_mindvideo's, and every error in them is named."""
+"""Our configurations and zjut_mindvideo's load as documented, and every error in them is named."""
 
 import logging
 
@@ -24,7 +24,7 @@ def test_zjut_mindvideos_file_loads_and_acts(caplog):
     assert config.preprocess.data_root == "/home/publicfile/kinetics-400"
     assert config.data_loader.eval.dataset.seq == 64
     assert config.device_target == "GPU"
-    # Each key that cannot act says so by its name.
+    # There is a warning for each key without effect.
     assert "learning_rate.lr_gamma" in caplog.text
 
 
@@ -64,26 +64,26 @@ def test_our_files_load_without_a_warning(path, caplog):
         ({"train.epoch": "3"}, r"--train\.epoch: unknown key; nearest valid: epochs"),
         ({"model.num_classes": "1"}, r"--model\.num_classes: got 1, expected whole number at least 2"),
         ({"model.stage_channels": "[1, 2]"}, r"model\.stage_channels: got \[1, 2\]"),
-        ({"context.device_target": "CPU"}, r"device_target GPU and context.device_target CPU differ"),
+        ({"context.device_target": "CPU"}, r"context\.device_target: got CPU, expected device_target, GPU"),
         ({"device_target": "TPU"}, r"--device_target: got 'TPU', expected auto \| CPU \| GPU \| Ascend"),
         ({"data_loader.train.dataset.seq_mode": "averge"}, r"nearest valid: average"),
-        ({"data_loader.train.dataset.num_crops": "3"}, r"num_crops: 3 is for data_loader\.eval"),
+        ({"data_loader.train.dataset.num_crops": "3"}, r"got 3, expected 1; 3 is only for data_loader\.eval"),
         ({"data_loader.eval.dataset.num_crops": "2"}, r"num_crops: got 2, expected 1 \| 3"),
-        ({"preprocess.height": "64"}, r"VideoResize size \[128, 171\] is not the stored size \[64, 171\]"),
+        ({"preprocess.height": "64"}, r"VideoResize: got size \[128, 171\], expected the stored size \[64, 171\]"),
         ({"learning_rate.lr_scheduler": "exponential"}, r"got 'exponential', expected cosine_annealing \| step \| m"),
-        ({"learning_rate.lr_scheduler": "multi_step"}, r"lr_scheduler multi_step needs lr_epochs and lr_gamma"),
-        ({"learning_rate.lr_scheduler": "step", "learning_rate.lr_epochs": "[1, 2]"}, r"step takes one number"),
-        ({"learning_rate.lr_scheduler": "multi_step", "learning_rate.lr_epochs": "[2, 1]"}, r"expected rising epochs"),
+        ({"learning_rate.lr_scheduler": "multi_step"}, r"got multi_step, expected lr_epochs and lr_gamma with it"),
+        ({"learning_rate.lr_scheduler": "step", "learning_rate.lr_epochs": "[1, 2]"}, r"\[1, 2\], expected one number"),
+        ({"learning_rate.lr_scheduler": "multi_step", "learning_rate.lr_epochs": "[2, 1]"}, r"expected rising numbers"),
         ({"learning_rate.eta_min": "0.5"}, r"learning_rate: eta_min: got 0\.5, expected at most lr, 0\.012"),
         ({"optimizer.loss_scale": "dynamc"}, r"got 'dynamc', expected .* \| dynamic; nearest valid: dynamic"),
         ({"train.amp_level": "O1"}, r"got 'O1', expected O0 \| O2 \| O3"),
-        ({OPERATIONS: f"[{CROP}, {{type: VideoResize, size: [128, 171]}}]"}, r"VideoResize stands after VideoRandom"),
-        ({OPERATIONS: f"[{NORMALIZE}, {{type: VideoRescale, shift: 0.0}}]"}, r"VideoRescale stands after VideoNorm"),
+        ({OPERATIONS: f"[{CROP}, {{type: VideoResize, size: [128, 171]}}]"}, r"got VideoResize after VideoRandomCrop"),
+        ({OPERATIONS: f"[{NORMALIZE}, {{type: VideoRescale, shift: 0.0}}]"}, r"got VideoRescale after VideoNormalize"),
         ({"data_loader.eval.map.operations": f"[{CROP}, {RESCALE}, {REORDER}, {NORMALIZE}]"}, r"scores random"),
         ({"data_loader.eval.map.operations": f"[{RESCALE}, {REORDER}]"}, r"\.eval\.map: .* VideoNormalize is missing"),
         ({"data_loader.eval.map.operations": "[]"}, r"data_loader\.eval\.map: operations: VideoRescale is missing"),
-        ({OPERATIONS: "[{type: VideoRandomCrop, size: [8, 999]}]"}, r"is larger than the stored"),
-        ({OPERATIONS: "[{type: VideoReOrder}]"}, r"VideoReOrder takes \['order'\], got \[\]"),
+        ({OPERATIONS: "[{type: VideoRandomCrop, size: [8, 999]}]"}, r"\[8, 999\], expected at most the stored"),
+        ({OPERATIONS: "[{type: VideoReOrder}]"}, r"VideoReOrder: got the keys \[\], expected \['order'\]"),
         ({OPERATIONS: "[{type: VideoReOrder, order: [0, 1, 2, 3]}]"}, r"expected \[3, 0, 1, 2\]"),
         ({OPERATIONS: "[{type: VideoCrop, size: [8, 8]}]"}, r"got 'VideoCrop', expected"),
     ],
@@ -108,7 +108,7 @@ def test_file_without_loaders_gets_standard_ones(tmp_path, text):
     loaders = load_config(document).data_loader
     printed = load_config(
         Document(RESOURCES / "zjut_r2plus1d18.yaml")
-    ).data_loader  # but for the size of a stored frame
+    ).data_loader  # except for the size of a stored frame
     for name in ("train", "eval"):
         operations = getattr(loaders, name).map.operations
         assert operations[1] == Operation("VideoResize", size=(120, 171))
@@ -122,7 +122,7 @@ def test_file_without_loaders_gets_standard_ones(tmp_path, text):
 def test_standard_crop_larger_than_frames_is_refused(tmp_path):
     path = tmp_path / "short.yaml"
     path.write_text("preprocess: {height: 64, width: 86}")
-    with pytest.raises(SettingsError, match=r"data_loader\.train\.map: VideoRandomCrop size \[112, 112\] is larger"):
+    with pytest.raises(SettingsError, match=r"data_loader\.train\.map: VideoRandomCrop: got size \[112, 112\]"):
         load_config(Document(path))
 
 

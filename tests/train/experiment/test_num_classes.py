@@ -1,4 +1,4 @@
-"""model.num_classes: auto is a number in every command before anything is built, and each says where it writes."""
+"""Every command replaces model.num_classes: auto by a number before it builds, and prints where it writes."""
 
 import shutil
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ def config(tmp_path_factory):
 
 
 def classes_in(command, words: list[str], monkeypatch) -> int:
-    """The number of classes with which a command comes to build its network."""
+    """The number of classes with which a command builds its network."""
 
     def stop(config, *_):
         raise Reached(getattr(config, "model", config).classes)
@@ -80,7 +80,7 @@ def test_commands_say_where_they_write(config, tmp_path, monkeypatch, capsys):
     words += [f"--infer.image_path={config}"]
     for path, base in ((CHECKPOINT, CHECKPOINT.parents[1]), (weights, tmp_path)):
         given = [*words, *(f"--{section}.pretrained_model={path}" for section in ("eval", "infer", "export"))]
-        exports = base / "export" if path == CHECKPOINT else base  # beside weights that are in no run folder
+        exports = base / "export" if path == CHECKPOINT else base  # next to weights outside a run folder
         expected = {train: f"a run folder in {tmp_path}/runs/tiny", evaluate: f"{base}/eval",
                     infer: f"{tmp_path}/pictures", export: f"{exports}"}  # fmt: skip
         for command, target in expected.items():
@@ -117,7 +117,7 @@ def test_number_that_is_given_stays(config):
     assert with_num_classes(settings, lambda: 7) is settings
     auto = load_config(Document(config, {"model.num_classes": "auto"}))
     assert with_num_classes(auto, lambda: 7).model.num_classes == 7
-    with pytest.raises(UserError, match="the ledgers have 1 class; expected at least 2"):
+    with pytest.raises(UserError, match="the ledgers have 1 class, expected at least 2"):
         with_num_classes(auto, lambda: 1)
 
 

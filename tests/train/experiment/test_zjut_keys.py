@@ -1,7 +1,7 @@
-"""Every key of zjut_mindvideo's YAML, one by one: another value changes what is done, or is refused or warned of."""
+"""Each key of zjut_mindvideo's YAML: another value changes the result, or is refused or warned about."""
 
-# `KEYS` has for each key another value, and what shows that it was heard: a function of the configuration whose result
-# differs, `refused` or `warned` with the words expected.
+# `KEYS` has another value for each key, and how its effect is seen: a function of the configuration whose result
+# differs, or the words of an error (`Refused`, `Ends`) or of a warning (`Warned`).
 
 import json
 import logging
@@ -48,7 +48,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def base(folder) -> dict[str, str]:
-    """What makes zjut_mindvideo's settings run on the little store; all keys mean what they did."""
+    """Overrides with which zjut_mindvideo's settings run on the small store; no key changes its meaning."""
     overrides = {f"preprocess.{key}": typed(value) for key, value in to_plain(settings_for(folder)).items()}
     values = yaml.safe_load(SEED.read_text())
     for split in ("train", "eval"):
@@ -73,7 +73,7 @@ def typed(value: object) -> str:
 
 
 def with_key(overrides: dict[str, str], key: str, value: object) -> dict[str, str]:
-    """The overrides with one key changed; the keys of an operation stand in a list."""
+    """The overrides with one key changed; the keys of an operation are in a list."""
     parent, _, rest = key.partition(".operations.")
     if not rest:
         return {**overrides, key: typed(value)}
@@ -85,7 +85,7 @@ def with_key(overrides: dict[str, str], key: str, value: object) -> dict[str, st
     return {**overrides, f"{parent}.operations": json.dumps(operations)}
 
 
-# What shows that a key acts: called with a configuration, and the words that would give it to a command.
+# Functions that show the effect of a key: called with a configuration, and with the words of the command line.
 
 
 def rates(config: Config, words: list[str], patch: pytest.MonkeyPatch):
@@ -114,7 +114,7 @@ def network(config: Config, words: list[str], patch: pytest.MonkeyPatch):
 
 
 def device(config: Config, words: list[str], patch: pytest.MonkeyPatch):
-    """How MindSpore is set up; what it was asked for is noted instead of done."""
+    """How MindSpore is set up; the calls are recorded and not executed."""
     asked = []
     patch.setattr(select, "_try", lambda *device: asked.append(device) or "")
     patch.setattr(select.ms, "set_context", lambda **options: asked.append(options))
@@ -150,7 +150,7 @@ def data_root(config: Config, words: list[str], patch: pytest.MonkeyPatch):
 
 
 def checkpoints(config: Config, words: list[str], patch: pytest.MonkeyPatch):
-    """The checkpoints that a training leaves whose steps do nothing."""
+    """The checkpoints of a training whose steps do nothing."""
 
     class Step:
         def __init__(self, *args, **options):
@@ -171,14 +171,14 @@ def checkpoints(config: Config, words: list[str], patch: pytest.MonkeyPatch):
 
 
 def warnings(config: Config, words: list[str], patch: pytest.MonkeyPatch):
-    """Has whatever can warn of a key do so."""
+    """Calls everything that can warn about a key."""
     device(config, words, patch)
     patch.setattr(trainer, "build_network", lambda _settings: TinyNetwork())
     trainer.Trainer(config, World(), None)
 
 
 def complaint(command) -> Callable:
-    """What a command says that cannot go on."""
+    """The error of a command that cannot continue."""
 
     def observe(config: Config, words: list[str], patch: pytest.MonkeyPatch):
         patch.setattr(infer, "decode_video", lambda *_: SimpleNamespace(frames=None))
@@ -210,7 +210,7 @@ def exported(config: Config, words: list[str], patch: pytest.MonkeyPatch):
 
 
 class Refused(str):
-    """The configuration is refused in these words."""
+    """The configuration is refused with these words."""
 
 
 class Warned(str):
@@ -223,10 +223,10 @@ class Ends(str):
 
 KEYS: dict[str, tuple[object, object]] = {
     "model_name": ("r(2+1)d_34", Warned("model_name: 'r(2+1)d_34' has no effect; model.type, R2Plus1d18")),
-    "device_target": ("GPU", Refused("device_target GPU and context.device_target CPU differ")),
+    "device_target": ("GPU", Refused("context.device_target: got CPU, expected device_target, GPU")),
     "dataset_sink_mode": (True, Warned("dataset_sink_mode: has no effect")),
     "context.mode": (1, device),
-    "context.device_target": ("GPU", Refused("device_target CPU and context.device_target GPU differ")),
+    "context.device_target": ("GPU", Refused("context.device_target: got GPU, expected device_target, CPU")),
     "context.save_graphs": (True, device),
     "context.device_id": (1, Warned("context.device_id: 1 has no effect on a CPU")),
     "model.type": ("R3d18", network),
@@ -283,7 +283,7 @@ for _name, _dataset in (("train", ("val", 3)), ("eval", ("test", 2))):
         f"{_loader}.dataset.num_parallel_workers": (3, batches(_name)),
         f"{_loader}.dataset.shuffle": (_name == "eval", batches(_name)),
         f"{_loader}.map.operations.VideoRescale.shift": (0.5, Refused("VideoRescale: got shift 0.5, expected 0.0")),
-        f"{_loader}.map.operations.VideoResize.size": ([8, 8], Refused("VideoResize size [8, 8] is not the stored")),
+        f"{_loader}.map.operations.VideoResize.size": ([8, 8], Refused("VideoResize: got size [8, 8], expected the")),
         f"{_loader}.map.operations.VideoReOrder.order": ([0, 1, 2, 3], Refused("VideoReOrder: got [0, 1, 2, 3]")),
         f"{_loader}.map.operations.VideoNormalize.mean": ([0.5, 0.5, 0.5], normalisation(_name)),
         f"{_loader}.map.operations.VideoNormalize.std": ([0.5, 0.5, 0.5], normalisation(_name)),

@@ -14,7 +14,7 @@ from train.loop import compile_cache
 
 @pytest.fixture
 def unused(monkeypatch, tmp_path) -> Path:
-    """As in a fresh process, with an empty cache."""
+    """As in a new process, with an empty cache."""
     monkeypatch.setattr(compile_cache, "_used", False)
     monkeypatch.setattr(compile_cache.ms, "set_context", lambda **options: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

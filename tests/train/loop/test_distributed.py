@@ -1,4 +1,4 @@
-"""Two CPU processes under MindSpore's msrun, with batch norms frozen: one of them dies, one process goes on."""
+"""Two CPU processes under MindSpore's msrun, with batch norms frozen: one of them dies, or only one continues."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from train.loop.running_statistics import RunningStatistics
 from train.weights import checkpoint
 
 DIES_AT = 5
-NOBODY_DIES = 1  # the seed of a training in which none does
-OUT = "KINETICS_TEST_OUT"  # where each process notes its parameters
+NOBODY_DIES = 1  # the seed of a training in which no process dies
+OUT = "KINETICS_TEST_OUT"  # where each process records its parameters
 
 
 def frozen_network() -> TinyNetwork:
-    """Its batch norm uses its running statistics in training too: those of a batch depend on who has which clip."""
+    """Its batch norm always uses its running statistics: those of a batch depend on which process has which clip."""
     network = TinyNetwork()
     network.features[1].bn2d.use_batch_statistics = False
     return network
 
 
 def worker() -> int:
-    """What msrun starts twice: train, note the parameters of every step; number 1 dies in the middle."""
+    """What msrun starts twice: train and record the parameters of every step; number 1 dies in the middle."""
     out = Path(os.environ[OUT])
     make_step = trainer.Trainer._step
 
@@ -67,7 +67,7 @@ def worker() -> int:
 
 
 def _note_settled_statistics(out: Path, world) -> None:
-    """Statistics that differ between the processes, and one of the two asked to stop: what both have afterwards."""
+    """Statistics that differ between two processes, one of which is asked to stop: what both have afterwards."""
     network = nn.SequentialCell(nn.BatchNorm2d(2))
     running = RunningStatistics(network, world.size)
     running.statistics[0].set_data(ms.Tensor([1.0 + world.rank, 5.0], ms.float32))
@@ -107,7 +107,7 @@ def has_ended(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def died(folder) -> tuple[int, str]:
-    """How training ends when one of its two workers has killed itself after step 5: exit code, and what is said."""
+    """How training ends when one of its two workers has killed itself after step 5: exit code and messages."""
     process = together(folder)
     _, said = process.communicate(timeout=150)
     return process.returncode, said
@@ -160,7 +160,7 @@ def test_one_process_repeats_and_resumes_steps_of_two(died, folder, monkeypatch)
     assert train.main([*words, "--resume", "auto"]) == EXIT_OK
     assert sorted(made) == [4, 5, 6, 7, 8]
     moved = max(np.abs(alone[8][name] - alone[3][name]).max() for name in alone[8])
-    assert moved > 1e-3  # or the comparison would say nothing
+    assert moved > 1e-3  # otherwise the comparison would show nothing
     for name in alone[8]:
         np.testing.assert_allclose(made[8][name], alone[8][name], atol=1e-5, rtol=1e-5, err_msg=name)
 

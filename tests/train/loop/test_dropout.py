@@ -1,4 +1,4 @@
-"""Dropout keeps the mean and depends on seed, epoch and sample alone, so that runs resume exactly."""
+"""Dropout keeps the mean and depends only on seed, epoch and sample, so that runs resume exactly."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A training that learns nothing any more stops, and says so."""
+"""A training that no longer learns stops with a message."""
 
 import pytest
 
@@ -9,7 +9,7 @@ NAN = float("nan")
 
 @pytest.mark.parametrize(
     ("steps", "ends_at", "said"),
-    [  # (loss, updates left out in a row, whether the loss scale can fall) of each step
+    [  # of each step: (loss, skipped updates in a row, whether the loss scale can fall)
         (
             [(NAN, 1, False), (1.0, 0, False), (NAN, 1, False), (NAN, 2, False), (float("inf"), 3, False)],
             5,

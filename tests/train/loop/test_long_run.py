@@ -1,4 +1,4 @@
-"""What a week of training would show, in minutes: nothing grows, and no moment is a bad one to be killed in."""
+"""The problems of a week of training, in minutes: nothing grows, and a kill at any moment does no harm."""
 
 import os
 import random

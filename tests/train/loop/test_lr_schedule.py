@@ -1,4 +1,4 @@
-"""Every learning-rate schedule, step by step, against values worked out by hand."""
+"""Every learning-rate schedule, step by step, compared with values calculated by hand."""
 
 import math
 

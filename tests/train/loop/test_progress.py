@@ -1,4 +1,4 @@
-"""Speed, accuracy and time left that the log shows are right."""
+"""The log shows the right speed, accuracy and remaining time."""
 
 import numpy as np
 import pytest

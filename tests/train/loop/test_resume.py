@@ -1,4 +1,4 @@
-"""Which settings may change when training resumes, and that checkpoints of older versions stay resumable."""
+"""Which settings may change when training resumes, and that checkpoints of older versions can be resumed."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ def identity_of(operations: tuple[Operation, ...] = (CROP,), **dataset: object) 
 
 
 def saved(**dataset: object) -> dict[str, object]:
-    """The identity as it comes back from a checkpoint's JSON."""
+    """The identity as it is read from a checkpoint's JSON."""
     return json.loads(json.dumps(identity_of(**dataset)))
 
 

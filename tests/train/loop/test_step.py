@@ -1,4 +1,4 @@
-"""Training steps: against PyTorch's 20-step loss curve (resources/loss_curve.npz), and each option by hand in numpy."""
+"""Training steps match PyTorch's 20-step loss curve (resources/loss_curve.npz), and numpy for each option."""
 
 import mindspore as ms
 import numpy as np
@@ -40,20 +40,20 @@ def losses_of(settings: Optimizer, num_steps: int) -> list[float]:
 
 
 def test_follows_pytorchs_loss_curve():
-    # With a loss scale, which must cancel out.  PyTorch's own float32 and float64 curves part by 1.7e-5 in 5 steps.
+    # With a loss scale, which must cancel out.  PyTorch's float32 and float64 curves differ by 1.7e-5 after 5 steps.
     losses = losses_of(Optimizer(weight_decay=1e-4, loss_scale=1024.0), 5)
     np.testing.assert_allclose(losses, CURVE["loss64"][:5], rtol=5e-5)
 
 
 @pytest.mark.slow
 def test_follows_pytorchs_loss_curve_for_twenty_steps():
-    # PyTorch's float32 and float64 curves part by 8e-4 here: the last digits grow with every step.
+    # PyTorch's float32 and float64 curves differ by 8e-4 here: rounding errors grow with every step.
     losses = losses_of(Optimizer(weight_decay=1e-4, loss_scale=1.0), 20)
     np.testing.assert_allclose(losses, CURVE["loss64"], rtol=2e-3)
 
 
 def test_weight_decay_reaches_every_parameter():
-    # MindSpore alone would leave out the batch norms' gamma and beta.
+    # By default MindSpore leaves out the batch norms' gamma and beta.
     network = nn.SequentialCell(nn.Dense(2, 2), nn.BatchNorm1d(2))
     optimizer = make_optimizer(Optimizer(weight_decay=0.5, momentum=0.0), network, [0.1])
     parameters = optimizer.parameters
@@ -64,7 +64,7 @@ def test_weight_decay_reaches_every_parameter():
     assert any("gamma" in p.name and np.abs(p.asnumpy()).max() > 0 for p in parameters)
 
 
-# A linear layer under softmax, small enough to be written down in numpy.
+# A linear layer under softmax, small enough to be written in numpy.
 LR = 0.5
 RNG = np.random.default_rng(0)
 START = RNG.standard_normal((3, 4)).astype(np.float32)
@@ -152,7 +152,7 @@ def test_weight_average_follows_and_replaces_weights():
     np.testing.assert_allclose(weight_of(step), average, rtol=1e-6)
     step.swap_average()
     np.testing.assert_array_equal(weight_of(step), last)
-    run_step(step, *BATCHES[2])  # and the average goes on
+    run_step(step, *BATCHES[2])  # and the average continues
     average = 0.75 * average + 0.25 * weight_of(step)
     step.swap_average()
     np.testing.assert_allclose(weight_of(step), average, rtol=1e-6)
@@ -162,7 +162,7 @@ def test_non_finite_step_changes_only_count_and_scale(monkeypatch):
     monkeypatch.setattr(loop_step, "DYNAMIC_SCALE_WINDOW", 2)
     step = linear_step(loss_scale="dynamic", momentum=0.9, ema_decay=0.5)
     kept = (step.loss.network.weight, step.optimizer.moments[0], step.average[0])
-    run_step(step, *BATCHES[2])  # from here on the average is not the weights
+    run_step(step, *BATCHES[2])  # from here on the average differs from the weights
     bad = np.full((2, 4), np.inf, np.float32)
     scales, left_out = [], []
     for clips in (bad, BATCHES[0][0], bad, BATCHES[1][0], BATCHES[2][0]):

@@ -1,4 +1,4 @@
-"""However a training is stopped, killed or damaged, it is resumed to the same bits, or one line says why not."""
+"""A training that is stopped, killed or corrupted resumes to the same bits, or one line explains why it cannot."""
 
 import io
 import json
@@ -31,7 +31,7 @@ from train.loop.health import NotFiniteError, OutOfMemoryError
 from train.report import main
 from train.weights import checkpoint
 
-# Everything that has a state or is random: groups of batches, a loss scale that moves, an average of the weights.
+# Everything that has a state or is random: groups of batches, a changing loss scale, an average of the weights.
 STATEFUL = ["--data_loader.group_size=2", "--optimizer.loss_scale=dynamic", "--optimizer.ema_decay=0.9",
             "--model.dropout=0.5"]  # fmt: skip
 PLAIN = [{"type": "VideoRescale", "shift": 0.0}, {"type": "VideoReOrder", "order": [3, 0, 1, 2]}, NORMALIZE]
@@ -68,7 +68,7 @@ def words(config: Path, runs: Path, *more: str) -> list[str]:
 
 
 def signalled(name: str, step: int, words: list[str]) -> int:
-    """The exit code of a training of its own process that gets a signal in a step."""
+    """The exit code of a training in a separate process that gets a signal in a step."""
     here = ROOT
     command = [sys.executable, "tests/helpers/make_training.py", name, str(step), *words]
     done = subprocess.run(
@@ -315,7 +315,7 @@ def test_a_mistake_is_one_clear_line(config, tmp_path, override, message):
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
 
 
-# What MindSpore 2.10 says on a CPU whose memory ran out (seen under a limit on the address space).
+# The message of MindSpore 2.10 when a CPU's memory is full (seen with a limit on the address space).
 MEMORY_NOT_ENOUGH = """
 ----------------------------------------------------
 - Memory not enough:

@@ -1,4 +1,4 @@
-"""The configured network: which one, what of it is frozen, and how fast each part learns."""
+"""The configured network: its type, its frozen parts, and the learning rate of each part."""
 
 import mindspore as ms
 import numpy as np

@@ -1,4 +1,4 @@
-"""The picture of a run: which frames are shown, which texts are written, and that colours of curves survive."""
+"""The picture of a run: its frames, its texts, and the colours of its curves."""
 
 import numpy as np
 from matplotlib.text import Text

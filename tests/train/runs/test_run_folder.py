@@ -1,4 +1,4 @@
-"""What a run leaves in its folder can be read by other programs, and a refused start leaves none."""
+"""Other programs can read the files in a run folder, and a refused start leaves no folder."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""A checkpoint comes back whole or is refused, whatever happened while it was written."""
+"""A checkpoint is read completely or refused, whatever happened while it was written."""
 
 import json
 import os
@@ -153,7 +153,7 @@ def test_an_optimizer_of_another_kind_is_refused(saved):
 
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     network, step = make()
-    numbers = [1, 2, 3, 999_999, 1_000_000]  # a digit more is newer, though it sorts before
+    numbers = [1, 2, 3, 999_999, 1_000_000]  # one more digit is newer, though it sorts first
     for number in numbers:
         checkpoint.save(tmp_path, checkpoint.stem(1, number), network, step.state(), {"step": number})
         if number == 2:
@@ -208,7 +208,7 @@ def test_names_do_not_depend_on_who_holds_the_network():
 def test_abandoned_checkpoints_are_older_than_new_ones(tmp_path):
     network, step = make()
     folder = tmp_path / "20260101-000000" / "ckpt"
-    for number in (3, 6, 9, 4):  # training went on from step 3 again
+    for number in (3, 6, 9, 4):  # training continued from step 3 again
         checkpoint.save(folder, checkpoint.stem(1, number), network, step.state(), {})
         checkpoint.prune(folder, keep=3)
     assert [int(path.stem[-1]) for path in checkpoint.resumable(tmp_path)] == [4, 3, 9]

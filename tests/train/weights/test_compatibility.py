@@ -1,4 +1,4 @@
-"""Weights trained for other classes are refused, and those of other frames are warned of."""
+"""Weights trained for other classes are refused, and weights trained on other frames give a warning."""
 
 import logging
 from pathlib import Path

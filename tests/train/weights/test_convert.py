@@ -1,4 +1,4 @@
-"""Weights in every form that exists, into ours and back; and what must be refused."""
+"""Weights of every supported format are converted to ours and back, and all others are refused."""
 
 import io
 import json
@@ -30,7 +30,7 @@ SETTINGS = Model(stage_channels=(4, 4, 8, 8), num_classes=5)
 
 
 def named(network, name_of) -> dict[str, np.ndarray]:
-    """Reference weights of a network under other names; they depend on torchvision's names alone."""
+    """Reference weights of a network under other names; they depend only on torchvision's names."""
     return {name_of(name): reference_weights.weight(weights.torchvision_name(name), tuple(parameter.shape))
             for name, parameter in weights.parameters(network).items()}  # fmt: skip
 
@@ -145,7 +145,7 @@ def test_a_json_that_says_no_checksum_is_refused(content, tmp_path):
 
 
 def test_flipped_bit_in_any_header_byte_is_found(tmp_path):
-    # All but the five letters that say that it is ours: without them it is another program's file.
+    # All except the five letters that mark it as ours: without them it is another program's file.
     path = tmp_path / "a.safetensors"
     arrays = {"stem.0.weight": np.ones((2, 3), np.float32), "fc.bias": np.ones(2, np.float32)}
     write_safetensors(path, arrays, {"model": "R2Plus1d18", "classes": ["b", "a"]})
@@ -234,7 +234,7 @@ def test_damage_is_refused_and_nothing_is_loaded(where, damage, torchvisions, tm
         path.write_bytes(torchvisions.read_bytes())
     content = path.read_bytes()
     if damage == "flip":
-        if where.startswith("plain"):  # without a checksum only the structure and impossible values can be seen
+        if where.startswith("plain"):  # without a checksum only wrong structure and impossible values can be detected
             number = np.float32(reference_weights.weight("stem.1.running_var", (2,))[0]).tobytes()
             at = content.index(number)
             content = content[: at + 3] + bytes([content[at + 3] | 0x80]) + content[at + 4 :]  # its sign
@@ -324,7 +324,7 @@ def test_pytorchs_file(new_format, torchvisions, tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     before, named_path = parameter_values(network), tmp_path / "theirs-91a641e6.pth"
-    named_path.write_bytes(content)  # whose name says what its SHA-256 begins with
+    named_path.write_bytes(content)  # its name has the beginning of its SHA-256
     path.write_bytes(content)
     with pytest.raises(UserError, match="SHA-256 does not begin with 91a641e6"):
         load_weights(named_path, network)

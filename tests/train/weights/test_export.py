@@ -1,4 +1,4 @@
-"""Exported MindIR and ONNX files compute what the network does, or are not written."""
+"""Exported MindIR and ONNX files compute the same as the network, or are not written."""
 
 import hashlib
 import json
@@ -81,7 +81,7 @@ def test_other_networks_as_onnx(make, tmp_path):
 
 @pytest.mark.parametrize("ending", [".mindir", ".onnx"])
 def test_file_with_other_results_is_not_written(network, ending, tmp_path, monkeypatch):
-    # The network's answer is moved by a little more than may be; the file still gives the old one.
+    # The network's result is changed by a little more than is allowed; the file still gives the old one.
     class Moved(nn.Cell):
         def construct(self, clips):
             return network(clips) * 1.0002
