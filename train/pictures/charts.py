@@ -16,6 +16,8 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.common.files import replacing
+
 TRAIN, VAL, VAL5 = "tab:blue", "tab:orange", "tab:green"
 DPI = 100
 HEIGHT_INCHES, CURVES_INCHES, CLIPS_INCHES = 5.2, 7.0, 5.0
@@ -59,14 +61,13 @@ def draw_run(records: list[dict[str, Any]], clips: list[LabelledClip], title: st
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure with 256 colours, which takes a third of the bytes; under a temporary name first."""
+    """Write a figure with 256 colours, which takes a third of the bytes, atomically."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     # Maximum coverage keeps the colours of thin curves; the default method drops them for more shades in the clips.
     picture = Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG", optimize=True)
 
 
 def series(records: list[dict[str, Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
