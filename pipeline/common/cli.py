@@ -45,7 +45,7 @@ def parser(
         module: what `python -m` starts, such as `pipeline.preprocess`.
         description: the module's docstring.
         sections: dataclass of each section by name; one without a name is the whole configuration.
-        common: the keys that --help shows, see help.key_lines; the rest is shown by --help-all.  None: all.
+        common: the keys that --help shows, see help.key_lines; the rest is shown by --help-all.  Empty: all.
         config: the file that is read without -c; None: no file.
     """
     parser = argparse.ArgumentParser(

@@ -17,9 +17,8 @@ from pipeline.common.value_types import Fraction, NonNegativeInt, PathText, Posi
 SPLITS = ("train", "val", "test")
 FORMAT_VERSION = 3
 
-# What decides the bytes of a shard.  Where things live and how fast they are made does not.  A key that comes later
-# stands in the second list: at its default it changes nothing, so stores that were written before it keep their
-# fingerprint.
+# The recipe: the keys that decide the bytes of a shard.  A new one goes into the second list, and its default gives the
+# old bytes: at the default earlier shards stay valid, and another value needs another store.
 _STORED_KEYS = (
     "dataset", "height", "width", "interpolation", "fps", "codec", "jpeg_quality", "videos_per_shard", "seed",
 )  # fmt: skip

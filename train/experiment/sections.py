@@ -1,8 +1,8 @@
 """The online stage's settings: one frozen dataclass for each section of the experiment file.
 
 The sections and keys are those of zjut_mindvideo's r2plus1d18.yaml, which loads as it is printed there, and a few
-more; ranges live in the annotations.  `load` reads a file, checks it, and warns by name of every key that is
-given and has no effect here.
+more; ranges live in the annotations.  `load_config` in load.py reads a file, checks it, and warns by name of every key
+that is given and has no effect here.
 """
 
 from __future__ import annotations
