@@ -1,4 +1,7 @@
-"""The networks and their weights.  Imports only mindspore, after it has limited oneDNN to fast instructions."""
+"""The networks and their weights.  Of large libraries it imports mindspore and numpy only.
+
+The first import limits oneDNN to fast instructions, so it must come before mindspore's.
+"""
 
 from model.onednn import limit_onednn_isa
 

@@ -17,8 +17,8 @@ from pipeline.common.value_types import Fraction, NonNegativeInt, PathText, Posi
 SPLITS = ("train", "val", "test")
 FORMAT_VERSION = 3
 
-# Keys that decide the bytes of a shard; folders and numbers of processes do not.  A key that is added later goes into
-# the second list: at its default it is not part of the fingerprint, so existing stores keep theirs.
+# The recipe: the keys that decide the bytes of a shard.  A new one goes into the second list, and its default gives the
+# old bytes: at the default earlier shards stay valid, and another value needs another store.
 _STORED_KEYS = (
     "dataset", "height", "width", "interpolation", "fps", "codec", "jpeg_quality", "videos_per_shard", "seed",
 )  # fmt: skip

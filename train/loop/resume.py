@@ -1,4 +1,4 @@
-"""Finds the checkpoints that training can resume from, and checks that it would continue with the same clips."""
+"""Finds checkpoints to resume from, and checks that training would continue with the same clips and schedule."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def checkpoints_to_resume(root: Path, resume: str | None) -> list[Path]:
 
 
 def identity(config: Config, *, clips_per_step: int, steps_per_epoch: int, videos: str) -> dict[str, object]:
-    """What decides the clips of each step, so it must be the same when training resumes.
+    """What decides the clips and the learning rate of each step, so it must be the same when training resumes.
+
+    `train.epochs` is part of it, because it is the length of the learning rate's schedule.
 
     Args:
         config: the whole experiment.
@@ -68,7 +70,7 @@ def identity(config: Config, *, clips_per_step: int, steps_per_epoch: int, video
 
 
 def check_identity(path: Path, state: dict[str, Any], current: dict[str, object]) -> None:
-    """Check that a checkpoint was trained on the clips that training would continue with.
+    """Check that a checkpoint has the `identity` that training would continue with.
 
     A key that the checkpoint lacks is newer than the checkpoint.  It had no effect then, so it is taken as its default:
     of the dataset's keys that of `Dataset`, and None for a map's operation or a key of one.
