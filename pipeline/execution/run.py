@@ -26,7 +26,7 @@ _SHOWN_REASONS = 20
 log = logging.getLogger(__name__)
 
 
-class Progress:
+class ProgressBar:
     """The progress bar of a run.
 
     Args:
@@ -49,7 +49,7 @@ class Progress:
             self._bar.set_postfix(bad=self._bad, refresh=False)
             self._bar.update()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -134,14 +134,14 @@ def write_shards(tasks: list[Task], settings: Preprocess, store: Store) -> int:
     """
     tasks = sorted(tasks, key=lambda task: _expected_bytes(task, settings), reverse=True)
     try:
-        with Progress(sum(len(task.videos) for task in tasks)) as progress:
+        with ProgressBar(sum(len(task.videos) for task in tasks)) as bar:
             if settings.engine == "dask":
-                dask_cluster.write_shards(tasks, settings, progress.done)
+                dask_cluster.write_shards(tasks, settings, bar.done)
             else:
-                local.write_shards(tasks, settings, store, progress.done)
+                local.write_shards(tasks, settings, store, bar.done)
     finally:
         remove_temporary(Path(settings.store))
-    return progress.frames
+    return bar.frames
 
 
 def fill_ledgers(

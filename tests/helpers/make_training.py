@@ -86,7 +86,7 @@ def signalling(number: int, step: int, send: Callable[[Trainer, int], None]) -> 
 
     def step_and_signal(self: Trainer, *args: object) -> float:
         loss = make_step(self, *args)  # type: ignore[arg-type]
-        if self.progress.step == step:
+        if self.position.step == step:
             send(self, number)
         return loss
 

@@ -59,7 +59,7 @@ def _move_average(decay: Tensor, average: Tensor, weight: Tensor) -> Tensor:
     return ops.assign(average, average * decay + weight * (1 - decay))
 
 
-class Loss(nn.Cell):
+class NetworkWithLoss(nn.Cell):
     """Mean softmax cross-entropy of a batch of stored clips."""
 
     def __init__(self, network: nn.Cell, normalize: nn.Cell, label_smoothing: float = 0.0) -> None:
@@ -115,7 +115,13 @@ class TrainStep(nn.Cell):
     """
 
     def __init__(
-        self, loss: Loss, optimizer: nn.Optimizer, settings: Optimizer, *, group_size: int = 1, world: int = 1
+        self,
+        loss: NetworkWithLoss,
+        optimizer: nn.Optimizer,
+        settings: Optimizer,
+        *,
+        group_size: int = 1,
+        world: int = 1,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.loss = loss
