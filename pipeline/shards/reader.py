@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import REPAIR, ShardError
 from pipeline.shards.encoding import Encoded
-from pipeline.shards.hdf5 import identity, open_finished
+from pipeline.shards.hdf5 import file_id, open_finished
 from pipeline.shards.head import Head, read_head
 
 _of_thread = threading.local()
@@ -62,7 +62,7 @@ class ShardReader:
 
     def _take(self, head: Head) -> None:
         index = head.index
-        self._identity = head.identity
+        self._file_id = head.file_id
         self.recipe_sha256 = head.recipe_sha256
         self.video_ids: list[str] = [name.decode("utf-8") for name in index["video_id"].tolist()]
         self.num_frames = index["num_frames"].astype(np.int64)
@@ -83,7 +83,7 @@ class ShardReader:
         Raises:
             ShardError: it is not.
         """
-        size, table_nbytes = self._identity.nbytes, 8 * (self.num_frames + 1) if self._jpeg else 0
+        size, table_nbytes = self._file_id.nbytes, 8 * (self.num_frames + 1) if self._jpeg else 0
         places = (
             (self._offsets, self._nbytes),
             (self._tables, table_nbytes),
@@ -250,7 +250,7 @@ class ShardReader:
             raise ShardError(
                 self.path, "the shard was removed after its index was read", "run `make preprocess`"
             ) from None
-        if identity(file.fileno())[:2] != self._identity[:2]:  # device and inode
+        if file_id(file.fileno())[:2] != self._file_id[:2]:  # device and inode
             file.close()
             what = "the shard was replaced by another file after its index was read"
             raise ShardError(self.path, what, "run the same command again")

@@ -101,7 +101,7 @@ class ClipBatches:
         self._begun, self.read_ahead = False, True
         log.info(
             "%s: %.1f GiB of frames in %d shards, %.1f GiB of memory free: %s; read ahead %s",
-            videos.identity, videos.nbytes / 2**30, len(videos.shards), memory / 2**30,
+            videos.name, videos.nbytes / 2**30, len(videos.shards), memory / 2**30,
             "mapped" if self._stay_mapped else "raw clips without gaps are read with preadv, others mapped",
             "in the first epoch" if self._fits else "in every epoch, because the page cache cannot hold them",
         )  # fmt: skip
@@ -111,7 +111,7 @@ class ClipBatches:
         if not self.num_batches:
             raise UserError(
                 f"data_loader.train.dataset.batch_size: got {size}{f' on {world} ranks' if world > 1 else ''}, but "
-                f"{videos.identity} has only {num_samples} clips an epoch. Set it to at most {num_samples // world}."
+                f"{videos.name} has only {num_samples} clips an epoch. Set it to at most {num_samples // world}."
             )
         self._buffers = Buffers((size, self.options.seq, *self.views.crop, 3))
         self._known: dict[int, ShardReader] = {}  # every shard opened so far: its tables are small, its file closed

@@ -28,9 +28,9 @@ from train.experiment.sections import Config
 from train.loop import dropout
 from train.loop.compile_cache import cached_compilation
 from train.loop.health import FiniteLosses, memory_errors_in_one_line
-from train.loop.lr_schedule import learning_rates
 from train.loop.log_values import Interval, Remaining
-from train.loop.resume import check_identity, identity
+from train.loop.lr_schedule import learning_rates
+from train.loop.resume import check_clip_settings, clip_settings
 from train.loop.running_statistics import RunningStatistics
 from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.network.build import build_network
@@ -84,7 +84,7 @@ class Trainer:
                 f"data_loader.train.dataset.split: got {loader.dataset.split}, which has videos without a label. "
                 "Choose a split whose videos all have one."
             )
-        check_classes(config.model, videos.label_ids, videos.class_names, videos.identity)
+        check_classes(config.model, videos.label_ids, videos.class_names, videos.name)
         self.source = ClipBatches(
             videos, loader, config.preprocess,
             seed=config.train.seed, drop_remainder=True, rank=world.rank, world=world.size,
@@ -119,14 +119,14 @@ class Trainer:
         steps = self.source.num_batches // self.group_size
         if not steps:
             raise UserError(
-                f"data_loader.group_size: got {self.group_size}, but an epoch of {self.source.videos.identity} has "
+                f"data_loader.group_size: got {self.group_size}, but an epoch of {self.source.videos.name} has "
                 f"only {self.source.num_batches} batches. Set it to at most {self.source.num_batches}."
             )
         given = self.config.learning_rate.steps_per_epoch
         if given is not None and given != steps:
             log.warning(
                 "warning: learning_rate.steps_per_epoch: %d has no effect. An epoch of %s has %d steps.",
-                given, self.source.videos.identity, steps,
+                given, self.source.videos.name, steps,
             )  # fmt: skip
         return steps
 
@@ -150,7 +150,7 @@ class Trainer:
                     ) from None
                 log.warning("warning: %s. Resuming from %s instead.", error, checkpoints[number + 1].stem)
                 continue
-            check_identity(path, state, self._identity())
+            check_clip_settings(path, state, self._clip_settings())
             self.train_step.swap_average()
             self.position = Position(step=int(state["step"]), epoch=int(state["epoch"]), best=float(state["best"]))
             log.info("resuming from %s at step %d", path, self.position.step)
@@ -168,7 +168,7 @@ class Trainer:
         """
         log.info(
             "training on %s, %d classes: %d epochs of %d steps of %d clips",
-            self.source.videos.identity, self.config.model.classes, self.config.train.epochs,
+            self.source.videos.name, self.config.model.classes, self.config.train.epochs,
             self.steps_per_epoch, self.clips_per_step,
         )  # fmt: skip
         known = len(self.source.videos.class_names)
@@ -292,7 +292,7 @@ class Trainer:
             log.info(
                 "epoch: %d evaluation: video top-1 %.4f top-5 %.4f, clip top-1 %.4f, loss %.4f, %s, %.1f s",
                 epoch + 1, summary["video_top1"], summary["video_top5"], summary["clip_top1"], summary["loss"],
-                self.validation.videos.identity, time.perf_counter() - began,
+                self.validation.videos.name, time.perf_counter() - began,
             )  # fmt: skip
             names = {"val/loss": "loss", "val/acc1": "video_top1", "val/acc5": "video_top5"}
             self._record({name: float(summary[key]) for name, key in names.items()})
@@ -305,12 +305,12 @@ class Trainer:
             self.statistics.settle(False)  # wait for the process that saves: msrun ends all when one ends
             raise TrainingStopped(self.stop.exit_code or EXIT_RETRY)
 
-    def _identity(self) -> dict[str, object]:
-        return identity(
+    def _clip_settings(self) -> dict[str, object]:
+        return clip_settings(
             self.config,
             clips_per_step=self.clips_per_step,
             steps_per_epoch=self.steps_per_epoch,
-            videos=self.source.videos.identity,
+            videos=self.source.videos.name,
         )
 
     def save(self, *, best: bool = False) -> None:
@@ -327,7 +327,7 @@ class Trainer:
         step, folder = self.position.step, self.run.checkpoints
         stem = checkpoint.stem(math.ceil(step / self.steps_per_epoch), step)
         state = {
-            **self._identity(), "step": step, "epoch": self.position.epoch, "best": self.position.best,
+            **self._clip_settings(), "step": step, "epoch": self.position.epoch, "best": self.position.best,
             "model": self.config.model.type, "classes": self.source.videos.class_names,
             "recipe": self.config.preprocess.stored(),
         }  # fmt: skip
