@@ -188,7 +188,7 @@ class Trainer:
             every = self.config.train.eval_epochs
             if self.validation is not None and (last or (epoch + 1) % every == 0):
                 summary = self._evaluate(epoch)
-                self._stop_if_requested()
+                self._correct_statistics_and_maybe_stop()
             self.position.epoch = epoch + 1
             every = self.config.train.save_checkpoint_epochs
             top1 = summary.get("video_top1", -1.0) if math.isfinite(summary.get("loss", 0.0)) else -1.0
@@ -221,7 +221,7 @@ class Trainer:
                 if in_epoch % self.config.train.log_steps == 0 or in_epoch == self.steps_per_epoch:
                     self._log(epoch, in_epoch, interval)
                     interval = Interval(self.clips_per_step)
-                self._stop_if_requested()
+                self._correct_statistics_and_maybe_stop()
                 every = self.config.train.save_checkpoint_steps
                 if every and self.position.step % every == 0 and in_epoch < self.steps_per_epoch:
                     self.save()
@@ -235,7 +235,7 @@ class Trainer:
             waited = time.perf_counter() - waited
             with memory_errors_in_one_line(self.source.options.batch_size):
                 loss, logits = self.train_step(
-                    Tensor(clips), Tensor(labels), number + 1 == self.group_size, self._kept(samples, epoch)
+                    Tensor(clips), Tensor(labels), number + 1 == self.group_size, self._dropout_factors(samples, epoch)
                 )
                 losses.append(float(loss.asnumpy()))
             interval.add_batch(logits.asnumpy(), labels, waited)
@@ -248,13 +248,13 @@ class Trainer:
         left_out = int(self.train_step.left_out.asnumpy())
         self.finite.check(loss, self.position.step, left_out, scale_can_fall=scale_can_fall)
 
-    def _kept(self, samples: NDArray[np.int64], epoch: int) -> Tensor | None:
+    def _dropout_factors(self, samples: NDArray[np.int64], epoch: int) -> Tensor | None:
         """The dropout factors of a batch; None without dropout."""
         fraction = self.config.model.dropout
         if not fraction:
             return None
         channels = self.network.fc.in_channels
-        return Tensor(dropout.kept(samples, channels, fraction, seed=self.config.train.seed, epoch=epoch))
+        return Tensor(dropout.factors(samples, channels, fraction, seed=self.config.train.seed, epoch=epoch))
 
     def _log(self, epoch: int, in_epoch: int, interval: Interval) -> None:
         values, rate = interval.summary(), self.rates[self.position.step - 1]
@@ -298,7 +298,7 @@ class Trainer:
             self._record({name: float(summary[key]) for name, key in names.items()})
         return summary
 
-    def _stop_if_requested(self) -> None:
+    def _correct_statistics_and_maybe_stop(self) -> None:
         """Correct the batch norms' statistics; if any process got a signal, all save and stop after this step."""
         if self.statistics.settle(self.stop.exit_code is not None):
             self.save()

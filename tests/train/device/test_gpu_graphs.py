@@ -49,7 +49,7 @@ if others:
     Predictor(made, normalize).set_train(False).compile(clips)
     step.exchange.compile()
     statistics = RunningStatistics(made)
-    statistics.compile(ms.Tensor(np.zeros(1, np.float32)), ms.Tensor(statistics.kept))
+    statistics.compile(ms.Tensor(np.zeros(1, np.float32)), ms.Tensor(statistics.previous))
 print("all compiled", flush=True)
 os._exit(0)
 """

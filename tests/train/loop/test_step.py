@@ -127,8 +127,8 @@ def test_dropped_features_give_no_logits_nor_gradient():
     step = TrainStep(NetworkWithLoss(network, nn.Identity()), make_optimizer(settings, network, [0.1] * 2), settings)
     step.set_train(True)
     before = network.fc.weight.asnumpy().copy()
-    clips, kept = RNG.standard_normal((2, 3, 4, 16, 16)).astype(np.float32), np.array([[2, 0, 0, 0]] * 2, np.float32)
-    step(ms.Tensor(clips), ms.Tensor(np.array([0, 1], np.int32)), True, ms.Tensor(kept))
+    clips, factors = RNG.standard_normal((2, 3, 4, 16, 16)).astype(np.float32), np.array([[2, 0, 0, 0]] * 2, np.float32)
+    step(ms.Tensor(clips), ms.Tensor(np.array([0, 1], np.int32)), True, ms.Tensor(factors))
     moved = (network.fc.weight.asnumpy() != before).any(axis=0)
     assert moved.tolist() == [True, False, False, False]
 

@@ -85,14 +85,14 @@ def files_of(runs: Path, stem: str) -> dict[str, bytes]:
 
 def test_interrupted_training_sees_same_clips_and_bits(config, tmp_path, seen, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    dropped, kept = [], dropout.kept
+    dropped, factors = [], dropout.factors
 
     def noting(samples, *args, **options):
         dropped.append(samples.tolist())
-        return kept(samples, *args, **options)
+        return factors(samples, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dropout, "kept", noting)
+        patch.setattr(dropout, "factors", noting)
         assert train.main(words(config, whole)) == EXIT_OK
     whole_clips = list(seen)
     assert dropped == whole_clips
