@@ -56,8 +56,8 @@ class ProgressBar:
         self._bar.close()
 
 
-def _expected_bytes(task: Task, settings: Preprocess) -> int:
-    """Bytes of source that a task decodes: shards that take longest come first, so that all jobs end together."""
+def _source_bytes(task: Task, settings: Preprocess) -> int:
+    """Bytes of the source files of a task: those to decode, and those of videos that are only copied."""
     total = 0
     for video in task.videos:
         with contextlib.suppress(OSError):
@@ -132,7 +132,8 @@ def write_shards(tasks: list[Task], settings: Preprocess, store: Store) -> int:
         UserError: the cluster cannot be used.
         OSError: the disk is full or fails.
     """
-    tasks = sorted(tasks, key=lambda task: _expected_bytes(task, settings), reverse=True)
+    # The shards that take longest come first, so that all jobs end together.
+    tasks = sorted(tasks, key=lambda task: _source_bytes(task, settings), reverse=True)
     try:
         with ProgressBar(sum(len(task.videos) for task in tasks)) as bar:
             if settings.engine == "dask":

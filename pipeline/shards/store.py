@@ -30,8 +30,8 @@ class Shard:
         path: the shard.
         split: train, val or test.
         head: its recipe and index.
-        outcomes: `offset`, `nbytes`, `crc32` and the fields of Outcome, each an array (V,), one entry for every
-            planned video.
+        outcomes: `offset`, `nbytes`, `crc32` and the fields of Outcome, each an array (P,), one entry for each of
+            the P planned videos, stored or not.
         structure_errors: (video, what) where HDF5 datasets and index differ; None: they were not compared.
     """
 

@@ -90,7 +90,7 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
 
 
 def count_classes(config: Config) -> int | None:
-    """The highest label_id of the ledgers that `data_loader` reads, and 1; None without a ledger that has labels.
+    """The highest label_id of the ledgers that `data_loader` reads, plus 1; None without a ledger that has labels.
 
     Raises:
         UserError: a file that should be a ledger is none.
