@@ -23,6 +23,11 @@ _ALIGNED_FROM_BYTES = 1 << 16
 _UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError)
 
 
+def versions() -> str:
+    """The versions of libhdf5 and h5py, for people."""
+    return f"{h5py.version.hdf5_version}, h5py {h5py.__version__}"
+
+
 def create(path: Path) -> h5py.File:
     """Create a file; nothing of the clock, the host or the library's version goes into it."""
     # Metadata in few places: all of it is read when a shard is opened.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from make_ledgers import IDS, ROWS, command, ledger_bytes, recipe_of, touch, val
+from make_ledgers import IDS, ROWS, build_ledgers, command, ledger_bytes, recipe_of, touch, val
 
 from pipeline.common.tables import InputError
 from pipeline.labels.class_ids import KINETICS400, read_class_list
@@ -21,7 +21,6 @@ from pipeline.ledger.table import (
     videos_name,
     write_ledger,
 )
-from pipeline.rebuild.join import build_ledgers
 
 
 def test_rows_are_label_rows_sorted_with_official_ids(root):
