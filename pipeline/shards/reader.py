@@ -199,7 +199,7 @@ class ShardReader:
         return self._get_map()[1][offset : offset + 4 * int(self.num_frames[row])].view(np.float32)
 
     def encoded(self, row: int) -> Encoded:
-        """A video as `ShardWriter.add_encoded` takes it."""
+        """A video as `ShardWriter.add` takes it."""
         data = self.stored(row) if self._jpeg else self._frames(row)
         starts = self._starts(row) if self._jpeg else None
         return Encoded(data, starts, int(self.num_frames[row]), self.times_s(row), int(self.crc32[row]))
