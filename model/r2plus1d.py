@@ -221,10 +221,10 @@ class VideoResNet(nn.Cell):
             has_bias=True,
         )
 
-    def construct(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def construct(self, x: Tensor, dropout_factors: Tensor | None = None) -> Tensor:
         """Clips (N, 3, T, H, W) float, normalised -> logits (N, num_classes).
 
-        `kept`, (N, fc.in_channels), is dropout in training: the features are multiplied by it before `fc`.
+        `dropout_factors`, (N, fc.in_channels), is dropout in training: the features are multiplied by it before `fc`.
         """
         if self.channels_last:
             x = x.transpose(0, 2, 3, 4, 1)
@@ -234,7 +234,7 @@ class VideoResNet(nn.Cell):
         x = self.layer3(x)  # (N, 256, T/4, H/8, W/8)
         x = self.layer4(x)  # (N, 512, T/8, H/16, W/16)
         x = x.mean((1, 2, 3) if self.channels_last else (2, 3, 4))
-        return self.fc(x if kept is None else x * kept)
+        return self.fc(x if dropout_factors is None else x * dropout_factors)
 
     @property
     def stages(self) -> tuple[nn.Cell, ...]:

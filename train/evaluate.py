@@ -45,20 +45,20 @@ def main(argv: list[str] | None = None) -> int:
     start_device(config)
     predictor, facts = load_predictor(config, path)
     source = evaluation_source(config)
-    check_class_names(facts, source.videos.class_names, path, source.videos.identity)
-    log.info("evaluating %s on %s, %d batches", path, source.videos.identity, source.num_batches)
+    check_class_names(facts, source.videos.class_names, path, source.videos.name)
+    log.info("evaluating %s on %s, %d batches", path, source.videos.name, source.num_batches)
     scores = score(predictor, source, log_step(source))
     summary = scores.summary()
-    result = {"checkpoint": str(path), "split": source.videos.identity, **summary}
+    result = {"checkpoint": str(path), "split": source.videos.name, **summary}
     results = write_results(folder, f"{path.stem}-{source.options.split}", source, scores, result)
     if "video_top1" in summary:
         print(
             f"video top-1 {summary['video_top1']:.4f} top-5 {summary['video_top5']:.4f}, clip top-1 "
             f"{summary['clip_top1']:.4f} top-5 {summary['clip_top5']:.4f}, loss {summary['loss']:.4f}: "
-            f"{source.videos.identity}, {summary['num_clips']} clips, {source.views.num_views} a video -> {results}"
+            f"{source.videos.name}, {summary['num_clips']} clips, {source.views.num_views} a video -> {results}"
         )
     else:
-        print(f"{source.videos.identity} has no labels: predictions only -> {results.with_suffix('.csv')}")
+        print(f"{source.videos.name} has no labels: predictions only -> {results.with_suffix('.csv')}")
     return EXIT_OK
 
 

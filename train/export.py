@@ -25,7 +25,7 @@ from train.network.build import build_network
 from train.runs.run_folder import runs_root
 from train.weights import checkpoint
 from train.weights.compatibility import saved_classes
-from train.weights.export import Shape, _input, export, metadata
+from train.weights.export import Shape, example_clips, export, metadata
 from train.weights.load import load_weights
 from train.weights.mindir import facts_path
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     facts = metadata(config, state, shape, source)
     if options.file_formate == "AIR":
         path.parent.mkdir(parents=True, exist_ok=True)
-        ms.export(network.set_train(False), _input(shape), file_name=str(path), file_format="AIR")
+        ms.export(network.set_train(False), example_clips(shape), file_name=str(path), file_format="AIR")
         write_json(facts_path(path), facts)
         check = "not checked, because only Ascend's tools can run it"
     else:

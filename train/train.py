@@ -64,10 +64,10 @@ def main(argv: list[str] | None = None) -> int:
         try:
             summary = trainer.fit()
         except TrainingStopped as stop_reason:
-            log.warning("Training stopped after step %d. Resume with --resume auto.", trainer.progress.step)
+            log.warning("Training stopped after step %d. Resume with --resume auto.", trainer.position.step)
             return stop_reason.exit_code
         except (LoaderError, ShardError):
-            if trainer.progress.step:  # keep the steps trained so far
+            if trainer.position.step:  # keep the steps trained so far
                 trainer.save()
                 log.info("Resume with --resume auto.")
             raise
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
                 if "video_top1" in summary
                 else ""
             )
-            print(f"{top1}{trainer.progress.step} steps -> {run.path}")
+            print(f"{top1}{trainer.position.step} steps -> {run.path}")
     return EXIT_OK
 
 

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, UserError
 from pipeline.common.help import WIDTH, key_lines
-from pipeline.common.settings import SECTIONS, Document
+from pipeline.common.settings import TOP_KEYS, Document
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     overrides: dict[str, str] = {}
     for word in rest:
         name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or name.split(".")[0] not in SECTIONS:
+        if not word.startswith("--") or name.split(".")[0] not in TOP_KEYS:
             parser.error(f"unrecognized argument: {word} (overrides look like --section.key=value)")
         if not equals:  # the next word may be a value or an override: a wrong guess would lose it
             parser.error(f"--{name}: got no value, expected --{name}=VALUE, with an equals sign and no space")

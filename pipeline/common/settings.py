@@ -19,7 +19,8 @@ from pipeline.common.value_types import MisfitError, Typed, choices, converted_t
 
 T = TypeVar("T")
 
-SECTIONS = (
+# Keys at the top of a file: the sections, and three plain values.
+TOP_KEYS = (
     "model_name", "device_target", "dataset_sink_mode", "context", "model", "learning_rate", "optimizer",
     "loss", "train", "eval", "infer", "export", "data_loader", "preprocess",
 )  # fmt: skip
@@ -52,8 +53,8 @@ class Document:
             self._override(name, text)
         errors = Errors(self)
         for section in self.values:
-            if section not in SECTIONS:
-                errors.add((section,), "unknown section", section, SECTIONS)
+            if section not in TOP_KEYS:
+                errors.add((section,), "unknown section", section, TOP_KEYS)
         errors.raise_any()
 
     def where(self, key: tuple[str, ...]) -> str:
@@ -100,19 +101,19 @@ class Errors:
         self._document = document
         self._lines: list[str] = []
 
-    def add(self, key: tuple[str, ...], words: str, word: str = "", allowed: Collection[str] = ()) -> None:
+    def add(self, key: tuple[str, ...], problem: str, got: str = "", allowed: Collection[str] = ()) -> None:
         """Add an error.
 
         Args:
             key: the key that is wrong.
-            words: what is wrong.
-            word: the word that was given, for the nearest allowed one.
+            problem: what is wrong.
+            got: the word that was given, for the nearest allowed one.
             allowed: the allowed words, if the key takes words.
         """
         self.count += 1
         if self.count <= MAX_ERRORS:
-            near = nearest(word, allowed) if allowed and word else ""
-            self._lines.append(f"{self._document.where(key)}: {words}{near}")
+            hint = nearest_hint(got, allowed) if allowed and got else ""
+            self._lines.append(f"{self._document.where(key)}: {problem}{hint}")
 
     def raise_any(self) -> None:
         """Raise all errors as one.
@@ -139,11 +140,11 @@ def build(cls: type[T], document: Document, section: str = "") -> T:
     return result
 
 
-def nearest(word: str, allowed: Collection[str]) -> str:
+def nearest_hint(got: str, allowed: Collection[str]) -> str:
     """`; nearest valid: x`, for the end of an error message; the whole list if none is near."""
     import difflib  # takes 5 ms, and only errors need it
 
-    close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(got, allowed, n=1, cutoff=0.5)
     return f"; nearest valid: {close[0]}" if close else f"; valid: {', '.join(allowed)}"
 
 
@@ -216,6 +217,6 @@ def _value(hint: Any, value: Any, key: tuple[str, ...], document: Document, erro
         return converted_to(hint, value)
     except MisfitError as misfit:
         got = parsed(value) if isinstance(value, Typed) else value
-        words = f"got {shown(got)}, expected {str(misfit) or type_name(hint)}"
-        errors.add(key, words, got if isinstance(got, str) else "", choices(hint))
+        problem = f"got {shown(got)}, expected {str(misfit) or type_name(hint)}"
+        errors.add(key, problem, got if isinstance(got, str) else "", choices(hint))
         return None

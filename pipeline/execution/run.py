@@ -18,7 +18,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.execution import dask_cluster, local, previous_plan
 from pipeline.execution.plan import Task, check_recipe, is_finished, plan_all, plan_shards
 from pipeline.ledger.schema import BAD_STATUSES, WAITING_STATUSES
-from pipeline.ledger.table import fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
+from pipeline.ledger.table import awaited, fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
 from pipeline.shards.store import Store, outcomes_table
 
 _SHOWN_REASONS = 20
@@ -26,7 +26,7 @@ _SHOWN_REASONS = 20
 log = logging.getLogger(__name__)
 
 
-class Progress:
+class ProgressBar:
     """The progress bar of a run.
 
     Args:
@@ -49,15 +49,15 @@ class Progress:
             self._bar.set_postfix(bad=self._bad, refresh=False)
             self._bar.update()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._bar.close()
 
 
-def _expected_bytes(task: Task, settings: Preprocess) -> int:
-    """Bytes of source that a task decodes: shards that take longest come first, so that all jobs end together."""
+def _source_bytes(task: Task, settings: Preprocess) -> int:
+    """Bytes of the source files of a task: those to decode, and those of videos that are only copied."""
     total = 0
     for video in task.videos:
         with contextlib.suppress(OSError):
@@ -85,7 +85,7 @@ def preprocess_store(settings: Preprocess) -> int:
         todo = [task for task in tasks if not is_finished(task, settings, store)]
         log.info("%d shards, %d of them finished before", len(tasks), len(tasks) - len(todo))
         frames = write_shards(todo, settings, store)
-        rows = fill_ledgers(ledgers, tasks, settings, store)
+        rows = fill_ledgers(ledgers, tasks, settings, store, keep_awaited=False)
         previous_plan.clear(tasks, settings, store)
     seconds = time.perf_counter() - began
     return _report(settings, rows, f"{len(todo)} of {len(tasks)} shards written", frames, seconds)
@@ -132,20 +132,21 @@ def write_shards(tasks: list[Task], settings: Preprocess, store: Store) -> int:
         UserError: the cluster cannot be used.
         OSError: the disk is full or fails.
     """
-    tasks = sorted(tasks, key=lambda task: _expected_bytes(task, settings), reverse=True)
+    # The shards that take longest come first, so that all jobs end together.
+    tasks = sorted(tasks, key=lambda task: _source_bytes(task, settings), reverse=True)
     try:
-        with Progress(sum(len(task.videos) for task in tasks)) as progress:
+        with ProgressBar(sum(len(task.videos) for task in tasks)) as bar:
             if settings.engine == "dask":
-                dask_cluster.write_shards(tasks, settings, progress.done)
+                dask_cluster.write_shards(tasks, settings, bar.done)
             else:
-                local.write_shards(tasks, settings, store, progress.done)
+                local.write_shards(tasks, settings, store, bar.done)
     finally:
         remove_temporary(Path(settings.store))
-    return progress.frames
+    return bar.frames
 
 
 def fill_ledgers(
-    ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preprocess, store: Store
+    ledgers: dict[str, pd.DataFrame], tasks: list[Task], settings: Preprocess, store: Store, *, keep_awaited: bool
 ) -> pd.DataFrame:
     """Write the ledgers with the outcomes of the shards; returns all their rows.
 
@@ -154,6 +155,7 @@ def fill_ledgers(
         tasks: the plan, all of whose shards are written.
         settings: the recipe.
         store: its shards.
+        keep_awaited: leave the rows of videos that still wait to be decoded (`awaited`) as they are.
 
     Raises:
         ShardError: a shard cannot be read.
@@ -161,8 +163,11 @@ def fill_ledgers(
     filled = []
     for split, table in ledgers.items():
         shards = [store.shard(task.path) for task in tasks if task.split == split]
-        filled.append(fill_ledger(table, outcomes_table(shards)) if shards else table)
-        write_ledger(ledger_path(settings, split), filled[-1])
+        if shards:
+            outcomes = outcomes_table(shards)
+            table = fill_ledger(table, outcomes[~awaited(table, outcomes)] if keep_awaited else outcomes)
+        write_ledger(ledger_path(settings, split), table)
+        filled.append(table)
     return pd.concat(filled, ignore_index=True)
 
 

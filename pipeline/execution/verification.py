@@ -16,9 +16,9 @@ from pipeline.common.recipe import Preprocess, differences
 from pipeline.common.text import some
 from pipeline.execution import previous_plan
 from pipeline.execution.plan import Task, check_recipe, plan_all, strays
-from pipeline.execution.run import check_data_root, write_shards
+from pipeline.execution.run import check_data_root, fill_ledgers, write_shards
 from pipeline.ledger.schema import LEARNED, WAITING_STATUSES
-from pipeline.ledger.table import awaited, fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
+from pipeline.ledger.table import awaited, fill_ledger, ledger_folder, read_ledgers
 from pipeline.shards.store import Shard, Store, outcomes_table
 
 log = logging.getLogger(__name__)
@@ -172,12 +172,7 @@ def _repair(
     previous_plan.set_aside([task for task in tasks if task.path.name in broken], settings, store, only=broken)
     tasks = previous_plan.with_places(tasks, settings, store)
     write_shards([task for task in tasks if task.path.name in broken], settings, store)
-    for split, table in ledgers.items():
-        shards = [store.shard(task.path) for task in tasks if task.split == split]
-        if shards:
-            outcomes = outcomes_table(shards)
-            table = fill_ledger(table, outcomes[~awaited(table, outcomes)])
-        write_ledger(ledger_path(settings, split), table)
+    fill_ledgers(ledgers, tasks, settings, store, keep_awaited=True)
     previous_plan.clear(tasks, settings, store)
 
 

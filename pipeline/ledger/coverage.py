@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.common.text import some
 from pipeline.ledger.schema import BAD_STATUSES, STATUSES, WAITING_STATUSES
-from pipeline.ledger.table import identity
+from pipeline.ledger.table import videos_name
 
 USABLE = (*WAITING_STATUSES, "ok")  # waiting or decoded: the videos for training and evaluation
 _SHOWN = 10  # classes in the text; --json has all of them
@@ -21,7 +21,7 @@ def summarise(dataset: str, ledgers: dict[str, pd.DataFrame], min_per_class: int
     """Coverage of every split, as JSON-able values.
 
     Args:
-        dataset: its name, for the identity.
+        dataset: its name.
         ledgers: by split.
         min_per_class: classes with fewer usable videos in a labelled split are listed under `few`.
 
@@ -41,7 +41,7 @@ def summarise(dataset: str, ledgers: dict[str, pd.DataFrame], min_per_class: int
             "missing": missing,
             "bad": sum(count for status, count in statuses.items() if status in BAD_STATUSES),
             "statuses": statuses,
-            "identity": identity(dataset, ledger, USABLE),
+            "identity": videos_name(dataset, ledger, USABLE),
             "classes": classes,
             "few": [entry["label"] for entry in classes if entry["usable"] < min_per_class],
         }
@@ -67,7 +67,7 @@ def _classes(ledger: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def text(summary: dict[str, Any]) -> str:
-    """The table for people: a line for each split with its identity, then its classes that lack most videos."""
+    """The table for people: a line for each split with the name of its videos, then classes that lack most videos."""
     lines = [f"{'split':<6} {'rows':>9} {'found':>9} {'missing':>9} {'bad':>7} {'classes':>8}  videos"]
     for split, part in summary["splits"].items():
         lines.append(

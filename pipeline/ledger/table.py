@@ -235,7 +235,7 @@ def class_names(*ledgers: pd.DataFrame) -> list[str]:
     return names
 
 
-def identity(dataset: str, ledger: pd.DataFrame, statuses: Iterable[str] = ("ok",)) -> str:
+def videos_name(dataset: str, ledger: pd.DataFrame, statuses: Iterable[str] = ("ok",)) -> str:
     """A name for the videos that a result was computed on: `k400-val@1f2e3d4c (19,404 of 19,906)`.
 
     The hash covers the ids and labels of the rows with one of `statuses`: it is the same for two copies of Kinetics if

@@ -47,17 +47,8 @@ class BuiltLedgers:
     warnings: list[str]
 
 
-def build_ledgers(settings: Preprocess) -> dict[str, pd.DataFrame]:
-    """The ledgers of a dataset by split; nothing is written.
-
-    Raises:
-        InputError: there are no label files, no videos, or bad values (all of them are listed).
-    """
-    return join_sources(settings, Store(Path(settings.store))).ledgers
-
-
 def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = ()) -> BuiltLedgers:
-    """As `build_ledgers`, with the files that no row uses and the lines to print.
+    """Build the ledgers of a dataset from all that is known of its videos; nothing is written.
 
     Args:
         settings: where label files, videos and earlier ledgers are.

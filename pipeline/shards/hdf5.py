@@ -23,6 +23,11 @@ _ALIGNED_FROM_BYTES = 1 << 16
 _UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError)
 
 
+def versions() -> str:
+    """The versions of libhdf5 and h5py, for people."""
+    return f"{h5py.version.hdf5_version}, h5py {h5py.__version__}"
+
+
 def create(path: Path) -> h5py.File:
     """Create a file; nothing of the clock, the host or the library's version goes into it."""
     # Metadata in few places: all of it is read when a shard is opened.
@@ -63,7 +68,7 @@ def end(fd: int) -> int:
     return int.from_bytes(os.pread(fd, 8, 40), "little")
 
 
-class Identity(NamedTuple):
+class FileId(NamedTuple):
     """Tells a file from another that has taken its name; a rename keeps it."""
 
     device: int
@@ -72,14 +77,14 @@ class Identity(NamedTuple):
     nbytes: int
 
 
-def identity(file: Path | int) -> Identity:
-    """The identity of a path or of an open descriptor.
+def file_id(file: Path | int) -> FileId:
+    """The id of a file, by its path or an open descriptor.
 
     Raises:
         OSError: it is missing or cannot be looked at.
     """
     stat = os.stat(file)
-    return Identity(stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    return FileId(stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
 
 def missing(path: Path) -> ShardError:

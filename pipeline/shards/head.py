@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import REPAIR, ShardError
 from pipeline.shards.format import INDEX_FIELDS
-from pipeline.shards.hdf5 import Identity, identity, read_rows
+from pipeline.shards.hdf5 import FileId, file_id, read_rows
 
 if TYPE_CHECKING:
     import h5py
@@ -22,7 +22,7 @@ class Head:
     """What reading frames needs of a shard's HDF5 file.
 
     Attributes:
-        identity: of the file that this was read from.
+        file_id: of the file that this was read from.
         recipe: as JSON.
         recipe_sha256: its fingerprint.
         jpeg: whether frames are JPEGs.
@@ -30,7 +30,7 @@ class Head:
         index: the table `index`, a structured array (V,).
     """
 
-    identity: Identity
+    file_id: FileId
     recipe: str
     recipe_sha256: str
     jpeg: bool
@@ -51,4 +51,4 @@ def read_head(file: h5py.File) -> Head:
     recipe, sha256 = (str(file.attrs[name]) for name in ("recipe", "recipe_sha256"))
     settings = json.loads(recipe)
     frame_shape = (int(settings["height"]), int(settings["width"]), 3)
-    return Head(identity(file.id.get_vfd_handle()), recipe, sha256, settings["codec"] == "jpeg", frame_shape, index)
+    return Head(file_id(file.id.get_vfd_handle()), recipe, sha256, settings["codec"] == "jpeg", frame_shape, index)

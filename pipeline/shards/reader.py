@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import REPAIR, ShardError
 from pipeline.shards.encoding import Encoded
-from pipeline.shards.hdf5 import identity, open_finished
+from pipeline.shards.hdf5 import file_id, open_finished
 from pipeline.shards.head import Head, read_head
 
 _of_thread = threading.local()
@@ -37,8 +37,9 @@ class ShardReader:
         head: what an earlier opening of this file has read; None: the file is opened here.
 
     Attributes:
-        mapped: copy raw clips of consecutive frames out of the map.  False: read them with preadv, which is one copy
-            more, but cheaper than mapping pages for every clip (through GeneratorDataset, 119 us a clip, not 160).
+        use_map: copy raw clips of consecutive frames out of the map, as all other clips.  False: read them with preadv,
+            which is one copy more, but cheaper than mapping pages for every clip (through GeneratorDataset, 119 us a
+            clip, not 160).
         video_ids: the stored videos.
         num_frames: (V,) int64.
         crc32: (V,) int64, of the stored bytes.
@@ -54,7 +55,7 @@ class ShardReader:
             with open_finished(path) as file:
                 head = read_head(file)
         self._take(head)
-        self.mapped = True
+        self.use_map = True
         self._map: tuple[mmap.mmap, NDArray[np.uint8]] | None = None
         self._file: io.FileIO | None = None
         self._check()
@@ -62,7 +63,7 @@ class ShardReader:
 
     def _take(self, head: Head) -> None:
         index = head.index
-        self._identity = head.identity
+        self._file_id = head.file_id
         self.recipe_sha256 = head.recipe_sha256
         self.video_ids: list[str] = [name.decode("utf-8") for name in index["video_id"].tolist()]
         self.num_frames = index["num_frames"].astype(np.int64)
@@ -83,7 +84,7 @@ class ShardReader:
         Raises:
             ShardError: it is not.
         """
-        size, table_nbytes = self._identity.nbytes, 8 * (self.num_frames + 1) if self._jpeg else 0
+        size, table_nbytes = self._file_id.nbytes, 8 * (self.num_frames + 1) if self._jpeg else 0
         places = (
             (self._offsets, self._nbytes),
             (self._tables, table_nbytes),
@@ -147,11 +148,11 @@ class ShardReader:
             shape, item, row_nbytes = (len(frames), height), _pixels(width), 3 * self._frame_shape[1]
             start = int(self._offsets[row]) + lowest * self._frame_nbytes + top * row_nbytes + 3 * left
             strides = (step * self._frame_nbytes, row_nbytes)
-            if self._reads(frames):
+            if self._uses_preadv(frames):
                 end = start + (highest - lowest) * self._frame_nbytes + (height - 1) * row_nbytes + 3 * width
-                stored: NDArray[np.void] = np.ndarray(shape, item, self._read(start, end - start), 0, strides)
+                stored: NDArray[np.void] = np.ndarray(shape, item, self._read_bytes(start, end - start), 0, strides)
             else:
-                stored = np.ndarray(shape, item, self._mapped()[0], start, strides)
+                stored = np.ndarray(shape, item, self._get_map()[0], start, strides)
             np.copyto(np.ndarray(shape, item, out), stored)
         else:
             bottom, right = top + height, left + width
@@ -170,12 +171,12 @@ class ShardReader:
             begin, end = begin + int(starts[first]), begin + int(starts[last + 1])
         else:
             begin, end = begin + first * self._frame_nbytes, begin + (last + 1) * self._frame_nbytes
-        if self._reads(frames):
-            file = self._opened()
+        if self._uses_preadv(frames):
+            file = self._get_file()
             os.posix_fadvise(file.fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)
         else:
             page = begin - begin % mmap.PAGESIZE
-            self._mapped()[0].madvise(mmap.MADV_WILLNEED, page, end - page)
+            self._get_map()[0].madvise(mmap.MADV_WILLNEED, page, end - page)
 
     def frames(self, row: int) -> NDArray[np.uint8]:
         """All frames of a video, (T, height, width, 3); a view of the mapped file with codec raw."""
@@ -186,7 +187,7 @@ class ShardReader:
     def stored(self, row: int) -> NDArray[np.uint8]:
         """The bytes of a video as they are in the file."""
         start = int(self._offsets[row])
-        return self._mapped()[1][start : start + int(self._nbytes[row])]
+        return self._get_map()[1][start : start + int(self._nbytes[row])]
 
     def offset(self, row: int) -> int:
         """Where in the file a video begins."""
@@ -195,10 +196,10 @@ class ShardReader:
     def times_s(self, row: int) -> NDArray[np.float32]:
         """When each frame of a video is shown, (T,) float32, in seconds since the first."""
         offset = int(self._times[row])
-        return self._mapped()[1][offset : offset + 4 * int(self.num_frames[row])].view(np.float32)
+        return self._get_map()[1][offset : offset + 4 * int(self.num_frames[row])].view(np.float32)
 
     def encoded(self, row: int) -> Encoded:
-        """A video as `ShardWriter.add_encoded` takes it."""
+        """A video as `ShardWriter.add` takes it."""
         data = self.stored(row) if self._jpeg else self._frames(row)
         starts = self._starts(row) if self._jpeg else None
         return Encoded(data, starts, int(self.num_frames[row]), self.times_s(row), int(self.crc32[row]))
@@ -218,27 +219,27 @@ class ShardReader:
         """Release the map and the file; arrays that view it stay valid, and the next read opens it again."""
         self._map = self._file = None
 
-    def _reads(self, frames: Sequence[int]) -> bool:
+    def _uses_preadv(self, frames: Sequence[int]) -> bool:
         """Whether a clip is read with preadv and not from the map."""
-        return not self.mapped and not self._jpeg and isinstance(frames, range) and frames.step == 1
+        return not self.use_map and not self._jpeg and isinstance(frames, range) and frames.step == 1
 
-    def _mapped(self) -> tuple[mmap.mmap, NDArray[np.uint8]]:
+    def _get_map(self) -> tuple[mmap.mmap, NDArray[np.uint8]]:
         mapped = self._map
         if mapped is None:
-            with self._open() as file:
+            with self._open_file() as file:
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             mapped = self._map = memory, np.frombuffer(memory, np.uint8)
             self._file = None  # a map has a descriptor of its own: one is enough
         return mapped
 
-    def _opened(self) -> io.FileIO:
+    def _get_file(self) -> io.FileIO:
         file = self._file
         if file is None:
-            file = self._file = self._open()
+            file = self._file = self._open_file()
             self._map = None
         return file
 
-    def _open(self) -> io.FileIO:
+    def _open_file(self) -> io.FileIO:
         """The file that the index was read from, open.
 
         Raises:
@@ -250,18 +251,19 @@ class ShardReader:
             raise ShardError(
                 self.path, "the shard was removed after its index was read", "run `make preprocess`"
             ) from None
-        if identity(file.fileno())[:2] != self._identity[:2]:  # device and inode
+        if file_id(file.fileno())[:2] != self._file_id[:2]:  # device and inode
             file.close()
             what = "the shard was replaced by another file after its index was read"
             raise ShardError(self.path, what, "run the same command again")
         return file
 
-    def _read(self, begin: int, nbytes: int) -> NDArray[np.uint8]:
+    def _read_bytes(self, begin: int, nbytes: int) -> NDArray[np.uint8]:
         """Bytes of the file, in memory that the thread's next call overwrites, so that it stays in the cache."""
         memory: NDArray[np.uint8] | None = getattr(_of_thread, "memory", None)
         if memory is None or len(memory) < nbytes:
             memory = _of_thread.memory = np.empty(nbytes, np.uint8)
-        file = self._opened()  # kept until it is read: another thread may close it, and another file may get its number
+        # Held until the bytes are read: another thread may close it, and another file may get its number.
+        file = self._get_file()
         rest = memory[:nbytes].data
         while rest:
             read = os.preadv(file.fileno(), [rest], begin)
@@ -272,7 +274,7 @@ class ShardReader:
 
     def _starts(self, row: int) -> NDArray[np.int64]:
         offset = int(self._tables[row])
-        return self._mapped()[1][offset : offset + 8 * int(self.num_frames[row] + 1)].view(np.int64)
+        return self._get_map()[1][offset : offset + 8 * int(self.num_frames[row] + 1)].view(np.int64)
 
     def _frames(self, row: int) -> NDArray[np.uint8]:
         return self.stored(row).reshape(int(self.num_frames[row]), *self._frame_shape)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import ShardError
 from pipeline.shards import hdf5
-from pipeline.shards.hdf5 import Identity
+from pipeline.shards.hdf5 import FileId
 from pipeline.shards.head import Head, read_head
 from pipeline.shards.structure import structure_errors
 
@@ -30,8 +30,8 @@ class Shard:
         path: the shard.
         split: train, val or test.
         head: its recipe and index.
-        outcomes: `offset`, `nbytes`, `crc32` and the fields of Outcome, each an array (V,), one entry for every
-            planned video.
+        outcomes: `offset`, `nbytes`, `crc32` and the fields of Outcome, each an array (P,), one entry for each of
+            the P planned videos, stored or not.
         structure_errors: (video, what) where HDF5 datasets and index differ; None: they were not compared.
     """
 
@@ -122,7 +122,7 @@ class Store:
         self.folder = folder
         self._with_structure = with_structure
         self._lock = threading.Lock()  # of the dictionary; shards are opened outside of it
-        self._known: dict[Identity, Shard | ShardError] = {}
+        self._known: dict[FileId, Shard | ShardError] = {}
 
     def paths(self) -> list[Path]:
         """The files of the folder that are named as shards are, sorted."""
@@ -136,7 +136,7 @@ class Store:
             ShardError: it is missing, corrupted, unfinished, or links to other files.
         """
         try:
-            key = hdf5.identity(path)
+            key = hdf5.file_id(path)
         except (FileNotFoundError, NotADirectoryError):
             raise hdf5.missing(path) from None
         with self._lock:
@@ -155,4 +155,4 @@ class Store:
     def add(self, shard: Shard) -> None:
         """Remember a shard that was opened elsewhere, as the writer does to check it."""
         with self._lock:
-            self._known[shard.head.identity] = shard
+            self._known[shard.head.file_id] = shard

@@ -28,11 +28,12 @@ import numpy as np
 from mindspore import nn
 from model.r2plus1d import r2plus1d_18
 from train.experiment.sections import Optimizer
-from train.loop.step import Loss, TrainStep, make_optimizer
+from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 
 ms.set_context(mode=ms.GRAPH_MODE)
 network = r2plus1d_18(num_classes=400)
-step = TrainStep(Loss(network, nn.Identity()), make_optimizer(Optimizer(), network, [0.01] * 100), Optimizer())
+loss = NetworkWithLoss(network, nn.Identity())
+step = TrainStep(loss, make_optimizer(Optimizer(), network, [0.01] * 100), Optimizer())
 clips = ms.Tensor(np.random.default_rng(0).standard_normal((BATCH, 3, 16, 112, 112)).astype(np.float32))
 labels = ms.Tensor(np.zeros(BATCH, np.int32))
 

@@ -43,8 +43,8 @@ from train.data.clip_batches import Batch  # noqa: E402
 from train.device.processes import World  # noqa: E402
 from train.experiment.load import load_config  # noqa: E402
 from train.experiment.sections import Optimizer  # noqa: E402
-from train.loop.progress import Interval  # noqa: E402
-from train.loop.step import Loss, TrainStep, make_optimizer  # noqa: E402
+from train.loop.log_values import Interval  # noqa: E402
+from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer  # noqa: E402
 from train.loop.trainer import Trainer  # noqa: E402
 from train.weights import checkpoint  # noqa: E402
 
@@ -82,11 +82,11 @@ class Turns(Trainer):
             self.fit()
 
     def _step(self, batches: Iterator[Batch], interval: Interval, epoch: int) -> float:
-        if self.progress.step == 0:
+        if self.position.step == 0:
             self.source.set_epoch(epoch)  # what yields `batches` has not begun
             clips, labels, _samples = self.source.batch(0)
             self._batch = (Tensor(clips.copy()), Tensor(labels))
-        warm = self.progress.step - self._block  # the first block compiles and starts threads
+        warm = self.position.step - self._block  # the first block compiles and starts threads
         if warm >= 0 and warm % self._block == 0:
             if warm:
                 self.streamed.append(self._since())
@@ -174,7 +174,7 @@ def checkpoints(folder: Path, tiny: bool) -> None:
     """Save the full network and its optimizer."""
     ms.set_context(mode=ms.GRAPH_MODE)
     network, settings = r2plus1d_18(num_classes=400), Optimizer()
-    step = TrainStep(Loss(network, nn.Identity()), make_optimizer(settings, network, [0.1] * 9), settings)
+    step = TrainStep(NetworkWithLoss(network, nn.Identity()), make_optimizer(settings, network, [0.1] * 9), settings)
     seconds = []
     for number in range(1 if tiny else 7):
         began = time.perf_counter()

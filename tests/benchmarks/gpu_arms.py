@@ -171,14 +171,16 @@ class MindSpore:
         from mindspore import nn
 
         from train.experiment.sections import Optimizer
-        from train.loop.step import Loss, TrainStep, make_optimizer
+        from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
         from train.network.normalize import Normalize
         from train.network.predictor import Predictor
 
         on_host = self.arm.feed == "float32"
         normalize = nn.Identity() if on_host else Normalize(MEAN, STD)
         options = Optimizer(loss_scale=1.0 if self.arm.precision == "O0" else 1024.0)
-        step = TrainStep(Loss(self.network, normalize), make_optimizer(options, self.network, [1e-4] * 10_000), options)
+        step = TrainStep(
+            NetworkWithLoss(self.network, normalize), make_optimizer(options, self.network, [1e-4] * 10_000), options
+        )
         predictor = Predictor(self.network, normalize)
         clips, labels = stored_clips(batch, shape), self.ms.Tensor(np.zeros(batch, np.int32))
         if self.arm.feed == "sink":
@@ -318,7 +320,7 @@ def streamed_over_resident(arm: Arm, device: str, config_path: str, overrides: l
     from train.data.clip_batches import ClipBatches
     from train.data.loader import iterate
     from train.data.videos import read_videos
-    from train.loop.step import Loss, TrainStep, make_optimizer
+    from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
     from train.network.build import build_network
     from train.network.normalize import Normalize
     from train.network.precision import set_amp_level
@@ -330,7 +332,9 @@ def streamed_over_resident(arm: Arm, device: str, config_path: str, overrides: l
     set_amp_level(network, arm.precision)
     optimizer = make_optimizer(config.optimizer, network, [1e-4] * 1_000_000)
     seen = loader.transforms(config.preprocess.frame_size)
-    step = TrainStep(Loss(network, Normalize(seen.mean, seen.std)), optimizer, config.optimizer).set_train(True)
+    step = TrainStep(NetworkWithLoss(network, Normalize(seen.mean, seen.std)), optimizer, config.optimizer).set_train(
+        True
+    )
     clips, labels, _samples = next(iter(iterate(source, 0)))
     kept, marks = resident(ms, np.array(clips)), resident(ms, np.array(labels), "labels")
     step(ms.Tensor(np.array(clips)), ms.Tensor(np.array(labels)))[0].asnumpy()  # a graph for each kind of input

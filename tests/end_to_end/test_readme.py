@@ -14,7 +14,7 @@ import pytest
 from paths import CONFIGS, ROOT
 
 from pipeline.common import cli
-from pipeline.common.settings import SECTIONS
+from pipeline.common.settings import TOP_KEYS
 from train.experiment.load import load_config
 from train.experiment.sections import Config
 
@@ -153,7 +153,7 @@ def test_modules_keys_and_flags_exist(path):
     assert [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").is_file()] == []
     overrides = re.findall(r"--([a-z_]+(?:\.[a-z_]+)+)", text)
     keys = [span.split(":")[0] for span in spans(text) if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+(:.*)?", span)]
-    keys = [key for key in keys if key.split(".")[0] in SECTIONS and key.split(".")[-1] not in ENDINGS]
+    keys = [key for key in keys if key.split(".")[0] in TOP_KEYS and key.split(".")[-1] not in ENDINGS]
     assert [key for key in (*overrides, *keys) if not is_key(key)] == []
     code = "\n".join(file.read_text(encoding="utf-8") for file in CODE)
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*(?![\w.-])", text)) - FOREIGN

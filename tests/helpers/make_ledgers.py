@@ -55,6 +55,11 @@ def command(root, *flags, **keys):
     return manifests.main(["-c", str(config), *flags])
 
 
+def build_ledgers(settings):
+    """The ledgers of a dataset by split, as a rebuild makes them; nothing is written."""
+    return join_sources(settings, Store(Path(settings.store))).ledgers
+
+
 def joined(root, **keys):
     settings = recipe_of(root, **keys)
     return join_sources(settings, Store(Path(settings.store)))

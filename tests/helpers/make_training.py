@@ -39,10 +39,10 @@ class TinyNetwork(nn.Cell):
         self.features = nn.SequentialCell(conv(3, 4, (3, 3, 3), (1, 2, 2)), batch_norm(4, 1e-5), nn.ReLU())
         self.fc = nn.Dense(4, 3)
 
-    def construct(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def construct(self, x: Tensor, dropout_factors: Tensor | None = None) -> Tensor:
         """(N, 3, T, H, W) -> (N, 3)."""
         x = self.features(x).mean((2, 3, 4))
-        return self.fc(x if kept is None else x * kept)
+        return self.fc(x if dropout_factors is None else x * dropout_factors)
 
 
 def write_config(folder: Path, **train_options: object) -> Path:
@@ -86,7 +86,7 @@ def signalling(number: int, step: int, send: Callable[[Trainer, int], None]) -> 
 
     def step_and_signal(self: Trainer, *args: object) -> float:
         loss = make_step(self, *args)  # type: ignore[arg-type]
-        if self.progress.step == step:
+        if self.position.step == step:
             send(self, number)
         return loss
 

@@ -13,7 +13,7 @@ from model.r2plus1d import mc3_18, r2plus1d_18, r2plus1d_50, r3d_18
 from pipeline.common.errors import UserError
 from train import export
 from train.experiment.sections import Model, Optimizer
-from train.loop.step import Loss, TrainStep, make_optimizer
+from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.network import build
 from train.network.build import build_network
 from train.network.precision import set_amp_level
@@ -81,7 +81,9 @@ def steps(clips, request):
         network = network_of(layout)
         network.freeze(1)
         settings = Optimizer(weight_decay=0.0)
-        step = TrainStep(Loss(network, nn.Identity()), make_optimizer(settings, network, [0.01] * 2), settings)
+        step = TrainStep(
+            NetworkWithLoss(network, nn.Identity()), make_optimizer(settings, network, [0.01] * 2), settings
+        )
         step.set_train(True)
         labels = ms.Tensor(np.array([1, 3], np.int32))
         losses = [float(step(clips, labels)[0])]
@@ -126,7 +128,9 @@ def test_a_checkpoint_is_of_no_layout(steps, saved, loaded, tmp_path):
     path = checkpoint.save(tmp_path, "one", network, training, {})
     other, settings = network_of(loaded), Optimizer(weight_decay=0.0)
     other.freeze(1)
-    state = TrainStep(Loss(other, nn.Identity()), make_optimizer(settings, other, [0.01] * 2), settings).state()
+    state = TrainStep(
+        NetworkWithLoss(other, nn.Identity()), make_optimizer(settings, other, [0.01] * 2), settings
+    ).state()
     checkpoint.load(path, other, state)
     checkpoint.save(tmp_path, "two", other, state, {})
     for ending in (".ckpt", ".optimizer.ckpt"):

@@ -5,14 +5,13 @@ import json
 import pandas as pd
 import pytest
 from count_opens import count_opens, once_each
-from make_ledgers import IDS, ROWS, command, label_file, ledger_bytes, recipe_of, touch, val
+from make_ledgers import IDS, ROWS, build_ledgers, command, label_file, ledger_bytes, recipe_of, touch, val
 from paths import SHARED
 
 from pipeline.common.errors import EXIT_OK, EXIT_USAGE
 from pipeline.common.locking import LockedError, locked
 from pipeline.common.tables import InputError
 from pipeline.ledger.table import read_ledger, write_ledger
-from pipeline.rebuild.join import build_ledgers
 
 REAL = SHARED / "kinetics"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the official label files are not beside the repository")

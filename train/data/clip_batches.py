@@ -32,7 +32,7 @@ from train.experiment.sections import Dataset, Loader
 
 log = logging.getLogger(__name__)
 
-# Shards that a process keeps mapped or open: far below the usual limits, enough for every shard in use.
+# Shards that a process keeps mapped or open, far below the usual limits; of more, the least recently used is closed.
 MAX_OPEN_SHARDS = 256
 # Clips planned in one call: numpy needs about as long for 16 as for 256, and holds the GIL for that time.
 PLANNED_CLIPS = 256
@@ -55,7 +55,7 @@ class _Plan(NamedTuple):
 
 
 class ClipBatches:
-    """The batches of one epoch on one rank.
+    """The batches of every epoch on one rank, one epoch after the other (`set_epoch`).
 
     A sample is one view (clip and crop) of one video.  Training shuffles the samples and leaves out the few that do
     not fill a batch on every rank (other ones each epoch).  Evaluation takes all samples in order and fills the last
@@ -101,7 +101,7 @@ class ClipBatches:
         self._begun, self.read_ahead = False, True
         log.info(
             "%s: %.1f GiB of frames in %d shards, %.1f GiB of memory free: %s; read ahead %s",
-            videos.identity, videos.nbytes / 2**30, len(videos.shards), memory / 2**30,
+            videos.name, videos.nbytes / 2**30, len(videos.shards), memory / 2**30,
             "mapped" if self._stay_mapped else "raw clips without gaps are read with preadv, others mapped",
             "in the first epoch" if self._fits else "in every epoch, because the page cache cannot hold them",
         )  # fmt: skip
@@ -111,13 +111,12 @@ class ClipBatches:
         if not self.num_batches:
             raise UserError(
                 f"data_loader.train.dataset.batch_size: got {size}{f' on {world} ranks' if world > 1 else ''}, but "
-                f"{videos.identity} has only {num_samples} clips an epoch. Set it to at most {num_samples // world}."
+                f"{videos.name} has only {num_samples} clips an epoch. Set it to at most {num_samples // world}."
             )
         self._buffers = Buffers((size, self.options.seq, *self.views.crop, 3))
         self._known: dict[int, ShardReader] = {}  # every shard opened so far: its tables are small, its file closed
-        self._in_use: OrderedDict[int, ShardReader] = (
-            OrderedDict()
-        )  # copies with an open file, least recently used first
+        # Copies whose file is open, least recently used first.
+        self._in_use: OrderedDict[int, ShardReader] = OrderedDict()
         self._rows = np.full(len(videos.video_ids), -1, np.int32)  # row of each video in its shard, once it was opened
         self._verified = np.zeros(len(videos.video_ids), bool)
         self._lock = threading.Lock()  # for the readers
@@ -198,7 +197,7 @@ class ClipBatches:
         if shard not in self._known:
             self._known[shard] = self._open(shard)
         reader = self._in_use[shard] = copy.copy(self._known[shard])
-        reader.mapped = self._stay_mapped
+        reader.use_map = self._stay_mapped
         if len(self._in_use) > MAX_OPEN_SHARDS:  # a batch that is being made has its own reference to the reader
             self._in_use.popitem(last=False)
         return reader

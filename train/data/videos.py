@@ -33,7 +33,7 @@ class Videos:
         shards: paths of the shards that hold them.
         nbytes: of all of them together, stored.
         class_names: label of each label_id.
-        identity: which subset of which split this is, `k400-val@<hash> (19,404 of 19,906)`.
+        name: which subset of which split this is, `k400-val@<hash> (19,404 of 19,906)`.
     """
 
     video_ids: list[str]
@@ -44,7 +44,7 @@ class Videos:
     shards: list[Path]
     nbytes: int
     class_names: list[str]
-    identity: str
+    name: str
 
 
 def read_videos(settings: Preprocess, split: str) -> Videos:
@@ -85,12 +85,12 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
         shards=[store / name for name in names],
         nbytes=int(stored["nbytes"].sum()),
         class_names=ledger_table.class_names(table),
-        identity=ledger_table.identity(settings.dataset, table),
+        name=ledger_table.videos_name(settings.dataset, table),
     )
 
 
 def count_classes(config: Config) -> int | None:
-    """The highest label_id of the ledgers that `data_loader` reads, and 1; None without a ledger that has labels.
+    """The highest label_id of the ledgers that `data_loader` reads, plus 1; None without a ledger that has labels.
 
     Raises:
         UserError: a file that should be a ledger is none.

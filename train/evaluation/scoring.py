@@ -56,7 +56,7 @@ def evaluation_source(config: Config) -> ClipBatches:
     """The batches of `data_loader.eval`."""
     loader = config.data_loader.eval
     videos = read_videos(config.preprocess, loader.dataset.split)
-    check_classes(config.model, videos.label_ids, videos.class_names, videos.identity)
+    check_classes(config.model, videos.label_ids, videos.class_names, videos.name)
     return ClipBatches(videos, loader, config.preprocess, seed=config.train.seed, drop_remainder=False)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def kept(
+def factors(
     samples: NDArray[np.int64], num_features: int, fraction: float, *, seed: int, epoch: int
 ) -> NDArray[np.float32]:
     """The factors of a batch's features.

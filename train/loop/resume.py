@@ -41,7 +41,7 @@ def checkpoints_to_resume(root: Path, resume: str | None) -> list[Path]:
     return checkpoints
 
 
-def identity(config: Config, *, clips_per_step: int, steps_per_epoch: int, videos: str) -> dict[str, object]:
+def clip_settings(config: Config, *, clips_per_step: int, steps_per_epoch: int, videos: str) -> dict[str, object]:
     """What decides the clips and the learning rate of each step, so it must be the same when training resumes.
 
     `train.epochs` is part of it, because it is the length of the learning rate's schedule.
@@ -50,7 +50,7 @@ def identity(config: Config, *, clips_per_step: int, steps_per_epoch: int, video
         config: the whole experiment.
         clips_per_step: clips of one optimizer step, over all devices.
         steps_per_epoch: optimizer steps of an epoch.
-        videos: identity of the training videos.
+        videos: name of the training videos (`Videos.name`).
 
     Returns:
         Values by name, as they are saved in a checkpoint's JSON.
@@ -69,8 +69,8 @@ def identity(config: Config, *, clips_per_step: int, steps_per_epoch: int, video
     }
 
 
-def check_identity(path: Path, state: dict[str, Any], current: dict[str, object]) -> None:
-    """Check that a checkpoint has the `identity` that training would continue with.
+def check_clip_settings(path: Path, state: dict[str, Any], current: dict[str, object]) -> None:
+    """Check that a checkpoint has the `clip_settings` that training would continue with.
 
     A key that the checkpoint lacks is newer than the checkpoint.  It had no effect then, so it is taken as its default:
     of the dataset's keys that of `Dataset`, and None for a map's operation or a key of one.
@@ -78,7 +78,7 @@ def check_identity(path: Path, state: dict[str, Any], current: dict[str, object]
     Args:
         path: the checkpoint.
         state: its JSON.
-        current: `identity` of this training.
+        current: `clip_settings` of this training.
 
     Raises:
         UserError: they differ; the message names the first key.

@@ -27,7 +27,7 @@ class RunningStatistics(nn.Cell):
         self.bounds = tuple(zip(np.cumsum([0, *sizes[:-1]]).tolist(), np.cumsum(sizes).tolist(), strict=True))
         self.world = world
         self.all_reduce = ops.AllReduce() if world > 1 else nn.Identity()
-        self.kept = self._read()
+        self.previous = self._read()
 
     def settle(self, stop: bool) -> bool:
         """Correct the statistics.
@@ -44,17 +44,17 @@ class RunningStatistics(nn.Cell):
         if self.world == 1:
             now = self._read()
             if np.isfinite(now).all():
-                self.kept = now
+                self.previous = now
                 return stop
-        settled = self(Tensor(np.array([stop], np.float32)), Tensor(self.kept)).asnumpy()
-        self.kept = settled[1:]
+        settled = self(Tensor(np.array([stop], np.float32)), Tensor(self.previous)).asnumpy()
+        self.previous = settled[1:]
         return bool(settled[0] > 0)
 
-    def construct(self, stop: Tensor, kept: Tensor) -> Tensor:
+    def construct(self, stop: Tensor, previous: Tensor) -> Tensor:
         """Exchange and correct: flag (1,) and previous statistics (S,) -> flag and new statistics (1 + S,), float32."""
         flat = ops.cat([parameter.reshape(-1) for parameter in self.statistics])
         both = self.all_reduce(ops.cat([stop, flat])) / self.world
-        flat = ops.select(ops.isfinite(both[1:]), both[1:], kept)
+        flat = ops.select(ops.isfinite(both[1:]), both[1:], previous)
         for parameter, (first, end) in zip(self.statistics, self.bounds):  # noqa: B905  the graph compiler's zip
             ops.assign(parameter, flat[first:end])
         return ops.cat([both[:1], flat])

@@ -49,9 +49,9 @@ def _clear(total: Tensor) -> Tensor:
 
 @exchange.register("Tensor", "Tensor")
 def _exchange(a: Tensor, b: Tensor) -> Tensor:
-    kept = a * 1.0  # a copy, to the bit
+    copy = a * 1.0  # to the bit
     ops.assign(a, b)
-    return ops.assign(b, kept)
+    return ops.assign(b, copy)
 
 
 @move_average.register("Tensor", "Tensor", "Tensor")
@@ -59,7 +59,7 @@ def _move_average(decay: Tensor, average: Tensor, weight: Tensor) -> Tensor:
     return ops.assign(average, average * decay + weight * (1 - decay))
 
 
-class Loss(nn.Cell):
+class NetworkWithLoss(nn.Cell):
     """Mean softmax cross-entropy of a batch of stored clips."""
 
     def __init__(self, network: nn.Cell, normalize: nn.Cell, label_smoothing: float = 0.0) -> None:
@@ -69,11 +69,12 @@ class Loss(nn.Cell):
         self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 
     def construct(
-        self, clips: Tensor, labels: Tensor, scale: Tensor, kept: Tensor | None = None
+        self, clips: Tensor, labels: Tensor, scale: Tensor, dropout_factors: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(N, T, H, W, 3) uint8 and (N,) int32 -> loss times `scale`, loss, logits (N, K) float32."""
         clips = self.normalize(clips)
-        logits = (self.network(clips) if kept is None else self.network(clips, kept)).astype(ms.float32)
+        logits = self.network(clips) if dropout_factors is None else self.network(clips, dropout_factors)
+        logits = logits.astype(ms.float32)
         loss = self.cross_entropy(logits, labels)
         return loss * scale, loss, logits
 
@@ -115,7 +116,13 @@ class TrainStep(nn.Cell):
     """
 
     def __init__(
-        self, loss: Loss, optimizer: nn.Optimizer, settings: Optimizer, *, group_size: int = 1, world: int = 1
+        self,
+        loss: NetworkWithLoss,
+        optimizer: nn.Optimizer,
+        settings: Optimizer,
+        *,
+        group_size: int = 1,
+        world: int = 1,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.loss = loss
@@ -140,14 +147,14 @@ class TrainStep(nn.Cell):
         self.all = ops.HyperMap()
 
     def construct(
-        self, clips: Tensor, labels: Tensor, last: bool = True, kept: Tensor | None = None
+        self, clips: Tensor, labels: Tensor, last: bool = True, dropout_factors: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Train on one batch; returns its loss, and logits (N, K) float32.
 
-        With `last`, the batch completes its group and the weights are updated.  `kept` is dropout
+        With `last`, the batch completes its group and the weights are updated.  `dropout_factors` is dropout
         (train/loop/dropout.py) or None.
         """
-        (_scaled, loss, logits), gradients = self.gradients(clips, labels, self.scale, kept)
+        (_scaled, loss, logits), gradients = self.gradients(clips, labels, self.scale, dropout_factors)
         if self.group_size > 1:
             if not last:
                 self.all(accumulate, self.totals, gradients)

@@ -28,11 +28,11 @@ from train.experiment.sections import Config
 from train.loop import dropout
 from train.loop.compile_cache import cached_compilation
 from train.loop.health import FiniteLosses, memory_errors_in_one_line
+from train.loop.log_values import Interval, Remaining
 from train.loop.lr_schedule import learning_rates
-from train.loop.progress import Interval, Remaining
-from train.loop.resume import check_identity, identity
+from train.loop.resume import check_clip_settings, clip_settings
 from train.loop.running_statistics import RunningStatistics
-from train.loop.step import Loss, TrainStep, make_optimizer
+from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.network.build import build_network
 from train.network.normalize import Normalize
 from train.network.precision import set_amp_level
@@ -46,8 +46,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Progress:
-    """How far training has come.
+class Position:
+    """How far training has come, as a checkpoint saves it.
 
     Attributes:
         step: finished optimizer steps of the whole run.
@@ -74,7 +74,7 @@ class Trainer:
     """
 
     def __init__(self, config: Config, world: World, run: RunFolder | None, stop: StopRequests | None = None) -> None:
-        self.config, self.world, self.run, self.progress = config, world, run, Progress()
+        self.config, self.world, self.run, self.position = config, world, run, Position()
         self.stop = stop or StopRequests()
         loader, stored = config.data_loader.train, config.preprocess.frame_size
         seen = loader.transforms(stored)
@@ -84,7 +84,7 @@ class Trainer:
                 f"data_loader.train.dataset.split: got {loader.dataset.split}, which has videos without a label. "
                 "Choose a split whose videos all have one."
             )
-        check_classes(config.model, videos.label_ids, videos.class_names, videos.identity)
+        check_classes(config.model, videos.label_ids, videos.class_names, videos.name)
         self.source = ClipBatches(
             videos, loader, config.preprocess,
             seed=config.train.seed, drop_remainder=True, rank=world.rank, world=world.size,
@@ -103,7 +103,7 @@ class Trainer:
             load_weights(Path(config.train.pretrained_model), self.network, head=config.train.head)
             log.info("initial weights: %s", config.train.pretrained_model)
         self.train_step = TrainStep(
-            Loss(self.network, Normalize(seen.mean, seen.std), config.loss.label_smoothing),
+            NetworkWithLoss(self.network, Normalize(seen.mean, seen.std), config.loss.label_smoothing),
             make_optimizer(config.optimizer, self.network, self.rates),
             config.optimizer, group_size=self.group_size, world=world.size,
         )  # fmt: skip
@@ -119,14 +119,14 @@ class Trainer:
         steps = self.source.num_batches // self.group_size
         if not steps:
             raise UserError(
-                f"data_loader.group_size: got {self.group_size}, but an epoch of {self.source.videos.identity} has "
+                f"data_loader.group_size: got {self.group_size}, but an epoch of {self.source.videos.name} has "
                 f"only {self.source.num_batches} batches. Set it to at most {self.source.num_batches}."
             )
         given = self.config.learning_rate.steps_per_epoch
         if given is not None and given != steps:
             log.warning(
                 "warning: learning_rate.steps_per_epoch: %d has no effect. An epoch of %s has %d steps.",
-                given, self.source.videos.identity, steps,
+                given, self.source.videos.name, steps,
             )  # fmt: skip
         return steps
 
@@ -150,10 +150,10 @@ class Trainer:
                     ) from None
                 log.warning("warning: %s. Resuming from %s instead.", error, checkpoints[number + 1].stem)
                 continue
-            check_identity(path, state, self._identity())
+            check_clip_settings(path, state, self._clip_settings())
             self.train_step.swap_average()
-            self.progress = Progress(step=int(state["step"]), epoch=int(state["epoch"]), best=float(state["best"]))
-            log.info("resuming from %s at step %d", path, self.progress.step)
+            self.position = Position(step=int(state["step"]), epoch=int(state["epoch"]), best=float(state["best"]))
+            log.info("resuming from %s at step %d", path, self.position.step)
             return
 
     def fit(self) -> dict[str, float | int]:
@@ -168,7 +168,7 @@ class Trainer:
         """
         log.info(
             "training on %s, %d classes: %d epochs of %d steps of %d clips",
-            self.source.videos.identity, self.config.model.classes, self.config.train.epochs,
+            self.source.videos.name, self.config.model.classes, self.config.train.epochs,
             self.steps_per_epoch, self.clips_per_step,
         )  # fmt: skip
         known = len(self.source.videos.class_names)
@@ -178,29 +178,29 @@ class Trainer:
                 self.config.model.classes, known,
             )  # fmt: skip
         if self.run is not None:
-            self.run.begin(self.progress.step)
+            self.run.begin(self.position.step)
         self.statistics = RunningStatistics(self.network, self.world.size)
         summary: dict[str, float | int] = {}
         self.stop.training = True
-        for epoch in range(self.progress.epoch, self.config.train.epochs):
+        for epoch in range(self.position.epoch, self.config.train.epochs):
             self._train_epoch(epoch)
             last = epoch + 1 == self.config.train.epochs
             every = self.config.train.eval_epochs
             if self.validation is not None and (last or (epoch + 1) % every == 0):
                 summary = self._evaluate(epoch)
-                self._stop_if_requested()
-            self.progress.epoch = epoch + 1
+                self._correct_statistics_and_maybe_stop()
+            self.position.epoch = epoch + 1
             every = self.config.train.save_checkpoint_epochs
             top1 = summary.get("video_top1", -1.0) if math.isfinite(summary.get("loss", 0.0)) else -1.0
-            improved = top1 > self.progress.best
+            improved = top1 > self.position.best
             if last or improved or (every and (epoch + 1) % every == 0):
-                self.progress.best = max(self.progress.best, top1)
+                self.position.best = max(self.position.best, top1)
                 self.save(best=improved or self.validation is None)
         self.stop.training = False
         return summary
 
     def _train_epoch(self, epoch: int) -> None:
-        done = self.progress.step - epoch * self.steps_per_epoch
+        done = self.position.step - epoch * self.steps_per_epoch
         interval = Interval(self.clips_per_step)
         self.train_step.set_train(True)
         bar = tqdm(
@@ -221,9 +221,9 @@ class Trainer:
                 if in_epoch % self.config.train.log_steps == 0 or in_epoch == self.steps_per_epoch:
                     self._log(epoch, in_epoch, interval)
                     interval = Interval(self.clips_per_step)
-                self._stop_if_requested()
+                self._correct_statistics_and_maybe_stop()
                 every = self.config.train.save_checkpoint_steps
-                if every and self.progress.step % every == 0 and in_epoch < self.steps_per_epoch:
+                if every and self.position.step % every == 0 and in_epoch < self.steps_per_epoch:
                     self.save()
 
     def _step(self, batches: Iterator[Batch], interval: Interval, epoch: int) -> float:
@@ -235,40 +235,40 @@ class Trainer:
             waited = time.perf_counter() - waited
             with memory_errors_in_one_line(self.source.options.batch_size):
                 loss, logits = self.train_step(
-                    Tensor(clips), Tensor(labels), number + 1 == self.group_size, self._kept(samples, epoch)
+                    Tensor(clips), Tensor(labels), number + 1 == self.group_size, self._dropout_factors(samples, epoch)
                 )
                 losses.append(float(loss.asnumpy()))
             interval.add_batch(logits.asnumpy(), labels, waited)
-        self.progress.step += 1
+        self.position.step += 1
         interval.add_step(sum(losses) / len(losses))
         return sum(losses) / len(losses)
 
     def _check_health(self, loss: float) -> None:
         scale_can_fall = self.train_step.dynamic and float(self.train_step.scale.asnumpy()) > 1
         left_out = int(self.train_step.left_out.asnumpy())
-        self.finite.check(loss, self.progress.step, left_out, scale_can_fall=scale_can_fall)
+        self.finite.check(loss, self.position.step, left_out, scale_can_fall=scale_can_fall)
 
-    def _kept(self, samples: NDArray[np.int64], epoch: int) -> Tensor | None:
+    def _dropout_factors(self, samples: NDArray[np.int64], epoch: int) -> Tensor | None:
         """The dropout factors of a batch; None without dropout."""
         fraction = self.config.model.dropout
         if not fraction:
             return None
         channels = self.network.fc.in_channels
-        return Tensor(dropout.kept(samples, channels, fraction, seed=self.config.train.seed, epoch=epoch))
+        return Tensor(dropout.factors(samples, channels, fraction, seed=self.config.train.seed, epoch=epoch))
 
     def _log(self, epoch: int, in_epoch: int, interval: Interval) -> None:
-        values, rate = interval.summary(), self.rates[self.progress.step - 1]
+        values, rate = interval.summary(), self.rates[self.position.step - 1]
         log.info(
             "epoch: %d step: %d, loss is %.6g, lr %.6g, %.1f clips/s, data wait %.1f %%%s, eta %s",
             epoch + 1, in_epoch, values["train/loss"], rate, values["train/clips_per_s"],
             100 * values["train/data_wait"], waiting_hint(self.source.options, values["train/data_wait"]),
-            self.remaining.after(self.progress.step),
+            self.remaining.after(self.position.step),
         )  # fmt: skip
         self._record({**values, "train/lr": rate})
 
     def _record(self, values: dict[str, float]) -> None:
         if self.run is not None:
-            self.run.record(self.progress.step, values)
+            self.run.record(self.position.step, values)
 
     def _evaluate(self, epoch: int) -> dict[str, float | int]:
         """Score the validation split, in every process the same; returns nothing if a signal came meanwhile."""
@@ -292,25 +292,25 @@ class Trainer:
             log.info(
                 "epoch: %d evaluation: video top-1 %.4f top-5 %.4f, clip top-1 %.4f, loss %.4f, %s, %.1f s",
                 epoch + 1, summary["video_top1"], summary["video_top5"], summary["clip_top1"], summary["loss"],
-                self.validation.videos.identity, time.perf_counter() - began,
+                self.validation.videos.name, time.perf_counter() - began,
             )  # fmt: skip
             names = {"val/loss": "loss", "val/acc1": "video_top1", "val/acc5": "video_top5"}
             self._record({name: float(summary[key]) for name, key in names.items()})
         return summary
 
-    def _stop_if_requested(self) -> None:
+    def _correct_statistics_and_maybe_stop(self) -> None:
         """Correct the batch norms' statistics; if any process got a signal, all save and stop after this step."""
         if self.statistics.settle(self.stop.exit_code is not None):
             self.save()
             self.statistics.settle(False)  # wait for the process that saves: msrun ends all when one ends
             raise TrainingStopped(self.stop.exit_code or EXIT_RETRY)
 
-    def _identity(self) -> dict[str, object]:
-        return identity(
+    def _clip_settings(self) -> dict[str, object]:
+        return clip_settings(
             self.config,
             clips_per_step=self.clips_per_step,
             steps_per_epoch=self.steps_per_epoch,
-            videos=self.source.videos.identity,
+            videos=self.source.videos.name,
         )
 
     def save(self, *, best: bool = False) -> None:
@@ -322,12 +322,12 @@ class Trainer:
         if self.run is None:
             return
         if self.finite.in_a_row:
-            log.warning("warning: no checkpoint at step %d, because its loss is not finite", self.progress.step)
+            log.warning("warning: no checkpoint at step %d, because its loss is not finite", self.position.step)
             return
-        step, folder = self.progress.step, self.run.checkpoints
+        step, folder = self.position.step, self.run.checkpoints
         stem = checkpoint.stem(math.ceil(step / self.steps_per_epoch), step)
         state = {
-            **self._identity(), "step": step, "epoch": self.progress.epoch, "best": self.progress.best,
+            **self._clip_settings(), "step": step, "epoch": self.position.epoch, "best": self.position.best,
             "model": self.config.model.type, "classes": self.source.videos.class_names,
             "recipe": self.config.preprocess.stored(),
         }  # fmt: skip
@@ -336,6 +336,6 @@ class Trainer:
         checkpoint.save(folder, stem, self.network, self.train_step.state(), state)
         self.train_step.swap_average()
         if best:
-            write_json(folder / "best.json", {"stem": stem, "video_top1": self.progress.best})
+            write_json(folder / "best.json", {"stem": stem, "video_top1": self.position.best})
         checkpoint.prune(folder, self.config.train.keep_checkpoint_max)
         log.info("checkpoint: %s, %.2f s", stem, time.perf_counter() - began)

@@ -79,12 +79,13 @@ def _difference(network: nn.Cell, run: Callable[[NDArray], NDArray], shape: Shap
     return float(max(differences) / max(np.abs(expected).max(), 1e-12))
 
 
-def _input(shape: Shape) -> ms.Tensor:
+def example_clips(shape: Shape) -> ms.Tensor:
+    """Clips from which MindSpore traces a network: zeros of `shape`, or only the shape if it takes any number."""
     return ms.Tensor(shape=list(shape), dtype=ms.float32) if shape[0] is None else ms.ops.zeros(shape, ms.float32)
 
 
 def _write_mindir(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> None:
-    ms.export(network, _input(shape), file_name=str(path), file_format="MINDIR")
+    ms.export(network, example_clips(shape), file_name=str(path), file_format="MINDIR")
 
 
 def _read_mindir(path: Path) -> Callable[[NDArray], NDArray]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from make_ledgers import IDS, ROWS, command, ledger_bytes, recipe_of, touch, val
+from make_ledgers import IDS, ROWS, build_ledgers, command, ledger_bytes, recipe_of, touch, val
 
 from pipeline.common.tables import InputError
 from pipeline.labels.class_ids import KINETICS400, read_class_list
@@ -15,13 +15,12 @@ from pipeline.ledger.schema import BAD_STATUSES, COLUMNS
 from pipeline.ledger.table import (
     blank_rows,
     class_names,
-    identity,
     ledger_path,
     read_columns,
     read_ledger,
+    videos_name,
     write_ledger,
 )
-from pipeline.rebuild.join import build_ledgers
 
 
 def test_rows_are_label_rows_sorted_with_official_ids(root):
@@ -123,15 +122,15 @@ def test_an_invalid_table_is_not_written(root):
     assert not list(path.parent.glob(".*.tmp"))
 
 
-def test_class_names_and_identity(root):
+def test_class_names_and_name_of_videos(root):
     touch(root, *(f"val/{name}.mp4" for name in IDS[:4]))
     table = build_ledgers(recipe_of(root))["val"]
     names = class_names(table)
     assert len(names) == 400 and names[399] == "zumba" and names[0] == ""
-    said = identity("kinetics400", table, ("pending",))
-    assert said.startswith("k400-val@") and said.endswith(" (4 of 6)")
-    assert said != identity("kinetics400", table.assign(label="zumba"), ("pending",))
+    name = videos_name("kinetics400", table, ("pending",))
+    assert name.startswith("k400-val@") and name.endswith(" (4 of 6)")
+    assert name != videos_name("kinetics400", table.assign(label="zumba"), ("pending",))
     shuffled = table.sample(frac=1, random_state=0)
-    assert said == identity("kinetics400", shuffled, ("pending",))
+    assert name == videos_name("kinetics400", shuffled, ("pending",))
     with pytest.raises(InputError, match="different class lists"):
         class_names(table, table.assign(label="other"))

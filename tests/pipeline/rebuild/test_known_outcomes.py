@@ -2,7 +2,18 @@
 
 import pandas as pd
 import pytest
-from make_ledgers import IDS, OUTCOMES, command, joined, ledger_bytes, recipe_of, touch, val, write_shards
+from make_ledgers import (
+    IDS,
+    OUTCOMES,
+    build_ledgers,
+    command,
+    joined,
+    ledger_bytes,
+    recipe_of,
+    touch,
+    val,
+    write_shards,
+)
 
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.outcome import Outcome
@@ -10,7 +21,6 @@ from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import InputError
 from pipeline.ledger.schema import LEARNED, STORED_COLUMNS
 from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
-from pipeline.rebuild.join import build_ledgers
 from pipeline.shards.writer import ShardWriter
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.sample_videos.motion import CLASSES, draw_motion, motion_frames
 from train.experiment.sections import Model, Optimizer
-from train.loop.step import Loss, TrainStep, make_optimizer
+from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.network.build import build_network
 from train.network.normalize import Normalize
 from train.network.predictor import Predictor
@@ -62,7 +62,7 @@ def pair_accuracy(shuffled: bool) -> float:
     steps = EPOCHS * NUM_TRAIN // BATCH
     rates = [PEAK_RATE * min((step + 1) / 40, (1 + math.cos(math.pi * step / steps)) / 2) for step in range(steps)]
     settings = Optimizer(weight_decay=1e-4)
-    step = TrainStep(Loss(network, normalize), make_optimizer(settings, network, rates), settings)
+    step = TrainStep(NetworkWithLoss(network, normalize), make_optimizer(settings, network, rates), settings)
     step.set_train(True)
     rng = np.random.default_rng(0)
     order = np.concatenate([rng.permutation(NUM_TRAIN) for _ in range(EPOCHS)])

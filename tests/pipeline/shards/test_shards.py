@@ -114,7 +114,7 @@ def test_any_clip_is_that_of_numpy(raw, row, data):
     flip = data.draw(st.booleans())
     out = np.empty((len(indices), height, width, 3), np.uint8)
     reader = ShardReader(raw)
-    reader.mapped = data.draw(st.booleans())
+    reader.use_map = data.draw(st.booleans())
     reader.copy_clip(row, indices, top, left, out, flip=flip)
     crop = frames_of(row, LENGTHS[row], settings)[indices, top : top + height, left : left + width]
     assert (out == (crop[:, :, ::-1] if flip else crop)).all()
@@ -165,7 +165,7 @@ def test_a_reader_holds_no_file_open(raw):
 def test_a_shard_cut_short_while_it_is_read_is_named(raw, tmp_path):
     path = Path(shutil.copy(raw, tmp_path))
     reader = ShardReader(path)
-    reader.mapped = False  # with a mapped file, the kernel would end the process
+    reader.use_map = False  # with a mapped file, the kernel would end the process
     out = np.empty((4, 8, 8, 3), np.uint8)
     reader.copy_clip(3, range(4), 0, 0, out)
     os.truncate(path, reader.offset(3) + 900)
@@ -250,11 +250,11 @@ def test_a_disk_that_takes_back_direct_writes_will_do(tmp_path, monkeypatch):
     assert refused in ([3 * 4096], [])  # none, if direct writes are not possible here
 
 
-@pytest.mark.parametrize("mapped", [True, False])
-def test_replaced_shard_is_not_read_by_the_old_index(raw, tmp_path, mapped):
+@pytest.mark.parametrize("use_map", [True, False])
+def test_replaced_shard_is_not_read_by_the_old_index(raw, tmp_path, use_map):
     path = Path(shutil.copy(raw, tmp_path))
     reader = ShardReader(path)
-    reader.mapped = mapped
+    reader.use_map = use_map
     out = np.zeros((4, 8, 8, 3), np.uint8)
     reader.copy_clip(0, range(4), 0, 0, out)  # from now on it keeps the file, even if its name gets another one
     os.replace(shutil.copy(raw, tmp_path / "other"), path)
@@ -267,7 +267,7 @@ def test_replaced_shard_is_not_read_by_the_old_index(raw, tmp_path, mapped):
 def test_a_reader_has_one_descriptor_however_it_reads(raw, jpeg):
     for path in (raw, jpeg):
         reader = ShardReader(path)
-        reader.mapped = False
+        reader.use_map = False
         before, out = len(os.listdir("/proc/self/fd")), np.zeros((3, 8, 8, 3), np.uint8)
         for frames in (range(3), range(0, 6, 2), [0, 2, 1], range(3)):
             reader.read_ahead(0, frames)

@@ -4,13 +4,12 @@ import os
 
 import pandas as pd
 import pytest
-from make_ledgers import IDS, ROWS, command, joined, label_file, recipe_of, touch
+from make_ledgers import IDS, ROWS, build_ledgers, command, joined, label_file, recipe_of, touch
 
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.tables import InputError
 from pipeline.decoding.container import DecodeError
 from pipeline.decoding.decode import decode_video
-from pipeline.rebuild.join import build_ledgers
 from pipeline.videos.names import ENDINGS
 
 

@@ -30,7 +30,7 @@ from train.network.normalize import Normalize
 from train.loop.running_statistics import RunningStatistics
 from train.network.predictor import Predictor
 from train.network.precision import set_amp_level
-from train.loop.step import Loss, TrainStep, make_optimizer
+from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 
 layout, precision, channels_last.FUSE, others = sys.argv[1], sys.argv[2], "apart" not in sys.argv, "others" in sys.argv
 # One block per stage, to compile fast; mid-planes 5, 18, 28, 36 are all padded.
@@ -41,7 +41,7 @@ made = build_network(Model(layout=layout, num_classes=5, stage_channels=(8, 8, 1
 set_amp_level(made, precision)
 normalize = Normalize((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
 options = Optimizer(loss_scale="dynamic", clip_norm=1.0, ema_decay=0.9)
-step = TrainStep(Loss(made, normalize), make_optimizer(options, made, [0.01] * 4), options).set_train(True)
+step = TrainStep(NetworkWithLoss(made, normalize), make_optimizer(options, made, [0.01] * 4), options).set_train(True)
 clips, labels = ms.Tensor(np.zeros((2, 4, 24, 24, 3), np.uint8)), ms.Tensor(np.array([1, 3], np.int32))
 step.compile(clips, labels)
 print("training compiled", file=sys.stderr, flush=True)
@@ -49,7 +49,7 @@ if others:
     Predictor(made, normalize).set_train(False).compile(clips)
     step.exchange.compile()
     statistics = RunningStatistics(made)
-    statistics.compile(ms.Tensor(np.zeros(1, np.float32)), ms.Tensor(statistics.kept))
+    statistics.compile(ms.Tensor(np.zeros(1, np.float32)), ms.Tensor(statistics.previous))
 print("all compiled", flush=True)
 os._exit(0)
 """

@@ -12,11 +12,11 @@ from train.loop.trainer import Trainer
 KEPT = RESOURCES / "made_by_24d7eab"
 
 
-def test_identity_of_a_kept_run_matches_its_checkpoint(monkeypatch):
+def test_clip_settings_match_those_of_a_kept_run(monkeypatch):
     monkeypatch.chdir(KEPT)
     (saved,) = KEPT.glob("runs/kept/*/ckpt/epoch_001-step_000002.json")
     state = json.loads(saved.read_text())
     for file in ("kept.yaml", "runs/kept/20261126-000000/config.yaml"):
-        identity = Trainer(load_config(Document(file)), World(), None)._identity()
-        assert json.loads(json.dumps(identity)) == {key: state[key] for key in identity}
-        assert {key for key in state if key.startswith("data_loader.")} <= set(identity)
+        settings = Trainer(load_config(Document(file)), World(), None)._clip_settings()
+        assert json.loads(json.dumps(settings)) == {key: state[key] for key in settings}
+        assert {key for key in state if key.startswith("data_loader.")} <= set(settings)

@@ -31,7 +31,7 @@ from train.experiment.load import load_config
 from train.experiment.sections import Config
 from train.loop import trainer
 from train.loop.lr_schedule import learning_rates
-from train.loop.step import Loss, TrainStep, make_optimizer
+from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.network.build import build_network
 from train.network.normalize import Normalize
 
@@ -95,7 +95,7 @@ def rates(config: Config, words: list[str], patch: pytest.MonkeyPatch):
 def steps(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     network = TinyNetwork()
     optimizer = make_optimizer(config.optimizer, network, [0.1])
-    step = TrainStep(Loss(network, ms.nn.Identity()), optimizer, config.optimizer)
+    step = TrainStep(NetworkWithLoss(network, ms.nn.Identity()), optimizer, config.optimizer)
     return float(optimizer.momentum.asnumpy()), float(step.scale.asnumpy())
 
 

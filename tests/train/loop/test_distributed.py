@@ -49,9 +49,9 @@ def worker() -> int:
 
     def step(self, *args):
         loss = make_step(self, *args)
-        np.savez(out / f"rank{self.world.rank}-step{self.progress.step}.npz", **parameter_values(self.network))
+        np.savez(out / f"rank{self.world.rank}-step{self.position.step}.npz", **parameter_values(self.network))
         (out / f"rank{self.world.rank}.pid").write_text(str(os.getpid()))
-        if self.progress.step == DIES_AT and self.world.rank == 1 and self.config.train.seed != NOBODY_DIES:
+        if self.position.step == DIES_AT and self.world.rank == 1 and self.config.train.seed != NOBODY_DIES:
             os.kill(os.getpid(), signal.SIGKILL)
         return loss
 
@@ -145,7 +145,7 @@ def test_one_process_repeats_and_resumes_steps_of_two(died, folder, monkeypatch)
 
     def step(self, *args):
         loss = make_step(self, *args)
-        made[self.progress.step] = parameter_values(self.network)
+        made[self.position.step] = parameter_values(self.network)
         return loss
 
     monkeypatch.setattr(trainer.Trainer, "_step", step)
@@ -195,8 +195,8 @@ def test_two_processes_resume_where_one_ended(tmp_path, monkeypatch, group_size)
 
     def step(self, *args):
         loss = make_step(self, *args)
-        made[self.progress.step] = parameter_values(self.network)
-        if self.progress.step == 3 and "runs" in self.config.train.ckpt_path:
+        made[self.position.step] = parameter_values(self.network)
+        if self.position.step == 3 and "runs" in self.config.train.ckpt_path:
             to_the_waiting_thread(self, signal.SIGTERM)
         return loss
 

@@ -30,8 +30,8 @@ def test_memory_files_and_threads_stay_what_they_were(tmp_path, monkeypatch):
     make_step = trainer.Trainer._step
 
     def step(self, *args):
-        if self.progress.step % 500 == 250:  # always the same step of an epoch
-            seen[self.progress.step] = in_use()
+        if self.position.step % 500 == 250:  # always the same step of an epoch
+            seen[self.position.step] = in_use()
         return make_step(self, *args)
 
     monkeypatch.setattr(trainer.Trainer, "_step", step)

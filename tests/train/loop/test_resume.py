@@ -10,7 +10,7 @@ import pytest
 from pipeline.common.errors import UserError
 from train.experiment.sections import Config, DataLoader, Dataset, Loader
 from train.experiment.transforms import Map, Operation
-from train.loop.resume import check_identity, identity
+from train.loop.resume import check_clip_settings, clip_settings
 
 NEEDED = (
     Operation("VideoRescale", shift=0.0),
@@ -21,15 +21,15 @@ CROP = Operation("VideoRandomCrop", size=(16, 16))
 FLIP = Operation("VideoRandomHorizontalFlip", prob=0.5)
 
 
-def identity_of(operations: tuple[Operation, ...] = (CROP,), **dataset: object) -> dict[str, object]:
+def settings_of(operations: tuple[Operation, ...] = (CROP,), **dataset: object) -> dict[str, object]:
     loader = Loader(Dataset(**{"seq": 4, **dataset}), Map((*operations, *NEEDED)))
     config = Config(data_loader=DataLoader(train=loader, eval=Loader(Dataset(), Map(NEEDED))))
-    return identity(config, clips_per_step=4, steps_per_epoch=8, videos="tiny-train@0")
+    return clip_settings(config, clips_per_step=4, steps_per_epoch=8, videos="tiny-train@0")
 
 
 def saved(**dataset: object) -> dict[str, object]:
-    """The identity as it is read from a checkpoint's JSON."""
-    return json.loads(json.dumps(identity_of(**dataset)))
+    """The settings of clips as they come back from a checkpoint's JSON."""
+    return json.loads(json.dumps(settings_of(**dataset)))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def saved(**dataset: object) -> dict[str, object]:
 )
 def test_resuming_with_other_clips_is_refused(current, message):
     with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
-        check_identity(Path("x.ckpt"), saved(), identity_of(**current))
+        check_clip_settings(Path("x.ckpt"), saved(), settings_of(**current))
 
 
 def test_missing_dataset_key_counts_as_its_default():
@@ -57,27 +57,27 @@ def test_missing_dataset_key_counts_as_its_default():
     for name in ("num_clips", "shuffle_shards", "seq_mode"):  # as if the checkpoint were older than this key
         state = saved()
         del state[f"data_loader.train.dataset.{name}"]
-        check_identity(Path("x.ckpt"), state, identity_of())
+        check_clip_settings(Path("x.ckpt"), state, settings_of())
         other = {"num_clips": 2, "shuffle_shards": 3, "seq_mode": "average"}[name]
         with pytest.raises(UserError, match=rf"{name} is {defaults[name]} in the checkpoint and {other} now"):
-            check_identity(Path("x.ckpt"), state, identity_of(**{name: other}))
+            check_clip_settings(Path("x.ckpt"), state, settings_of(**{name: other}))
 
 
 def test_missing_operation_counts_as_not_used():
     state = saved()
     del state["data_loader.train.map.VideoRandomHorizontalFlip"]
-    check_identity(Path("x.ckpt"), state, identity_of())
+    check_clip_settings(Path("x.ckpt"), state, settings_of())
     with pytest.raises(UserError, match=r"VideoRandomHorizontalFlip is None in the checkpoint"):
-        check_identity(Path("x.ckpt"), state, identity_of(operations=(CROP, FLIP)))
+        check_clip_settings(Path("x.ckpt"), state, settings_of(operations=(CROP, FLIP)))
 
 
 def test_missing_key_of_an_operation_counts_as_none():
     state = saved()
     del state["data_loader.train.map.VideoRandomCrop"]["prob"]
-    check_identity(Path("x.ckpt"), state, identity_of())
+    check_clip_settings(Path("x.ckpt"), state, settings_of())
     del state["data_loader.train.map.VideoRandomCrop"]["size"]
     with pytest.raises(UserError, match="VideoRandomCrop"):
-        check_identity(Path("x.ckpt"), state, identity_of())
+        check_clip_settings(Path("x.ckpt"), state, settings_of())
 
 
 @pytest.mark.parametrize("key", ["seed", "videos", "recipe_sha256", "epochs"])
@@ -85,4 +85,4 @@ def test_checkpoint_without_a_required_key_is_refused(key):
     state = saved()
     del state[key]
     with pytest.raises(UserError, match=f"{key} is None in the checkpoint"):
-        check_identity(Path("x.ckpt"), state, identity_of())
+        check_clip_settings(Path("x.ckpt"), state, settings_of())

@@ -20,7 +20,7 @@ def test_only_non_finite_statistics_are_restored():
     assert statistics.settle(True) is True
     assert first.asnumpy().tolist() == [1, 7]
     assert statistics.statistics[3].asnumpy().tolist() == [8, 9, 10]
-    first.set_data(ms.Tensor([2.0, 8.0], ms.float32))  # the stored ones follow the finite ones
+    first.set_data(ms.Tensor([2.0, 8.0], ms.float32))  # the previous values follow those that are finite
     assert statistics.settle(False) is False
     first.set_data(ms.Tensor([np.inf, np.nan], ms.float32))
     assert statistics.settle(False) is False

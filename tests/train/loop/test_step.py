@@ -13,7 +13,7 @@ from model import weights
 from model.r2plus1d import r2plus1d_18
 from train.experiment.sections import Optimizer
 from train.loop import step as loop_step
-from train.loop.step import Loss, TrainStep, make_optimizer
+from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.network.precision import set_amp_level
 
 CURVE = np.load(RESOURCES / "loss_curve.npz")
@@ -28,7 +28,7 @@ def losses_of(settings: Optimizer, num_steps: int) -> list[float]:
     values["fc.bias"][:] = 0
     weights.assign(network, values, source="reference")
     optimizer = make_optimizer(settings, network, [0.001] * num_steps)
-    step = TrainStep(Loss(network, nn.Identity()), optimizer, settings)
+    step = TrainStep(NetworkWithLoss(network, nn.Identity()), optimizer, settings)
     step.set_train(True)
     losses = []
     for number in range(num_steps):
@@ -75,7 +75,9 @@ def linear_step(label_smoothing: float = 0.0, group_size: int = 1, **options) ->
     network = nn.Dense(4, 3, weight_init=ms.Tensor(START), has_bias=False)
     settings = Optimizer(**{"momentum": 0.0, "weight_decay": 0.0, **options})
     optimizer = make_optimizer(settings, network, [LR] * 9)
-    step = TrainStep(Loss(network, nn.Identity(), label_smoothing), optimizer, settings, group_size=group_size)
+    step = TrainStep(
+        NetworkWithLoss(network, nn.Identity(), label_smoothing), optimizer, settings, group_size=group_size
+    )
     step.set_train(True)
     return step
 
@@ -122,11 +124,11 @@ def test_batch_group_is_one_step_on_the_mean_gradient():
 def test_dropped_features_give_no_logits_nor_gradient():
     network = TinyNetwork()
     settings = Optimizer(weight_decay=0.0)
-    step = TrainStep(Loss(network, nn.Identity()), make_optimizer(settings, network, [0.1] * 2), settings)
+    step = TrainStep(NetworkWithLoss(network, nn.Identity()), make_optimizer(settings, network, [0.1] * 2), settings)
     step.set_train(True)
     before = network.fc.weight.asnumpy().copy()
-    clips, kept = RNG.standard_normal((2, 3, 4, 16, 16)).astype(np.float32), np.array([[2, 0, 0, 0]] * 2, np.float32)
-    step(ms.Tensor(clips), ms.Tensor(np.array([0, 1], np.int32)), True, ms.Tensor(kept))
+    clips, factors = RNG.standard_normal((2, 3, 4, 16, 16)).astype(np.float32), np.array([[2, 0, 0, 0]] * 2, np.float32)
+    step(ms.Tensor(clips), ms.Tensor(np.array([0, 1], np.int32)), True, ms.Tensor(factors))
     moved = (network.fc.weight.asnumpy() != before).any(axis=0)
     assert moved.tolist() == [True, False, False, False]
 
@@ -201,7 +203,7 @@ def steps_in_each_precision() -> dict[str, tuple]:
         weights.assign(network, start, source="test")
         set_amp_level(network, level)
         settings = Optimizer(loss_scale=128.0)
-        step = TrainStep(Loss(network, nn.Identity()), make_optimizer(settings, network, [0.1]), settings)
+        step = TrainStep(NetworkWithLoss(network, nn.Identity()), make_optimizer(settings, network, [0.1]), settings)
         step.set_train(True)
         loss = run_step(step, clips, labels)
         results[level] = (loss, parameter_values(network))

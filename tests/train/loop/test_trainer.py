@@ -85,14 +85,14 @@ def files_of(runs: Path, stem: str) -> dict[str, bytes]:
 
 def test_interrupted_training_sees_same_clips_and_bits(config, tmp_path, seen, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    dropped, kept = [], dropout.kept
+    dropped, factors = [], dropout.factors
 
     def noting(samples, *args, **options):
         dropped.append(samples.tolist())
-        return kept(samples, *args, **options)
+        return factors(samples, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dropout, "kept", noting)
+        patch.setattr(dropout, "factors", noting)
         assert train.main(words(config, whole)) == EXIT_OK
     whole_clips = list(seen)
     assert dropped == whole_clips
@@ -156,7 +156,7 @@ def test_loss_that_stays_nan_keeps_a_good_checkpoint(config, tmp_path, monkeypat
     make_step = trainer.Trainer._step
 
     def poisoned(self, *args):
-        if self.progress.step == 4:
+        if self.position.step == 4:
             self.network.fc.bias.set_data(ms.Tensor(np.full(3, np.nan, np.float32)))
         return make_step(self, *args)
 
@@ -207,7 +207,7 @@ def test_what_is_evaluated_and_kept_when(config, monkeypatch):
         lambda _, epoch: made.append(epoch + 1) or {"video_top1": next(found), "loss": 1.0},
     )
     monkeypatch.setattr(
-        trainer.Trainer, "save", lambda self, best: saved.append((self.progress.epoch, self.progress.best, best))
+        trainer.Trainer, "save", lambda self, best: saved.append((self.position.epoch, self.position.best, best))
     )
     overrides = {"train.epochs": "7", "train.eval_epochs": "3", "train.save_checkpoint_epochs": "2"}
     trainer.Trainer(load_config(Document(config, overrides)), World(), None).fit()
@@ -224,7 +224,7 @@ def test_evaluation_with_nan_loss_is_never_the_best(config, monkeypatch, caplog)
         trainer.Trainer, "_evaluate", lambda *_: dict(zip(("video_top1", "loss"), next(found), strict=True))
     )
     monkeypatch.setattr(
-        trainer.Trainer, "save", lambda self, best: saved.append((self.progress.epoch, self.progress.best, best))
+        trainer.Trainer, "save", lambda self, best: saved.append((self.position.epoch, self.position.best, best))
     )
     overrides = {"train.epochs": "3", "train.eval_epochs": "1", "model.num_classes": "5"}
     trainer.Trainer(load_config(Document(config, overrides)), World(), None).fit()

@@ -9,7 +9,7 @@ from parameters import parameter_values
 from model import weights
 from pipeline.common.errors import UserError
 from train.experiment.sections import Model, Optimizer
-from train.loop.step import Loss, TrainStep, make_optimizer
+from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.network.build import NETWORKS, build_network
 
 NARROW = {"stage_channels": (4, 4, 4, 4), "num_classes": 3}
@@ -31,7 +31,9 @@ def test_strides_unfit_for_the_type_are_a_user_mistake():
 def test_frozen_stages_keep_weights_and_statistics():
     ms.set_context(mode=ms.GRAPH_MODE)
     network = build_network(Model(type="R3d18", freeze_stages=3, **NARROW))  # stem, layer1, layer2
-    step = TrainStep(Loss(network, nn.Identity()), make_optimizer(Optimizer(), network, [0.1] * 4), Optimizer())
+    step = TrainStep(
+        NetworkWithLoss(network, nn.Identity()), make_optimizer(Optimizer(), network, [0.1] * 4), Optimizer()
+    )
     step.set_train(True)
     before = parameter_values(network)
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from model import weights
 from pipeline.common.files import write_json
 from train import train
 from train.experiment.sections import Optimizer
-from train.loop.step import Loss, TrainStep, make_optimizer
+from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.runs.run_folder import RunFolder
 from train.weights import checkpoint
 from train.weights.checkpoint import CheckpointError, CorruptedError
@@ -24,7 +24,7 @@ SETTINGS = Optimizer(weight_decay=0.0, loss_scale="dynamic", ema_decay=0.9)
 def make(classes: int = 3, steps: int = 10):
     network = nn.SequentialCell(nn.Dense(4, classes), nn.BatchNorm1d(classes))
     optimizer = make_optimizer(SETTINGS, network, [0.1] * steps)
-    return network, TrainStep(Loss(network, nn.Identity()), optimizer, SETTINGS, group_size=2)
+    return network, TrainStep(NetworkWithLoss(network, nn.Identity()), optimizer, SETTINGS, group_size=2)
 
 
 def values(network: nn.Cell, step: TrainStep) -> list[np.ndarray]:
@@ -146,7 +146,7 @@ def test_resuming_clears_what_a_killed_save_left(tmp_path):
 def test_an_optimizer_of_another_kind_is_refused(saved):
     path, network, _ = saved
     plain = Optimizer()
-    step = TrainStep(Loss(network, nn.Identity()), make_optimizer(plain, network, [0.1]), plain)
+    step = TrainStep(NetworkWithLoss(network, nn.Identity()), make_optimizer(plain, network, [0.1]), plain)
     with pytest.raises(CheckpointError, match=r"optimizer\.ckpt does not fit this network and optimizer"):
         checkpoint.load(path, network, step.state())
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train.loop.progress import Interval, Remaining, duration, time
+from train.loop.log_values import Interval, Remaining, duration, time
 
 
 @pytest.fixture
