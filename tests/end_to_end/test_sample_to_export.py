@@ -23,6 +23,9 @@ CONFIG = CONFIGS / "sample.yaml"
 COUNTS = {"train": 16, "val": 6, "test": 3}
 
 
+PYNATIVE = "--context.mode=1"  # evaluates a few clips in less time than a graph takes to compile
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     made = tmp_path_factory.mktemp("road")
@@ -141,7 +144,7 @@ def test_resuming_under_other_settings_is_refused(run, words):
 
 
 def test_evaluation_scores_every_video_repeatably(run, words, folder, capsys):
-    assert evaluate.main(words) == EXIT_OK
+    assert evaluate.main([*words, PYNATIVE]) == EXIT_OK
     first = capsys.readouterr()
     assert re.search(r"^video top-1 \d\.\d{4} top-5 .*\(6 of 6\), \d+ clips", first.out)
     steps = re.compile(
@@ -155,17 +158,17 @@ def test_evaluation_scores_every_video_repeatably(run, words, folder, capsys):
     right = np.mean([row["label"] == row["predicted"] for row in rows])
     assert f"video top-1 {right:.4f}" in first.out
     before = table.read_bytes()
-    assert evaluate.main(words) == EXIT_OK
+    assert evaluate.main([*words, PYNATIVE]) == EXIT_OK
     assert table.read_bytes() == before
 
 
 def test_three_crops_of_every_clip_make_a_videos_score(run, words, capsys):
-    assert evaluate.main([*words, "--data_loader.eval.dataset.num_crops=3"]) == EXIT_OK
+    assert evaluate.main([*words, PYNATIVE, "--data_loader.eval.dataset.num_crops=3"]) == EXIT_OK
     assert "(6 of 6), 36 clips, 6 a video" in capsys.readouterr().out
 
 
 def test_unlabelled_split_is_predicted_but_not_scored(run, words, capsys):
-    assert evaluate.main([*words, "--data_loader.eval.dataset.split=test"]) == EXIT_OK
+    assert evaluate.main([*words, PYNATIVE, "--data_loader.eval.dataset.split=test"]) == EXIT_OK
     said = capsys.readouterr().out
     assert "has no labels: predictions only" in said and "top-1" not in said
     (table,) = (run / "eval").glob("*-test.csv")
@@ -174,7 +177,7 @@ def test_unlabelled_split_is_predicted_but_not_scored(run, words, capsys):
 
 def test_inference_prints_five_classes_and_draws_a_gif(run, words, folder, capsys):
     video = sorted((folder / "data" / "test").iterdir())[0]
-    assert infer.main([*words, f"--infer.image_path={video}"]) == EXIT_OK
+    assert infer.main([*words, PYNATIVE, f"--infer.image_path={video}"]) == EXIT_OK
     lines = capsys.readouterr().out.splitlines()
     assert [line[:2] for line in lines[:5]] == ["1.", "2.", "3.", "4.", "5."]
     probabilities = [float(line.split()[-1]) for line in lines[:5]]
@@ -210,23 +213,23 @@ def test_checkpoint_export_and_safetensors_score_alike(run, words, folder, capsy
     answers = []
     for chosen in (best_of(run), path, as_safetensors(run, words, folder / "best.safetensors")):
         capsys.readouterr()
-        assert evaluate.main([*words, f"--eval.pretrained_model={chosen}"]) == EXIT_OK
+        assert evaluate.main([*words, PYNATIVE, f"--eval.pretrained_model={chosen}"]) == EXIT_OK
         answers.append(capsys.readouterr().out.split(", loss ")[0])
     assert answers[0] == answers[1] == answers[2] and "video top-1" in answers[0]
 
     video = sorted((folder / "data" / "test").iterdir())[0]
-    assert infer.main([*words, f"--infer.image_path={video}", f"--infer.pretrained_model={path}"]) == EXIT_OK
+    assert infer.main([*words, PYNATIVE, f"--infer.image_path={video}", f"--infer.pretrained_model={path}"]) == EXIT_OK
     lines = capsys.readouterr().out.splitlines()[:5]
     assert len(lines) == 5 and all(line.split("  ")[0][3:] in facts["classes"] for line in lines)
     message = r"exported for clip \(T, H, W\) \[8, 56, 56\], but the settings give \[4, 56, 56\]"
     with pytest.raises(UserError, match=message):
-        evaluate.main([*words, f"--eval.pretrained_model={path}", "--data_loader.eval.dataset.seq=4"])
+        evaluate.main([*words, PYNATIVE, f"--eval.pretrained_model={path}", "--data_loader.eval.dataset.seq=4"])
     message = r"exported for model\.type R2Plus1d18, but the settings give R3d18"
     with pytest.raises(UserError, match=message):
-        evaluate.main([*words, f"--eval.pretrained_model={path}", "--model.type=R3d18"])
+        evaluate.main([*words, PYNATIVE, f"--eval.pretrained_model={path}", "--model.type=R3d18"])
     path.with_name(path.name + ".json").write_text(json.dumps({**facts, "model": {}}))
     with pytest.raises(UserError, match=r"mindir\.json: corrupted: KeyError\('type'\)"):
-        evaluate.main([*words, f"--eval.pretrained_model={path}"])
+        evaluate.main([*words, PYNATIVE, f"--eval.pretrained_model={path}"])
 
     assert main([*words, "--export.file_formate=ONNX", "--export.batch_size=dynamic"]) == EXIT_OK
     assert "input [None, 3, 8, 56, 56], reloaded and run: largest difference" in capsys.readouterr().out
@@ -252,7 +255,7 @@ def test_fine_tuning_from_safetensors_learns_head_only(run, words, folder):
     moved = as_safetensors(run, words, folder / "start.safetensors")
     elsewhere = [f"--train.ckpt_path={folder / 'finetuned'}", "--train.epochs=1", "--train.eval_epochs=0"]
     start = ["--train.pre_trained=true", f"--train.pretrained_model={moved}", "--train.head=new"]
-    assert train.main([*words, *elsewhere, *start, "--model.freeze_stages=5"]) == EXIT_OK
+    assert train.main([*words, PYNATIVE, *elsewhere, *start, "--model.freeze_stages=5"]) == EXIT_OK
     (tuned,) = (folder / "finetuned").glob("*/*/ckpt/epoch_001-step_000004.ckpt")
     before, after = (ms.load_checkpoint(str(path)) for path in (best_of(run), tuned))
     for name in before:

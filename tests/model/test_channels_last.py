@@ -33,6 +33,15 @@ def network_of(layout: str, make=r2plus1d_18, **options):
     return made
 
 
+@pytest.fixture
+def pynative():
+    """A forward pass or two take less time than their graphs take to compile."""
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=before)
+
+
 @pytest.fixture(scope="module")
 def clips() -> ms.Tensor:
     return ms.Tensor(reference_weights.clip((2, 3, 4, 24, 24)))
@@ -44,7 +53,7 @@ def tensors_close(ours, theirs, tolerance=2e-5) -> bool:
 
 
 @pytest.mark.parametrize("make", [r2plus1d_18, pytest.param(r2plus1d_50, marks=pytest.mark.slow)])
-def test_logits_are_the_same_in_both_layouts(clips, make):
+def test_logits_are_the_same_in_both_layouts(pynative, clips, make):
     outputs = []
     for layout in ("NCTHW", "NTHWC"):
         network = network_of(layout, make)
@@ -169,9 +178,8 @@ def test_full_3d_convolutions_are_refused_unchanged(make):
     )
 
 
-def test_half_precision_reaches_this_layouts_cells(clips):
-    outputs, before = [], ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)  # three graphs would take ten seconds to compile
+def test_half_precision_reaches_this_layouts_cells(pynative, clips):
+    outputs = []
     for level in ("O0", "O2", "O3"):
         network = network_of("NTHWC")
         set_amp_level(network, level)
@@ -180,7 +188,6 @@ def test_half_precision_reaches_this_layouts_cells(clips):
         outputs.append(logits)
         assert not np.array_equal(logits, outputs[0]) or level == "O0"
         assert np.abs(logits - outputs[0]).max() < 0.03 * np.abs(outputs[0]).max()
-    ms.set_context(mode=before)
     assert not np.array_equal(*outputs[1:])
 
 
@@ -210,7 +217,7 @@ def test_other_settings_have_other_compile_cache_keys():
     assert len({re.sub(r"0x[0-9a-f]+", "", text) for text in texts}) == 2
 
 
-def test_an_odd_number_of_frames():
+def test_an_odd_number_of_frames(pynative):
     outputs = []
     for layout in ("NCTHW", "NTHWC"):
         network = network_of(layout)

@@ -95,5 +95,5 @@ def test_worker_stops_writing_when_its_run_has_ended(undisturbed, tmp_path):
 
 
 def test_a_cluster_needs_an_address():
-    with pytest.raises(ValueError, match="scheduler: got '', expected the address"):
+    with pytest.raises(ValueError, match="scheduler: got '', expected its address"):
         Preprocess(engine="dask")
