@@ -66,7 +66,7 @@ def _epilog(sections: dict[str, type], shown: tuple[str, ...]) -> str:
     head = [
         "Keys of the configuration: name, default, allowed values, meaning.  --section.key=VALUE overrides the file.",
         "Text is taken as typed, everything else is read as YAML.  Relative paths are relative to the current folder.",
-        "In paths, ~, $NAME and ${NAME} are expanded if they are in a file, but not if they are typed here.",
+        "In paths of a file, ~, $NAME and ${NAME} are expanded, and $$ is a $.  Paths typed here are taken as they are.",
     ]
     last = ["", "These are the most common keys.  --help-all shows all of them."] if shown else []
     return "\n".join([*head, "", *key_lines(sections, shown), *last])

@@ -15,7 +15,17 @@ from typing import Any, TypeVar
 
 from pipeline.common.errors import SettingsError
 from pipeline.common.text import dotted, shown
-from pipeline.common.value_types import MisfitError, Typed, choices, converted_to, parsed, takes_text, type_name
+from pipeline.common.value_types import (
+    MisfitError,
+    Typed,
+    choices,
+    converted_to,
+    holds_paths,
+    parsed,
+    takes_text,
+    type_name,
+    unexpanded,
+)
 
 T = TypeVar("T")
 
@@ -155,6 +165,21 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
     return value
+
+
+def to_file(value: Any) -> Any:
+    """As `to_plain`, with paths as a file must have them, so that reading the file gives the same section."""
+    hints = typing.get_type_hints(type(value), include_extras=True)
+    plain = {}
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if dataclasses.is_dataclass(item):
+            plain[field.name] = to_file(item)
+        elif holds_paths(hints[field.name]) and item is not None:
+            plain[field.name] = unexpanded(item) if isinstance(item, str) else [unexpanded(path) for path in item]
+        else:
+            plain[field.name] = to_plain(item)
+    return plain
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:

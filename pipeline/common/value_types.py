@@ -155,23 +155,35 @@ def _items(arguments: tuple[Any, ...], text: Typed) -> Any:
     return [text]
 
 
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\}|(\$))")
 
 
 def _expanded(path: str) -> str:
-    """A path of a YAML file with `~` and environment variables replaced by their values.
+    """A path of a YAML file with `~` and environment variables replaced by their values, and `$$` by `$`.
 
     Raises:
         MisfitError: a variable is not set; the text names it.
     """
 
     def value_of(match: re.Match[str]) -> str:
+        if match[3]:
+            return "$"
         name = match[1] or match[2]
         if name not in os.environ:
             raise MisfitError(f"a path; the environment variable {dotted((name,))} is not set")
         return os.environ[name]
 
     return os.path.expanduser(_VARIABLE.sub(value_of, path))
+
+
+def holds_paths(hint: Any) -> bool:
+    """Whether a type is a path or a list of paths."""
+    return hint == PathText or any(holds_paths(argument) for argument in typing.get_args(hint))
+
+
+def unexpanded(path: str) -> str:
+    """The text that a YAML file must have for its value to be `path`."""
+    return ("./" if path.startswith("~") else "") + path.replace("$", "$$")
 
 
 def choices(hint: Any) -> list[str]:

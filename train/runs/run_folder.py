@@ -19,7 +19,7 @@ from tensorboardX import SummaryWriter
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_json, write_text
-from pipeline.common.settings import Document, to_plain
+from pipeline.common.settings import Document, to_file
 from train.experiment.sections import Config
 from train.weights.checkpoint import remove_unfinished
 
@@ -67,7 +67,7 @@ class RunFolder:
 
     def begin(self, step: int) -> None:
         """Write the settings and open the metrics; records after `step` are removed: they will be made again."""
-        text = yaml.safe_dump(to_plain(self._config), sort_keys=False, allow_unicode=True, default_flow_style=None)
+        text = yaml.safe_dump(to_file(self._config), sort_keys=False, allow_unicode=True, default_flow_style=None)
         write_text(self.path / "config.yaml", text)
         write_json(self.path / "env.json", self._environment)
         path = self.path / "metrics.jsonl"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from paths import RESOURCES
 
 from pipeline.common import recipe
-from pipeline.common.settings import Document, SettingsError, build, to_plain
+from pipeline.common.settings import Document, SettingsError, build, to_file, to_plain
 from pipeline.common.value_types import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
@@ -184,7 +184,14 @@ def test_wrong_override_is_named_with_what_was_got(name, text, message):
 
 @pytest.mark.parametrize(
     ("text", "path"),
-    [("~/x", "/home/me/x"), ("$DISK/x", "/d/x"), ("${DISK}er/$DISK", "/der//d"), ("a~b $ c", "a~b $ c"), ("x", "x")],
+    [
+        ("~/x", "/home/me/x"),
+        ("$DISK/x", "/d/x"),
+        ("${DISK}er/$DISK", "/der//d"),
+        ("a~b $ c", "a~b $ c"),
+        ("x", "x"),
+        ("a$$DISK", "a$DISK"),
+    ],
 )
 def test_paths_are_expanded_in_a_file_but_not_if_typed(tmp_path, monkeypatch, text, path):
     monkeypatch.setenv("HOME", "/home/me")
@@ -263,3 +270,12 @@ def test_fingerprint_of_existing_stores_is_unchanged():
     settings = recipe.load(Document(RESOURCES / "made_by_24d7eab" / "kept.yaml"))
     saved = RESOURCES / "made_by_24d7eab/runs/kept/20261126-000000/ckpt/epoch_001-step_000002.json"
     assert settings.fingerprint() == json.loads(saved.read_text())["recipe_sha256"]
+
+
+@pytest.mark.parametrize("path", ["~/$DISK", "a$$b${HOME}", "$", "~", "plain"])
+def test_typed_path_survives_the_runs_own_file(tmp_path, path):
+    settings = recipe.load(Document(None, {"preprocess.store": path, "preprocess.labels": path}))
+    file = write_yaml(tmp_path, json.dumps({"preprocess": to_file(settings)}))
+    again = recipe.load(Document(file))
+    assert [Path(again.store), *map(Path, again.labels)] == [Path("./" + path)] * 2
+    assert again.dataset == settings.dataset
