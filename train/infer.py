@@ -15,6 +15,7 @@ from mindspore import Tensor
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
+from pipeline.common.files import make_folder
 from pipeline.decoding.container import DecodeError
 from pipeline.decoding.decode import decode_video
 from pipeline.labels.class_ids import frozen_classes
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             f"infer.image_path: got {config.infer.image_path!r}, expected a video file. "
             "Run `make infer VIDEO=clip.mp4`."
         )
+    make_folder(Path(config.infer.output_dir), "Set infer.output_dir to another folder.")
     try:
         video = decode_video(video_path, config.preprocess)
     except DecodeError as error:

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, UserError
 from pipeline.common.help import WIDTH, key_lines
-from pipeline.common.settings import TOP_KEYS, Document
+from pipeline.common.settings import TOP_KEYS, Document, nearest_hint
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _epilog(sections: dict[str, type], shown: tuple[str, ...]) -> str:
     head = [
         "Keys of the configuration: name, default, allowed values, meaning.  --section.key=VALUE overrides the file.",
         "Text is taken as typed, everything else is read as YAML.  Relative paths are relative to the current folder.",
-        "In paths of a file, ~, $NAME and ${NAME} are expanded, and $$ is a $.  Paths typed here are taken as they are.",
+        "In paths of a file ~, $NAME and ${NAME} are expanded, and $$ is a $.  Paths typed here are taken as they are.",
     ]
     last = ["", "These are the most common keys.  --help-all shows all of them."] if shown else []
     return "\n".join([*head, "", *key_lines(sections, shown), *last])
@@ -95,7 +95,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     overrides: dict[str, str] = {}
     for word in rest:
         name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or name.split(".")[0] not in TOP_KEYS:
+        section = name.split(".")[0]
+        if word.startswith("--") and "." in name and section not in TOP_KEYS:
+            parser.error(f"--{name}: unknown section{nearest_hint(section, TOP_KEYS)}")
+        if not word.startswith("--") or section not in TOP_KEYS:
             parser.error(f"unrecognized argument: {word} (overrides look like --section.key=value)")
         if not equals:  # the next word may be a value or an override: a wrong guess would lose it
             parser.error(f"--{name}: got no value, expected --{name}=VALUE, with an equals sign and no space")

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.errors import UserError
+
 
 @contextlib.contextmanager
 def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
@@ -54,6 +56,22 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         OSError: as `replacing`.
     """
     write_text(path, json.dumps(content, indent=1))
+
+
+def make_folder(folder: Path, what_next: str) -> None:
+    """Make a folder, and those above it, unless it exists.
+
+    Args:
+        folder: the folder.
+        what_next: what the user can do if it cannot be made.
+
+    Raises:
+        UserError: a part of its path is a file, or the system allows no folder there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: {error.strerror}. {what_next}") from None
 
 
 def sync_file(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import filelock
 
 from pipeline.common.errors import EXIT_LOCKED, UserError
+from pipeline.common.files import make_folder
 
 _OWNER = ".lock.owner"
 
@@ -29,10 +30,7 @@ def locked(folder: Path) -> Iterator[None]:
         LockedError: another command has locked it.
         UserError: the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{folder}: {error.strerror}. Choose another folder (make: STORE=DIR).") from None
+    make_folder(folder, "Choose another folder (make: STORE=DIR).")
     lock = filelock.FileLock(str(folder / ".lock"))
     try:
         lock.acquire(timeout=0)

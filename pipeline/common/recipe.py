@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -57,8 +58,8 @@ class Preprocess:
     labels: tuple[PathText, ...] | None = None
     manifests: PathText = "data_manifests"
     store: PathText = "data/shards"
-    height: PositiveInt = 128
-    width: PositiveInt = 171
+    height: Annotated[int, Range(min=1, max=16_384)] = 128
+    width: Annotated[int, Range(min=1, max=16_384)] = 171
     interpolation: Literal["bilinear", "area", "bicubic"] = "bilinear"
     fps: PositiveFloat | Literal["source"] = 15.0
     codec: Literal["raw", "jpeg"] = "raw"
@@ -75,6 +76,10 @@ class Preprocess:
         for key, flag in (("store", " (make: STORE=DIR)"), ("manifests", ""), ("dataset", "")):
             if not getattr(self, key):
                 raise ValueError(f"{key}: got '', expected the name of a folder{flag}")
+        if "/" in self.dataset or self.dataset in (".", ".."):
+            raise ValueError(f"dataset: got {self.dataset!r}, expected the name of a folder in `manifests`, not a path")
+        if self.data_root and os.path.abspath(self.data_root) == os.path.abspath(self.store):
+            raise ValueError(f"store: got {self.store!r}, which is data_root; expected a folder for shards alone")
         if self.jobs == 0:
             raise ValueError("jobs: got 0, expected -1 (one for each core) or at least 1")
         if self.engine == "dask" and not self.scheduler:

@@ -111,7 +111,9 @@ class Errors:
         self._document = document
         self._lines: list[str] = []
 
-    def add(self, key: tuple[str, ...], problem: str, got: str = "", allowed: Collection[str] = ()) -> None:
+    def add(
+        self, key: tuple[str, ...], problem: str, got: str = "", allowed: Collection[str] = (), list_all: bool = True
+    ) -> None:
         """Add an error.
 
         Args:
@@ -119,10 +121,11 @@ class Errors:
             problem: what is wrong.
             got: the word that was given, for the nearest allowed one.
             allowed: the allowed words, if the key takes words.
+            list_all: name all of them if none is near; not where `problem` names them.
         """
         self.count += 1
         if self.count <= MAX_ERRORS:
-            hint = nearest_hint(got, allowed) if allowed and got else ""
+            hint = nearest_hint(got, allowed, list_all) if allowed and got else ""
             self._lines.append(f"{self._document.where(key)}: {problem}{hint}")
 
     def raise_any(self) -> None:
@@ -150,12 +153,14 @@ def build(cls: type[T], document: Document, section: str = "") -> T:
     return result
 
 
-def nearest_hint(got: str, allowed: Collection[str]) -> str:
-    """`; nearest valid: x`, for the end of an error message; the whole list if none is near."""
+def nearest_hint(got: str, allowed: Collection[str], list_all: bool = True) -> str:
+    """`; nearest valid: x`, for the end of an error message; the whole list, or nothing, if none is near."""
     import difflib  # takes 5 ms, and only errors need it
 
     close = difflib.get_close_matches(got, allowed, n=1, cutoff=0.5)
-    return f"; nearest valid: {close[0]}" if close else f"; valid: {', '.join(allowed)}"
+    if close:
+        return f"; nearest valid: {close[0]}"
+    return f"; valid: {', '.join(allowed)}" if list_all else ""
 
 
 def to_plain(value: Any) -> Any:
@@ -243,5 +248,5 @@ def _value(hint: Any, value: Any, key: tuple[str, ...], document: Document, erro
     except MisfitError as misfit:
         got = parsed(value) if isinstance(value, Typed) else value
         problem = f"got {shown(got)}, expected {str(misfit) or type_name(hint)}"
-        errors.add(key, problem, got if isinstance(got, str) else "", choices(hint))
+        errors.add(key, problem, got if isinstance(got, str) else "", choices(hint), list_all=False)
         return None

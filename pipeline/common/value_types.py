@@ -28,9 +28,13 @@ class Range:
         return (value > self.min if self.above else value >= self.min) and value <= self.max
 
     def __str__(self) -> str:
-        low = ("more than " if self.above else "at least ") + f"{self.min:g}" if self.min > -math.inf else ""
-        high = f"at most {self.max:g}" if self.max < math.inf else ""
+        low = ("more than " if self.above else "at least ") + _number(self.min) if self.min > -math.inf else ""
+        high = f"at most {_number(self.max)}" if self.max < math.inf else ""
         return " and ".join(part for part in (low, high) if part)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:g}"
 
 
 class PathMark:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, list_of, write_table
 from pipeline.common.text import some
-from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, typed, validate
+from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STATUSES, typed, validate
 
 _OLD_RETRY = "to be tried again: "
 
@@ -97,7 +97,8 @@ def read_columns(path: Path, names: Sequence[str]) -> pd.DataFrame:
     """
     table = _read_rows(path, names)
     numbers_only = all(COLUMNS[name] == "str" or pd.api.types.is_numeric_dtype(table[name]) for name in names)
-    return table if numbers_only else read_ledger(path)  # raises, and lists what is not a number
+    known = "status" not in names or set(table["status"].unique()) <= set(STATUSES)
+    return table if numbers_only and known else read_ledger(path)  # raises, and lists the wrong values
 
 
 def _read_rows(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:

@@ -22,6 +22,8 @@ def check_request(config: Config) -> None:
     """
     if config.device_target == "GPU" and train.GPU_PROBLEM:
         raise DeviceError(f"device_target: got GPU, but {train.GPU_PROBLEM} Or use --device_target=CPU.")
+    if (folder := Path(config.train.ckpt_path)).exists() and not folder.is_dir():
+        raise UserError(f"train.ckpt_path: {folder} is a file, expected a folder. Set it to another path.")
     if config.train.pre_trained and not Path(config.train.pretrained_model).is_file():
         raise UserError(
             f"train.pretrained_model: got {config.train.pretrained_model!r}, file not found. "

@@ -65,7 +65,7 @@ class Model:
     type: Literal["R2Plus1d18", "R2Plus1d34", "R2Plus1d50", "R3d18", "R3d34", "MC3d18"] = "R2Plus1d18"
     stage_channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (64, 128, 256, 512)
     stage_strides: tuple[Triple, Triple, Triple, Triple] | None = None
-    num_classes: Annotated[int, Range(min=2)] | Literal["auto"] = 400
+    num_classes: Annotated[int, Range(min=2, max=100_000)] | Literal["auto"] = 400
     midplanes: Literal["shared", "paper"] = "shared"
     bn_eps: PositiveFloat = 1e-5
     dropout: Annotated[float, Range(min=0, max=0.99)] = 0.0
@@ -202,14 +202,14 @@ class Train:
     pretrained_model: PathText = ""
     head: Literal["same", "new"] = "same"
     ckpt_path: PathText = "runs"
-    epochs: PositiveInt = 100
+    epochs: Annotated[int, Range(min=1, max=100_000)] = 100
     save_checkpoint_epochs: NonNegativeInt = 5
     save_checkpoint_steps: NonNegativeInt = 0
     keep_checkpoint_max: PositiveInt = 10
     run_distribute: bool = False
     eval_epochs: NonNegativeInt = 1
     log_steps: PositiveInt = 1
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Range(min=0, max=2**32 - 1)] = 0  # as far as numpy's legacy generator takes one
     amp_level: Literal["O0", "O2", "O3"] = "O0"
     nonfinite_steps: PositiveInt = 5
 
@@ -265,6 +265,10 @@ class Export:
     input_channel: Literal[3] = 3
     file_name: str = "r2plus1d18"
     file_formate: Literal["MINDIR", "ONNX", "AIR"] = "MINDIR"
+
+    def __post_init__(self) -> None:
+        if not self.file_name or "/" in self.file_name:
+            raise ValueError(f"file_name: got {self.file_name!r}, expected a name without a folder")
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,10 @@ class Interval:
         }
 
 
+UNKNOWN = "unknown"
+"""The time left after the first step, which compiled."""
+
+
 class Remaining:
     """Estimates the time left from all steps of this process except the first, which compiles.
 
@@ -62,7 +66,7 @@ class Remaining:
         now = time.perf_counter()
         if self._first is None:
             self._first = (step, now)
-            return "unknown"
+            return UNKNOWN
         first_step, began = self._first
         return duration((now - began) / (step - first_step) * (self._total_steps - step))
 

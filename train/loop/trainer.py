@@ -28,7 +28,7 @@ from train.experiment.sections import Config
 from train.loop import dropout
 from train.loop.compile_cache import cached_compilation
 from train.loop.health import FiniteLosses, memory_errors_in_one_line
-from train.loop.log_values import Interval, Remaining
+from train.loop.log_values import UNKNOWN, Interval, Remaining
 from train.loop.lr_schedule import learning_rates
 from train.loop.resume import check_clip_settings, clip_settings
 from train.loop.running_statistics import RunningStatistics
@@ -258,11 +258,13 @@ class Trainer:
 
     def _log(self, epoch: int, in_epoch: int, interval: Interval) -> None:
         values, rate = interval.summary(), self.rates[self.position.step - 1]
+        eta = self.remaining.after(self.position.step)
+        compiled = eta == UNKNOWN  # the time of this interval was that of the compiler
+        hint = "" if compiled else waiting_hint(self.source.options, values["train/data_wait"])
         log.info(
             "epoch: %d step: %d, loss is %.6g, lr %.6g, %.1f clips/s, data wait %.1f %%%s, eta %s",
             epoch + 1, in_epoch, values["train/loss"], rate, values["train/clips_per_s"],
-            100 * values["train/data_wait"], waiting_hint(self.source.options, values["train/data_wait"]),
-            self.remaining.after(self.position.step),
+            100 * values["train/data_wait"], hint, eta,
         )  # fmt: skip
         self._record({**values, "train/lr": rate})
 

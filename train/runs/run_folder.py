@@ -18,7 +18,7 @@ import yaml
 from tensorboardX import SummaryWriter
 
 from pipeline.common.errors import UserError
-from pipeline.common.files import write_json, write_text
+from pipeline.common.files import make_folder, write_json, write_text
 from pipeline.common.settings import Document, to_file
 from train.experiment.sections import Config
 from train.weights.checkpoint import remove_unfinished
@@ -55,11 +55,12 @@ class RunFolder:
 
     @staticmethod
     def _new(root: Path) -> Path:
+        make_folder(root, "Set train.ckpt_path to another folder.")
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for suffix in ("", *(f"-{number}" for number in range(2, 100))):
             path = root / (stamp + suffix)
             try:
-                path.mkdir(parents=True)
+                path.mkdir()
             except FileExistsError:
                 continue
             return path

@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
-from paths import ROOT
+from paths import CONFIGS, ROOT
 
 from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_IO, EXIT_LOCKED, EXIT_OK, EXIT_SIGINT, EXIT_USAGE, UserError
@@ -121,7 +121,7 @@ def test_help_says_meaning_type_and_default(monkeypatch, capsys):
     text = " ".join(" ".join(help_of("train.train", "--help-all", monkeypatch, capsys)).split())
     assert "--preprocess.interpolation=bilinear (bilinear | area | bicubic) how frames are resized" in text
     assert "--data_loader.eval.dataset.split=val (train | val | test) which split's ledger is read." in text
-    assert "--model.num_classes=400 (whole number at least 2 | auto)" in text
+    assert "--model.num_classes=400 (whole number at least 2 and at most 100000 | auto)" in text
     assert "--train.pretrained_model= (path) file of weights" in text
 
 
@@ -260,3 +260,10 @@ assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 cli.run(lambda: os.kill(os.getpid(), signal.SIGINT))
 """
     assert run_python("-c", program) == (130, "", "Interrupted. Run the same command again to continue.\n")
+
+
+def test_unknown_section_of_an_override_is_named(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parsed("-c", str(CONFIGS / "sample.yaml"), "--preproces.fps=3")
+    assert caught.value.code == 2
+    assert "--preproces.fps: unknown section; nearest valid: preprocess" in capsys.readouterr().err

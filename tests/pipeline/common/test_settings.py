@@ -117,10 +117,21 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_text_override_is_taken_as_typed(text):
-    overrides = {f"preprocess.{key}": text for key in ("store", "data_root", "dataset", "scheduler")}
+    overrides = {f"preprocess.{key}": text for key in ("store", "manifests", "scheduler")}
     settings = recipe.load(Document(None, overrides))
-    assert [settings.store, settings.data_root, settings.dataset, settings.scheduler] == [text] * 4
-    assert {type(getattr(settings, key)) for key in ("store", "dataset")} == {str}
+    assert [settings.store, settings.manifests, settings.scheduler] == [text] * 3
+    assert {type(getattr(settings, key)) for key in ("store", "scheduler")} == {str}
+
+
+@pytest.mark.parametrize("name", ["a/b", "../evil", ".", ".."])
+def test_dataset_is_the_name_of_one_folder(name):
+    with pytest.raises(SettingsError, match="dataset: got .*, expected the name of a folder in `manifests`"):
+        recipe.load(Document(None, {"preprocess.dataset": name}))
+
+
+def test_shards_are_not_stored_among_the_videos():
+    with pytest.raises(SettingsError, match="store: got 'x/', which is data_root"):
+        recipe.load(Document(None, {"preprocess.data_root": "./x", "preprocess.store": "x/"}))
 
 
 @pytest.mark.parametrize(
@@ -196,9 +207,9 @@ def test_wrong_override_is_named_with_what_was_got(name, text, message):
 def test_paths_are_expanded_in_a_file_but_not_if_typed(tmp_path, monkeypatch, text, path):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("DISK", "/d")
-    file = write_yaml(tmp_path, f"preprocess:\n  store: '{text}'\n  labels: ['{text}']\n  dataset: '{text}'\n")
+    file = write_yaml(tmp_path, f"preprocess:\n  store: '{text}'\n  labels: ['{text}']\n  scheduler: '{text}'\n")
     settings = recipe.load(Document(file))
-    assert (settings.store, settings.labels, settings.dataset) == (path, (path,), text)  # a name is not a path
+    assert (settings.store, settings.labels, settings.scheduler) == (path, (path,), text)  # a name is not a path
     assert recipe.load(Document(file, {"preprocess.store": text})).store == text
 
 

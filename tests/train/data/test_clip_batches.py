@@ -235,6 +235,14 @@ def test_a_shard_that_is_gone_is_named(settings, tmp_path):
         source(copy)
 
 
+def test_unknown_status_is_named_and_not_left_out(settings, tmp_path):
+    copy = copy_of(settings, tmp_path / "copy")
+    ledger = ledger_path(copy, "train")
+    ledger.write_text(ledger.read_text().replace(",ok,", ",fine,", 1))
+    with pytest.raises(UserError, match="status: got 'fine', expected pending | retry | ok"):
+        source(copy)
+
+
 def swap(one: Path) -> None:
     other = one.with_name(one.name.replace("00000-of", "00001-of"))
     one.rename(one.with_name("aside"))

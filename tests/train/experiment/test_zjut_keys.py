@@ -6,6 +6,7 @@
 import json
 import logging
 import shutil
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -204,7 +205,7 @@ def exported(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     asked = []
     patch.setattr(export, "load_weights", lambda *_: {})
     patch.setattr(export, "export", lambda _net, shape, path, _facts: asked.append((shape, path)) or 0.0)
-    patch.setattr(Path, "stat", lambda *_, **__: SimpleNamespace(st_size=0))
+    patch.setattr(Path, "stat", lambda *_, **__: SimpleNamespace(st_size=0, st_mode=stat.S_IFDIR))
     assert export.main([*words, "--export.pretrained_model=x.ckpt"]) == 0
     return asked
 

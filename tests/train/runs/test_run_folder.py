@@ -61,3 +61,11 @@ def test_begin_keeps_earlier_metrics_and_no_temporary(settings, tmp_path):
     assert [record["step"] for record in read_metrics(run.path / "metrics.jsonl")] == [1, 2]
     assert (run.path / "env.json").read_bytes() == b"{}"
     assert not list(run.path.rglob(".*"))
+
+
+def test_runs_in_the_place_of_a_file_are_refused(settings, tmp_path):
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=r"file.*: .*\. Set train\.ckpt_path to another folder\."):
+            RunFolder(root, settings, {})
+    assert (tmp_path / "file").is_file()
