@@ -44,6 +44,8 @@ import decord
 import h5py
 import numpy as np
 
+from pipeline.shards.store import Store
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
@@ -112,7 +114,7 @@ class Arms:
         settings = self.jpeg if number == 2 else self.raw
         videos = tuple(PlannedVideo(f"video{k:05d}", str(path)) for k, path in enumerate(self.files))
         task = Task(self.folder / f"train-{number:05d}-of-00003.h5", "train", videos)
-        write_shard(task, settings, self.decoders[number], lambda _outcome: None)
+        write_shard(task, settings, Store(self.folder), self.decoders[number], lambda _outcome: None)
 
     def stage_jpeg(self) -> None:
         self.stage(2)
