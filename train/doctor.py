@@ -21,7 +21,7 @@ from typing import Literal
 import model
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, EXIT_USAGE
-from pipeline.shards import hdf5
+from pipeline.shards import libhdf5
 from train import GPU_PROBLEM
 from train.device import nvidia
 from train.experiment.load import SECTION_CLASSES, load_config
@@ -45,7 +45,7 @@ def examine(config: Config) -> Iterator[Finding]:
     """Check everything, one finding after the other."""
     yield _versions()
     yield _onednn()
-    yield Finding("HDF5", "ok", hdf5.versions())
+    yield Finding("HDF5", "ok", libhdf5.versions())
     yield _decord()
     yield from _gpu(required=config.device_target == "GPU")
     yield _processors()

@@ -5,6 +5,11 @@ from __future__ import annotations
 import typing
 from dataclasses import dataclass
 
+STATUSES = (
+    "pending", "retry", "ok", "missing", "unreadable", "truncated", "no_video_stream", "unsupported_codec",
+    "duplicated_frames", "too_short", "too_large", "timeout", "crash", "io",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:

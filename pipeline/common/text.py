@@ -18,6 +18,11 @@ def shown(value: Any, longest: int = 80) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
+def printable(name: str) -> str:
+    """A name from a file for a message: as it is, or quoted and cut if it has control characters or is long."""
+    return name if name.isprintable() and len(name) <= 255 else shown(name)
+
+
 def dotted(key: Iterable[str]) -> str:
     """A key of a configuration for a message, `section.key`; words that nobody types are cut and quoted."""
     return ".".join(word if len(word) <= 60 and (word.isprintable() or not word) else shown(word, 60) for word in key)

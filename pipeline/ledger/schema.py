@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from pipeline.common.outcome import OUTCOME_TYPES
+from pipeline.common.outcome import OUTCOME_TYPES, STATUSES
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches, inside, plain
 from pipeline.common.video_id import ID_PATTERN, ID_RULE, video_ids
@@ -28,10 +28,6 @@ COLUMNS: dict[str, str] = {
     "video_id": "str", "youtube_id": "str", "time_start": "int64", "time_end": "int64", "label": "str",
     "label_id": "int64", "split": "str", "path": "str", **OUTCOME_COLUMNS, **PLACE_COLUMNS,
 }  # fmt: skip
-STATUSES = (
-    "pending", "retry", "ok", "missing", "unreadable", "truncated", "no_video_stream", "unsupported_codec",
-    "duplicated_frames", "too_short", "too_large", "timeout", "crash", "io",
-)  # fmt: skip
 WAITING_STATUSES = STATUSES[:2]  # `make preprocess` decodes these: for the first time, or again
 BAD_STATUSES = STATUSES[4:]
 # Part of the format, never written: no decoder here repeats frames, and a short video is stored at its own length.

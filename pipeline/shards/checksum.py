@@ -29,6 +29,9 @@ _MAGIC = b"K-SEALED"
 _RUN_BYTES = 16
 _PART_BYTES = 1 << 20
 _HEAD_BYTES = 1 << 16
+# Reading more would take memory or minutes.  A video takes about 8 KiB outside of its frames, and 12 bytes a frame.
+MAX_RUNS = 1 << 20
+_MAX_SEALED_BYTES = 1 << 32
 
 
 def write(fd: int, extents: Iterable[tuple[int, int]]) -> None:
@@ -47,27 +50,35 @@ def write(fd: int, extents: Iterable[tuple[int, int]]) -> None:
         data, end = data[written:], end + written
 
 
-def check(path: Path) -> None:
+def check(path: Path, fd: int) -> None:
     """Compare a file with its seal.
+
+    Args:
+        path: the file, for messages.
+        fd: the file, open for reading.
 
     Raises:
         FormatError: it is of another format.
         ShardError: it is corrupted outside its videos, truncated, or not a shard.
         OSError: it cannot be read.
     """
-    with open(path, "rb", buffering=0) as file:
-        fd = file.fileno()
-        size = os.fstat(fd).st_size
-        tail = os.pread(fd, _TAIL.size, max(0, size - _TAIL.size))
-        magic, version, count, crc = _TAIL.unpack(tail.rjust(_TAIL.size, b"\0"))
-        end = size - _TAIL.size - count * _RUN_BYTES
-        if magic != _MAGIC or end < 0:
-            raise _unsealed(path, os.pread(fd, _HEAD_BYTES, 0))
-        runs = np.frombuffer(os.pread(fd, count * _RUN_BYTES, end), "<i8").reshape(-1, 2)
-        places = [0, *runs.ravel().tolist(), end]
-        if places != sorted(places):
-            raise ShardError(path, "shard metadata is corrupted: the seal's offsets are not ascending", REPAIR)
-        actual = _crc(fd, runs, end, version)
+    size = os.fstat(fd).st_size
+    tail = os.pread(fd, _TAIL.size, max(0, size - _TAIL.size))
+    magic, version, count, crc = _TAIL.unpack(tail.rjust(_TAIL.size, b"\0"))
+    end = size - _TAIL.size - count * _RUN_BYTES
+    if magic != _MAGIC or end < 0:
+        raise _unsealed(path, os.pread(fd, _HEAD_BYTES, 0))
+    if count > MAX_RUNS:
+        raise ShardError(path, f"the seal has {count:,} offsets, expected at most {MAX_RUNS:,}", REPAIR)
+    runs = np.frombuffer(os.pread(fd, count * _RUN_BYTES, end), "<i8").reshape(-1, 2)
+    places = [0, *runs.ravel().tolist(), end]
+    if places != sorted(places):
+        raise ShardError(path, "shard metadata is corrupted: the seal's offsets are not ascending", REPAIR)
+    sealed = end - sum(places[2:-1:2]) + sum(places[1:-1:2])
+    if sealed > _MAX_SEALED_BYTES:
+        what = f"{sealed:,} bytes outside of its videos, expected at most {_MAX_SEALED_BYTES:,}"
+        raise ShardError(path, what, REPAIR)
+    actual = _crc(fd, runs, end, version)
     if actual != crc:
         raise ShardError(path, f"shard metadata is corrupted: CRC-32 {actual:08x}, expected {crc:08x}", REPAIR)
     if version != FORMAT_VERSION:

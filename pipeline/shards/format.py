@@ -16,15 +16,18 @@ writer.py writes a shard, reader.py reads its frames, store.py its outcomes, str
 
 Labels are in the ledgers only: when label files change, terabytes of frames need not be written again.
 
-Frames are contiguous and unfiltered, so a reader takes their byte offsets from `index`, maps the file and does not use
-libhdf5 for them; any HDF5 tool can still open the file.  Same inputs and recipe, same bytes.
+Frames are contiguous and unfiltered, so a reader takes their byte offsets from `index` and maps the file.  No reader
+uses libhdf5 (hdf5_file.py); any HDF5 tool can still open the file.  Same inputs and recipe, same bytes.
 """
 
 from __future__ import annotations
 
 from pipeline.common.outcome import OUTCOME_TYPES
 
-# Types of the tables' columns.
+# Types of the attributes, and of the tables' columns.
+ATTRIBUTES: dict[str, type] = {
+    "format_version": int, "recipe": str, "recipe_sha256": str, "split": str, "complete": bool,
+}  # fmt: skip
 OUTCOME_FIELDS = {name: {str: "text", int: "<i8", float: "<f8"}[kind] for name, kind in OUTCOME_TYPES.items()}
 INDEX_FIELDS = {
     "video_id": "text", "num_frames": "<i8", "offset": "<i8", "nbytes": "<i8", "crc32": "<u4",

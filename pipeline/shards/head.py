@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import re
+import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from numpy.typing import NDArray
 
 from pipeline.common.errors import REPAIR, ShardError
+from pipeline.common.recipe import Preprocess
+from pipeline.common.text import dotted, shown
+from pipeline.common.value_types import MisfitError, converted_to
 from pipeline.shards.format import INDEX_FIELDS
-from pipeline.shards.hdf5 import FileId, file_id, read_rows
+from pipeline.shards.hdf5 import FileId, Opened, read_rows
 
-if TYPE_CHECKING:
-    import h5py
+_LONGEST_TEXT = 255
+_LARGEST_NUMBER = 1 << 63
+_NO_NAME = re.compile(r"[/\\\x00-\x1f]")  # as in a ledger
+_NO_VALUE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +37,7 @@ class Head:
         jpeg: whether frames are JPEGs.
         frame_shape: height, width and 3.
         index: the table `index`, a structured array (V,).
+        video_ids: the ids in it; no two are equal.
     """
 
     file_id: FileId
@@ -36,19 +46,79 @@ class Head:
     jpeg: bool
     frame_shape: tuple[int, int, int]
     index: NDArray
+    video_ids: list[str]
 
 
-def read_head(file: h5py.File) -> Head:
+def read_head(shard: Opened) -> Head:
     """The head of a shard, inside `open_finished`.
 
     Raises:
-        ShardError: the index is not a table of this file, or has other columns.
+        ShardError: the recipe or the index is not one of this format.
+        Hdf5Error: the index is not a table of this file.
     """
-    index = read_rows(file, "index")
-    kinds = {name: index.dtype[name].kind for name in index.dtype.names or ()}
-    if not all(kinds.get(name, "") in ("S" if kind == "text" else "iu") for name, kind in INDEX_FIELDS.items()):
-        raise ShardError(Path(file.filename), "the index has other columns than this format", REPAIR)
-    recipe, sha256 = (str(file.attrs[name]) for name in ("recipe", "recipe_sha256"))
-    settings = json.loads(recipe)
-    frame_shape = (int(settings["height"]), int(settings["width"]), 3)
-    return Head(file_id(file.id.get_vfd_handle()), recipe, sha256, settings["codec"] == "jpeg", frame_shape, index)
+    recipe, sha256 = str(shard.attrs["recipe"]), str(shard.attrs["recipe_sha256"])
+    try:
+        settings = _settings(recipe)
+    except ValueError as error:
+        raise ShardError(shard.path, f"the recipe is not one of this format: {error}", REPAIR) from None
+    frame_shape = (settings["height"], settings["width"], 3)
+    index = read_rows(shard, "index", INDEX_FIELDS)
+    video_ids = names(shard.path, index["video_id"].tolist(), "index")
+    return Head(shard.file_id, recipe, sha256, settings["codec"] == "jpeg", frame_shape, index, video_ids)
+
+
+def names(path: Path, texts: list[bytes], table: str) -> list[str]:
+    """The video ids of a table.
+
+    Raises:
+        ShardError: one is no id, or two are equal.
+    """
+    ids = [text.decode() for text in texts]
+    if wrong := [video_id for video_id in ids if not video_id or _NO_NAME.search(video_id)]:
+        what = f"the table {table} has the video id {shown(wrong[0])}, expected a name without slashes and line ends"
+        raise ShardError(path, what, REPAIR)
+    if len(set(ids)) < len(ids):
+        raise ShardError(path, f"the table {table} has a video id twice", REPAIR)
+    return ids
+
+
+@functools.lru_cache(maxsize=16)  # the shards of a store have one recipe
+def _settings(recipe: str) -> dict[str, Any]:
+    """The keys of a recipe and their values; keys of a later version are plain values.
+
+    Raises:
+        ValueError: it is no recipe; the text is one line.
+    """
+    try:
+        settings = json.loads(recipe)
+    except RecursionError:
+        raise ValueError("too many brackets") from None
+    except ValueError:
+        raise ValueError(f"got {shown(recipe)}, expected JSON") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"got {shown(settings)}, expected keys and values")
+    hints = typing.get_type_hints(Preprocess, include_extras=True)
+    for key in Preprocess().stored():
+        if key not in settings:
+            raise ValueError(f"{key} is missing")
+    for key, value in settings.items():
+        if not key.isidentifier() or not _is_plain(value) or not (key not in hints or _fits(hints[key], value)):
+            raise ValueError(f"{dotted([key])}: got {shown(value)}")
+    return settings
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is nothing, a finite number that is not too large, or a text of one short line."""
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_TEXT and not _NO_VALUE.search(value)
+    if isinstance(value, (int, float)):
+        return math.isfinite(value) and abs(value) < _LARGEST_NUMBER
+    return value is None
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of the type of its key, and in its range."""
+    try:
+        return isinstance(converted_to(hint, value), str) == isinstance(value, str)
+    except MisfitError:
+        return False

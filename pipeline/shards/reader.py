@@ -1,6 +1,6 @@
 """Reads a shard's frames: clips, whole videos, checksums.
 
-libhdf5 reads the tables once; frames are then read from the mapped file.  format.py describes what is in a shard.
+The tables are read once; frames are then read from the mapped file.  format.py describes what is in a shard.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from pipeline.common.errors import REPAIR, ShardError
 from pipeline.shards.encoding import Encoded
 from pipeline.shards.hdf5 import file_id, open_finished
 from pipeline.shards.head import Head, read_head
+
+MAX_FRAMES = 1 << 24
+"""Frames of a stored video: 155 hours at 30 frames/s.  The table of a video's JPEGs is read whole when it is opened."""
 
 _of_thread = threading.local()
 
@@ -52,8 +55,8 @@ class ShardReader:
     def __init__(self, path: Path, head: Head | None = None) -> None:
         self.path = path
         if head is None:
-            with open_finished(path) as file:
-                head = read_head(file)
+            with open_finished(path) as shard:
+                head = read_head(shard)
         self._take(head)
         self.use_map = True
         self._map: tuple[mmap.mmap, NDArray[np.uint8]] | None = None
@@ -65,7 +68,7 @@ class ShardReader:
         index = head.index
         self._file_id = head.file_id
         self.recipe_sha256 = head.recipe_sha256
-        self.video_ids: list[str] = [name.decode("utf-8") for name in index["video_id"].tolist()]
+        self.video_ids: list[str] = head.video_ids
         self.num_frames = index["num_frames"].astype(np.int64)
         self.crc32 = index["crc32"].astype(np.int64)
         self._offsets = index["offset"].astype(np.int64)
@@ -84,21 +87,29 @@ class ShardReader:
         Raises:
             ShardError: it is not.
         """
-        size, table_nbytes = self._file_id.nbytes, 8 * (self.num_frames + 1) if self._jpeg else 0
-        places = (
-            (self._offsets, self._nbytes),
-            (self._tables, table_nbytes),
-            (self._times, 4 * self.num_frames),
-        )
-        if any((begin < 0).any() or (begin + nbytes > size).any() for begin, nbytes in places):
+        size = self._file_id.nbytes
+        numbers = np.concatenate([self._offsets, self._nbytes, self._tables, self._times, self.num_frames])
+        if ((numbers < 0) | (numbers > size)).any():  # so that no sum below is too large for int64
             raise ShardError(self.path, "the shard is truncated: its frames end after the file does", REPAIR)
+        if (self.num_frames > MAX_FRAMES).any():
+            what = f"a video of {self.num_frames.max():,} frames, expected at most {MAX_FRAMES:,}"
+            raise ShardError(self.path, what, REPAIR)
+        tables_nbytes = 8 * (self.num_frames + 1) if self._jpeg else np.zeros_like(self.num_frames)
+        begins = np.concatenate([self._offsets, self._tables, self._times])
+        ends = begins + np.concatenate([self._nbytes, tables_nbytes, 4 * self.num_frames])
+        if (ends > size).any():
+            raise ShardError(self.path, "the shard is truncated: its frames end after the file does", REPAIR)
+        order = np.lexsort((ends, begins))
+        order = order[ends[order] > begins[order]]
+        if (begins[order][1:] < ends[order][:-1]).any():
+            raise ShardError(self.path, "the bytes of two videos overlap", REPAIR)
         for row, video_id in enumerate(self.video_ids):
             if self._jpeg:
                 starts = self._starts(row)
                 sound = len(starts) > 1 and starts[0] == 0 and starts[-1] == self._nbytes[row]
-                sound = sound and bool((np.diff(starts) > 0).all())
+                sound = sound and bool((starts[1:] > starts[:-1]).all())
             else:
-                sound = self._nbytes[row] == self.num_frames[row] * self._frame_nbytes
+                sound = divmod(int(self._nbytes[row]), self._frame_nbytes) == (self.num_frames[row], 0)
             if not sound:
                 what = f"{self.num_frames[row]} frames do not fit {self._nbytes[row]} bytes"
                 raise ShardError(self.path, what, REPAIR, video_id)
@@ -281,15 +292,16 @@ class ShardReader:
 
     def _decode_jpeg(self, row: int, frame: int) -> NDArray[np.uint8]:
         first, last = self._starts(row)[frame : frame + 2]
+        data = self.stored(row)[first:last]
         try:
-            picture = simplejpeg.decode_jpeg(self.stored(row)[first:last], "RGB")
+            size = simplejpeg.decode_jpeg_header(data)[:2]  # a few bytes can be a picture of 12 GB
+            if size == self._frame_shape[:2]:
+                return simplejpeg.decode_jpeg(data, "RGB")
         except ValueError as error:
             what = f"frame {frame} is not a complete JPEG ({error})"
             raise ShardError(self.path, what, REPAIR, self.video_ids[row]) from None
-        if picture.shape != self._frame_shape:
-            what = f"frame {frame} is {picture.shape[:2]} pixels, expected {self._frame_shape[:2]}"
-            raise ShardError(self.path, what, REPAIR, self.video_ids[row])
-        return picture
+        what = f"frame {frame} is {size} pixels, expected {self._frame_shape[:2]}"
+        raise ShardError(self.path, what, REPAIR, self.video_ids[row])
 
 
 @functools.cache

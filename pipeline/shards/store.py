@@ -16,6 +16,7 @@ from pipeline.common.errors import ShardError
 from pipeline.shards import hdf5
 from pipeline.shards.hdf5 import FileId
 from pipeline.shards.head import Head, read_head
+from pipeline.shards.outcomes import read_outcomes
 from pipeline.shards.structure import structure_errors
 
 if TYPE_CHECKING:
@@ -85,15 +86,15 @@ def open_shard(path: Path, *, with_structure: bool = False) -> Shard:
         FormatError: it is of another format.
         ShardError: it is missing, corrupted, unfinished, or links to other files.
     """
-    with hdf5.open_finished(path) as file:
-        head, split = read_head(file), str(file.attrs["split"])
-        outcomes = hdf5.read_columns(file, "outcomes")
-        rows = {video_id: row for row, video_id in enumerate(hdf5.decode(head.index["video_id"]))}
+    with hdf5.open_finished(path) as shard:
+        head, split = read_head(shard), str(shard.attrs["split"])
+        outcomes = read_outcomes(shard)
+        rows = {video_id: row for row, video_id in enumerate(head.video_ids)}
         # A video that is not stored takes the zero appended to each column.
         places = np.array([rows.get(video_id, -1) for video_id in outcomes["video_id"]], np.int64)
         for name in ("offset", "nbytes", "crc32"):
             outcomes[name] = np.append(head.index[name].astype(np.int64), 0)[places]
-        errors = list(structure_errors(file, head)) if with_structure else None
+        errors = list(structure_errors(shard.file, head)) if with_structure else None
     return Shard(path, split, head, outcomes, errors)
 
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from pipeline.common.files import sync_file, sync_folder
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import FORMAT_VERSION, Preprocess
-from pipeline.shards import hdf5
+from pipeline.shards import libhdf5
 from pipeline.shards.checksum import write
 from pipeline.shards.direct_io import DirectFile
 from pipeline.shards.encoding import Encoded
 from pipeline.shards.format import INDEX_FIELDS, OUTCOME_FIELDS
+from pipeline.shards.hdf5 import table
 from pipeline.shards.store import Shard, open_shard
 
 
@@ -48,7 +49,7 @@ class ShardWriter:
         self._index: list[tuple] = []
         self._times: list[NDArray[np.float32]] = []
         self._outcomes: list[Outcome] = []
-        self._file = hdf5.create(self._temporary)
+        self._file = libhdf5.create(self._temporary)
         # Frames go past libhdf5: its writes hold the interpreter's lock, and one that fails crashes the process later.
         self._raw = DirectFile(self._temporary)
         self._file.create_group("frames", track_order=False)
@@ -81,7 +82,7 @@ class ShardWriter:
 
     def _store(self, group: str, name: str, data: NDArray) -> int:
         """Write a contiguous dataset; returns its byte offset in the file."""
-        offset = hdf5.reserve(self._file[group], name, data.shape, data.dtype)
+        offset = libhdf5.reserve(self._file[group], name, data.shape, data.dtype)
         self._raw.write(data, offset)
         return offset
 
@@ -114,22 +115,22 @@ class ShardWriter:
         self._raw.close()
         self._temporary.unlink(missing_ok=True)
         if self._file.id.valid:
-            hdf5.abandon(self._file)
+            libhdf5.abandon(self._file)
 
     def _publish(self) -> None:
         times = self._store_times()
         tables = {
-            "index": hdf5.table([(*row, time) for row, time in zip(self._index, times, strict=True)], INDEX_FIELDS),
-            "outcomes": hdf5.table([astuple(outcome) for outcome in self._outcomes], OUTCOME_FIELDS),
+            "index": table([(*row, time) for row, time in zip(self._index, times, strict=True)], INDEX_FIELDS),
+            "outcomes": table([astuple(outcome) for outcome in self._outcomes], OUTCOME_FIELDS),
         }
-        room = sum(table.nbytes for table in tables.values()) + 4096 * len(self._outcomes) + (1 << 20)
+        room = sum(rows.nbytes for rows in tables.values()) + 4096 * len(self._outcomes) + (1 << 20)
         fd = self._raw.fd
         os.posix_fallocate(fd, 0, os.fstat(fd).st_size + room)  # so that libhdf5 cannot meet a full disk
-        for name, table in tables.items():
-            self._file.create_dataset(name, data=table, track_times=False)
+        for name, rows in tables.items():
+            self._file.create_dataset(name, data=rows, track_times=False)
         self._file.attrs["complete"] = True
         self._file.close()
-        os.ftruncate(fd, hdf5.end(fd))
+        os.ftruncate(fd, libhdf5.end(fd))
         write(fd, [(offset, nbytes) for _, _, offset, nbytes, _, _ in self._index])
         sync_file(self._temporary)
         self._raw.close()

@@ -33,7 +33,7 @@ from pipeline.decoding.resample import steady_times  # noqa: E402
 from pipeline.execution.plan import Task, plan_shards  # noqa: E402
 from pipeline.ledger.table import fill_ledger, ledger_path  # noqa: E402
 from pipeline.shards.encoding import encode  # noqa: E402
-from pipeline.shards.hdf5 import reserve
+from pipeline.shards.libhdf5 import reserve
 from pipeline.shards.store import open_shard, outcomes_table  # noqa: E402
 from pipeline.shards.writer import ShardWriter
 

@@ -21,7 +21,7 @@ from pipeline.ledger.schema import COLUMNS
 from pipeline.ledger.table import blank_rows, fill_ledger, ledger_path, write_ledger
 from pipeline.shards import checksum
 from pipeline.shards.encoding import encode
-from pipeline.shards.hdf5 import end
+from pipeline.shards.libhdf5 import end
 from pipeline.shards.store import open_shard, outcomes_table
 from pipeline.shards.writer import ShardWriter
 

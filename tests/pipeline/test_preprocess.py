@@ -114,7 +114,7 @@ def test_fresh_run_opens_shards_only_to_check_them(inputs, tmp_path, monkeypatch
     settings = moved(inputs, tmp_path)
     opened = count_opens(monkeypatch)
     assert preprocess_store(settings) == 0
-    assert +opened == once_each(shard_names(settings)) and len(opened) == 6
+    assert +opened == once_each(shard_names(settings)) and len(opened) == 3
 
 
 def test_second_run_opens_each_shard_once(undisturbed, monkeypatch):

@@ -116,7 +116,7 @@ def external_link(settings):
     with edited(shard(settings)) as file:
         del file[f"frames/{video_id}"]
         file[f"frames/{video_id}"] = h5py.ExternalLink(shard(settings, 1).name, f"frames/{video_id}")
-    return [f"frames/{video_id}", "not in this file"]
+    return ["frames is not a group of this file"]  # libhdf5 changes the form of the whole group
 
 
 def soft_link(settings):
@@ -209,7 +209,7 @@ def test_a_sound_store_passes(store, capsys):
 def test_each_shard_is_opened_once(store, monkeypatch):
     opened = count_opens(monkeypatch)
     assert verify_store(store, repair=False) == 0
-    assert +opened == once_each([path.name for path in Path(store.store).glob("*.h5")]) and len(opened) == 6
+    assert +opened == once_each([path.name for path in Path(store.store).glob("*.h5")]) and len(opened) == 3
 
 
 def test_shard_of_another_recipe_is_not_overwritten(pristine, store, capsys):

@@ -24,12 +24,12 @@ from pipeline.decoding.resample import steady_times
 from pipeline.execution import local
 from pipeline.execution.run import preprocess_store
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
-from pipeline.shards import hdf5
+from pipeline.shards import libhdf5
 from pipeline.shards.encoding import encode
 from pipeline.shards.reader import ShardReader
 
 SIDE_EFFECTS = [
-    (hdf5, "create"), (os, "pwrite"), (os, "posix_fallocate"), (os, "ftruncate"), (os, "fsync"), (os, "replace"),
+    (libhdf5, "create"), (os, "pwrite"), (os, "posix_fallocate"), (os, "ftruncate"), (os, "fsync"), (os, "replace"),
 ]  # fmt: skip
 NEED_ROOM = ("create", "pwrite", "posix_fallocate", "fsync")
 NUM_VIDEOS, MISSING, BAD = 5, 2, 3

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import hashlib
 import mmap
 import os
 import pickle
@@ -364,9 +363,9 @@ def test_an_index_that_points_elsewhere_is_refused(request, tmp_path, codec, col
 def test_small_file_that_declares_terabytes_is_refused(tmp_path):
     path = tmp_path / "val-00000-of-00001.h5"
     with h5py.File(path, "w") as file:
-        fingerprint = hashlib.sha256(b"{}").hexdigest()
+        recipe, fingerprint = settings_for(tmp_path).to_json(), settings_for(tmp_path).fingerprint()
         file.attrs.update(
-            {"format_version": 3, "complete": True, "recipe": "{}", "recipe_sha256": fingerprint, "split": "val"}
+            {"format_version": 3, "complete": True, "recipe": recipe, "recipe_sha256": fingerprint, "split": "val"}
         )
         for name in ("index", "outcomes"):
             file.create_dataset(name, shape=(1 << 36,), dtype="<i8", chunks=(1 << 20,))
