@@ -238,16 +238,12 @@ class Hdf5File:
 
     def _leaves(self, tree: int, group: str) -> Iterator[int]:
         """The leaves of a B-tree of names; no part of it is visited twice."""
-        nodes: list[tuple[int, int | None]] = [(tree, None)]
+        nodes = [(tree, -1)]  # the root may be of any level
         visited = {tree}
         while nodes:
             node, expected = nodes.pop()
             signature, kind, level, count = _unpack("<4sBBH", self._bytes(node, 8), 0)
-            if (
-                (signature, kind) != (b"TREE", 0)
-                or level != (level if expected is None else expected)
-                or count > _FANOUT
-            ):
+            if (signature, kind) != (b"TREE", 0) or expected not in (-1, level) or count > _FANOUT:
                 raise Hdf5Error(f"the names of {group} have no tree")
             children = [child for (child,) in struct.iter_unpack("<8xQ", self._bytes(node + 24, 16 * count))]
             size = len(visited) + count
