@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.errors import REPAIR, ShardError
+from pipeline.common.recipe import FORMAT_VERSION, SPLITS
+from pipeline.common.text import shown
 from pipeline.shards.checksum import check
 from pipeline.shards.format import ATTRIBUTES
 from pipeline.shards.hdf5_file import Hdf5Error, Hdf5File
@@ -93,6 +95,8 @@ def _opened(path: Path, fd: int) -> Opened:
     attrs = {name: file.attribute(name) for name in ATTRIBUTES}
     if wrong := [name for name, kind in ATTRIBUTES.items() if type(attrs[name]) is not kind]:
         raise Hdf5Error(f"the attribute {wrong[0]} is of another type than in a shard")
+    if attrs["format_version"] != FORMAT_VERSION or attrs["split"] not in SPLITS:
+        raise Hdf5Error(f"format_version {attrs['format_version']}, split {shown(attrs['split'])}")
     if not attrs["complete"]:
         raise ShardError(path, "the shard is unfinished", "run `make preprocess`")
     if hashlib.sha256(str(attrs["recipe"]).encode()).hexdigest() != attrs["recipe_sha256"]:
@@ -123,10 +127,8 @@ def read_rows(shard: Opened, name: str, fields: dict[str, str]) -> NDArray:
         Hdf5Error: it is not a table of this file.
     """
     rows = shard.file.rows(name)
-    kinds = {
-        field: "text" if rows.dtype[field].kind == "S" else rows.dtype[field].str for field in rows.dtype.names or ()
-    }
-    if list(kinds.items()) != list(fields.items()):
+    columns = [(field, rows.dtype[field]) for field in rows.dtype.names or ()]
+    if [(field, "text" if dtype.kind == "S" else dtype.str) for field, dtype in columns] != list(fields.items()):
         raise ShardError(shard.path, f"the table {name} has other columns than this format", REPAIR)
     return rows
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import re
 import typing
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipeline.common.errors import REPAIR, ShardError
-from pipeline.common.recipe import Preprocess
+from pipeline.common.recipe import FORMAT_VERSION, Preprocess
 from pipeline.common.text import dotted, shown
 from pipeline.common.value_types import MisfitError, converted_to
 from pipeline.shards.format import INDEX_FIELDS
@@ -101,6 +100,8 @@ def _settings(recipe: str) -> dict[str, Any]:
     for key in Preprocess().stored():
         if key not in settings:
             raise ValueError(f"{key} is missing")
+    if settings["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"format_version: got {shown(settings['format_version'])}, expected {FORMAT_VERSION}")
     for key, value in settings.items():
         if not key.isidentifier() or not _is_plain(value) or not (key not in hints or _fits(hints[key], value)):
             raise ValueError(f"{dotted([key])}: got {shown(value)}")
@@ -112,7 +113,7 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) <= _LONGEST_TEXT and not _NO_VALUE.search(value)
     if isinstance(value, (int, float)):
-        return math.isfinite(value) and abs(value) < _LARGEST_NUMBER
+        return abs(value) < _LARGEST_NUMBER  # neither infinite nor not a number
     return value is None
 
 
