@@ -1,7 +1,8 @@
-"""The seal of a shard: a checksum of everything but the bytes of its videos, compared before libhdf5 reads the file.
+"""The seal of a shard: a checksum of everything but the bytes of its videos, compared before the file is used.
 
-libhdf5 trusts what it reads: one flipped bit of a file's metadata can make it loop forever.  So a finished shard ends
-in a seal, after the part that is HDF5's (HDF5 tools ignore it):
+The metadata of HDF5 has no checksums in the form that shards have, and one flipped bit can make libhdf5, with which
+other programs read it, loop forever.  So a finished shard ends in a seal, after the part that is HDF5's (HDF5 tools
+ignore it):
 
     runs    (n, 2) <i8: where each run of videos' bytes begins and ends, ascending
     tail    8 bytes of magic, then <u4 each: format version, n, CRC-32

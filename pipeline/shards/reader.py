@@ -294,7 +294,7 @@ class ShardReader:
         first, last = self._starts(row)[frame : frame + 2]
         data = self.stored(row)[first:last]
         try:
-            size = simplejpeg.decode_jpeg_header(data)[:2]  # a few bytes can be a picture of 12 GB
+            size = simplejpeg.decode_jpeg_header(data)[:2]  # first: some hundred bytes can be a picture of 12 GB
             if size == self._frame_shape[:2]:
                 return simplejpeg.decode_jpeg(data, "RGB")
         except ValueError as error:

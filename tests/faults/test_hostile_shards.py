@@ -263,22 +263,22 @@ def test_impossible_outcomes_are_refused(copy, change):
     assert_refused(copy, "outcomes|not a valid HDF5 file")
 
 
-def soft_link(file):
+def index_as_soft_link(file):
     file.move("index", "elsewhere")
     file["index"] = h5py.SoftLink("/elsewhere")
 
 
-def soft_link_to_file_root(file):
+def index_as_link_to_root(file):
     del file["index"]
     file["index"] = h5py.SoftLink("/")
 
 
-def external_link(file):
+def index_as_external_link(file):
     del file["index"]
     file["index"] = h5py.ExternalLink("other.h5", "index")
 
 
-def external_group(file):
+def frames_as_external_link(file):
     del file["frames"]
     file["frames"] = h5py.ExternalLink("other.h5", "frames")
 
@@ -292,7 +292,7 @@ def replaced(**options):
     return change
 
 
-def virtual(file):
+def index_as_virtual(file):
     rows = file["index"][:]
     layout = h5py.VirtualLayout(rows.shape, rows.dtype)
     layout[...] = h5py.VirtualSource("other.h5", "index", rows.shape)
@@ -300,7 +300,7 @@ def virtual(file):
     file.create_virtual_dataset("index", layout)
 
 
-def compact(file):
+def index_as_compact(file):
     rows = file["index"][:]
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     creation.set_layout(h5py.h5d.COMPACT)
@@ -327,14 +327,15 @@ def table_for_group(file):
 
 
 STRUCTURES = [
-    soft_link, soft_link_to_file_root, external_link, external_group, virtual, compact, committed_type, group_for_table,
+    index_as_soft_link, index_as_link_to_root, index_as_external_link, frames_as_external_link, index_as_virtual,
+    index_as_compact, committed_type, group_for_table,
     replaced(external=[("other.bin", 0, h5py.h5f.UNLIMITED)]), replaced(chunks=(1,)), replaced(maxshape=(None,)),
     replaced(compression="gzip"), replaced(chunks=(1,), fletcher32=True), replaced(chunks=(1,), shuffle=True),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", STRUCTURES)
-def test_structures_that_shards_do_not_have_are_refused(copy, change):
+def test_structures_of_no_shard_are_refused(copy, change):
     for name in ("other.h5", "other.bin"):  # a FIFO: a program that opens it waits for ever
         os.mkfifo(copy.with_name(name))
     with edited(copy) as file:
@@ -438,7 +439,7 @@ def test_hostile_shard_costs_itself_not_the_verb(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     set_recipe(paths[1], changed(paths[1], fps=b"1e400"))
     with edited(paths[2]) as file:
-        external_link(file)
+        index_as_external_link(file)
     with pytest.raises(ShardError, match="discrepancies"):
         verify_store(settings, repair=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
