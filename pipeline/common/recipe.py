@@ -64,7 +64,7 @@ class Preprocess:
     fps: PositiveFloat | Literal["source"] = 15.0
     codec: Literal["raw", "jpeg"] = "raw"
     jpeg_quality: Annotated[int, Range(1, 100)] = 95
-    videos_per_shard: Annotated[int, Range(min=1, max=1_000_000)] = 64
+    videos_per_shard: Annotated[int, Range(min=1, max=100_000)] = 64
     seed: NonNegativeInt = 0
     jobs: Annotated[int, Range(min=-1)] = -1
     engine: Literal["local", "dask"] = "local"

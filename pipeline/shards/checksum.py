@@ -71,7 +71,10 @@ def check(path: Path, fd: int) -> None:
         raise _unsealed(path, os.pread(fd, _HEAD_BYTES, 0))
     if count > MAX_RUNS:
         raise ShardError(path, f"the seal has {count:,} offsets, expected at most {MAX_RUNS:,}", REPAIR)
-    runs = np.frombuffer(os.pread(fd, count * _RUN_BYTES, end), "<i8").reshape(-1, 2)
+    data = os.pread(fd, count * _RUN_BYTES, end)
+    if len(data) < count * _RUN_BYTES:
+        raise ShardError(path, "the shard was truncated while it was read", REPAIR)
+    runs = np.frombuffer(data, "<i8").reshape(-1, 2)
     places = [0, *runs.ravel().tolist(), end]
     if places != sorted(places):
         raise ShardError(path, "shard metadata is corrupted: the seal's offsets are not ascending", REPAIR)

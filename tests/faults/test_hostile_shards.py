@@ -446,6 +446,40 @@ def test_hostile_shard_costs_itself_not_the_verb(tmp_path, capsys):
     assert [line.split(":")[0] for line in lines] == [path.name for path in paths[1:]]
 
 
+def patched(path: Path, place: int, data: bytes) -> None:
+    """Write bytes of the HDF5 part, and seal the file again."""
+    with open(path, "r+b") as file:
+        file.truncate(end(file.fileno()))
+        os.pwrite(file.fileno(), data, place)
+        checksum.write(file.fileno(), [])
+
+
+def test_circles_of_names_are_refused(copy):
+    for marker in (copy.read_bytes().index(b"TREE"), copy.read_bytes().rindex(b"TREE")):
+        patched(copy, marker + 5, b"\1")  # its children are trees
+        patched(copy, marker + 32, marker.to_bytes(8, "little"))
+    assert_refused(copy, "their tree has a circle")
+
+
+def test_object_header_without_end_is_refused(copy):
+    root = int.from_bytes(copy.read_bytes()[64:72], "little")
+    patched(copy, root + 2, b"\xff\xff")  # messages
+    patched(
+        copy, root + 16, b"\x10\0\x10\0" + bytes(4) + (root + 16).to_bytes(8, "little") + (24).to_bytes(8, "little")
+    )
+    assert_refused(copy, "the object header of / has no end")
+
+
+def test_attribute_texts_outside_the_file_are_refused(copy):
+    content = copy.read_bytes()
+    for name in (b"recipe\0", b"split\0"):
+        place = content.index(name) + content[content.index(name) :].index(content.index(b"GCOL").to_bytes(8, "little"))
+        for address in (1 << 62, (1 << 64) - 1, len(content) - 8, 0):
+            patched(copy, place, address.to_bytes(8, "little"))
+            assert_refused(copy, "not a valid HDF5 file")
+        patched(copy, place, content[place : place + 8])
+
+
 def mutate(path: Path, original: bytes, outside: list[int], runs: list[tuple[int, int]], number: int) -> None:
     """Change some bytes outside of the frames, and seal the file again."""
     rng = random.Random(number)
