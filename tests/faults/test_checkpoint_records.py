@@ -38,24 +38,24 @@ def folder(tmp_path) -> Path:
     for step in (3, 6):
         network, train_step = made_of(step)
         state = {"step": step, "epoch": step // STEPS, "best": 0.5, "steps_per_epoch": STEPS, "classes": ["a"]}
-        checkpoint.save(made, name_of(step), network, train_step.state(), state)
-    checkpoint.point(made, "best", name_of(3), video_top1=0.5)
+        checkpoint.save(made, stem_after(step), network, train_step.state(), state)
+    checkpoint.point(made, "best", stem_after(3), video_top1=0.5)
     return made
 
 
-def name_of(step: int) -> str:
+def stem_after(step: int) -> str:
     return checkpoint.stem(-(-step // STEPS), step)
 
 
 def load_from(folder: Path, step: int):
     network, train_step = made_of(0)
-    state = checkpoint.load(folder / f"{name_of(step)}.ckpt", network, train_step.state())
+    state = checkpoint.load(folder / f"{stem_after(step)}.ckpt", network, train_step.state())
     assert network[0].bias.asnumpy().tolist() == [step, step] and state["step"] == step
     return state
 
 
-def test_any_flipped_bit_in_the_json_is_found_or_harmless(folder):
-    path = folder / f"{name_of(6)}.json"
+def test_flipped_bit_in_the_json_is_found_or_harmless(folder):
+    path = folder / f"{stem_after(6)}.json"
     content, good = path.read_bytes(), load_from(folder, 6)
     refused = 0
     for bit in range(8 * len(content)):
@@ -82,8 +82,8 @@ def test_any_flipped_bit_in_the_json_is_found_or_harmless(folder):
         ({"best": "0.5"}, "and best '0.5' must be numbers"),
     ],
 )
-def test_impossible_position_in_an_old_json_is_found(folder, change, reason):
-    path = folder / f"{name_of(6)}.json"
+def test_impossible_position_in_old_json_is_found(folder, change, reason):
+    path = folder / f"{stem_after(6)}.json"
     path.write_text(json.dumps({**sealed_json.read(path), **change}))  # of a version without a checksum
     with pytest.raises(CorruptedError, match=rf"step_000006\.json: corrupted: .*{reason}"):
         load_from(folder, 6)
@@ -91,14 +91,14 @@ def test_impossible_position_in_an_old_json_is_found(folder, change, reason):
 
 def test_old_json_without_checksum_is_read(folder):
     for step, epoch in ((3, 0), (6, 1)):
-        path = folder / f"{name_of(step)}.json"
+        path = folder / f"{stem_after(step)}.json"
         path.write_text(json.dumps(sealed_json.read(path)))
         assert load_from(folder, step)["epoch"] == epoch
 
 
-def test_checkpoint_under_the_name_of_another_is_found(folder):
+def test_checkpoint_under_another_name_is_found(folder):
     for ending in (".ckpt", ".optimizer.ckpt", ".json"):
-        shutil.copy(folder / f"{name_of(3)}{ending}", folder / f"{checkpoint.stem(2, 7)}{ending}")
+        shutil.copy(folder / f"{stem_after(3)}{ending}", folder / f"{checkpoint.stem(2, 7)}{ending}")
     path = folder / f"{checkpoint.stem(2, 7)}.ckpt"
     network, train_step = made_of(0)
     with pytest.raises(CorruptedError, match=r"step_000007\.json: corrupted: step is 3, expected 7, .* in its name"):
@@ -137,11 +137,11 @@ def test_odd_names_in_ckpt_are_named_and_ignored(folder, caplog):
     (folder / "epoch_003-step_000009.json").mkdir()
     os.mkfifo(folder / "epoch_003-step_000010.json")
     (folder / os.fsdecode(b"epoch_003-step_00001\xff.json")).touch()
-    assert [path.stem for path in checkpoint.resumable(folder.parents[1])] == [name_of(6), name_of(3)]
+    assert [path.stem for path in checkpoint.resumable(folder.parents[1])] == [stem_after(6), stem_after(3)]
     (line,) = caplog.messages
     assert line.isascii() and line.startswith(f"warning: {folder}: ignored, because they are not files of a checkpoint")
     assert repr(odd[0]) in line or "more" in line
-    assert checkpoint.newest(folder.parents[1], "best").stem == name_of(3)
+    assert checkpoint.newest(folder.parents[1], "best").stem == stem_after(3)
 
 
 def test_failed_save_leaves_no_half_checkpoint(folder, monkeypatch):
@@ -157,7 +157,7 @@ def test_failed_save_leaves_no_half_checkpoint(folder, monkeypatch):
     for step in (6, 8):  # over an earlier one, and a new one
         network, train_step = made_of(0)
         with pytest.raises(OSError, match="No space left"):
-            checkpoint.save(folder, name_of(step), network, train_step.state(), {"step": step})
+            checkpoint.save(folder, stem_after(step), network, train_step.state(), {"step": step})
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -166,7 +166,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("old", ["pair", "weights only", "nothing"])
-def test_killed_replacement_leaves_the_old_pair_or_the_new(tmp_path, old, monkeypatch):
+def test_killed_replacement_leaves_old_or_new_pair(tmp_path, old, monkeypatch):
     path, json_path = tmp_path / "x.ckpt", tmp_path / "x.json"
     kept = {}
 

@@ -222,9 +222,14 @@ def check_resumable(path: Path) -> None:
 def resumable(runs: Path) -> list[Path]:
     """The checkpoints of the newest run under `runs` that has any, newest first; empty if no run has one."""
     for folder in sorted(runs.glob("*/ckpt"), reverse=True):
-        if stems := _stems(folder):
-            return [folder / f"{stem}.ckpt" for stem in reversed(stems)]
+        if checkpoints := checkpoints_in(folder):
+            return checkpoints
     return []
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The weights of the checkpoints in a run's `ckpt/`, newest first."""
+    return [folder / f"{stem}.ckpt" for stem in reversed(_stems(folder))]
 
 
 def prune(folder: Path, keep: int) -> None:
