@@ -22,7 +22,7 @@ from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.common.settings import build
 from train.experiment.sections import Model, Train
 from train.network.build import build_network
-from train.weights import checkpoint
+from train.weights import checkpoint, sealed_json
 from train.weights.files import write_safetensors
 from train.weights.load import MisfitError, load_weights
 
@@ -42,6 +42,7 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
         )
     if source.resolve() == target.resolve():
         raise UserError(f"TO: got {target}, which is FROM too. Choose another name for TO.")
+    _check_replaceable(target)
     ms.set_seed(train.seed)  # for the random weights of a new head
     np.random.seed(train.seed)
     network = build_network(model)
@@ -63,6 +64,27 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
         write_safetensors(target, arrays, facts)
     count = sum(parameter.size for parameter in network.get_parameters())
     return f"{target}: {model.type}, {model.classes} classes, {count:,} values from {source}"
+
+
+def _check_replaceable(target: Path) -> None:
+    """Check that no file is lost which is not the result of an earlier conversion.
+
+    Raises:
+        UserError: `target` or the JSON beside it belongs to something else.
+    """
+    action = "Choose another name for TO, or move it away."
+    if target.exists() and not target.is_file():
+        raise UserError(f"TO: {target} is not a file. {action}")
+    if target.with_name(f"{target.stem}.optimizer{target.suffix}").is_file():
+        raise UserError(f"TO: {target} is a checkpoint of a training, which could not be resumed then. {action}")
+    json_path = target.with_suffix(".json")
+    if target.suffix == ".ckpt" and json_path.exists():
+        try:
+            ours = "sha256" in sealed_json.read(json_path)
+        except (sealed_json.JsonError, IsADirectoryError):
+            ours = False
+        if not ours:
+            raise UserError(f"TO: {json_path}, which would be replaced, does not describe weights. {action}")
 
 
 def main(argv: list[str] | None = None) -> int:

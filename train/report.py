@@ -23,7 +23,8 @@ from train.data.videos import read_videos
 from train.experiment.load import SECTION_CLASSES, load_config
 from train.experiment.sections import Config
 from train.pictures.charts import LabelledClip, draw_run, save_png
-from train.runs.run_folder import newest_metrics, read_metrics, runs_root
+from train.runs.metrics import read_metrics
+from train.runs.run_folder import newest_metrics, runs_root
 
 MAX_CLIPS = 8  # more would be too small to see
 MAX_BATCHES = 50  # in which clips of different classes are searched

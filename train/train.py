@@ -26,6 +26,7 @@ from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.loop.resume import checkpoints_to_resume
 from train.loop.trainer import Trainer
 from train.runs.run_folder import RunFolder, runs_root
+from train.weights import checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
                 RunFolder(root, config, facts, checkpoints[0].parent.parent if checkpoints else None)
             )
             log.info("run folder: %s", run.path)
+            if args.resume == "auto" and checkpoints:  # a process that has just ended here may have written more
+                checkpoints = checkpoint.checkpoints_in(run.checkpoints)
         trainer = Trainer(config, world, run, stop)
         trainer.resume(checkpoints)
         try:
@@ -68,8 +71,15 @@ def main(argv: list[str] | None = None) -> int:
             return stop_reason.exit_code
         except (LoaderError, ShardError):
             if trainer.position.step:  # keep the steps trained so far
-                trainer.save()
+                try:
+                    trainer.save()
+                except OSError as error:
+                    log.error("error: %s. No checkpoint was written.", error)
                 log.info("Resume with --resume auto.")
+            raise
+        except OSError:
+            if run is not None and checkpoint.checkpoints_in(run.checkpoints):
+                log.info("The last checkpoint is kept. Resume with --resume auto.")
             raise
         if run is not None:
             top1 = (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM, EXIT_UNEXPECTED
+from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM, EXIT_UNEXPECTED, UserError
 from train.device.signals import SIGNALS, end_with_parent
 
 _NOTES = "KINETICS_R2PLUS1D_NOTES"  # the folder where each process writes its process id and its exit code
@@ -51,7 +52,11 @@ def launch(program: list[str], *, devices: int, port: int, log_dir: Path) -> int
 
     Returns:
         0; or the exit code of the first process that ended with another one; or 75 if one was killed or crashed.
+
+    Raises:
+        UserError: the port cannot be used; no process was started.
     """
+    check_port(port)
     command = [
         str(Path(sys.executable).with_name("msrun")), f"--worker_num={devices}", f"--local_worker_num={devices}",
         f"--master_port={port}", "--join=True", f"--log_dir={log_dir}", "--tail_worker_log=0", "python", *program,
@@ -79,6 +84,24 @@ def launch(program: list[str], *, devices: int, port: int, log_dir: Path) -> int
         for number, handler in before.items():
             signal.signal(number, handler)
         return _exit_code(process.returncode, Path(folder), received, log_dir)
+
+
+def check_port(port: int) -> None:
+    """Check that the processes can meet at a port of this machine: msrun only waits, for minutes, if they cannot.
+
+    Raises:
+        UserError: another program listens there, or the system does not allow it.
+    """
+    action = "Give another one with --port=N (make: PORT=N)."
+    if not 1024 <= port <= 65535:
+        raise UserError(f"--port: got {port}, expected 1024 to 65535. {action}")
+    with socket.socket() as meeting:
+        meeting.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as msrun: connections that end do not count
+        try:
+            meeting.bind(("127.0.0.1", port))
+            meeting.listen()
+        except OSError as error:
+            raise UserError(f"--port: {port} cannot be used: {error.strerror}. {action}") from None
 
 
 def _exit_code(of_msrun: int, notes: Path, received: list[int], log_dir: Path) -> int:

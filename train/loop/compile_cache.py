@@ -46,7 +46,12 @@ def cached_compilation(shape: str) -> Iterator[None]:
     final = root / _key(shape)
     warm = final.is_dir()
     folder = final if warm else root / f".{final.name}.{os.getpid()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("warning: no compile cache: %s. The first step takes longer to compile each time.", error)
+        yield
+        return
     log.info("compile cache: %s", f"warm, {final}" if warm else "cold, so the first step takes longer to compile")
     ms.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
     stderr = sys.stderr

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.common.errors import EXIT_RETRY, UserError
-from pipeline.common.files import write_json
 from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate, waiting_hint
 from train.data.videos import read_videos
@@ -338,6 +337,6 @@ class Trainer:
         checkpoint.save(folder, stem, self.network, self.train_step.state(), state)
         self.train_step.swap_average()
         if best:
-            write_json(folder / "best.json", {"stem": stem, "video_top1": self.position.best})
+            checkpoint.point(folder, "best", stem, video_top1=self.position.best)
         checkpoint.prune(folder, self.config.train.keep_checkpoint_max)
         log.info("checkpoint: %s, %.2f s", stem, time.perf_counter() - began)

@@ -2,15 +2,16 @@
 
 MindSpore 2.10's `save_checkpoint` removes the old file before it writes and does not fsync; its `load_checkpoint` only
 warns about a truncated file.  So each file is written under a temporary name, synced and renamed.  The JSON is written
-last and holds the SHA-256 of both; without it there is no checkpoint, so a checkpoint is complete or does not exist.
-`latest.json` and `best.json` in the same folder name a stem.
+last and holds the SHA-256 of both and a checksum over its own content (sealed_json.py); without it there is no
+checkpoint, so a checkpoint is complete or does not exist.  `latest.json` and `best.json` in the same folder name a
+stem.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import logging
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,10 +22,15 @@ from mindspore import Parameter, nn
 
 from model import weights
 from pipeline.common.errors import UserError
-from pipeline.common.files import replacing, write_json
+from pipeline.common.files import replacing, sync_file
+from pipeline.common.text import shown, some
+from train.weights import sealed_json
 from train.weights.files import WeightFileError, read_ckpt
+from train.weights.sealed_json import JsonError
 
 log = logging.getLogger(__name__)
+
+_STEM = re.compile(r"epoch_([0-9]{3,9})-step_([0-9]{6,18})")
 
 
 class CheckpointError(UserError):
@@ -58,18 +64,34 @@ def save(folder: Path, stem: str, network: nn.Cell, training: Mapping[str, Param
         f"{stem}.ckpt": weights.parameters(network),
         f"{stem}.optimizer.ckpt": training,
     }
-    with ThreadPoolExecutor() as pool:  # hash and sync one file while the other is written
-        paths = [folder / name for name in files]
-        digests = dict(zip(files, pool.map(_write_parameters, paths, files.values()), strict=True))
-    write_json(folder / f"{stem}.json", {**state, "sha256": digests})
-    write_json(folder / "latest.json", {"stem": stem})
+    with contextlib.ExitStack() as stack:  # neither file gets its name if the other cannot be written
+        temporary = [stack.enter_context(replacing(folder / name, ".ckpt")) for name in files]
+        with ThreadPoolExecutor() as pool:  # hash and sync one file while the other is written
+            digests = dict(zip(files, pool.map(_write_parameters, temporary, files.values()), strict=True))
+    sealed_json.write(folder / f"{stem}.json", {**state, "sha256": digests})
+    point(folder, "latest", stem)
     return folder / f"{stem}.ckpt"
 
 
+def point(folder: Path, pointer: str, stem: str, **facts: Any) -> None:
+    """Write `latest.json` or `best.json`, which names a checkpoint in the same folder."""
+    sealed_json.write(folder / f"{pointer}.json", {"stem": stem, **facts})
+
+
 def save_weights(path: Path, network: nn.Cell, state: dict[str, Any]) -> None:
-    """Write weights without training state: `path`, which ends in .ckpt, and the JSON beside it."""
-    digest = _write_parameters(path, weights.parameters(network))
-    write_json(path.with_suffix(".json"), {**state, "sha256": {path.name: digest}})
+    """Write weights without training state: `path`, which ends in .ckpt, and the JSON beside it.
+
+    If the process is killed, earlier files of these names are still there, or both are new.
+
+    Raises:
+        OSError: a file cannot be written; earlier files of these names are still there.
+    """
+
+    def record_of(digest: str) -> dict[str, Any]:
+        return {**state, "sha256": {path.name: digest}}
+
+    with sealed_json.replacing_pair(path, path.with_suffix(".json"), record_of, ".ckpt") as temporary:
+        _write_parameters(temporary, weights.parameters(network))
 
 
 def load(path: Path, network: nn.Cell, training: Mapping[str, Parameter] | None = None) -> dict[str, Any]:
@@ -81,7 +103,8 @@ def load(path: Path, network: nn.Cell, training: Mapping[str, Parameter] | None 
         The state saved beside the weights.
 
     Raises:
-        CorruptedError: a file is missing or differs from its SHA-256.
+        CorruptedError: a file is missing or differs from its SHA-256; or, with `training`, the epoch and step are not
+            those of the file's name and of the optimizer.
         CheckpointError: it does not fit this network or this optimizer.
     """
     state = read_state(path)
@@ -94,6 +117,7 @@ def load(path: Path, network: nn.Cell, training: Mapping[str, Parameter] | None 
                 f"{path}: {path.stem}.optimizer.ckpt does not fit this network and optimizer. "
                 "Use the model and optimizer settings it was trained with."
             )
+        _check_position(path, state, saved)
     try:
         weights.assign(network, values, source=str(path))
     except weights.WeightsError as error:
@@ -108,7 +132,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: both the weights and the JSON are missing.
-        CorruptedError: the JSON cannot be read, has no SHA-256 of the weights, or has no weights beside it.
+        CorruptedError: the JSON is not what was written, has no SHA-256 of the weights, or has no weights beside it.
     """
     json_path = path.with_suffix(".json")
     if not path.is_file():
@@ -116,10 +140,10 @@ def read_state(path: Path) -> dict[str, Any]:
     if not json_path.is_file():
         return {}
     try:
-        state = json.loads(json_path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        state = sealed_json.read(json_path, path)
+    except JsonError as error:
         raise CorruptedError(f"{json_path}: corrupted: {error}") from None
-    if not isinstance(state, dict) or not isinstance(state.get("sha256"), dict):
+    if not isinstance(state.get("sha256"), dict):
         raise CorruptedError(
             f"{json_path}: corrupted, or written by another program: it has no SHA-256 of {path.name}. "
             f"Remove it to use {path.name} unchecked"
@@ -127,6 +151,29 @@ def read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state.get("classes", []), list):
         raise CorruptedError(f"{json_path}: corrupted: `classes` is not a list")
     return state
+
+
+def _check_position(path: Path, state: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Check that epoch and step are possible, and those of the file's name and of the optimizer.
+
+    Raises:
+        CorruptedError: they are not.
+    """
+    problem = ""
+    step, epoch, best = (state.get(key) for key in ("step", "epoch", "best"))
+    if type(step) is not int or type(epoch) is not int or type(best) not in (int, float):
+        problem = f"step {shown(step)}, epoch {shown(epoch)} and best {shown(best)} must be numbers"
+    elif step != (of_optimizer := int(saved["global_step"].item())):
+        problem = f"step is {step}, expected {of_optimizer}, which {path.stem}.optimizer.ckpt has"
+    elif step != (of_name := _numbers(path.stem) or (0, step))[1]:
+        problem = f"step is {step}, expected {of_name[1]}, which is in its name"
+    elif type(steps := state.get("steps_per_epoch")) is int and steps > 0:
+        # An epoch counts as finished after its evaluation.
+        possible = {step // steps, (step - 1) // steps} if step else {0}
+        if epoch not in possible:
+            problem = f"epoch is {epoch}, expected {max(possible)} after step {step} with {steps} steps an epoch"
+    if problem:
+        raise CorruptedError(f"{path.with_suffix('.json')}: corrupted: {problem}")
 
 
 def newest(runs: Path, pointer: str) -> Path:
@@ -175,14 +222,21 @@ def check_resumable(path: Path) -> None:
 def resumable(runs: Path) -> list[Path]:
     """The checkpoints of the newest run under `runs` that has any, newest first; empty if no run has one."""
     for folder in sorted(runs.glob("*/ckpt"), reverse=True):
-        if stems := _stems(folder):
-            return [folder / f"{stem}.ckpt" for stem in reversed(stems)]
+        if checkpoints := checkpoints_in(folder):
+            return checkpoints
     return []
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The weights of the checkpoints in a run's `ckpt/`, newest first."""
+    return [folder / f"{stem}.ckpt" for stem in reversed(_stems(folder))]
+
+
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and the best one."""
+    """Remove all but the newest `keep` checkpoints and the best one; none if best.json is corrupted."""
     best = _read_pointer(folder / "best.json")
+    if best is None and (folder / "best.json").exists():
+        return  # any of them may be the best one
     stems = _stems(folder)
     for stem in stems[: max(len(stems) - keep, 0)]:
         if stem != best:  # the JSON first: without it the other files are no checkpoint
@@ -202,7 +256,10 @@ def _stems(folder: Path) -> list[str]:
     Sorted by number, because a million steps have one digit more.  Checkpoints after `latest` are from before training
     resumed from an earlier one; they count as the oldest.
     """
-    stems = [path.stem for path in folder.glob("epoch_*-step_*.json")]
+    paths = list(folder.glob("epoch_*-step_*.json"))
+    stems = [path.stem for path in paths if _numbers(path.stem) and path.is_file()]
+    if odd := sorted(shown(path.name) for path in paths if path.stem not in stems):
+        log.warning("warning: %s: ignored, because they are not files of a checkpoint: %s", folder, some(odd))
     stems.sort(key=lambda stem: int(stem.rpartition("_")[2]))
     latest = _read_pointer(folder / "latest.json")
     if latest is not None and latest not in stems:
@@ -211,26 +268,36 @@ def _stems(folder: Path) -> list[str]:
     return stems[end:] + stems[:end]
 
 
+def _numbers(name: str) -> tuple[int, int] | None:
+    """Epoch and step of a checkpoint's name; None if it is no such name."""
+    match = _STEM.fullmatch(name)
+    numbers = (int(match[1]), int(match[2])) if match else None
+    return numbers if numbers and stem(*numbers) == name else None
+
+
 def _read_pointer(pointer: Path) -> str | None:
     """The stem that latest.json or best.json names; None if the file is missing or, with a warning, corrupted."""
     if not pointer.is_file():
         return None
     try:
-        return str(json.loads(pointer.read_text(encoding="utf-8"))["stem"])
-    except (ValueError, KeyError, TypeError):
-        log.warning("warning: %s: corrupted. It is ignored.", pointer)
+        name = sealed_json.read(pointer).get("stem")
+        if not isinstance(name, str) or not _numbers(name):
+            raise JsonError(f"it names {shown(name)}, which is no checkpoint")
+    except JsonError as error:
+        log.warning("warning: %s: corrupted: %s. It is ignored.", pointer, error)
         return None
+    return name
 
 
 def _write_parameters(path: Path, values: Mapping[str, Parameter]) -> str:
-    """Write a .ckpt file atomically; returns its SHA-256."""
-    with replacing(path, ".ckpt") as temporary:  # MindSpore requires the ending
-        try:
-            ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(temporary))
-        finally:  # MindSpore first writes under this name, and leaves the file there when the disk is full
-            temporary.with_suffix(".tmp").unlink(missing_ok=True)
-        temporary.chmod(0o644)  # MindSpore leaves its files read-only
-        return _sha256(temporary)
+    """Write a .ckpt file under a temporary name until it is on the disk; returns its SHA-256."""
+    try:
+        ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(path))
+    finally:  # MindSpore first writes under this name, and leaves the file there when the disk is full
+        path.with_suffix(".tmp").unlink(missing_ok=True)
+    path.chmod(0o644)  # MindSpore leaves its files read-only
+    sync_file(path)
+    return sealed_json.sha256(path)
 
 
 def read_parameters(path: Path, state: dict[str, Any]) -> dict[str, Any]:
@@ -247,17 +314,9 @@ def read_parameters(path: Path, state: dict[str, Any]) -> dict[str, Any]:
         raise CorruptedError(f"{path}: checkpoint not found")
     if state:
         digests = state["sha256"]  # if a file and its JSON were renamed, the old name is in there
-        if _sha256(path) not in ([digests[path.name]] if path.name in digests else digests.values()):
+        if sealed_json.sha256(path) not in ([digests[path.name]] if path.name in digests else digests.values()):
             raise CorruptedError(f"{path}: corrupted: its SHA-256 differs from {path.stem.split('.')[0]}.json")
     try:
         return read_ckpt(path)
     except WeightFileError as error:
         raise CorruptedError(str(error)) from None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

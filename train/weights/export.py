@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 
 from model.r2plus1d import VideoResNet
 from pipeline.common.errors import EXIT_UNEXPECTED, UserError
-from pipeline.common.files import replacing, write_json
 from pipeline.common.settings import to_plain
 from train.experiment.sections import Config
 from train.weights.mindir import facts_path
 from train.weights.onnx_graph import build_onnx
+from train.weights.sealed_json import replacing_pair
 
 # Largest allowed difference of a logit between the network and its exported file, relative to the largest logit.
 TOLERANCE = 1e-4
@@ -38,7 +37,8 @@ class ExportError(UserError):
 def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> float:
     """Export, run the file on random clips, and write `facts` beside it; returns the largest difference.
 
-    The file gets its name only after it was run and its logits agree.
+    The file gets its name only after it was run and its logits agree.  If the process is killed, an earlier export is
+    still there, or both files are new.
 
     Args:
         network: exported in evaluation mode.
@@ -52,7 +52,12 @@ def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]
     write, read = {".mindir": (_write_mindir, _read_mindir), ".onnx": (_write_onnx, _read_onnx)}[path.suffix]
     network.set_train(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, path.suffix) as temporary:  # MindSpore requires the ending
+
+    def facts_of(digest: str) -> dict[str, Any]:
+        return {**facts, "sha256": digest}
+
+    # MindSpore requires the ending.
+    with replacing_pair(path, facts_path(path), facts_of, path.suffix) as temporary:
         write(network, shape, temporary, facts)
         temporary.chmod(0o644)
         run = read(temporary)
@@ -62,8 +67,6 @@ def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]
                 f"{path}: not written, because its logits differ by {difference:.2e} (allowed {TOLERANCE:g}). "
                 "Try the other format (export.file_formate)."
             )
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    write_json(facts_path(path), {**facts, "sha256": digest})
     return difference
 
 

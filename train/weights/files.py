@@ -84,13 +84,17 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
     """Every array by its name, and the facts that `write_safetensors` wrote (empty in other files).
 
     Raises:
-        WeightFileError: the file is corrupted or no .safetensors.
+        WeightFileError: the file is corrupted, no .safetensors, or has numbers that numpy lacks, such as float8.
     """
     try:
         with safe_open(path, framework="np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            arrays = {name: _tensor(path, file, name) for name in file.keys()}  # noqa: SIM118  not a mapping
             metadata = file.metadata() or {}
         facts = dict(json.loads(metadata.get("facts", "{}")))
+    except WeightFileError:
+        raise
+    except RecursionError:
+        raise WeightFileError(f"{path}: corrupted: the JSON in its header is nested too deep") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise WeightFileError(f"{path}: corrupted: cannot be read as safetensors: {_first_line(error)}") from None
     if facts and facts.pop("sha256", None) != _digest(arrays, facts):
@@ -99,6 +103,16 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
             "SHA-256 in its header. Convert it again with `make convert`."
         )
     return arrays, facts
+
+
+def _tensor(path: Path, file: Any, name: str) -> NDArray:
+    try:
+        return file.get_tensor(name)
+    except (AttributeError, TypeError):  # numpy has no such type
+        dtype = file.get_slice(name).get_dtype()
+        raise WeightFileError(
+            f"{path}: {name} has dtype {dtype}, expected F32. Save the weights as float32 where they were made."
+        ) from None
 
 
 def read_pth(path: Path) -> dict[str, NDArray]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,8 @@ from mindspore import Tensor, nn
 
 from pipeline.common.errors import UserError
 from train.experiment.sections import Config
+from train.weights import sealed_json
+from train.weights.sealed_json import JsonError
 
 
 class ExportedError(UserError):
@@ -36,11 +36,13 @@ def read_facts(path: Path) -> dict[str, Any]:
     if not json_path.is_file():
         raise ExportedError(f"{json_path}: missing; it describes the input of {path.name}. Run `make export` again.")
     try:
-        facts = json.loads(json_path.read_text(encoding="utf-8"))
+        facts = sealed_json.read(json_path, path)
         expected, _batch_size = facts["sha256"], facts["input"]["shape"][0]
-    except (ValueError, LookupError, TypeError) as error:
+    except JsonError as error:
+        raise ExportedError(f"{json_path}: corrupted: {error}. Run `make export` again.") from None
+    except (LookupError, TypeError) as error:
         raise ExportedError(f"{json_path}: corrupted: {error!r}. Run `make export` again.") from None
-    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+    if sealed_json.sha256(path) != expected:
         raise ExportedError(f"{path}: corrupted: its SHA-256 differs from {json_path.name}. Run `make export` again.")
     return facts
 

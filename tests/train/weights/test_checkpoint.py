@@ -38,8 +38,9 @@ def saved(tmp_path):
     for parameter in [*network.get_parameters(), *step.state().values()]:
         value = rng.integers(1, 9, parameter.shape) if parameter.dtype == ms.int32 else rng.random(parameter.shape)
         parameter.set_data(ms.Tensor(value, parameter.dtype))
-    path = checkpoint.save(tmp_path, checkpoint.stem(1, 2), network, step.state(), {"step": 2, "classes": ["a"]})
-    return path, network, step
+    step.optimizer.global_step.set_data(ms.Tensor([2], ms.int32))
+    state = {"step": 2, "epoch": 0, "best": -1.0, "classes": ["a"]}
+    return checkpoint.save(tmp_path, checkpoint.stem(1, 2), network, step.state(), state), network, step
 
 
 def test_weights_optimizer_and_state_survive_a_save(saved):
@@ -86,11 +87,15 @@ def test_without_pointer_most_steps_are_the_latest(tmp_path, caplog):
     folder = tmp_path / "20260101-000000" / "ckpt"
     for number in (3, 6):
         checkpoint.save(folder, checkpoint.stem(1, number), network, step.state(), {})
-    for damage in (b"", b"{}", b"[1]"):
+    for damage, reason in (
+        (b"", "it is not JSON: Expecting value: line 1 column 1 (char 0)"),
+        (b"{}", "it names None, which is no checkpoint"),
+        (b"[1]", "it is not a JSON object"),
+    ):
         caplog.clear()
         (folder / "latest.json").write_bytes(damage)
         assert [int(path.stem[-1]) for path in checkpoint.resumable(tmp_path)] == [6, 3]
-        assert caplog.messages == [f"warning: {folder}/latest.json: corrupted. It is ignored."]
+        assert caplog.messages == [f"warning: {folder}/latest.json: corrupted: {reason}. It is ignored."]
     (folder / "best.json").write_bytes(b"{")
     with pytest.raises(CheckpointError, match=r"best\.json: corrupted\. Give a checkpoint beside it with CKPT=FILE"):
         checkpoint.newest(tmp_path, "best")

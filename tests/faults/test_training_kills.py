@@ -1,0 +1,130 @@
+"""Trainings that are killed, and runs whose files are damaged, end in the weights of an undisturbed training."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+from train.runs.metrics import read_metrics
+
+KILLS, DAMAGES = 100, 300
+
+
+def kills(folder: Path, count: int) -> dict[str, object]:
+    """SIGKILL trainings at random moments and resume them, until there were `count` kills."""
+    import fork_training as fork
+
+    config, draw = fork.write_folder(folder), random.Random(1)
+    log, undisturbed = folder / "log", folder / "undisturbed"
+    fork.wait(fork.start(config, undisturbed, log))  # its first reads are slow
+    began = time.monotonic()
+    assert fork.wait(fork.start(config, folder / "timed", log)) == 0, log.read_text()
+    seconds = time.monotonic() - began
+    expected, outcomes = fork.final_weights(undisturbed), Counter()
+    while outcomes["killed"] < count:
+        runs = folder / f"runs{outcomes['trainings']}"
+        outcomes["trainings"] += 1
+        while True:
+            last = outcomes["killed"] >= count
+            moment = None if last else draw.uniform(0, seconds)
+            code = fork.wait(fork.start(config, runs, log, "--resume", "auto"), moment)
+            text = log.read_text()
+            assert "Traceback" not in text and code in (0, -9), text
+            outcomes["killed"] += code == -9
+            if code == 0:
+                break
+        assert fork.final_weights(runs) == expected, text
+        (run,) = {path.parents[1] for path in runs.glob("tiny/*/ckpt/*.json")}
+        steps = [record["step"] for record in read_metrics(run / "metrics.jsonl") if "train/loss" in record]
+        assert steps == list(range(1, fork.NUM_STEPS + 1))  # each once
+        assert not list(run.rglob(".*.tmp*"))
+        shutil.rmtree(runs)
+    return dict(outcomes)
+
+
+def damages(folder: Path, count: int) -> dict[str, object]:
+    """Damage a file of a run that can be resumed, and resume it, `count` times."""
+    import fork_training as fork
+
+    config, draw, outcomes = fork.write_folder(folder), random.Random(2), Counter()
+    log, kept = folder / "log", folder / "kept"
+    assert fork.wait(fork.start(config, kept, log, "--train.keep_checkpoint_max=9")) == 0, log.read_text()
+    expected = fork.final_weights(kept)
+    (checkpoints,) = kept.glob("tiny/*/ckpt")
+    for path in checkpoints.glob(f"*step_{fork.NUM_STEPS:06d}*"):
+        path.unlink()
+    (checkpoints / "latest.json").write_text('{"stem": "epoch_002-step_000007"}')
+    for path in checkpoints.glob("epoch_001-step_00000[123]*"):
+        path.unlink()
+    for number in range(count):
+        runs = folder / f"runs{number}"
+        shutil.copytree(kept, runs)
+        (run,) = runs.glob("tiny/*")
+        files = [*run.glob("ckpt/*"), run / "metrics.jsonl"]
+        # Of seven damages one each: the newest checkpoint's three files, the pointers, the metrics, and any file.
+        newest = [run / "ckpt" / f"epoch_002-step_000007{ending}" for ending in (".json", ".ckpt", ".optimizer.ckpt")]
+        named = [*newest, run / "ckpt/best.json", run / "ckpt/latest.json", run / "metrics.jsonl"]
+        victims = [[*named, draw.choice(files)][number % 7]]
+        if number % 10 == 9:
+            victims = [path for path in files if path.name.startswith("epoch_") and path.suffix == ".json"]
+        kind = draw.choice(["flip", "cut", "zeros"])
+        for victim in victims:
+            victim.write_bytes(damaged(victim.read_bytes(), kind, draw))
+        before = {path: path.read_bytes() for path in files}
+        code = fork.wait(fork.start(config, runs, log, "--resume", "auto"))
+        text = log.read_text()
+        assert "Traceback" not in text, text
+        if code == 0:
+            assert fork.final_weights(runs) == expected, (kind, victims, text)
+            outcomes["same weights"] += 1
+            for path in victims:  # a damage that matters is named
+                harmless = path.name in text or kind == "flip" or path.stat().st_size == 0
+                assert harmless or path not in newest[:1], (kind, path, text)
+        else:
+            (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
+            assert code == 2 and any(path.name in line or path.stem in line for path in victims), text
+            assert {path: path.read_bytes() for path in files} == before
+            outcomes["refused by name"] += 1
+        shutil.rmtree(runs)
+    return dict(outcomes)
+
+
+def damaged(content: bytes, kind: str, draw: random.Random) -> bytes:
+    """The content with one flipped bit, without its end, or with zeros in it."""
+    at = draw.randrange(len(content))
+    if kind == "cut":
+        return content[:at]
+    if kind == "flip":
+        return content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :]
+    block = min(draw.randrange(1, 600), len(content) - at)
+    return content[:at] + bytes(block) + content[at + block :]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(("attack", "count"), [("kills", KILLS), ("damages", DAMAGES)])
+def test_every_attack_ends_in_the_same_weights(attack, count, tmp_path):
+    paths = f"{ROOT}:{ROOT / 'tests/helpers'}"
+    done = subprocess.run(
+        [sys.executable, __file__, attack, str(count), str(tmp_path)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    outcomes = json.loads(done.stdout.splitlines()[-1])
+    print(attack, outcomes)
+    assert outcomes["killed" if attack == "kills" else "same weights"] >= 0.8 * count
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache
+        print(json.dumps({"kills": kills, "damages": damages}[sys.argv[1]](Path(sys.argv[3]), int(sys.argv[2]))))

@@ -1,0 +1,42 @@
+"""A file to which whole records are appended, for the metrics, the log and TensorBoard's events of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+class AppendFile:
+    """Appends without a buffer, so that a process that is killed loses nothing, and closing has nothing left to write.
+
+    Args:
+        path: the file; made if it is missing.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  until `close`
+
+    def write(self, record: bytes) -> None:
+        """Append a record.
+
+        Raises:
+            OSError: it cannot be written, with the file's name; the file has no part of it.
+        """
+        end = os.fstat(self._file.fileno()).st_size
+        rest = memoryview(record)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
