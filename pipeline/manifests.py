@@ -21,6 +21,7 @@ from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, write_table
 from pipeline.execution.plan import check_recipe
 from pipeline.ledger import compare, coverage
+from pipeline.ledger.files import finish_renames
 from pipeline.ledger.schema import BAD_STATUSES, UNWRITTEN_STATUSES
 from pipeline.ledger.subset import choose_subset, write_subset_labels
 from pipeline.ledger.table import ledger_folder, ledger_path, read_ledgers, write_ledgers
@@ -155,6 +156,7 @@ def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
 
 def _write(settings: Preprocess, built: BuiltLedgers) -> None:
     """Write ledgers and the lists of files that no label row uses; keep a copy of broken earlier ledgers."""
+    finish_renames(ledger_folder(settings))
     for path in built.broken:
         shutil.copyfile(path, broken_path(path))
     valid = [ledger_path(settings, split) for split in built.unchanged]

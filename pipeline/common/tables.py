@@ -146,6 +146,23 @@ def full_matches(pattern: str, column: pd.Series) -> pd.Series:
     return pd.Series([match(text) is not None for text in texts], index=column.index, dtype=bool)
 
 
+_TOO_LONG = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")  # pandas' words
+_UNCLOSED = re.compile(r"EOF inside string starting at row (\d+)")
+
+
+def csv_problem(error: Exception) -> str:
+    """What is wrong with a CSV that pandas cannot read, in our words."""
+    if isinstance(error, pd.errors.EmptyDataError):
+        return "the file is empty"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text (byte 0x{error.object[error.start]:02x})"
+    if match := _TOO_LONG.search(str(error)):
+        return f"line {match[2]} has {match[3]} values, expected {match[1]}"
+    if match := _UNCLOSED.search(str(error)):
+        return f"the quote that begins in line {int(match[1]) + 1} does not end"
+    return "not a table of comma-separated values"
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write any table as CSV, atomically; its folder is made if it is missing.
 
@@ -155,6 +172,9 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         # Three times as fast as DataFrame.to_csv; both print a float as repr does.
-        writer = csv.writer(file, lineterminator="\n")
+        columns = [list_of(table[name]) for name in table.columns]
+        # csv.writer quotes a text with a line feed and not one with a carriage return, which also ends a line.
+        returns = any("\r" in "".join(column) for column in columns if column and isinstance(column[0], str))
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
         writer.writerow(table.columns)
-        writer.writerows(zip(*(list_of(table[name]) for name in table.columns), strict=True))
+        writer.writerows(zip(*columns, strict=True))
