@@ -6,6 +6,7 @@ pandera checks all rules on all rows (`lazy`) before anything is reported.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import replacing
+from pipeline.common.text import shown
 
 if TYPE_CHECKING:
     import pandera.pandas as pa
@@ -146,7 +148,7 @@ def full_matches(pattern: str, column: pd.Series) -> pd.Series:
     return pd.Series([match(text) is not None for text in texts], index=column.index, dtype=bool)
 
 
-_TOO_LONG = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")  # pandas' words
+TOO_LONG = re.compile(r"Expected (?P<expected>\d+) fields in line (?P<line>\d+), saw (?P<got>\d+)")  # pandas' words
 _UNCLOSED = re.compile(r"EOF inside string starting at row (\d+)")
 
 
@@ -156,11 +158,64 @@ def csv_problem(error: Exception) -> str:
         return "the file is empty"
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 text (byte 0x{error.object[error.start]:02x})"
-    if match := _TOO_LONG.search(str(error)):
-        return f"line {match[2]} has {match[3]} values, expected {match[1]}"
+    if match := TOO_LONG.search(str(error)):
+        return f"line {match['line']} has {match['got']} values, expected {match['expected']}"
     if match := _UNCLOSED.search(str(error)):
         return f"the quote that begins in line {int(match[1]) + 1} does not end"
     return "not a table of comma-separated values"
+
+
+def check_lines(path: Path, num_rows: int | None, encoding: str = "utf-8-sig", delimiter: str = ",") -> None:
+    """Check that each row of a person's CSV is one line.
+
+    A quote without its partner makes one value of all rows up to the next quote, and no reader of CSVs objects.
+
+    Args:
+        path: the file.
+        num_rows: rows that were read from it, blank ones and the header too; None: it could not be read.
+        encoding: of the file.
+        delimiter: between its values.
+
+    Raises:
+        InputError: some rows take several lines (all of them are listed), or the file has a NUL byte.
+    """
+    content = path.read_bytes()
+    if encoding == "utf-16":
+        content = content.decode(encoding, "replace").encode()
+    if (place := content.find(b"\0")) >= 0:
+        raise InputError(f"{path}:{_num_lines(content[: place + 1])}: got a NUL byte, expected text. Fix the file.")
+    if num_rows is not None and num_rows >= _num_lines(content):
+        return
+    bad_values = []
+    with io.StringIO(content.decode("utf-8-sig", "replace"), newline="") as text:
+        reader = csv.reader(text, delimiter=delimiter)
+        while True:
+            line = reader.line_num + 1
+            try:
+                row = next(reader, None)
+            except csv.Error:  # a value beyond csv.field_size_limit
+                row = ["\n"]
+            if row is None:
+                break
+            if reader.line_num > line:
+                value = next((value for value in row if "\n" in value or "\r" in value), "")
+                rule = f"a value on one line; it ends in line {reader.line_num}, so a quote is missing or too many"
+                bad_values.append(BadValue(str(path), line, "line", shown(value), rule))
+    if bad_values:
+        raise InputError(f"{path}: {len(bad_values):,} rows take several lines. Fix the quotes.", bad_values)
+
+
+def _num_lines(content: bytes) -> int:
+    ends = content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
+    return ends + (content[-1:] not in (b"\n", b"\r", b""))
+
+
+def label_checks(unlabelled: pd.Series) -> list[pa.Check]:
+    """The rules of a column of labels; the rows in `unlabelled` need none."""
+    return [
+        expect("a label", lambda label: label.ne("") | unlabelled),
+        expect("a label on one line", lambda label: full_matches(r"[^\r\n\0]*", label)),
+    ]
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

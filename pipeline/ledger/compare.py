@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.common.recipe import SPLITS
-from pipeline.common.tables import InputError
+from pipeline.common.tables import InputError, check_lines, csv_problem
 from pipeline.common.text import some
 from pipeline.ledger.schema import COLUMNS
 from pipeline.ledger.table import read_ledger, read_ledgers_at
@@ -82,11 +82,19 @@ def leaks(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
         InputError: `other` is missing, or has no column youtube_id.
     """
     try:
-        theirs = pd.read_csv(other, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig")
+        theirs = pd.read_csv(
+            other, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig", skip_blank_lines=False
+        )
     except FileNotFoundError:
         raise InputError(f"{other}: no such file. Give --leaks a ledger or a label CSV.") from None
-    except (ValueError, IsADirectoryError, UnicodeDecodeError) as error:
-        raise InputError(f"{other}: {str(error).strip()}. Give --leaks a CSV with a column youtube_id.") from None
+    except IsADirectoryError:
+        raise InputError(f"{other}: a folder. Give --leaks a CSV with a column youtube_id.") from None
+    except ValueError as error:
+        check_lines(other, None)
+        known = isinstance(error, (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError))
+        problem = csv_problem(error) if known else "no column youtube_id"
+        raise InputError(f"{other}: {problem}. Give --leaks a CSV with a column youtube_id.") from None
+    check_lines(other, len(theirs) + 1)
     ids = set(theirs["youtube_id"]) - {""}
     return {
         split: {"num_ids": ledger["youtube_id"].nunique(), "shared": sorted(ids & set(ledger["youtube_id"]))}

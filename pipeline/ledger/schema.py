@@ -41,8 +41,8 @@ UNWRITTEN_STATUSES = ("duplicated_frames", "too_short")
 
 # The largest value of each number that something is reserved or read by; the smallest is 0, or -1 for label_id.
 _MOST = {
-    "time_start": 10**9, "time_end": 10**9, "label_id": 99_999, "num_frames": 10**7, "nbytes": 2**40, "crc32": 2**32 - 1,
-    "source_crc32": 2**32 - 1,
+    "time_start": 10**9, "time_end": 10**9, "label_id": 99_999, "num_frames": 10**7, "nbytes": 2**40,
+    "crc32": 2**32 - 1, "source_crc32": 2**32 - 1,
 }  # fmt: skip
 
 # Known only from decoding; all other columns come from the label CSVs and the names of files.

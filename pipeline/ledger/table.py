@@ -147,7 +147,9 @@ def _read_rows(path: Path, names: Sequence[str] | None = None) -> tuple[pd.DataF
         try:
             table = _parse(file, path, names)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not a ledger: {csv_problem(error)}. Run `make manifests` to rebuild it.") from None
+            raise InputError(
+                f"{path}: not a ledger: {csv_problem(error)}. Run `make manifests` to rebuild it."
+            ) from None
     if table.empty:
         raise InputError(f"{path}: not a ledger: it has a header but no rows. Run `make manifests` to rebuild it.")
     return table, intact

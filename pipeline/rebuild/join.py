@@ -96,7 +96,7 @@ def _classes_of(path: Path, split: str) -> pd.DataFrame:
     try:
         return read_columns(path, ["label", "label_id"])
     except InputError as error:
-        action = f"No label file has rows of {split}, so it cannot be rebuilt: name one in preprocess.labels or remove it."
+        action = f"No label file has rows of {split}, so name one in preprocess.labels, or remove the ledger."
         raise InputError(f"{error.message} {action}", error.bad_values) from None
 
 

@@ -98,5 +98,19 @@ def count_classes(config: Config) -> int | None:
     """
     splits = (config.data_loader.train.dataset.split, config.data_loader.eval.dataset.split)
     paths = {ledger_table.ledger_path(config.preprocess, split) for split in splits}
-    highest = [int(ledger_table.read_columns(path, ["label_id"])["label_id"].max()) for path in paths if files.exists(path)]
-    return max(highest, default=-1) + 1 or None
+    columns = [ledger_table.read_columns(path, ["label_id"]) for path in paths if files.exists(path)]
+    return max((int(each["label_id"].max()) for each in columns), default=-1) + 1 or None
+
+
+def check_same_classes(one: Videos, other: Videos) -> None:
+    """Check that two splits, whose ledgers were read one after the other, have one class list.
+
+    Raises:
+        UserError: a label_id has different labels; the message names the first one.
+    """
+    for label_id, (ours, theirs) in enumerate(zip(one.class_names, other.class_names, strict=False)):
+        if ours and theirs and ours != theirs:
+            raise UserError(
+                f"class {label_id} is {ours!r} in {one.name} and {theirs!r} in {other.name}: the ledgers were replaced "
+                "while they were read. Run this command again."
+            )
