@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
@@ -117,7 +118,12 @@ def say_target(what: str) -> None:
 
 
 class _Record(logging.LogRecord):
-    """A log record whose message is shown escaped by every handler: on the terminal and in a run's train.log."""
+    """A log record whose text is shown escaped by every handler: on the terminal and in a run's train.log."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if self.exc_info and self.exc_info[0]:  # formatted here, because formatters would not escape it
+            self.exc_text = visible("".join(traceback.format_exception(*self.exc_info)).rstrip("\n"))
 
     def getMessage(self) -> str:  # noqa: N802  logging's name
         return visible(super().getMessage())

@@ -16,7 +16,6 @@ import pandas as pd
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import replacing
-from pipeline.common.text import shown
 
 if TYPE_CHECKING:
     import pandera.pandas as pa
@@ -200,7 +199,9 @@ def check_lines(path: Path, num_rows: int | None, encoding: str = "utf-8-sig", d
             if reader.line_num > line:
                 value = next((value for value in row if "\n" in value or "\r" in value), "")
                 rule = f"a value on one line; it ends in line {reader.line_num}, so a quote is missing or too many"
-                bad_values.append(BadValue(str(path), line, "line", shown(value), rule))
+                bad_values.append(
+                    BadValue(str(path), line, "line", value if len(value) <= 60 else f"{value[:57]}...", rule)
+                )
     if bad_values:
         raise InputError(f"{path}: {len(bad_values):,} rows take several lines. Fix the quotes.", bad_values)
 
