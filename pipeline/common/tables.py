@@ -151,8 +151,14 @@ TOO_LONG = re.compile(r"Expected (?P<expected>\d+) fields in line (?P<line>\d+),
 _UNCLOSED = re.compile(r"EOF inside string starting at row (\d+)")
 
 
+CSV_ERRORS = (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError)
+"""What pandas raises for a file that is no CSV; the warning where it is made an error."""
+
+
 def csv_problem(error: Exception) -> str:
-    """What is wrong with a CSV that pandas cannot read, in our words."""
+    """What is wrong with a file that is no CSV (one of CSV_ERRORS), in our words."""
+    if isinstance(error, pd.errors.ParserWarning):
+        return "line 2 has more values than the header"
     if isinstance(error, pd.errors.EmptyDataError):
         return "the file is empty"
     if isinstance(error, UnicodeDecodeError):

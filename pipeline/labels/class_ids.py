@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.common.recipe import Preprocess
-from pipeline.common.tables import InputError, check_lines, csv_problem
+from pipeline.common.tables import CSV_ERRORS, InputError, check_lines, csv_problem
 from pipeline.common.text import some
 
 KINETICS400 = Path(__file__).resolve().parents[2] / "data_manifests" / "kinetics400_classes.csv"
@@ -50,7 +50,7 @@ def read_class_list(path: Path) -> list[str]:
 def _problem(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"no column {error}"
-    known = isinstance(error, (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError))
+    known = isinstance(error, CSV_ERRORS)
     return csv_problem(error) if known else "a label_id is no whole number"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.common.recipe import SPLITS
-from pipeline.common.tables import InputError, check_lines, csv_problem
+from pipeline.common.tables import CSV_ERRORS, InputError, check_lines, csv_problem
 from pipeline.common.text import some
 from pipeline.ledger.schema import COLUMNS
 from pipeline.ledger.table import read_ledger, read_ledgers_at
@@ -91,7 +91,7 @@ def leaks(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
         raise InputError(f"{other}: a folder. Give --leaks a CSV with a column youtube_id.") from None
     except ValueError as error:
         check_lines(other, None)
-        known = isinstance(error, (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError))
+        known = isinstance(error, CSV_ERRORS)
         problem = csv_problem(error) if known else "no column youtube_id"
         raise InputError(f"{other}: {problem}. Give --leaks a CSV with a column youtube_id.") from None
     check_lines(other, len(theirs) + 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+import warnings
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.common.recipe import SPLITS, Preprocess
-from pipeline.common.tables import InputError, csv_problem, list_of
+from pipeline.common.tables import CSV_ERRORS, InputError, csv_problem, list_of
 from pipeline.common.text import shown, some
 from pipeline.ledger import files
 from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, is_plausible, typed, validate
@@ -145,8 +146,10 @@ def _read_rows(path: Path, names: Sequence[str] | None = None) -> tuple[pd.DataF
         raise InputError(f"{path}: not a ledger: it is a folder. Remove it and run `make manifests`.") from None
     with file:
         try:
-            table = _parse(file, path, names)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # a first row longer than the header
+                table = _parse(file, path, names)
+        except CSV_ERRORS as error:
             raise InputError(
                 f"{path}: not a ledger: {csv_problem(error)}. Run `make manifests` to rebuild it."
             ) from None
@@ -163,11 +166,13 @@ def _parse(file: BinaryIO, path: Path, names: Sequence[str] | None) -> pd.DataFr
         raise InputError(f"{path}:1: not a ledger: wrong columns: {some(map(shown, wrong))}. Run `make manifests`.")
     wanted = list(COLUMNS) if names is None else list(names)
     present = [name for name in wanted if name in header]
-    read_csv = functools.partial(pd.read_csv, usecols=present, na_filter=False, encoding="utf-8")
+    # With a choice of columns, pandas ignores what a row has beyond its header; without one, it is an error.
+    usecols = present if names is not None else None
+    read_csv = functools.partial(pd.read_csv, usecols=usecols, index_col=False, na_filter=False, encoding="utf-8")
     file.seek(0)
     try:
         table = read_csv(file, dtype=COLUMNS, float_precision="round_trip")
-    except (pd.errors.ParserError, UnicodeDecodeError):
+    except CSV_ERRORS:
         raise
     except (ValueError, OverflowError):  # some value is not a number: read again as text, to list them all
         file.seek(0)
