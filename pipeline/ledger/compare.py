@@ -109,3 +109,21 @@ def leaks_text(result: dict[str, Any], other: Path) -> str:
         for split, part in result.items()
     ]
     return "\n".join([*counts, *(f"{split} {name}" for split, part in result.items() for name in part["shared"])])
+
+
+def class_changes(before: list[str], after: list[str]) -> list[str]:
+    """A warning if a rebuild numbers classes differently than the ledgers there were, as after a misspelt label.
+
+    Args:
+        before: label of each label_id, 0 first; empty where no ledger had the id.
+        after: the same for the new ledgers.
+    """
+    old, new = ({label: number for number, label in enumerate(labels) if label} for labels in (before, after))
+    moved = [label for label in old if label in new and old[label] != new[label]]
+    added, gone = sorted(set(new) - set(old)), sorted(set(old) - set(new))
+    if not before or not (moved or added or gone):
+        return []
+    changes = {"labels are new": added, "labels are gone": gone, "labels have another number": moved}
+    parts = [f"{len(labels):,} {words}: {some(map(repr, labels))}" for words, labels in changes.items() if labels]
+    action = f"Weights trained on the earlier ledgers {'do not fit' if moved else 'still fit'}."
+    return [f"The class list changed. {'. '.join(parts)}. {action}"]

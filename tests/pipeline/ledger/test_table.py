@@ -70,10 +70,6 @@ NO_LEDGERS = {
     "not UTF-8": (b"\xff\xfe\x00", "not UTF-8 text"),
     "NUL bytes": (b"\0" * 4096, "not a ledger: "),
     "only a header": (",".join(COLUMNS).encode() + b"\n", "it has a header but no rows"),
-    "long first row": (
-        ",".join(COLUMNS).encode() + b"\n" + b"," * 23 + b"\n",
-        "line 2 has more values than the header",
-    ),
     "long row": (",".join(COLUMNS).encode() + b"\n" + b"," * 22 + b"\n" + b"," * 90 + b"\n", "line 3 has 91 values"),
     "open quote": (",".join(COLUMNS).encode() + b'\nx\n"x\n', "the quote that begins in line 3 does not end"),
 }
@@ -91,6 +87,17 @@ def test_what_is_no_ledger(tmp_path, content, words):
             read(tmp_path / "gone.csv")
         with pytest.raises(InputError, match="it is a folder"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize("row", [1, 2])
+def test_a_row_longer_than_the_header_is_named(tmp_path, row):
+    path = tmp_path / "train.csv"
+    make_ledger(4, "train").to_csv(path, index=False)
+    lines = path.read_text().splitlines()
+    lines[row] += ",77"
+    path.write_text("\n".join([*lines, ""]))
+    with pytest.raises(InputError, match=f"not a ledger: line {row + 1} has (more|25) values"):
+        read_ledger(path)
 
 
 OUT_OF_RANGE = [
