@@ -21,9 +21,10 @@ from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, write_table
 from pipeline.execution.plan import check_recipe
 from pipeline.ledger import compare, coverage
+from pipeline.ledger.files import finish_renames, read_record
 from pipeline.ledger.schema import BAD_STATUSES, UNWRITTEN_STATUSES
 from pipeline.ledger.subset import choose_subset, write_subset_labels
-from pipeline.ledger.table import ledger_folder, ledger_path, read_ledgers, write_ledgers
+from pipeline.ledger.table import class_names, ledger_folder, ledger_path, read_ledgers, write_ledgers
 from pipeline.rebuild.check_sources import check_sources
 from pipeline.rebuild.join import BuiltLedgers, join_sources
 from pipeline.rebuild.known_outcomes import broken_path
@@ -145,6 +146,7 @@ def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
         built = join_sources(settings, store, args.forget)
         for line in built.verdict:
             log.info(line)
+        built.warnings.extend(compare.class_changes(_earlier_classes(folder), class_names(*built.ledgers.values())))
         if not args.dry_run:
             if not folder.is_dir():  # made only now, after the input proved valid
                 lock.enter_context(locked(folder))
@@ -153,8 +155,17 @@ def _build(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
     return {**result, "verdict": built.verdict, "extra": len(built.extra)}, text
 
 
+def _earlier_classes(folder: Path) -> list[str]:
+    """The class list of the ledgers that are there; empty if no record says it, or a damaged one."""
+    try:
+        return read_record(folder).classes
+    except InputError:
+        return []
+
+
 def _write(settings: Preprocess, built: BuiltLedgers) -> None:
     """Write ledgers and the lists of files that no label row uses; keep a copy of broken earlier ledgers."""
+    finish_renames(ledger_folder(settings))
     for path in built.broken:
         shutil.copyfile(path, broken_path(path))
     valid = [ledger_path(settings, split) for split in built.unchanged]

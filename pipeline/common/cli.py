@@ -13,15 +13,18 @@ import errno
 import functools
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, UserError
 from pipeline.common.help import WIDTH, key_lines
 from pipeline.common.settings import TOP_KEYS, Document, nearest_hint
+from pipeline.common.text import visible
 
 log = logging.getLogger(__name__)
 
@@ -114,14 +117,70 @@ def say_target(what: str) -> None:
     log.info("writes: %s", what)
 
 
+class _Record(logging.LogRecord):
+    """A log record whose text is shown escaped by every handler: on the terminal and in a run's train.log."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if self.exc_info and self.exc_info[0]:  # formatted here, because formatters would not escape it
+            self.exc_text = visible("".join(traceback.format_exception(*self.exc_info)).rstrip("\n"))
+
+    def getMessage(self) -> str:  # noqa: N802  logging's name
+        return visible(super().getMessage())
+
+
+class _Escaped:
+    """A text stream that escapes what would act on a terminal (text.visible).
+
+    Args:
+        stream: where the text goes.
+        cursor: leave alone a write that begins with the moves of a progress bar.
+    """
+
+    def __init__(self, stream: TextIO, *, cursor: bool) -> None:
+        self._stream, self._cursor = stream, cursor
+
+    def write(self, text: str) -> int:
+        """Write a text, escaped; the number of characters in it."""
+        moves = _CURSOR.match(text) if self._cursor else None
+        begin = moves.end() if moves else 0
+        self._stream.write(text[:begin] + visible(text[begin:]))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_CURSOR = re.compile(r"\r?(?:\x1b\[A)*")  # how tqdm moves to the beginning of its bar
+
+
+@contextlib.contextmanager
+def escaped_streams() -> Iterator[None]:
+    """Within it, stdout and stderr escape what would act on a terminal."""
+    streams = sys.stdout, sys.stderr
+    try:
+        if sys.stdout is not None:  # closed by the caller: `>&-`
+            sys.stdout = cast(TextIO, _Escaped(sys.stdout, cursor=False))
+        if sys.stderr is not None:
+            sys.stderr = cast(TextIO, _Escaped(sys.stderr, cursor=True))
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
 def set_up_logging(level: int = logging.INFO) -> None:
     """Progress and logs go to stderr; stdout is for results."""
+    logging.setLogRecordFactory(_Record)
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
 
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Run a command and exit with the project's exit codes; a user's mistake prints no traceback."""
+    with escaped_streams():
+        raise SystemExit(_exit_code(main))
 
+
+def _exit_code(main: Callable[[], int]) -> int:
     def on_sigterm(_signum: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(EXIT_SIGTERM)
 
@@ -157,4 +216,4 @@ def run(main: Callable[[], int]) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, leave)
-    raise SystemExit(code)
+    return code

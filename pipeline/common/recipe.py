@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from pipeline.common.settings import Document, build, default_of
-from pipeline.common.value_types import Fraction, NonNegativeInt, PathText, PositiveFloat, Range
+from pipeline.common.value_types import Fraction, Name, NonNegativeInt, PathText, PositiveFloat, Range
 
 SPLITS = ("train", "val", "test")
 FORMAT_VERSION = 3
@@ -53,7 +53,7 @@ class Preprocess:
         max_bad_fraction: fraction of videos that may be undecodable; above it a run ends with exit code 3.
     """
 
-    dataset: str = "kinetics400"
+    dataset: Name = "kinetics400"
     data_root: PathText = ""
     labels: tuple[PathText, ...] | None = None
     manifests: PathText = "data_manifests"
@@ -73,11 +73,9 @@ class Preprocess:
     max_bad_fraction: Fraction = 0.05
 
     def __post_init__(self) -> None:
-        for key, flag in (("store", " (make: STORE=DIR)"), ("manifests", ""), ("dataset", "")):
+        for key, flag in (("store", " (make: STORE=DIR)"), ("manifests", "")):
             if not getattr(self, key):
                 raise ValueError(f"{key}: got '', expected the name of a folder{flag}")
-        if "/" in self.dataset or self.dataset in (".", ".."):
-            raise ValueError(f"dataset: got {self.dataset!r}, expected the name of a folder in `manifests`, not a path")
         if self.data_root and os.path.abspath(self.data_root) == os.path.abspath(self.store):
             raise ValueError(f"store: got {self.store!r}, which is data_root; expected a folder for shards alone")
         if self.jobs == 0:

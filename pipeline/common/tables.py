@@ -6,6 +6,7 @@ pandera checks all rules on all rows (`lazy`) before anything is reported.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -146,6 +147,84 @@ def full_matches(pattern: str, column: pd.Series) -> pd.Series:
     return pd.Series([match(text) is not None for text in texts], index=column.index, dtype=bool)
 
 
+TOO_LONG = re.compile(r"Expected (?P<expected>\d+) fields in line (?P<line>\d+), saw (?P<got>\d+)")  # pandas' words
+_UNCLOSED = re.compile(r"EOF inside string starting at row (\d+)")
+
+
+CSV_ERRORS = (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError)
+"""What pandas raises for a file that is no CSV; the warning where it is made an error."""
+
+
+def csv_problem(error: Exception) -> str:
+    """What is wrong with a file that is no CSV (one of CSV_ERRORS), in our words."""
+    if isinstance(error, pd.errors.ParserWarning):
+        return "line 2 has more values than the header"
+    if isinstance(error, pd.errors.EmptyDataError):
+        return "the file is empty"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text (byte 0x{error.object[error.start]:02x})"
+    if match := TOO_LONG.search(str(error)):
+        return f"line {match['line']} has {match['got']} values, expected {match['expected']}"
+    if match := _UNCLOSED.search(str(error)):
+        return f"the quote that begins in line {int(match[1]) + 1} does not end"
+    return "not a table of comma-separated values"
+
+
+def check_lines(path: Path, num_rows: int | None, encoding: str = "utf-8-sig", delimiter: str = ",") -> None:
+    """Check that each row of a person's CSV is one line.
+
+    A quote without its partner makes one value of all rows up to the next quote, and no reader of CSVs objects.
+
+    Args:
+        path: the file.
+        num_rows: rows that were read from it, blank ones and the header too; None: it could not be read.
+        encoding: of the file.
+        delimiter: between its values.
+
+    Raises:
+        InputError: some rows take several lines (all of them are listed), or the file has a NUL byte.
+    """
+    content = path.read_bytes()
+    if encoding == "utf-16":
+        content = content.decode(encoding, "replace").encode()
+    if (place := content.find(b"\0")) >= 0:
+        raise InputError(f"{path}:{_num_lines(content[: place + 1])}: got a NUL byte, expected text. Fix the file.")
+    if num_rows is not None and num_rows >= _num_lines(content):
+        return
+    bad_values = []
+    with io.StringIO(content.decode("utf-8-sig", "replace"), newline="") as text:
+        reader = csv.reader(text, delimiter=delimiter)
+        while True:
+            line = reader.line_num + 1
+            try:
+                row = next(reader, None)
+            except csv.Error:  # a value beyond csv.field_size_limit
+                row = ["\n"]
+            if row is None:
+                break
+            if reader.line_num > line:
+                value = next((value for value in row if "\n" in value or "\r" in value), "")
+                rule = f"a value on one line; it ends in line {reader.line_num}, so a quote is missing or too many"
+                bad_values.append(
+                    BadValue(str(path), line, "line", value if len(value) <= 60 else f"{value[:57]}...", rule)
+                )
+    if bad_values:
+        raise InputError(f"{path}: {len(bad_values):,} rows take several lines. Fix the quotes.", bad_values)
+
+
+def _num_lines(content: bytes) -> int:
+    ends = content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
+    return ends + (content[-1:] not in (b"\n", b"\r", b""))
+
+
+def label_checks(unlabelled: pd.Series) -> list[pa.Check]:
+    """The rules of a column of labels; the rows in `unlabelled` need none."""
+    return [
+        expect("a label", lambda label: label.ne("") | unlabelled),
+        expect("a label on one line", lambda label: full_matches(r"[^\r\n\0]*", label)),
+    ]
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write any table as CSV, atomically; its folder is made if it is missing.
 
@@ -155,6 +234,9 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         # Three times as fast as DataFrame.to_csv; both print a float as repr does.
-        writer = csv.writer(file, lineterminator="\n")
+        columns = [list_of(table[name]) for name in table.columns]
+        # csv.writer quotes a text with a line feed and not one with a carriage return, which also ends a line.
+        returns = any("\r" in "".join(column) for column in columns if column and isinstance(column[0], str))
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
         writer.writerow(table.columns)
-        writer.writerows(zip(*(list_of(table[name]) for name in table.columns), strict=True))
+        writer.writerows(zip(*columns, strict=True))

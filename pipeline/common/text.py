@@ -1,9 +1,25 @@
-"""Parts of messages that several modules print."""
+"""Parts of messages that several modules print, and the one function that makes any text safe to print."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
+
+# What acts on a terminal or changes the order of what is shown: control characters but line feed and tab, marks of
+# direction, other line ends, invisible characters (not the joiners that Persian and Hindi need), tags, lone surrogates.
+_ACTING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    """`text` with every character that acts on a terminal escaped as in `repr`; line feed and tab stay.
+
+    cli.run and cli.set_up_logging apply it to all that a command prints and logs, so that callers need not.
+    """
+    return _ACTING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def some(ids: Iterable[str], shown: int = 5) -> str:

@@ -1,6 +1,6 @@
 """The types of configuration keys, and the conversion of a file's or an override's value to them.
 
-The annotations of a section's fields are numbers with a Range, Literals, PathText, and tuples and unions of these.
+The annotations of a section's fields are numbers with a Range, Literals, PathText, Name, tuples and unions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import types
 import typing
 from typing import Annotated, Any, Literal
 
-from pipeline.common.text import dotted
+from pipeline.common.text import dotted, visible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +41,28 @@ class PathMark:
     """Marks text that is a path: in a YAML file, `~`, `$NAME` and `${NAME}` in it are expanded."""
 
 
+class NameMark:
+    """Marks text that names one file or folder, which a command joins to a folder of its own."""
+
+
 PositiveInt = Annotated[int, Range(min=1)]
 NonNegativeInt = Annotated[int, Range(min=0)]
 PositiveFloat = Annotated[float, Range(min=0, above=True)]
 NonNegativeFloat = Annotated[float, Range(min=0)]
 Fraction = Annotated[float, Range(min=0, max=1)]
 PathText = Annotated[str, PathMark()]
+Name = Annotated[str, NameMark()]
+NAME_RULE = "a name of at most 100 bytes without / or \\ or control characters, and not . or .."
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can only name a file or folder directly inside the folder that it is joined to."""
+    return (
+        0 < len(text.encode(errors="replace")) <= 100
+        and text not in (".", "..")
+        and not set(text) & set("/\\\n\t")
+        and visible(text) == text
+    )
 
 
 class Typed(str):
@@ -58,6 +74,8 @@ def type_name(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint == PathText:
         return "path"
+    if hint == Name:
+        return "name"
     if origin is Annotated:
         return f"{type_name(arguments[0])} {arguments[1]}"
     if origin is Literal:
@@ -88,6 +106,10 @@ def converted_to(hint: Any, value: Any) -> Any:
         converted = converted_to(arguments[0], value)
         if isinstance(arguments[1], PathMark):
             return converted if isinstance(value, Typed) else _expanded(converted)
+        if isinstance(arguments[1], NameMark):
+            if is_name(converted):
+                return converted
+            raise MisfitError(NAME_RULE)
         if converted in arguments[1]:
             return converted
     elif origin in (typing.Union, types.UnionType):

@@ -18,7 +18,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.execution import dask_cluster, local, previous_plan
 from pipeline.execution.plan import Task, check_recipe, is_finished, plan_all, plan_shards
 from pipeline.ledger.schema import BAD_STATUSES, WAITING_STATUSES
-from pipeline.ledger.table import awaited, fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledger
+from pipeline.ledger.table import awaited, fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledgers
 from pipeline.shards.store import Store, outcomes_table
 
 _SHOWN_REASONS = 20
@@ -160,15 +160,15 @@ def fill_ledgers(
     Raises:
         ShardError: a shard cannot be read.
     """
-    filled = []
+    filled = {}
     for split, table in ledgers.items():
         shards = [store.shard(task.path) for task in tasks if task.split == split]
         if shards:
             outcomes = outcomes_table(shards)
             table = fill_ledger(table, outcomes[~awaited(table, outcomes)] if keep_awaited else outcomes)
-        write_ledger(ledger_path(settings, split), table)
-        filled.append(table)
-    return pd.concat(filled, ignore_index=True)
+        filled[ledger_path(settings, split)] = table
+    write_ledgers(filled)
+    return pd.concat(filled.values(), ignore_index=True)
 
 
 def _report(settings: Preprocess, rows: pd.DataFrame, written: str, frames: int, seconds: float) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.common.recipe import Preprocess
-from pipeline.common.tables import InputError
+from pipeline.common.tables import CSV_ERRORS, InputError, check_lines, csv_problem
 from pipeline.common.text import some
 
 KINETICS400 = Path(__file__).resolve().parents[2] / "data_manifests" / "kinetics400_classes.csv"
@@ -36,12 +36,22 @@ def read_class_list(path: Path) -> list[str]:
     try:
         table = pd.read_csv(path, dtype={"label_id": "int64", "label": "str"}, na_filter=False)
         ids, names = table["label_id"].tolist(), table["label"].tolist()
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a class list: {error}. Expected columns label_id,label.") from None
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a class list: {_problem(error)}. Expected columns label_id,label.") from None
+    except OSError as error:
+        raise InputError(f"{path}: not a class list: {error.strerror}. Expected columns label_id,label.") from None
+    check_lines(path, len(ids) + 1)
     for index, label_id in enumerate(ids):
         if label_id != index:
             raise InputError(f"{path}:{index + 2}: label_id: got {label_id}, expected {index}. Sort the class list.")
     return names
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"no column {error}"
+    known = isinstance(error, CSV_ERRORS)
+    return csv_problem(error) if known else "a label_id is no whole number"
 
 
 def frozen_classes(settings: Preprocess) -> tuple[list[str], Path] | None:

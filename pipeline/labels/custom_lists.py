@@ -11,13 +11,14 @@ import json
 import posixpath
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
 from pipeline.common.recipe import SPLITS, Preprocess
-from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches, inside
+from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches, inside, label_checks
 from pipeline.common.video_id import ID_PATTERN, video_ids
 from pipeline.labels.class_ids import KINETICS400, read_class_list
 from pipeline.labels.split_words import SPLIT_RULE
@@ -34,7 +35,7 @@ def is_list(line: str) -> bool:
 def read_list(path: Path, encoding: str, settings: Preprocess, bad_values: list[BadValue]) -> tuple[pd.DataFrame, str]:
     """A list of `path label_id` as columns path, label, row; and its form in words."""
     try:
-        lines = path.read_text(encoding=encoding).splitlines()
+        lines = _lines(path.read_text(encoding=encoding))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not readable as text: {error}. Save it as UTF-8.") from None
     rows = [(index, line) for index, line in enumerate(lines, 1) if line.strip()]
@@ -59,6 +60,11 @@ def read_list(path: Path, encoding: str, settings: Preprocess, bad_values: list[
     return table, f"list of path and label_id, {len(set(labels))} classes named by {source}"
 
 
+def _lines(text: str) -> list[str]:
+    """The lines of a text; str.splitlines would also end one at a form feed or at U+2028 within a name."""
+    return text.removesuffix("\n").split("\n")
+
+
 def own_videos(raw: pd.DataFrame, settings: Preprocess, bad_values: list[BadValue]) -> pd.DataFrame:
     """Check rows that name a file; if all files are named like Kinetics segments, the rows are Kinetics rows."""
     root = str(Path(settings.data_root).resolve()) + "/"
@@ -67,9 +73,9 @@ def own_videos(raw: pd.DataFrame, settings: Preprocess, bad_values: list[BadValu
     first = raw["path"].str.split("/").str[0]
     raw["split"] = raw["split"].where(raw["split"].ne("") | ~first.isin(SPLITS), first)
     unlabelled = raw["split"].eq("test")
-    rules = {
+    rules: dict[str, Any] = {
         "path": expect("a path inside data_root", lambda path: inside(path) & full_matches(r"[^\x00-\x1f]+", path)),
-        "label": expect("a label", lambda label: label.ne("") | unlabelled),
+        "label": label_checks(unlabelled),
         "split": expect(SPLIT_RULE, lambda split: split.isin(SPLITS)),
     }
     schema = pa.DataFrameSchema({name: pa.Column(None, rule) for name, rule in rules.items()})
@@ -109,7 +115,10 @@ def _names(path: Path, settings: Preprocess) -> tuple[dict[int, str] | None, str
             source = folder / "cls2index.json"
             return {index: label for label, index in _index_of(source).items()}, str(source)
         for source in sorted(folder.glob("label_map*.txt")):
-            return dict(enumerate(source.read_text(encoding="utf-8-sig").splitlines())), str(source)
+            try:
+                return dict(enumerate(_lines(source.read_text(encoding="utf-8-sig")))), str(source)
+            except UnicodeDecodeError as error:
+                raise InputError(f"{source}: not readable as text: {error}. Save it as UTF-8.") from None
     if settings.dataset == "kinetics400":
         return dict(enumerate(read_class_list(KINETICS400))), KINETICS400.name
     return None, "number (no cls2index.json or label_map*.txt beside the list)"
@@ -119,7 +128,7 @@ def _index_of(path: Path) -> dict[str, int]:
     """A `cls2index.json`: label -> its number there."""
     try:
         index_of = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}. Fix or remove it.") from None
     if not isinstance(index_of, dict) or not all(isinstance(index, int) for index in index_of.values()):
         raise InputError(f"{path}: not a JSON object of label: number. Fix or remove it.")

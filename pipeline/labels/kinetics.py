@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
 from pipeline.common.recipe import SPLITS
-from pipeline.common.tables import BadValue, collect, expect, full_matches
+from pipeline.common.tables import BadValue, collect, expect, full_matches, label_checks
 from pipeline.common.text import some
 from pipeline.common.video_id import ID_PATTERN, ID_RULE, video_ids
 from pipeline.labels.split_words import SPLIT_RULE
@@ -28,11 +29,11 @@ def kinetics_rows(raw: pd.DataFrame, bad_values: list[BadValue]) -> pd.DataFrame
     times = (np.floor(_seconds(raw[name])) for name in ("time_start", "time_end"))
     start, end = (values.where(np.isfinite(values) & values.abs().lt(1e9), -1) for values in times)
     unlabelled = raw["split"].eq("test")
-    rules = {
+    rules: dict[str, Any] = {
         "youtube_id": expect(ID_RULE, lambda ids: full_matches(ID_PATTERN, ids)),
         "time_start": expect("seconds, at least 0", lambda _: start.ge(0)),
         "time_end": expect("whole seconds after time_start", lambda _: end.gt(start)),
-        "label": expect("a label", lambda label: label.ne("") | unlabelled),
+        "label": label_checks(unlabelled),
         "split": expect(SPLIT_RULE, lambda split: split.isin(SPLITS)),
     }
     schema = pa.DataFrameSchema({name: pa.Column(None, rule) for name, rule in rules.items()})

@@ -7,7 +7,6 @@ all accepted.  Own videos: CSVs of `path,label` and lists of `path label_id` (cu
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.common.recipe import SPLITS, Preprocess
-from pipeline.common.tables import BadValue, InputError
+from pipeline.common.tables import TOO_LONG, BadValue, InputError, check_lines, csv_problem
 from pipeline.labels.class_ids import class_ids
 from pipeline.labels.custom_lists import is_list, other_numbering, own_videos, read_list
 from pipeline.labels.kinetics import kinetics_rows, release_of, shared_ids
@@ -26,7 +25,6 @@ from pipeline.labels.split_words import SPLIT_WORDS, split_of
 
 FORMS = "columns youtube_id,time_start,time_end and label (no label in a test split), or path,label"
 _DELIMITERS = ",;\t"
-_TOO_LONG = re.compile(r"Expected (?P<expected>\d+) fields in line (?P<line>\d+), saw (?P<got>\d+)")  # pandas' words
 
 
 @dataclass(frozen=True)
@@ -174,10 +172,12 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
     except UnicodeDecodeError:
         raise InputError(f"{path}:{_first_odd_line(path, encoding)}: not UTF-8. Save the file as UTF-8.") from None
     except ValueError as error:  # such as pandas' ParserError
-        if match := _TOO_LONG.search(str(error)):
+        if match := TOO_LONG.search(str(error)):
             message = f"{path}:{match['line']}: got {match['got']} values, expected {match['expected']}"
             raise InputError(f"{message}. Put a label with a comma in quotes.") from None
-        raise InputError(f"{path}: not readable as CSV: {str(error).strip()}. Fix the file.") from None
+        check_lines(path, None, encoding, delimiter)
+        raise InputError(f"{path}: not readable as CSV: {csv_problem(error)}. Fix the file.") from None
+    check_lines(path, len(table) + 1, encoding, delimiter)
     table = table.fillna("")
     table["row"] = np.arange(2, len(table) + 2)
     suspects = table[table[needed[0]].eq("")]  # few, if any; one with some value is kept, and the rules report it

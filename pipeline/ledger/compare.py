@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.common.recipe import SPLITS
-from pipeline.common.tables import InputError
+from pipeline.common.tables import CSV_ERRORS, InputError, check_lines, csv_problem
 from pipeline.common.text import some
 from pipeline.ledger.schema import COLUMNS
 from pipeline.ledger.table import read_ledger, read_ledgers_at
@@ -82,11 +82,19 @@ def leaks(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
         InputError: `other` is missing, or has no column youtube_id.
     """
     try:
-        theirs = pd.read_csv(other, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig")
+        theirs = pd.read_csv(
+            other, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig", skip_blank_lines=False
+        )
     except FileNotFoundError:
         raise InputError(f"{other}: no such file. Give --leaks a ledger or a label CSV.") from None
-    except (ValueError, IsADirectoryError, UnicodeDecodeError) as error:
-        raise InputError(f"{other}: {str(error).strip()}. Give --leaks a CSV with a column youtube_id.") from None
+    except IsADirectoryError:
+        raise InputError(f"{other}: a folder. Give --leaks a CSV with a column youtube_id.") from None
+    except ValueError as error:
+        check_lines(other, None)
+        known = isinstance(error, CSV_ERRORS)
+        problem = csv_problem(error) if known else "no column youtube_id"
+        raise InputError(f"{other}: {problem}. Give --leaks a CSV with a column youtube_id.") from None
+    check_lines(other, len(theirs) + 1)
     ids = set(theirs["youtube_id"]) - {""}
     return {
         split: {"num_ids": ledger["youtube_id"].nunique(), "shared": sorted(ids & set(ledger["youtube_id"]))}
@@ -101,3 +109,21 @@ def leaks_text(result: dict[str, Any], other: Path) -> str:
         for split, part in result.items()
     ]
     return "\n".join([*counts, *(f"{split} {name}" for split, part in result.items() for name in part["shared"])])
+
+
+def class_changes(before: list[str], after: list[str]) -> list[str]:
+    """A warning if a rebuild numbers classes differently than the ledgers there were, as after a misspelt label.
+
+    Args:
+        before: label of each label_id, 0 first; empty where no ledger had the id.
+        after: the same for the new ledgers.
+    """
+    old, new = ({label: number for number, label in enumerate(labels) if label} for labels in (before, after))
+    moved = [label for label in old if label in new and old[label] != new[label]]
+    added, gone = sorted(set(new) - set(old)), sorted(set(old) - set(new))
+    if not before or not (moved or added or gone):
+        return []
+    changes = {"labels are new": added, "labels are gone": gone, "labels have another number": moved}
+    parts = [f"{len(labels):,} {words}: {some(map(repr, labels))}" for words, labels in changes.items() if labels]
+    action = f"Weights trained on the earlier ledgers {'do not fit' if moved else 'still fit'}."
+    return [f"The class list changed. {'. '.join(parts)}. {action}"]

@@ -1,6 +1,6 @@
 """Reads and writes ledgers, fills in what decoding found, and names the videos in them.
 
-<manifests>/<dataset>/<split>.csv      one row for every row of the label CSVs
+<manifests>/<dataset>/<split>.csv      one row for every row of the label CSVs (files.py writes them)
 """
 
 from __future__ import annotations
@@ -8,17 +8,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+import warnings
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.common.recipe import SPLITS, Preprocess
-from pipeline.common.tables import InputError, list_of, write_table
-from pipeline.common.text import some
-from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STATUSES, typed, validate
+from pipeline.common.tables import CSV_ERRORS, InputError, csv_problem, list_of
+from pipeline.common.text import shown, some
+from pipeline.ledger import files
+from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, is_plausible, typed, validate
 
 _OLD_RETRY = "to be tried again: "
 
@@ -40,12 +43,16 @@ def read_ledger(path: Path | str) -> pd.DataFrame:
         One row a video in the columns and dtypes of COLUMNS, sorted by video_id, index 0..n-1.
 
     Raises:
-        InputError: the file is missing, is not a ledger, or has bad values (all of them are listed).
+        InputError: the file is missing, is not a ledger, has bad values (all of them are listed), or is not the one
+            that was written.
     """
     path = Path(path)
-    table, bad_values = typed(_read_rows(path), str(path))
+    rows, intact = _read_rows(path)
+    table, bad_values = typed(rows, str(path))
     _retries_by_status(table)
     validate(table, str(path), bad_values)
+    if not intact:
+        raise InputError(f"{path}: changed since it was written. Run `make manifests` to rebuild it.")
     return table
 
 
@@ -53,20 +60,25 @@ def read_ledgers(settings: Preprocess) -> dict[str, pd.DataFrame]:
     """The ledgers of a dataset by split.
 
     Raises:
-        InputError: there is none, or some have bad values (all of them are listed).
+        InputError: there is none, some have bad values (all of them are listed), or they have different class lists.
     """
     return read_ledgers_at({split: ledger_path(settings, split) for split in SPLITS})
 
 
 def read_ledgers_at(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
-    """Those ledgers that exist, by split.
+    """Those ledgers of one folder that exist, by split.
 
     Raises:
-        InputError: there is none, or some have bad values (all of them are listed).
+        InputError: as `read_ledgers`.
     """
-    existing = {split: path for split, path in paths.items() if path.is_file()}
+    folder = next(iter(paths.values())).parent
+    return files.at_rest(folder, lambda: _read_existing(folder, paths))
+
+
+def _read_existing(folder: Path, paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
+    existing = {split: path for split, path in paths.items() if files.exists(path)}
     if not existing:
-        raise InputError(f"{next(iter(paths.values())).parent}: no ledgers here. Run `make manifests`.")
+        raise InputError(f"{folder}: no ledgers here. Run `make manifests`.")
     ledgers, errors = {}, []
     for split, path in existing.items():
         try:
@@ -78,7 +90,26 @@ def read_ledgers_at(paths: dict[str, Path]) -> dict[str, pd.DataFrame]:
     if errors:
         message = " ".join(error.message for error in errors)
         raise InputError(message, [bad for error in errors for bad in error.bad_values])
+    if not files.check_record(folder):
+        class_names(*ledgers.values())
     return ledgers
+
+
+def read_split(settings: Preprocess, split: str, names: Sequence[str]) -> pd.DataFrame:
+    """Some columns of a split's ledger (`read_columns`), if the dataset's ledgers have one class list.
+
+    Raises:
+        InputError: as `read_columns`, or the ledgers have different class lists.
+    """
+    folder, path = ledger_folder(settings), ledger_path(settings, split)
+
+    def read() -> pd.DataFrame:
+        if not files.check_record(folder):
+            ledgers = (ledger_path(settings, each) for each in SPLITS)
+            class_names(*(read_columns(each, ["label", "label_id"]) for each in ledgers if files.exists(each)))
+        return read_columns(path, names)
+
+    return files.at_rest(folder, read)
 
 
 def _retries_by_status(table: pd.DataFrame) -> None:
@@ -90,46 +121,70 @@ def _retries_by_status(table: pd.DataFrame) -> None:
 
 
 def read_columns(path: Path, names: Sequence[str]) -> pd.DataFrame:
-    """Some columns of a ledger, with their types checked but not their rules: `read_ledger` takes five times as long.
+    """Some columns of a ledger, with the rules of schema.py that cost little: `read_ledger` takes five times as long.
 
     Raises:
         InputError: as `read_ledger`.
     """
-    table = _read_rows(path, names)
-    numbers_only = all(COLUMNS[name] == "str" or pd.api.types.is_numeric_dtype(table[name]) for name in names)
-    known = "status" not in names or set(table["status"].unique()) <= set(STATUSES)
-    return table if numbers_only and known else read_ledger(path)  # raises, and lists the wrong values
-
-
-def _read_rows(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """The rows as they are in the file, all columns or some; as text if some value is not a number."""
-    try:
-        header = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
-        absent = [name for name in COLUMNS if name not in header]  # missing in ledgers of earlier versions
-        if header != [name for name in COLUMNS if name in header] or not set(absent) <= set(LEARNED[1:]):
-            wrong = sorted(set(header).symmetric_difference(COLUMNS)) or ["order of columns"]
-            raise InputError(f"{path}:1: not a ledger: wrong columns: {', '.join(wrong)}. Run `make manifests`.")
-        wanted = list(COLUMNS) if names is None else list(names)
-        present = [name for name in wanted if name in header]
-        read_csv = functools.partial(pd.read_csv, path, usecols=present, na_filter=False, encoding="utf-8")
-        try:
-            table = read_csv(dtype=COLUMNS, float_precision="round_trip")
-        except (pd.errors.ParserError, UnicodeDecodeError):
-            raise
-        except (ValueError, OverflowError):  # some value is not a number: read again as text, to list them all
-            table = read_csv(dtype=str)
-        if len(present) < len(wanted):
-            table = pd.concat([table, blank_rows(len(table))[[name for name in wanted if name in absent]]], axis=1)
-            table = table[[name for name in COLUMNS if name in wanted]]
+    table, intact = _read_rows(path, names)
+    if intact and is_plausible(table):
         return table
-    except FileNotFoundError:
+    return read_ledger(path)[[name for name in COLUMNS if name in names]]  # raises, and lists the wrong values
+
+
+def _read_rows(path: Path, names: Sequence[str] | None = None) -> tuple[pd.DataFrame, bool]:
+    """The rows as they are in the file, all columns or some; as text if some value is not a number.
+
+    Returns:
+        The rows, and whether the file is the one that was written (files.open_ledger).
+    """
+    try:
+        file, intact = files.open_ledger(path)
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such ledger. Run `make manifests`.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a ledger: {str(error).strip()}. Run `make manifests` to rebuild it.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: not a ledger: it is a folder. Remove it and run `make manifests`.") from None
+    with file:
+        try:
+            with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # a first row longer than the header
+                table = _parse(file, path, names)
+        except CSV_ERRORS as error:
+            raise InputError(
+                f"{path}: not a ledger: {csv_problem(error)}. Run `make manifests` to rebuild it."
+            ) from None
+    if table.empty:
+        raise InputError(f"{path}: not a ledger: it has a header but no rows. Run `make manifests` to rebuild it.")
+    return table, intact
+
+
+def _parse(file: BinaryIO, path: Path, names: Sequence[str] | None) -> pd.DataFrame:
+    header = list(pd.read_csv(file, nrows=0, encoding="utf-8").columns)
+    absent = [name for name in COLUMNS if name not in header]  # missing in ledgers of earlier versions
+    if header != [name for name in COLUMNS if name in header] or not set(absent) <= set(LEARNED[1:]):
+        wrong = sorted(set(header).symmetric_difference(COLUMNS)) or ["order of columns"]
+        raise InputError(f"{path}:1: not a ledger: wrong columns: {some(map(shown, wrong))}. Run `make manifests`.")
+    wanted = list(COLUMNS) if names is None else list(names)
+    present = [name for name in wanted if name in header]
+    # With a choice of columns, pandas ignores what a row has beyond its header; without one, it is an error.
+    usecols = present if names is not None else None
+    read_csv = functools.partial(pd.read_csv, usecols=usecols, index_col=False, na_filter=False, encoding="utf-8")
+    file.seek(0)
+    try:
+        table = read_csv(file, dtype=COLUMNS, float_precision="round_trip")
+    except CSV_ERRORS:
+        raise
+    except (ValueError, OverflowError):  # some value is not a number: read again as text, to list them all
+        file.seek(0)
+        table = read_csv(file, dtype=str)
+    if len(present) < len(wanted):
+        table = pd.concat([table, blank_rows(len(table))[[name for name in wanted if name in absent]]], axis=1)
+        table = table[[name for name in COLUMNS if name in wanted]]
+    return table
 
 
 def write_ledger(path: Path | str, ledger: pd.DataFrame) -> None:
-    """Write a ledger, sorted; readers see the complete old file or the complete new one.  Same table, same bytes.
+    """Write one ledger of a dataset, sorted; the others stay.  Same table, same bytes.
 
     Raises:
         InputError: the table is not a valid ledger; nothing is written.
@@ -138,21 +193,21 @@ def write_ledger(path: Path | str, ledger: pd.DataFrame) -> None:
 
 
 def write_ledgers(ledgers: dict[Path, pd.DataFrame], valid: Collection[Path] = ()) -> None:
-    """Write several ledgers if all of them are valid.
+    """Write ledgers of one dataset, all of them or none: readers see all old files or all new ones (files.py).
 
     Args:
-        ledgers: by path.
+        ledgers: by path, all in one folder.
         valid: paths whose ledgers were validated already.
 
     Raises:
-        InputError: one is not a valid ledger; none is written.
+        InputError: one is not a valid ledger, or two have different class lists; none is written.
     """
     tables = {path: _sorted(ledger.loc[:, list(COLUMNS)]) for path, ledger in ledgers.items()}
     for path, table in tables.items():
         if path not in valid:
             validate(table, str(path))
-    for path, table in tables.items():
-        write_table(path, table)
+    (folder,) = {path.parent for path in tables}
+    files.write_together(folder, {path.name: table for path, table in tables.items()}, class_names(*tables.values()))
 
 
 def _sorted(ledger: pd.DataFrame) -> pd.DataFrame:
@@ -196,10 +251,15 @@ def fill_ledger(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
         kind = "object" if COLUMNS[name] == "str" else COLUMNS[name]
         values, learned = ledger[name].to_numpy(kind, copy=True), outcomes[name].to_numpy(kind)
         # A ledger row must be one line, and a decoder's message may have several.
-        values[rows] = [" ".join(str(text).split()) for text in learned] if name == "reason" else learned
+        values[rows] = [_one_line(str(text)) for text in learned] if name == "reason" else learned
         filled[name] = pd.Series(values, index=ledger.index, dtype=COLUMNS[name])
     filled.loc[filled["status"] == "missing", "path"] = ""  # its file was deleted after the ledger was built
     return filled
+
+
+def _one_line(text: str) -> str:
+    """A message as one line that a ledger can hold."""
+    return " ".join(text.encode(errors="backslashreplace").decode().replace("\0", "\\x00").split())
 
 
 def awaited(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> NDArray[np.bool_]:
@@ -222,13 +282,17 @@ def class_names(*ledgers: pd.DataFrame) -> list[str]:
     """The label of each label_id, 0 first; empty where no row has the id (a subset keeps its parent's ids).
 
     Raises:
-        InputError: one label_id has two labels.
+        InputError: one label_id has two labels, or one label two numbers.
     """
     pairs = pd.concat([ledger[["label_id", "label"]] for ledger in ledgers]).drop_duplicates()
     pairs = pairs[pairs["label_id"] >= 0].sort_values(["label_id", "label"])
     twice = pairs[pairs["label_id"].duplicated(keep=False)].head(10)
     if len(twice):
         labels = "; ".join(f"{i} is {label!r}" for i, label in zip(twice["label_id"], twice["label"], strict=True))
+        raise InputError(f"Ledgers have different class lists: {labels}. Run `make manifests` to rebuild all of them.")
+    again = pairs[pairs["label"].duplicated(keep=False)].sort_values(["label", "label_id"]).head(10)
+    if len(again):
+        labels = "; ".join(f"{label!r} is {i}" for i, label in zip(again["label_id"], again["label"], strict=True))
         raise InputError(f"Ledgers have different class lists: {labels}. Run `make manifests` to rebuild all of them.")
     names = [""] * (int(pairs["label_id"].max()) + 1 if len(pairs) else 0)
     for label_id, label in zip(pairs["label_id"], pairs["label"], strict=True):

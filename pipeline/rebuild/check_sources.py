@@ -104,6 +104,14 @@ def _by_id(table: pd.DataFrame, name: str) -> dict[str, Any]:
     return dict(zip(list_of(table["video_id"]), list_of(table[name]), strict=True))
 
 
+def _listed(path: Path) -> set[str]:
+    """The paths in a `<split>.extra.csv`."""
+    try:
+        return set(pd.read_csv(path, dtype=str, na_filter=False)["path"])
+    except (ValueError, KeyError):
+        raise InputError(f"{path}: corrupted, expected columns path,reason. Run `make manifests`.") from None
+
+
 def _lost_shards(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> list[str]:
     """A line for each split whose ledger names shards that are not in the store."""
     stale = []
@@ -128,7 +136,7 @@ def _changed_files(settings: Preprocess, ledgers: dict[str, pd.DataFrame], disk:
             stale.append(f"{split}: {len(gone):,} videos are no longer on disk: {some(gone)}")
         known |= paths
     for path in ledger_folder(settings).glob("*.extra.csv"):
-        known |= set(pd.read_csv(path, dtype=str, na_filter=False)["path"])
+        known |= _listed(path)
     new = sorted(path for path in disk.paths - known - disk.spare if is_video(path))
     if new:
         stale.append(f"{len(new):,} videos on disk are in no ledger and no extra list: {some(new)}")

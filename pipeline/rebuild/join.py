@@ -17,8 +17,9 @@ from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
 from pipeline.labels.label_files import load_labels
+from pipeline.ledger.files import exists
 from pipeline.ledger.schema import COLUMNS
-from pipeline.ledger.table import blank_rows, ledger_path
+from pipeline.ledger.table import blank_rows, class_names, ledger_path, read_columns
 from pipeline.rebuild import known_outcomes
 from pipeline.shards.store import Store
 from pipeline.videos.matching import Match, match_videos
@@ -65,16 +66,19 @@ def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = (
     files = scan_videos(Path(root)) if root else Files([], frozenset(), [])
     match = match_videos(labels, files)
     verdict, warnings = [*labels.verdict, *match.verdict], [*labels.warnings, *match.warnings]
+    kept: list[pd.DataFrame] = []
     built = BuiltLedgers({}, match.extra, [], [], verdict, warnings)
     for split in SPLITS:
         fresh = _rows(labels.table, match, split)
         if len(fresh):
             built.ledgers[split] = _remember(fresh, split, settings, store, forget, built)
-        elif ledger_path(settings, split).is_file():
+        elif exists(ledger_path(settings, split)):
             path = ledger_path(settings, split)
+            kept.append(_classes_of(path, split))
             built.warnings.append(f"{path}: no label file has rows of {split}. The ledger is left unchanged.")
         if fresh.empty and (count := int(match.extra["split"].eq(split).sum())):
             built.warnings.append(f"{count:,} videos are in {split} folders, but no label file has rows of {split}.")
+    class_names(*built.ledgers.values(), *kept)
     if root and all(ledger["status"].eq("missing").all() for ledger in built.ledgers.values()):
         raise InputError(
             f"{root}: none of the {len(labels.table):,} videos of the label files is here or in a shard. Expected "
@@ -85,6 +89,15 @@ def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = (
     if not root:
         built.verdict.append("videos: data_root is not set, so videos in no shard are missing")
     return built
+
+
+def _classes_of(path: Path, split: str) -> pd.DataFrame:
+    """The label columns of a ledger that is left unchanged."""
+    try:
+        return read_columns(path, ["label", "label_id"])
+    except InputError as error:
+        action = f"No label file has rows of {split}, so name one in preprocess.labels, or remove the ledger."
+        raise InputError(f"{error.message} {action}", error.bad_values) from None
 
 
 def _expected(kinetics: bool) -> str:

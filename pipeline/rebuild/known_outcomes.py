@@ -19,6 +19,7 @@ from pipeline.common.errors import ShardError
 from pipeline.common.recipe import Preprocess, differences
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
+from pipeline.ledger.files import exists
 from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED_COLUMNS, WAITING_STATUSES
 from pipeline.ledger.table import awaited, blank_rows, fill_ledger, ledger_path, read_ledger
 from pipeline.shards.store import Shard, Store, outcomes_table
@@ -42,7 +43,7 @@ class StoredOutcomes:
 def from_ledger(settings: Preprocess, split: str) -> tuple[pd.DataFrame | None, list[str]]:
     """The existing ledger, if there is one; and a warning when it is invalid and cannot be used."""
     path = ledger_path(settings, split)
-    if not path.is_file():
+    if not exists(path):
         return None, []
     try:
         return read_ledger(path), []

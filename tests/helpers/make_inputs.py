@@ -41,7 +41,7 @@ def files(settings: Preprocess) -> dict[str, bytes]:
 
 def leftovers(settings: Preprocess) -> list[str]:
     """Names of the files of an unfinished run that still exist."""
-    kept = (".h5", ".csv")
+    kept = (".h5", ".csv", ".json")
     paths = [*Path(settings.store).glob("*"), *Path(settings.manifests).rglob("*.*")]
     return sorted(path.name for path in paths if path.suffix not in kept and path.name != ".lock")
 

@@ -14,6 +14,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import list_of
 from pipeline.common.text import some
+from pipeline.ledger import files
 from pipeline.ledger import table as ledger_table
 from train.experiment.sections import Config
 
@@ -54,7 +55,7 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
         UserError: the ledger is missing, none of its videos is stored, or a shard that it names is missing.
     """
     path = ledger_table.ledger_path(settings, split)
-    if not path.is_file():
+    if not files.exists(path):
         others = ", ".join(sorted(each.stem for each in path.parent.glob("*.csv") if each.stem in SPLITS))
         action = (
             f"The label files have only {others}: choose one of these splits."
@@ -62,7 +63,7 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
             else "Run `make manifests preprocess` first."
         )
         raise UserError(f"{path}: ledger not found. {action}")
-    table = ledger_table.read_columns(path, _NEEDED)
+    table = ledger_table.read_split(settings, split, _NEEDED)
     stored = table[(table["status"] == "ok") & (table["shard"] != "")]
     if stored.empty:
         raise UserError(f"{path}: none of its {len(table):,} videos is stored. Run `make preprocess` first.")
@@ -97,5 +98,19 @@ def count_classes(config: Config) -> int | None:
     """
     splits = (config.data_loader.train.dataset.split, config.data_loader.eval.dataset.split)
     paths = {ledger_table.ledger_path(config.preprocess, split) for split in splits}
-    highest = [int(ledger_table.read_columns(path, ["label_id"])["label_id"].max()) for path in paths if path.is_file()]
-    return max(highest, default=-1) + 1 or None
+    columns = [ledger_table.read_columns(path, ["label_id"]) for path in paths if files.exists(path)]
+    return max((int(each["label_id"].max()) for each in columns), default=-1) + 1 or None
+
+
+def check_same_classes(one: Videos, other: Videos) -> None:
+    """Check that two splits, whose ledgers were read one after the other, have one class list.
+
+    Raises:
+        UserError: a label_id has different labels; the message names the first one.
+    """
+    for label_id, (ours, theirs) in enumerate(zip(one.class_names, other.class_names, strict=False)):
+        if ours and theirs and ours != theirs:
+            raise UserError(
+                f"class {label_id} is {ours!r} in {one.name} and {theirs!r} in {other.name}: the ledgers were replaced "
+                "while they were read. Run this command again."
+            )

@@ -13,6 +13,7 @@ from pipeline.common import recipe
 from pipeline.common.errors import UserError
 from pipeline.common.value_types import (
     Fraction,
+    Name,
     NonNegativeFloat,
     NonNegativeInt,
     PathText,
@@ -263,12 +264,8 @@ class Export:
     image_height: PositiveInt = 112
     image_width: PositiveInt = 112
     input_channel: Literal[3] = 3
-    file_name: str = "r2plus1d18"
+    file_name: Name = "r2plus1d18"
     file_formate: Literal["MINDIR", "ONNX", "AIR"] = "MINDIR"
-
-    def __post_init__(self) -> None:
-        if not self.file_name or "/" in self.file_name:
-            raise ValueError(f"file_name: got {self.file_name!r}, expected a name without a folder")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from pipeline.common.errors import EXIT_RETRY, UserError
 from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate, waiting_hint
-from train.data.videos import read_videos
+from train.data.videos import check_same_classes, read_videos
 from train.device.processes import World
 from train.device.signals import StopRequests, TrainingStopped
 from train.evaluation.scoring import evaluation_source, score
@@ -89,6 +89,8 @@ class Trainer:
             seed=config.train.seed, drop_remainder=True, rank=world.rank, world=world.size,
         )  # fmt: skip
         self.validation = evaluation_source(config) if config.train.eval_epochs else None
+        if self.validation is not None:
+            check_same_classes(videos, self.validation.videos)
         self.group_size = config.data_loader.group_size
         self.clips_per_step = loader.dataset.batch_size * self.group_size * world.size
         self.steps_per_epoch = self._count_steps()

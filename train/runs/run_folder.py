@@ -22,6 +22,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.files import make_folder, write_json, write_text
 from pipeline.common.locking import locked
 from pipeline.common.settings import Document, to_file
+from pipeline.common.value_types import NAME_RULE, is_name
 from train.experiment.sections import Config
 from train.runs.append_file import AppendFile
 from train.runs.events import EventFile
@@ -30,8 +31,14 @@ from train.weights.checkpoint import remove_unfinished
 
 
 def runs_root(config: Config, document: Document) -> Path:
-    """The folder of this experiment's runs, named after its configuration file."""
+    """The folder of this experiment's runs, named after its configuration file.
+
+    Raises:
+        UserError: the file's name without its ending is no name of a folder, such as that of `...yaml`.
+    """
     name = document.path.stem if document.path else "default"
+    if not is_name(name):
+        raise UserError(f"{document.path}: its runs need a folder of this name, expected {NAME_RULE}. Rename the file.")
     return Path(config.train.ckpt_path) / name
 
 

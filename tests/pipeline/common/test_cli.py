@@ -41,7 +41,7 @@ def test_override_without_equals_sign_is_not_ignored(words, capsys):
     assert "--preprocess.store: got no value, expected --preprocess.store=VALUE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("key", ["store", "manifests", "dataset"])
+@pytest.mark.parametrize("key", ["store", "manifests"])
 def test_folders_that_have_no_name_are_refused(tmp_path, key):
     path = tmp_path / "x.yaml"
     path.write_text("preprocess: {}\n")

@@ -123,10 +123,35 @@ def test_text_override_is_taken_as_typed(text):
     assert {type(getattr(settings, key)) for key in ("store", "scheduler")} == {str}
 
 
-@pytest.mark.parametrize("name", ["a/b", "../evil", ".", ".."])
-def test_dataset_is_the_name_of_one_folder(name):
-    with pytest.raises(SettingsError, match="dataset: got .*, expected the name of a folder in `manifests`"):
-        recipe.load(Document(None, {"preprocess.dataset": name}))
+BAD_NAMES = [
+    "",
+    "a/b",
+    "../evil",
+    "/etc",
+    ".",
+    "..",
+    "a\\b",
+    "a\nb",
+    "a\tb",
+    "\x1b[2J",
+    "a\u202eb",
+    "x" * 101,
+    "é" * 51,
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_names_one_file_or_folder(name):
+    typed, written = Document(None, {"preprocess.dataset": name}), Document(None)
+    written.values["preprocess"] = {"dataset": name}
+    for document in (typed, written):
+        with pytest.raises(SettingsError, match="dataset: got .*, expected a name of at most 100 bytes without /"):
+            recipe.load(document)
+
+
+@pytest.mark.parametrize("name", ["kinetics-400", "my videos", "-x", ".hidden", "a..b", "$HOME", "видео", "x" * 100])
+def test_an_ordinary_name_is_taken_as_typed(name):
+    assert recipe.load(Document(None, {"preprocess.dataset": name})).dataset == name
 
 
 def test_shards_are_not_stored_among_the_videos():

@@ -169,7 +169,7 @@ def test_unfinished_ledger_of_a_killed_run_is_removed(tmp_path: Path, monkeypatc
 
     assert in_child(settings, act) == signal.SIGKILL
     assert preprocess_store(settings) == 0
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "train.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "ledgers.json", "train.csv"]
 
 
 def test_a_killed_run_leaves_no_decoder_behind(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A ledger is written and read without loss, and an invalid one is refused with all its errors."""
 
 import json
+import time
 
 import pandas as pd
 import pytest
@@ -8,10 +9,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from make_ledgers import IDS, ROWS, build_ledgers, command, ledger_bytes, recipe_of, touch, val
+from make_store import make_ledger
 
 from pipeline.common.tables import InputError
 from pipeline.labels.class_ids import KINETICS400, read_class_list
-from pipeline.ledger.schema import BAD_STATUSES, COLUMNS
+from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, is_plausible
 from pipeline.ledger.table import (
     blank_rows,
     class_names,
@@ -20,7 +22,10 @@ from pipeline.ledger.table import (
     read_ledger,
     videos_name,
     write_ledger,
+    write_ledgers,
 )
+
+TRAINING = ("video_id", "label", "label_id", "split", "status", "num_frames", "shard", "nbytes", "crc32")
 
 
 def test_rows_are_label_rows_sorted_with_official_ids(root):
@@ -58,13 +63,72 @@ def test_all_errors_of_a_ledger_in_one_report(root, capsys):
     assert {(bad["row"], bad["column"]) for bad in said["faults"]} == found
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\xff\xfe\x00"])
-def test_what_is_no_ledger(tmp_path, text):
-    (tmp_path / "x.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(InputError, match="not a ledger"):
-        read_ledger(tmp_path / "x.csv")
-    with pytest.raises(InputError, match="no such ledger. Run `make manifests`."):
-        read_ledger(tmp_path / "gone.csv")
+NO_LEDGERS = {
+    "empty": (b"", "the file is empty"),
+    "other columns": (b"a,b\n1,2\n", "wrong columns: 'a', 'b', 'codec', 'crc32', 'fps' and "),
+    "binary": (bytes(range(256)) * 8, "not UTF-8 text"),
+    "not UTF-8": (b"\xff\xfe\x00", "not UTF-8 text"),
+    "NUL bytes": (b"\0" * 4096, "not a ledger: "),
+    "only a header": (",".join(COLUMNS).encode() + b"\n", "it has a header but no rows"),
+    "long row": (",".join(COLUMNS).encode() + b"\n" + b"," * 22 + b"\n" + b"," * 90 + b"\n", "line 3 has 91 values"),
+    "open quote": (",".join(COLUMNS).encode() + b'\nx\n"x\n', "the quote that begins in line 3 does not end"),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), NO_LEDGERS.values(), ids=NO_LEDGERS)
+def test_what_is_no_ledger(tmp_path, content, words):
+    (tmp_path / "x.csv").write_bytes(content)
+    for read in (read_ledger, lambda path: read_columns(path, ["video_id", "label_id"])):
+        with pytest.raises(InputError, match=f"not a ledger: .*|{words}") as caught:
+            read(tmp_path / "x.csv")
+        assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
+        assert str(caught.value).count("Run `make manifests`") == 1 and "Error" not in str(caught.value)
+        with pytest.raises(InputError, match="no such ledger. Run `make manifests`."):
+            read(tmp_path / "gone.csv")
+        with pytest.raises(InputError, match="it is a folder"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("row", [1, 2])
+def test_a_row_longer_than_the_header_is_named(tmp_path, row):
+    path = tmp_path / "train.csv"
+    make_ledger(4, "train").to_csv(path, index=False)
+    lines = path.read_text().splitlines()
+    lines[row] += ",77"
+    path.write_text("\n".join([*lines, ""]))
+    with pytest.raises(InputError, match=f"not a ledger: line {row + 1} has (more|25) values"):
+        read_ledger(path)
+
+
+OUT_OF_RANGE = [
+    ("label_id", 3_000_000_000), ("label_id", -2), ("label_id", "nan"), ("label_id", "2.5"), ("label_id", "1e400"),
+    ("label_id", 10**30), ("label_id", 100_000), ("num_frames", 10**12), ("num_frames", -1), ("num_frames", 0),
+    ("num_frames", "nan"), ("num_frames", ""), ("nbytes", -5), ("nbytes", 2**62), ("crc32", 2**32), ("crc32", -1),
+    ("shard", "../../x.h5"), ("shard", ""), ("status", "fine"), ("split", "val"), ("label", ""),
+    ("video_id", "train000001_000001_000011"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
+def test_training_checks_what_it_depends_on(tmp_path, name, value):
+    table = (
+        make_ledger(6, "train")
+        .assign(status="ok", num_frames=12, shard="train-00000-of-00001.h5", nbytes=9)
+        .astype(str)
+    )
+    table.loc[2, name] = str(value)
+    table.to_csv(tmp_path / "train.csv", index=False)
+    with pytest.raises(InputError) as caught:
+        read_columns(tmp_path / "train.csv", TRAINING)
+    assert any(name in bad.column and bad.row in (4, 3) for bad in caught.value.bad_values), str(caught.value)
+
+
+def test_range_check_takes_a_part_of_the_reading(tmp_path):
+    table = make_ledger(20_000, "train").assign(status="ok", num_frames=12, shard="train-00000-of-00001.h5")
+    table = table[[*TRAINING]]
+    began = time.process_time()
+    assert is_plausible(table)
+    assert time.process_time() - began < 0.2  # 5 ms; a pandera check takes over a second
 
 
 FLOATS = st.floats(min_value=0, max_value=1e6, allow_nan=False)
@@ -93,6 +157,32 @@ def test_ledger_read_and_written_again_is_the_same(tmp_path, learned):
     expected = table.sort_values("video_id", ignore_index=True)
     for name in COLUMNS:
         assert back[name].tolist() == expected[name].tolist(), name
+
+
+ANY_TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=12)
+ODD = st.text(st.sampled_from("\r\n\",; a\x85\u2028\x1b\t'\\"), min_size=1, max_size=8)
+
+
+@examples(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ANY_TEXT | ODD, min_size=3, max_size=3, unique=True))
+def test_any_label_is_written_and_read_unchanged(tmp_path, labels):
+    table = make_ledger(6, "train")
+    table["label"] = [labels[label_id] for label_id in table["label_id"]]
+    one, two = tmp_path / "one" / "train.csv", tmp_path / "two" / "train.csv"
+    write_ledgers({one: table}, valid=[one])
+    back = read_columns(one, list(COLUMNS))
+    assert back["label"].tolist() == table["label"].tolist() and back.equals(table)
+    write_ledgers({two: back}, valid=[two])
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("label", ["a\0b", "a\ud800"])
+def test_a_label_that_no_csv_can_hold_is_refused(tmp_path, label):
+    table = make_ledger(3, "train")
+    table.loc[0, "label"] = label
+    with pytest.raises(InputError, match="label: got .*, expected text without NUL that UTF-8 can hold"):
+        write_ledger(tmp_path / "train.csv", table)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_partial_read_equals_whole_and_is_as_strict(root):

@@ -63,7 +63,7 @@ def test_our_files_load_without_a_warning(path, caplog):
     [
         ({"train.seed": "4294967296"}, r"train\.seed: .*expected whole number at least 0 and at most 4294967295"),
         ({"train.epochs": "9" * 20}, r"expected whole number at least 1 and at most 100000"),
-        ({"export.file_name": "../x"}, r"file_name: got '\.\./x', expected a name without a folder"),
+        ({"export.file_name": "../x"}, r"file_name: got '\.\./x', expected a name of at most"),
         ({"train.epoch": "3"}, r"--train\.epoch: unknown key; nearest valid: epochs"),
         ({"model.num_classes": "1"}, r"--model\.num_classes: got 1, expected whole number at least 2"),
         ({"model.stage_channels": "[1, 2]"}, r"model\.stage_channels: got \[1, 2\]"),
