@@ -153,12 +153,19 @@ def test_failed_save_leaves_no_half_checkpoint(folder, monkeypatch):
             raise OSError(28, "No space left on device")
         save(values, name)
 
-    monkeypatch.setattr(ms, "save_checkpoint", full)
-    for step in (6, 8):  # over an earlier one, and a new one
-        network, train_step = made_of(0)
-        with pytest.raises(OSError, match="No space left"):
-            checkpoint.save(folder, stem_after(step), network, train_step.state(), {"step": step})
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    def full_at_the_end(*_):
+        raise OSError(28, "No space left on device")
+
+    for where, name, stand_in, steps in (
+        (ms, "save_checkpoint", full, (6, 8)),  # over an earlier one, and a new one
+        (sealed_json, "write", full_at_the_end, (8,)),
+    ):
+        for step in steps:
+            network, train_step = made_of(0)
+            with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+                patch.setattr(where, name, stand_in)
+                checkpoint.save(folder, stem_after(step), network, train_step.state(), {"step": step})
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 class Killed(BaseException):

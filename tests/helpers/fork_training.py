@@ -28,7 +28,7 @@ def write_folder(folder: Path) -> Path:
     return make_training.write_config(folder, save_checkpoint_steps=1, keep_checkpoint_max=3)
 
 
-def start(config: Path, runs: Path, log: Path, *words: str) -> int:
+def train_apart(config: Path, runs: Path, log: Path, *words: str) -> int:
     """Fork a training that writes its output to `log`; returns its process id.
 
     The calling program must not have run anything in MindSpore.

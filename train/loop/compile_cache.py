@@ -63,13 +63,15 @@ def cached_compilation(shape: str) -> Iterator[None]:
     finally:
         ms.set_context(enable_compile_cache=False)
         sys.stderr = stderr  # MindSpore replaces it by another object, which logging and tqdm do not use
-    if warm:
-        os.utime(final)
-    else:
+    if not warm:
         with contextlib.suppress(OSError):  # another process has made it
             folder.rename(final)
         shutil.rmtree(folder, ignore_errors=True)
-    _prune(root)
+    try:
+        os.utime(final)
+        _prune(root)
+    except OSError as error:  # for example, another process has removed it
+        log.warning("warning: the compile cache is not complete: %s", error)
 
 
 def _key(shape: str) -> str:

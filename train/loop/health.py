@@ -12,7 +12,10 @@ from pipeline.common.errors import EXIT_NOT_FINITE, UserError
 log = logging.getLogger(__name__)
 
 # Parts of the messages of MindSpore's allocators, the C++ library and numpy when there is no more memory.
-_OUT_OF_MEMORY = ("out of memory", "memory not enough", "memory isn't enough", "bad_alloc", "unable to allocate")
+_OUT_OF_MEMORY = (
+    "out of memory", "memory not enough", "memory isn't enough", "allocate memory failed", "cannot allocate memory",
+    "bad_alloc", "unable to allocate",
+)  # fmt: skip
 
 
 class NotFiniteError(UserError):
@@ -72,11 +75,12 @@ class FiniteLosses:
 
 
 @contextmanager
-def memory_errors_in_one_line(batch_size: int) -> Iterator[None]:
+def memory_errors_in_one_line(batch_size: int, *, evaluating: bool = False) -> Iterator[None]:
     """Turn any error about memory that ran out into one line with what to change.
 
     Args:
         batch_size: `data_loader.train.dataset.batch_size`, for the message.
+        evaluating: it is that of `data_loader.eval`.
 
     Raises:
         OutOfMemoryError: the block ran out of memory.
@@ -89,6 +93,11 @@ def memory_errors_in_one_line(batch_size: int) -> Iterator[None]:
             raise
         # The longest line is not MindSpore's heading.
         reason = max(lines, key=len).strip(" -:") if lines else "MemoryError"
+        if evaluating:
+            raise OutOfMemoryError(
+                f"data_loader.eval.dataset.batch_size: got {batch_size}, which does not fit in memory ({reason}). "
+                "Halve it. This gives the same result."
+            ) from None
         raise OutOfMemoryError(
             f"data_loader.train.dataset.batch_size: got {batch_size}, which does not fit in memory ({reason}). Halve "
             "it and double data_loader.group_size. This gives the same result except for batch-norm statistics. "

@@ -280,7 +280,8 @@ class Trainer:
         def predict(clips: Tensor) -> Tensor:
             if self.stop.exit_code is not None:
                 raise TrainingStopped(self.stop.exit_code)
-            return self.predictor(clips)
+            with memory_errors_in_one_line(len(clips), evaluating=True):
+                return self.predictor(clips)
 
         began = time.perf_counter()
         self.predictor.set_train(False)

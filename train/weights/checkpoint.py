@@ -58,6 +58,9 @@ def save(folder: Path, stem: str, network: nn.Cell, training: Mapping[str, Param
 
     Returns:
         The path of the weights.
+
+    Raises:
+        OSError: a file cannot be written; earlier checkpoints are unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -68,7 +71,14 @@ def save(folder: Path, stem: str, network: nn.Cell, training: Mapping[str, Param
         temporary = [stack.enter_context(replacing(folder / name, ".ckpt")) for name in files]
         with ThreadPoolExecutor() as pool:  # hash and sync one file while the other is written
             digests = dict(zip(files, pool.map(_write_parameters, temporary, files.values()), strict=True))
-    sealed_json.write(folder / f"{stem}.json", {**state, "sha256": digests})
+    json_path = folder / f"{stem}.json"
+    try:
+        sealed_json.write(json_path, {**state, "sha256": digests})
+    except OSError:
+        if not json_path.exists():  # the other files are no checkpoint, and the disk may be full
+            for name in files:
+                (folder / name).unlink(missing_ok=True)
+        raise
     point(folder, "latest", stem)
     return folder / f"{stem}.ckpt"
 

@@ -6,6 +6,7 @@ Records of earlier versions have no checksum; they are read without this check.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -80,7 +81,7 @@ def replacing_pair(
 
     The new weights are complete under a temporary name first.  Then the JSON is written with both records, then the
     weights get their name, then the JSON is written without the old record.  So the JSON describes the weights at any
-    moment, and a program that is killed leaves one of the two pairs.
+    moment, and a program that is killed leaves one of the two pairs.  Its temporary files are removed the next time.
 
     Args:
         path: the weights.
@@ -95,6 +96,8 @@ def replacing_pair(
         OSError: a file cannot be written; the old pair stays.
     """
     before, record = None, None
+    _remove_left(path)
+    _remove_left(json_path)
     try:
         with replacing(path, suffix) as temporary:
             yield temporary
@@ -107,6 +110,14 @@ def replacing_pair(
         raise
     if before is not None:
         write(json_path, record)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove the temporary files for `path` of processes that were killed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
+        process = left.name.removeprefix(f".{path.name}.").partition(".")[0]
+        if process.isdecimal() and not Path("/proc", process).exists():
+            left.unlink(missing_ok=True)
 
 
 def _record_of_old(path: Path, json_path: Path) -> dict[str, Any] | None:

@@ -2,12 +2,22 @@
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
+from processes import processes_of
 
-from pipeline.common.errors import EXIT_NOT_FINITE, EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM, EXIT_USAGE
-from train.device.launch import _NOTES, _exit_code, note_exit_code
+from pipeline.common.errors import (
+    EXIT_NOT_FINITE,
+    EXIT_OK,
+    EXIT_RETRY,
+    EXIT_SIGINT,
+    EXIT_SIGTERM,
+    EXIT_USAGE,
+    UserError,
+)
+from train.device.launch import _NOTES, _exit_code, launch, note_exit_code
 
 
 def leave(folder: Path, rank: int, code: int, monkeypatch) -> None:
@@ -59,3 +69,16 @@ def test_scheduler_and_single_process_note_no_failure(tmp_path, monkeypatch):
     with note_exit_code():
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_port_that_is_taken_is_named_at_once(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        message = rf"--port: {port} cannot be used: Address already in use\. Give another one .*PORT=N"
+        with pytest.raises(UserError, match=message):
+            launch(["-m", "train.train"], devices=2, port=port, log_dir=tmp_path / "logs")
+    with pytest.raises(UserError, match="--port: got 70000, expected 1024 to 65535"):
+        launch(["-m", "train.train"], devices=2, port=70000, log_dir=tmp_path / "logs")
+    assert not processes_of("msrun", str(port)) and not (tmp_path / "logs").exists()

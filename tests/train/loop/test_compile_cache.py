@@ -30,6 +30,15 @@ def test_failed_or_second_compilation_is_not_cached(unused):
         assert not list(unused.iterdir())
 
 
+def test_cache_that_cannot_be_made_is_a_warning(unused, caplog):
+    unused.parent.write_text("a file")
+    steps = []
+    with compile_cache.cached_compilation("x"):
+        steps.append(1)
+    (line,) = caplog.messages
+    assert steps == [1] and line.startswith("warning: no compile cache: ") and str(unused.parent) in line
+
+
 def test_each_shape_has_a_folder_and_the_oldest_go(unused, monkeypatch):
     monkeypatch.setattr(compile_cache, "MAX_KEPT", 2)
     for number in range(4):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from train.loop.health import FiniteLosses, NotFiniteError
+from train.loop.health import FiniteLosses, NotFiniteError, OutOfMemoryError, memory_errors_in_one_line
 
 NAN = float("nan")
 
@@ -31,3 +31,15 @@ def test_training_gives_up_when_no_weight_moves(steps, ends_at, said, caplog):
             finite.check(loss, step, left_out, scale_can_fall=scale_can_fall)
         assert (f"step {step}: " in caplog.text) == bool(left_out)
     assert ends_at in (None, len(steps))
+
+
+def test_no_memory_in_pynative_mode_is_one_line():
+    of_mindspore = (
+        "Allocate memory failed\n\n-----\n- C++ Call Stack: (For framework developers)\n-----\nmindspore/x.cc"
+    )
+    for evaluating, loader in ((False, "train"), (True, "eval")):
+        message = rf"^data_loader\.{loader}\..*batch_size: got 8, .* \(Allocate memory failed\)\. Halve it"
+        with pytest.raises(OutOfMemoryError, match=message), memory_errors_in_one_line(8, evaluating=evaluating):
+            raise RuntimeError(of_mindspore)
+    with pytest.raises(RuntimeError, match="of another kind"), memory_errors_in_one_line(8):
+        raise RuntimeError("of another kind")

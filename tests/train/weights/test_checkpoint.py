@@ -137,6 +137,15 @@ def test_a_disk_that_takes_no_more_is_not_left_full(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_replacing_clears_what_a_killed_process_left(tmp_path):
+    left = [".x[1].ckpt.999999999.tmp.ckpt", ".x[1].ckpt.999999999.tmp.tmp", ".x[1].json.999999999.tmp"]
+    others = [".x[1].ckpt.1.tmp.ckpt", ".x1.ckpt.999999999.tmp.ckpt", ".x[1].ckpt.y.tmp"]  # the first is at work
+    for name in (*left, *others):
+        (tmp_path / name).touch()
+    checkpoint.save_weights(tmp_path / "x[1].ckpt", make()[0], {})
+    assert {path.name for path in tmp_path.iterdir()} == {"x[1].ckpt", "x[1].json", *others}
+
+
 def test_resuming_clears_what_a_killed_save_left(tmp_path):
     folder = tmp_path / "ckpt"
     folder.mkdir()

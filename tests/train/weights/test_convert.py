@@ -198,6 +198,46 @@ def test_numbers_of_another_kind_are_refused(torchvisions, tmp_path):
         load_weights(write_weights(tmp_path / "half.safetensors", half), build_network(SETTINGS))
 
 
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_float8_is_refused_by_name(dtype, tmp_path):
+    header = json.dumps({"fc.bias": {"dtype": dtype, "shape": [5], "data_offsets": [0, 5]}}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(5))
+    with pytest.raises(
+        UserError, match=rf"x\.safetensors: fc\.bias has dtype {dtype}, expected F32\. Save the"
+    ) as caught:
+        load_weights(path, build_network(SETTINGS))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.json", '{"my": "notes"}', r"TO: .*x\.json, which would be replaced, does not describe weights"),
+        ("x.json", "notes", r"TO: .*x\.json, which would be replaced"),
+        ("x.optimizer.ckpt", "", r"TO: .*x\.ckpt is a checkpoint of a training, which could not be resumed then"),
+        ("x.ckpt/y", "", r"TO: .*x\.ckpt is not a file\. Choose another name for TO"),
+    ],
+)
+def test_files_of_others_are_not_replaced(name, content, message, torchvisions, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *NARROW])
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / name).read_text() == content
+
+
+def test_failed_conversion_keeps_the_earlier_result(torchvisions, tmp_path, monkeypatch):
+    target = tmp_path / "x.ckpt"
+    assert convert.main([str(torchvisions), str(target), *NARROW]) == EXIT_OK
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(ms, "save_checkpoint", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        convert.main([str(torchvisions), str(target), *NARROW, "--train.head=new"])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_other_class_count_needs_a_new_head(torchvisions, tmp_path):
     three = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=3"]
     with pytest.raises(UserError, match=r"only the classes differ: set model\.num_classes .* train\.head"):
