@@ -96,7 +96,10 @@ def numbers_read(settings: Preprocess) -> dict[str, list[int]]:
     return files.at_rest(ledger_folder(settings), read)
 
 
-@pytest.mark.parametrize(("fault", "recorded"), [(kill_self, True), (kill_self, False), (disk_is_full, True)])
+@pytest.mark.parametrize(
+    ("fault", "recorded"),
+    [(kill_self, True), pytest.param(kill_self, False, marks=pytest.mark.slow), (disk_is_full, True)],
+)
 def test_a_stop_at_any_step_leaves_old_or_new(tmp_path, fault, recorded):
     before, after = make_numbered(), make_numbered("archery")
     wanted = settings_for(tmp_path / "wanted")
@@ -127,7 +130,8 @@ def test_a_stop_at_any_step_leaves_old_or_new(tmp_path, fault, recorded):
     assert len(seen) >= 10
 
 
-def test_a_first_build_killed_after_its_commit_counts(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_first_build_killed_after_its_commit_counts(tmp_path):
     settings = settings_for(tmp_path)
     status, count = write_stopped_at(0, kill_self, lambda: write_all(settings, make_numbered()))
     assert status == 0
@@ -157,7 +161,7 @@ def test_a_reader_beside_a_writer_sees_one_numbering(tmp_path):
         finally:
             os._exit(1)
     try:
-        seen = [numbers_read(settings) for _ in range(30)]
+        seen = [numbers_read(settings) for _ in range(15)]
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -22,7 +22,7 @@ from pipeline.shards.reader import ShardReader
 from train.data.videos import Videos, read_videos
 
 KINDS = ("bit", "cut", "NUL", "swapped", "lost line", "line twice")
-COUNTS = [12, pytest.param(300, marks=pytest.mark.slow)]
+COUNTS = [6, pytest.param(300, marks=pytest.mark.slow)]
 
 
 def damage_of(content: bytes, rng: np.random.Generator, kind: str) -> bytes:
@@ -52,7 +52,7 @@ def make_damages(path: Path, count: int, seed: int) -> list[tuple[str, bytes]]:
     return [each for each in made if each[1] != content][:count]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def content_below(folder: Path) -> dict[str, bytes]:
     """The content of every file in a folder but locks."""
     return {
         str(path): path.read_bytes()
@@ -63,11 +63,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def refusal_of(act: Callable[[], object], folder: Path) -> str:
     """The message of the error that `act` ends with, after which no file has changed; empty if it succeeds."""
-    before = contents(folder)
+    before = content_below(folder)
     try:
         act()
     except UserError as error:
-        assert error.exit_code in (2, 65, 70, 73, 74) and contents(folder) == before
+        assert error.exit_code in (2, 65, 70, 73, 74) and content_below(folder) == before
         words = str(error)
         assert "pandas" not in words and "C error" not in words and "Traceback" not in words
         return words
@@ -179,7 +179,7 @@ def labelled(tmp_path) -> list[str]:
     return ["-c", f"{tmp_path}/c.yaml", "--preprocess.dataset=own", *words]
 
 
-@pytest.mark.parametrize("count", [9, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(300, marks=pytest.mark.slow)])
 def test_damage_to_a_label_file_is_named_or_reported(labelled, tmp_path, capsys, count):
     path, root = tmp_path / "data" / "labels.csv", tmp_path / "data"
     assert manifests.main([*labelled, "--json"]) == 0
