@@ -147,6 +147,37 @@ def test_a_first_build_killed_after_its_commit_counts(tmp_path):
     assert {False, True} == set(seen)
 
 
+@pytest.mark.slow
+def test_a_killed_rebuild_is_old_or_new_and_repeatable(tmp_path):
+    videos = [("dancing", "bbbbbbbbbbb", 1, 11), ("singing", "bbbbbbbbbbb", 2, 12)]
+    seen, point = [], 0
+    while True:
+        point += 1
+        root = tmp_path / str(point) / "data"
+        for split in SPLITS:
+            rows = [(label, f"{split}{name}"[:11], start, end) for label, name, start, end in videos]
+            label_file(root, split, rows, f"{split}.csv")
+            touch(root, *(f"{split}/{name}_{start:06d}_{end:06d}.mp4" for _, name, start, end in rows))
+        command(root, dataset="own")
+        settings = recipe_of(root, dataset="own")
+        old = numbers_read(settings)
+        for split in SPLITS:
+            first = f"{split}bbbbbbbbbbb"[:11]
+            label_file(root, split, [("archery", first, 1, 11), ("singing", first, 2, 12)], f"{split}.csv")
+        status, count = write_stopped_at(point, kill_self, lambda root=root: command(root, dataset="own"))
+        now = numbers_read(settings)
+        assert now in (old, {split: [0, 1] for split in SPLITS})
+        labels = {split: table["label"].tolist() for split, table in read_ledgers(settings).items()}
+        seen.append(labels["train"][0] == "archery")
+        assert labels["val"] == labels["train"], f"step {point}"
+        command(root, dataset="own")
+        assert {table["label"][0] for table in read_ledgers(settings).values()} == {"archery"}
+        if count < point:
+            assert status == 0
+            break
+    assert seen == sorted(seen) and {False, True} == set(seen)
+
+
 def test_a_reader_beside_a_writer_sees_one_numbering(tmp_path):
     settings = settings_for(tmp_path)
     sides = [make_numbered(), make_numbered("archery")]
