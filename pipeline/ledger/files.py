@@ -11,8 +11,8 @@ both; if the record is the same, the ledger was damaged or edited.
 
 The hash of the class list is in the record and not in the ledgers, for three reasons: a column would repeat one value
 in 650,000 rows, a comment line would break other programs that read the CSV, and neither could also hold the file's own
-size and checksum, by which a missing row is noticed.  Ledgers without a record (from before 2026-12, or copied without
-it) stay readable: their class lists are compared by their rows.
+size and checksum, by which a missing row is noticed.  Ledgers without a record (of an earlier version, or copied
+without it) stay readable: their class lists are compared by their rows.
 """
 
 from __future__ import annotations

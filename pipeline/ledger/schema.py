@@ -168,7 +168,8 @@ def is_plausible(ledger: pd.DataFrame) -> bool:
         values = ledger[name].to_numpy()
         if not (values.min() >= _least(name) and values.max() <= _MOST.get(name, np.finfo("float64").max)):
             return False
-    texts = {name: ledger[name].to_numpy(object) for name in ledger.columns if name not in numbers}
+    # Not Series.to_numpy, which copies a column of texts to look for missing values.
+    texts = {name: np.asarray(ledger[name].array, dtype=object) for name in ledger.columns if name not in numbers}
     for name, allowed in (("status", STATUSES), ("split", SPLITS)):
         if name in texts and not set(texts[name]) <= set(allowed):
             return False

@@ -7,10 +7,12 @@ parent's (`labels/classes.csv`), so that a checkpoint means the same on both.
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import numpy as np
 import pandas as pd
 
+from pipeline.common.files import sync_folder
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, write_table
 from pipeline.ledger.coverage import USABLE
@@ -58,14 +60,20 @@ def choose_subset(
 def write_subset_labels(
     settings: Preprocess, ledgers: dict[str, pd.DataFrame], chosen: dict[str, pd.DataFrame], name: str
 ) -> Preprocess:
-    """Write the label files of a subset; returns the settings for building its ledgers."""
+    """Write the label files of a subset; returns the settings for building its ledgers.
+
+    A new subset gets all of its files at once, so that a run that is killed leaves no split without the others.
+    """
     subset = dataclasses.replace(settings, dataset=name, labels=None)
     folder = ledger_folder(subset) / "labels"
+    target = folder if folder.exists() else folder.with_name(".labels.new")
     names = class_names(*ledgers.values())
-    classes = pd.DataFrame({"label_id": range(len(names)), "label": names})
+    write_table(target / "classes.csv", pd.DataFrame({"label_id": range(len(names)), "label": names}))
     for split, rows in chosen.items():
         kinetics = rows["youtube_id"].ne("").all()
         columns = ["label", "youtube_id", "time_start", "time_end", "split"] if kinetics else ["path", "label", "split"]
-        write_table(folder / f"{split}.csv", rows[columns])
-    write_table(folder / "classes.csv", classes)
+        write_table(target / f"{split}.csv", rows[columns])
+    if target != folder:
+        os.replace(target, folder)
+        sync_folder(folder.parent)
     return subset

@@ -29,7 +29,7 @@ SIDE_EFFECTS = ("replace", "fsync", "unlink")
 CHECKED = ("train.csv", "val.csv", "ledgers.json")
 
 
-def numbered(first: str = "") -> dict[str, pd.DataFrame]:
+def make_numbered(first: str = "") -> dict[str, pd.DataFrame]:
     """Ledgers of train and val; with a class `first`, which comes before the others, all numbers are one higher."""
     ledgers = {}
     for split in SPLITS:
@@ -41,12 +41,12 @@ def numbered(first: str = "") -> dict[str, pd.DataFrame]:
     return ledgers
 
 
-def write(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> None:
+def write_all(settings: Preprocess, ledgers: dict[str, pd.DataFrame]) -> None:
     tables = {ledger_path(settings, split): table for split, table in ledgers.items()}
     write_ledgers(tables, valid=tables)
 
 
-def stopped_at(point: int, act: Callable[[], None], write_it: Callable[[], None]) -> tuple[int, int]:
+def write_stopped_at(point: int, act: Callable[[], None], write_it: Callable[[], None]) -> tuple[int, int]:
     """Run `write_it` in a child that calls `act` before its side effect number `point`; wait status and the count."""
     receiver, sender = os.pipe()
     child = os.fork()
@@ -77,15 +77,15 @@ def stopped_at(point: int, act: Callable[[], None], write_it: Callable[[], None]
         os._exit(code)
 
 
-def killed() -> None:
+def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def full() -> None:
+def disk_is_full() -> None:
     raise OSError(errno.ENOSPC, "no space left")
 
 
-def state(settings: Preprocess) -> dict[str, list[int]]:
+def numbers_read(settings: Preprocess) -> dict[str, list[int]]:
     """The class numbers that a reader sees, by split."""
 
     def read() -> dict[str, list[int]]:
@@ -96,11 +96,14 @@ def state(settings: Preprocess) -> dict[str, list[int]]:
     return files.at_rest(ledger_folder(settings), read)
 
 
-@pytest.mark.parametrize(("fault", "recorded"), [(killed, True), (killed, False), (full, True)])
+@pytest.mark.parametrize(
+    ("fault", "recorded"),
+    [(kill_self, True), pytest.param(kill_self, False, marks=pytest.mark.slow), (disk_is_full, True)],
+)
 def test_a_stop_at_any_step_leaves_old_or_new(tmp_path, fault, recorded):
-    before, after = numbered(), numbered("archery")
+    before, after = make_numbered(), make_numbered("archery")
     wanted = settings_for(tmp_path / "wanted")
-    write(wanted, after)
+    write_all(wanted, after)
     whole = {name: (ledger_folder(wanted) / name).read_bytes() for name in CHECKED}
     old, new = ({split: table["label_id"].tolist() for split, table in side.items()} for side in (before, after))
     seen, point = [], 0
@@ -108,63 +111,95 @@ def test_a_stop_at_any_step_leaves_old_or_new(tmp_path, fault, recorded):
         point += 1
         settings = settings_for(tmp_path / str(point))
         folder = ledger_folder(settings)
-        write(settings, before)
+        write_all(settings, before)
         if not recorded:  # ledgers of an earlier version
             (folder / "ledgers.json").unlink()
-        status, count = stopped_at(point, fault, lambda settings=settings: write(settings, after))
+        status, count = write_stopped_at(point, fault, lambda settings=settings: write_all(settings, after))
         if count < point:
             assert status == 0
             break
-        assert status == (signal.SIGKILL if fault is killed else 74 << 8), f"step {point}"
-        seen.append(state(settings) == new)
-        assert state(settings) in (old, new), f"step {point}: one ledger is old and one is new"
-        if fault is full and not seen[-1]:
+        assert status == (signal.SIGKILL if fault is kill_self else 74 << 8), f"step {point}"
+        seen.append(numbers_read(settings) == new)
+        assert numbers_read(settings) in (old, new), f"step {point}: one ledger is old and one is new"
+        if fault is disk_is_full and not seen[-1]:
             assert not [path.name for path in folder.iterdir() if path.name.endswith((".tmp", ".new"))]
-        write(settings, after)
+        write_all(settings, after)
         assert {name: (folder / name).read_bytes() for name in CHECKED} == whole
         assert [path.name for path in folder.iterdir() if path.name.endswith(".new")] == []
     assert seen == sorted(seen) and {False, True} == set(seen), "there is one commit point"
     assert len(seen) >= 10
 
 
-def test_a_first_build_killed_after_its_commit_counts(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_first_build_killed_after_its_commit_counts(tmp_path):
     settings = settings_for(tmp_path)
-    status, count = stopped_at(0, killed, lambda: write(settings, numbered()))
+    status, count = write_stopped_at(0, kill_self, lambda: write_all(settings, make_numbered()))
     assert status == 0
     shutil.rmtree(ledger_folder(settings))
     seen = []
     for point in range(1, count + 1):
-        stopped_at(point, killed, lambda: write(settings, numbered()))
+        write_stopped_at(point, kill_self, lambda: write_all(settings, make_numbered()))
         seen.append(files.exists(ledger_path(settings, "train")))
         assert seen[-1] == files.exists(ledger_path(settings, "val"))
         if seen[-1]:
-            assert set(state(settings)) == set(SPLITS)
+            assert set(numbers_read(settings)) == set(SPLITS)
         shutil.rmtree(ledger_folder(settings))
     assert {False, True} == set(seen)
 
 
+@pytest.mark.slow
+def test_a_killed_rebuild_is_old_or_new_and_repeatable(tmp_path):
+    videos = [("dancing", "bbbbbbbbbbb", 1, 11), ("singing", "bbbbbbbbbbb", 2, 12)]
+    seen, point = [], 0
+    while True:
+        point += 1
+        root = tmp_path / str(point) / "data"
+        for split in SPLITS:
+            rows = [(label, f"{split}{name}"[:11], start, end) for label, name, start, end in videos]
+            label_file(root, split, rows, f"{split}.csv")
+            touch(root, *(f"{split}/{name}_{start:06d}_{end:06d}.mp4" for _, name, start, end in rows))
+        command(root, dataset="own")
+        settings = recipe_of(root, dataset="own")
+        old = numbers_read(settings)
+        for split in SPLITS:
+            first = f"{split}bbbbbbbbbbb"[:11]
+            label_file(root, split, [("archery", first, 1, 11), ("singing", first, 2, 12)], f"{split}.csv")
+        status, count = write_stopped_at(point, kill_self, lambda root=root: command(root, dataset="own"))
+        now = numbers_read(settings)
+        assert now in (old, {split: [0, 1] for split in SPLITS})
+        labels = {split: table["label"].tolist() for split, table in read_ledgers(settings).items()}
+        seen.append(labels["train"][0] == "archery")
+        assert labels["val"] == labels["train"], f"step {point}"
+        command(root, dataset="own")
+        assert {table["label"][0] for table in read_ledgers(settings).values()} == {"archery"}
+        if count < point:
+            assert status == 0
+            break
+    assert seen == sorted(seen) and {False, True} == set(seen)
+
+
 def test_a_reader_beside_a_writer_sees_one_numbering(tmp_path):
     settings = settings_for(tmp_path)
-    sides = [numbered(), numbered("archery")]
+    sides = [make_numbered(), make_numbered("archery")]
     allowed = [{split: table["label_id"].tolist() for split, table in side.items()} for side in sides]
-    write(settings, sides[0])
+    write_all(settings, sides[0])
     child = os.fork()
     if not child:
         try:
             for number in range(1, 10_000):
-                write(settings, sides[number % 2])
+                write_all(settings, sides[number % 2])
                 time.sleep(0.02)
         finally:
             os._exit(1)
     try:
-        seen = [state(settings) for _ in range(30)]
+        seen = [numbers_read(settings) for _ in range(15)]
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert all(each in allowed for each in seen)
 
 
-def readers(settings: Preprocess) -> dict[str, Callable[[], object]]:
+def make_readers(settings: Preprocess) -> dict[str, Callable[[], object]]:
     return {
         "training": lambda: read_videos(settings, "train"),
         "evaluation": lambda: read_videos(settings, "val"),
@@ -192,21 +227,21 @@ def test_every_reader_refuses_two_numberings(stored, tmp_path, reader, how):
     other["label_id"] = (other["label_id"] + 1) % 3
     if how == "old file put back":
         old = (folder / "val.csv").read_bytes()
-        write(settings, {"val": read_ledgers(settings)["val"].assign(reason="x")})
+        write_all(settings, {"val": read_ledgers(settings)["val"].assign(reason="x")})
         (folder / "val.csv").write_bytes(old)
         match = "val.csv: changed since it was written. Run `make manifests`"
     else:
-        write(settings, {"val": other})
+        write_all(settings, {"val": other})
         match = "train.csv: numbered by another class list than the other ledgers"
         if how == "without a record":
             (folder / "ledgers.json").unlink()
             match = "Ledgers have different class lists: 0 is '.*'; 0 is '.*'"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     if reader == "training" and how == "old file put back":
-        readers(settings)[reader]()  # its own ledger is whole and of the recorded list
+        make_readers(settings)[reader]()  # its own ledger is whole and of the recorded list
         return
     with pytest.raises(UserError, match=match):
-        readers(settings)[reader]()
+        make_readers(settings)[reader]()
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == before
 
 
@@ -214,7 +249,7 @@ def test_every_reader_takes_ledgers_without_a_record(stored, tmp_path):
     settings = Preprocess(**{**stored.__dict__, "manifests": str(tmp_path / "manifests")})
     shutil.copytree(stored.manifests, settings.manifests)
     (ledger_folder(settings) / "ledgers.json").unlink()
-    for reader in readers(settings).values():
+    for reader in make_readers(settings).values():
         reader()
 
 
@@ -223,7 +258,7 @@ def test_splits_read_around_a_rebuild_are_refused(stored, tmp_path):
     shutil.copytree(stored.manifests, settings.manifests)
     train = read_videos(settings, "train")
     ledgers = read_ledgers(settings)
-    write(settings, {split: table.assign(label_id=(table["label_id"] + 1) % 3) for split, table in ledgers.items()})
+    write_all(settings, {split: table.assign(label_id=(table["label_id"] + 1) % 3) for split, table in ledgers.items()})
     with pytest.raises(UserError, match="class 0 is 'clapping' in tiny-train.* and 'running' in tiny-val"):
         check_same_classes(train, read_videos(settings, "val"))
 

@@ -15,62 +15,74 @@ ID = "-aaaaaaaaaa"
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 
 
-def labels_of(folder, text, name="val.csv", encoding="utf-8", **keys):
+def load_text(folder, text, name="val.csv", encoding="utf-8", **keys):
     folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(text.encode(encoding))
     return load_labels(Preprocess(dataset="k", data_root=str(folder), manifests=str(folder / "ledgers"), **keys))
 
 
-def row(number, label="zumba", end="\n"):
+def label_row(number, label="zumba", end="\n"):
     return f"{label},{ID},{number},{number + 10},val{end}"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_paired_quotes_name_each_swallowing_row(tmp_path, end, encoding):
-    rows = [row(number) for number in range(30)]
-    rows[3], rows[9], rows[20], rows[21] = row(3, '"zumba'), row(9, 'zumba"'), row(20, '"x'), row(21, 'y"')
+    rows = [label_row(number) for number in range(30)]
+    rows[3], rows[9], rows[20], rows[21] = (
+        label_row(3, '"zumba'),
+        label_row(9, 'zumba"'),
+        label_row(20, '"x'),
+        label_row(21, 'y"'),
+    )
     text = (HEADER + "".join(rows)).replace("\n", end)
     with pytest.raises(InputError) as caught:
-        labels_of(tmp_path, text, encoding=encoding)
+        load_text(tmp_path, text, encoding=encoding)
     assert [bad.row for bad in caught.value.bad_values] == [5, 22]
     assert "val.csv:5: line: got 'zumba,-aaaaaaaaaa,3" in str(caught.value)
     assert "expected a value on one line; it ends in line 11, so a quote is missing or too many" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", [
-    HEADER + row(1) + row(2, '"zumba') + row(3) * 9,
-    HEADER + row(1) + row(2, '"zumba') + row(3) * 9_000,  # longer than csv's largest value
-    'label,"youtube_id,time_start,time_end,split\n' + row(1) + row(2) + '"' + row(3),
+    HEADER + label_row(1) + label_row(2, '"zumba') + label_row(3) * 9,
+    HEADER + label_row(1) + label_row(2, '"zumba') + label_row(3) * 9_000,  # longer than csv's largest value
+    'label,"youtube_id,time_start,time_end,split\n' + label_row(1) + label_row(2) + '"' + label_row(3),
 ])  # fmt: skip
 def test_a_quote_that_never_ends_is_one_line(tmp_path, text):
     with pytest.raises(InputError) as caught:
-        labels_of(tmp_path, text)
+        load_text(tmp_path, text)
     assert "C error" not in str(caught.value) and "val.csv" in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2
 
 
 def test_a_quoted_label_on_one_line_is_whole(tmp_path):
-    text = HEADER + row(1, '"a, b"') + "\n" + row(2, '"say ""hi"""') + row(3, "it's") + row(4, 'a"b', end="")
-    assert labels_of(tmp_path, text).table["label"].tolist() == ["a, b", 'say "hi"', "it's", 'a"b']
+    text = (
+        HEADER
+        + label_row(1, '"a, b"')
+        + "\n"
+        + label_row(2, '"say ""hi"""')
+        + label_row(3, "it's")
+        + label_row(4, 'a"b', end="")
+    )
+    assert load_text(tmp_path, text).table["label"].tolist() == ["a, b", 'say "hi"', "it's", 'a"b']
 
 
 def test_a_block_of_nul_bytes_is_named(tmp_path):
-    text = HEADER + row(1) + row(2, "\0" * 40) + row(3)
+    text = HEADER + label_row(1) + label_row(2, "\0" * 40) + label_row(3)
     with pytest.raises(InputError, match=r"val\.csv:3: got a NUL byte, expected text\. Fix the file\."):
-        labels_of(tmp_path, text)
+        load_text(tmp_path, text)
 
 
 def test_a_label_map_with_a_line_end_is_refused(tmp_path):
     (tmp_path / "cls2index.json").write_text(json.dumps({"a\nb": 0, "c\u2028d": 1}))
     with pytest.raises(InputError, match=r"val\.csv:1: label: got 'a\\nb', expected a label on one line"):
-        labels_of(tmp_path, "x/1.mp4 0\nx/2.mp4 1\n")
+        load_text(tmp_path, "x/1.mp4 0\nx/2.mp4 1\n")
     (tmp_path / "cls2index.json").unlink()
     (tmp_path / "label_map.txt").write_text("a\x0cb\u2028\nc d\n", encoding="utf-8")
-    assert labels_of(tmp_path, "x/1.mp4 0\nx/2.mp4 1\n").table["label"].tolist() == ["a\x0cb", "c d"]
+    assert load_text(tmp_path, "x/1.mp4 0\nx/2.mp4 1\n").table["label"].tolist() == ["a\x0cb", "c d"]
     (tmp_path / "label_map.txt").write_bytes(b"\xff\n")
     with pytest.raises(InputError, match="label_map.txt: not readable as text"):
-        labels_of(tmp_path, "x/1.mp4 0\nx/2.mp4 1\n")
+        load_text(tmp_path, "x/1.mp4 0\nx/2.mp4 1\n")
 
 
 def test_a_class_list_may_not_swallow_its_end(tmp_path):

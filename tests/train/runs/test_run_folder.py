@@ -10,7 +10,7 @@ from pipeline.common.settings import Document
 from train.experiment.load import load_config
 from train.pictures.charts import series
 from train.runs.metrics import read_metrics
-from train.runs.run_folder import RunFolder
+from train.runs.run_folder import RunFolder, runs_root
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +70,11 @@ def test_runs_in_the_place_of_a_file_are_refused(settings, tmp_path):
         with pytest.raises(UserError, match=r"file.*: .*\. Set train\.ckpt_path to another folder\."):
             RunFolder(root, settings, {})
     assert (tmp_path / "file").is_file()
+
+
+@pytest.mark.parametrize("name", ["...yaml", "..yaml", "a\x1bb.yaml", "x" * 101 + ".yaml"])
+def test_a_configuration_must_have_a_folder_name(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    document = Document(tmp_path / name)
+    with pytest.raises(UserError, match="its runs need a folder of this name, expected a name of at most 100 bytes"):
+        runs_root(load_config(document), document)
