@@ -2,8 +2,26 @@
 
 import signal
 import sys
+from types import TracebackType
+
+
+def _say_machine_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """`sys.excepthook` of our commands: a library that does not load for lack of memory is one line, too."""
+    import os
+
+    from pipeline.common.errors import EXIT_IO, machine_fault
+
+    fault = machine_fault(error)
+    if not fault:
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"error: {fault}. Fix this and run the same command again.", file=sys.stderr, flush=True)
+    os._exit(EXIT_IO)
+
 
 # `python -m` starts one of our commands, whose imports take seconds.  A Ctrl-C during them should end it at once: with
 # Python's handler, half-imported libraries print pages of errors (MindSpore's abort the process).  cli.run restores it.
+if sys.argv[:1] == ["-m"]:
+    sys.excepthook = _say_machine_fault
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from pathlib import Path
 
 EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_TOO_MANY_BAD = 0, 1, 2, 3
@@ -17,6 +19,12 @@ class UserError(ValueError):
 
 class SettingsError(UserError):
     """One or more errors in an experiment file or in the overrides given with it."""
+
+
+class MachineError(UserError):
+    """The machine, or another one that takes part, failed; it is described in our words."""
+
+    exit_code = EXIT_IO
 
 
 class ShardError(UserError):
@@ -44,3 +52,42 @@ class FormatError(ShardError):
 
 REPAIR = "run `make verify ARGS=--repair`"
 """The action of most shard errors."""
+
+
+_OWN_BUGS = {errno.EBADF, errno.EFAULT}  # a descriptor or an address that our own code got wrong
+_ENOTSUPP = 524  # what NFS and some drivers answer; the C library has no words for it
+_WORDS = {
+    errno.EMFILE: "too many open files in this process (see `ulimit -n`)",
+    errno.ENFILE: "too many open files on this machine",
+    errno.ENOMEM: "out of memory",
+    _ENOTSUPP: "operation not supported",
+}
+_NO_MEMORY = re.compile(r"cannot allocate memory|failed to map segment", re.IGNORECASE)
+
+
+def machine_fault(error: BaseException) -> str:
+    """What the machine did not do, in one line with the path; empty if the error is of another kind, such as a bug.
+
+    Args:
+        error: an exception that no command expects.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and _NO_MEMORY.search(str(error))):
+        return _line("out of memory", str(error))
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "no more processes or threads can be started (see `ulimit -u`)"
+    if any(kind.__name__ == "BrokenExecutor" for kind in type(error).__mro__):  # joblib's, and the standard library's
+        return "a child process died: it was killed, or there was no memory for it"
+    if not isinstance(error, OSError) or error.errno in _OWN_BUGS:
+        return ""
+    paths = [str(path) for path in (error.filename, error.filename2) if path not in (None, "")]
+    return _line(" -> ".join(paths), reason_of(error))
+
+
+def reason_of(error: OSError) -> str:
+    """Why the system refused, in words and without the number of the error."""
+    words = _WORDS.get(error.errno or 0) or error.strerror or re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+    return words or type(error).__name__
+
+
+def _line(*parts: str) -> str:
+    return ": ".join(" ".join(part.split()) for part in parts if part).rstrip(".")

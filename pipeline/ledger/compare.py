@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.common.files import naming
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
@@ -82,10 +83,13 @@ def leaks(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
         InputError: `other` is missing, or has no column youtube_id.
     """
     try:
-        theirs = pd.read_csv(other, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig")
+        with naming(other):
+            theirs = pd.read_csv(other, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{other}: no such file. Give --leaks a ledger or a label CSV.") from None
-    except (ValueError, IsADirectoryError, UnicodeDecodeError) as error:
+    except IsADirectoryError:
+        raise InputError(f"{other}: is a folder. Give --leaks a CSV with a column youtube_id.") from None
+    except ValueError as error:
         raise InputError(f"{other}: {str(error).strip()}. Give --leaks a CSV with a column youtube_id.") from None
     ids = set(theirs["youtube_id"]) - {""}
     return {

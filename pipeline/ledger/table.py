@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.common.files import naming
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, list_of, write_table
 from pipeline.common.text import some
@@ -104,7 +105,8 @@ def read_columns(path: Path, names: Sequence[str]) -> pd.DataFrame:
 def _read_rows(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows as they are in the file, all columns or some; as text if some value is not a number."""
     try:
-        header = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
+        with naming(path):
+            header = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
         absent = [name for name in COLUMNS if name not in header]  # missing in ledgers of earlier versions
         if header != [name for name in COLUMNS if name in header] or not set(absent) <= set(LEARNED[1:]):
             wrong = sorted(set(header).symmetric_difference(COLUMNS)) or ["order of columns"]
@@ -113,7 +115,8 @@ def _read_rows(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
         present = [name for name in wanted if name in header]
         read_csv = functools.partial(pd.read_csv, path, usecols=present, na_filter=False, encoding="utf-8")
         try:
-            table = read_csv(dtype=COLUMNS, float_precision="round_trip")
+            with naming(path):
+                table = read_csv(dtype=COLUMNS, float_precision="round_trip")
         except (pd.errors.ParserError, UnicodeDecodeError):
             raise
         except (ValueError, OverflowError):  # some value is not a number: read again as text, to list them all

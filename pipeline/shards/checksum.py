@@ -22,6 +22,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from pipeline.common.errors import REPAIR, FormatError, ShardError
+from pipeline.common.files import naming
 from pipeline.common.recipe import FORMAT_VERSION
 
 _TAIL = struct.Struct("<8sIII")
@@ -55,7 +56,7 @@ def check(path: Path) -> None:
         ShardError: it is corrupted outside its videos, truncated, or not a shard.
         OSError: it cannot be read.
     """
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file, naming(path):
         fd = file.fileno()
         size = os.fstat(fd).st_size
         tail = os.pread(fd, _TAIL.size, max(0, size - _TAIL.size))

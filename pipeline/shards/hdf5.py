@@ -29,10 +29,10 @@ def versions() -> str:
 
 
 def create(path: Path) -> h5py.File:
-    """Create a file; nothing of the clock, the host or the library's version goes into it."""
+    """Create a file that must not exist; nothing of the clock, the host or the library's version goes into it."""
     # Metadata in few places: all of it is read when a shard is opened.
     return h5py.File(
-        path, "w", libver="earliest", locking=False, meta_block_size=_METADATA_BLOCK_BYTES,
+        path, "x", libver="earliest", locking=False, meta_block_size=_METADATA_BLOCK_BYTES,
         alignment_threshold=_ALIGNED_FROM_BYTES, alignment_interval=BLOCK_BYTES,
     )  # fmt: skip
 

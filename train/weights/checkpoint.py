@@ -21,7 +21,7 @@ from mindspore import Parameter, nn
 
 from model import weights
 from pipeline.common.errors import UserError
-from pipeline.common.files import replacing, write_json
+from pipeline.common.files import keep_work, replacing, write_json
 from train.weights.files import WeightFileError, read_ckpt
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ def save(folder: Path, stem: str, network: nn.Cell, training: Mapping[str, Param
         digests = dict(zip(files, pool.map(_write_parameters, paths, files.values()), strict=True))
     write_json(folder / f"{stem}.json", {**state, "sha256": digests})
     write_json(folder / "latest.json", {"stem": stem})
+    keep_work()
     return folder / f"{stem}.ckpt"
 
 

@@ -15,7 +15,7 @@ import pytest
 from paths import CONFIGS, ROOT
 
 from pipeline.common import cli, recipe
-from pipeline.common.errors import EXIT_IO, EXIT_LOCKED, EXIT_OK, EXIT_SIGINT, EXIT_USAGE, UserError
+from pipeline.common.errors import EXIT_IO, EXIT_LOCKED, EXIT_SIGINT, EXIT_USAGE, UserError
 from pipeline.common.help import meanings
 
 
@@ -197,7 +197,7 @@ class Locked(UserError):
         (UserError("wrong"), EXIT_USAGE),
         (Locked("locked"), EXIT_LOCKED),
         (KeyboardInterrupt(), EXIT_SIGINT),
-        (BrokenPipeError(), EXIT_OK),
+        (BrokenPipeError(), EXIT_IO),  # of a child process: what is printed goes past this
         (OSError(errno.ENOSPC, "No space left on device"), EXIT_IO),
     ],
 )
