@@ -20,7 +20,15 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from pipeline.common.errors import EXIT_IO, EXIT_SIGINT, EXIT_SIGTERM, UserError, machine_fault
+from pipeline.common.errors import (
+    EXIT_IO,
+    EXIT_SIGINT,
+    EXIT_SIGTERM,
+    EXIT_USAGE,
+    UserError,
+    is_of_a_name,
+    machine_fault,
+)
 from pipeline.common.files import work_is_kept
 from pipeline.common.help import WIDTH, key_lines
 from pipeline.common.settings import TOP_KEYS, Document, nearest_hint
@@ -199,7 +207,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         fault = machine_fault(error)
         if not fault:
             raise
-        code = EXIT_IO
+        code = EXIT_USAGE if is_of_a_name(error) else EXIT_IO
         kept = " Finished work is kept." if work_is_kept() else ""
         print(f"error: {fault}.{kept} Fix this and run the same command again.", file=sys.stderr)
     finally:

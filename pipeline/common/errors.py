@@ -55,6 +55,7 @@ REPAIR = "run `make verify ARGS=--repair`"
 
 
 _OWN_BUGS = {errno.EBADF, errno.EFAULT}  # a descriptor or an address that our own code got wrong
+_OF_A_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
 _ENOTSUPP = 524  # what NFS and some drivers answer; the C library has no words for it
 _WORDS = {
     errno.EMFILE: "too many open files in this process (see `ulimit -n`)",
@@ -81,6 +82,11 @@ def machine_fault(error: BaseException) -> str:
         return ""
     paths = [str(path) for path in (error.filename, error.filename2) if path not in (None, "")]
     return _line(" -> ".join(paths), reason_of(error))
+
+
+def is_of_a_name(error: BaseException) -> bool:
+    """Whether the name of a file is wrong: too long, or a ring of links; that is for its user to fix."""
+    return isinstance(error, OSError) and error.errno in _OF_A_NAME
 
 
 def reason_of(error: OSError) -> str:

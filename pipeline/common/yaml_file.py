@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 from yaml.constructor import SafeConstructor
 
-from pipeline.common.errors import SettingsError
+from pipeline.common.errors import SettingsError, is_of_a_name
 from pipeline.common.files import naming
 from pipeline.common.text import dotted, shown
 
@@ -70,7 +70,9 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], Lines]:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such configuration file (give another with -c FILE)") from None
-    except (PermissionError, NotADirectoryError) as error:
+    except OSError as error:
+        if not isinstance(error, (PermissionError, NotADirectoryError)) and not is_of_a_name(error):
+            raise
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     if len(content) > MAX_BYTES:
         raise SettingsError(f"{path}: cannot be read as YAML: larger than {MAX_BYTES // 1024} KiB")

@@ -8,6 +8,7 @@ a cluster without a worker, ends the run within 10 s.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import time
@@ -133,6 +134,8 @@ def _problem(client: distributed.Client) -> str:
 
 
 def _lost(settings: Preprocess, problem: str) -> MachineError:
+    for name in ("client", "core", "utils"):  # which log the tracebacks of their own attempts to connect
+        logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)
     return MachineError(
         f"preprocess.scheduler: {settings.scheduler} {problem}. Read the logs of the scheduler and the workers, start "
         "those that ended, and run the same command again."
