@@ -50,14 +50,16 @@ OPEN(open) OPEN(open64) OPENAT(openat) OPENAT(openat64)
 DIR *opendir(const char *path) {
     return fails("<open>", path) ? NULL : REAL(DIR *, "opendir", const char *)(path);
 }
-#define READ(name, call) ssize_t name(int fd, void *data, size_t n) { \
-    return fails_at(call, fd) ? -1 : REAL(ssize_t, #name, int, void *, size_t)(fd, data, n); }
-READ(read, "<read>") READ(write, "<write>")
-#define PREAD(name, call) ssize_t name(int fd, void *data, size_t n, off_t at) { \
-    return fails_at(call, fd) ? -1 : REAL(ssize_t, #name, int, void *, size_t, off_t)(fd, data, n, at); }
-PREAD(pread, "<read>") PREAD(pread64, "<read>") PREAD(pwrite, "<write>") PREAD(pwrite64, "<write>")
+#define READ(name, call, data_t) ssize_t name(int fd, data_t *data, size_t n) { \
+    return fails_at(call, fd) ? -1 : REAL(ssize_t, #name, int, data_t *, size_t)(fd, data, n); }
+READ(read, "<read>", void) READ(write, "<write>", const void)
+#define PREAD(name, call, data_t) ssize_t name(int fd, data_t *data, size_t n, off_t at) { \
+    return fails_at(call, fd) ? -1 : REAL(ssize_t, #name, int, data_t *, size_t, off_t)(fd, data, n, at); }
+PREAD(pread, "<read>", void) PREAD(pread64, "<read>", void)
+PREAD(pwrite, "<write>", const void) PREAD(pwrite64, "<write>", const void)
 #define PREADV(name) ssize_t name(int fd, const struct iovec *parts, int n, off_t at) { \
-    return fails_at("<read>", fd) ? -1 : REAL(ssize_t, #name, int, const struct iovec *, int, off_t)(fd, parts, n, at); }
+    if (fails_at("<read>", fd)) return -1; \
+    return REAL(ssize_t, #name, int, const struct iovec *, int, off_t)(fd, parts, n, at); }
 PREADV(preadv) PREADV(preadv64)
 int flock(int fd, int how) { return fails_at("<flock>", fd) ? -1 : REAL(int, "flock", int, int)(fd, how); }
 int fsync(int fd) { return fails_at("<fsync>", fd) ? -1 : REAL(int, "fsync", int)(fd); }
@@ -65,6 +67,7 @@ int rename(const char *from, const char *to) {
     return fails("<rename>", to) ? -1 : REAL(int, "rename", const char *, const char *)(from, to);
 }
 pid_t fork(void) { return fails("<fork>", "process") ? -1 : REAL(pid_t, "fork", void)(); }
+pid_t vfork(void) { return fork(); }
 """
 
 
