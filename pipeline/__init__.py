@@ -1,5 +1,6 @@
 """The offline stage: makes ledgers and shards of label CSVs and videos.  Never imports mindspore, model or train."""
 
+import os
 import signal
 import sys
 from types import TracebackType
@@ -7,8 +8,6 @@ from types import TracebackType
 
 def _say_machine_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """`sys.excepthook` of our commands: a library that does not load for lack of memory is one line, too."""
-    import os
-
     from pipeline.common.errors import EXIT_IO, machine_fault
 
     fault = machine_fault(error)
@@ -23,5 +22,7 @@ def _say_machine_fault(kind: type[BaseException], error: BaseException, trace: T
 # Python's handler, half-imported libraries print pages of errors (MindSpore's abort the process).  cli.run restores it.
 if sys.argv[:1] == ["-m"]:
     sys.excepthook = _say_machine_fault
+    # numpy's OpenBLAS, of which nothing here needs threads, ends the process by SIGINT when it can start none.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -63,6 +63,7 @@ _WORDS = {
     errno.ENOMEM: "out of memory",
     _ENOTSUPP: "operation not supported",
 }
+_LIBHDF5 = re.compile(r"errno = \d+, error message = '([^']*)'")
 _NO_MEMORY = re.compile(r"cannot allocate memory|failed to map segment", re.IGNORECASE)
 
 
@@ -72,9 +73,12 @@ def machine_fault(error: BaseException) -> str:
     Args:
         error: an exception that no command expects.
     """
-    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and _NO_MEMORY.search(str(error))):
+    if isinstance(error, MemoryError):
         return _line("out of memory", str(error))
-    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+    # Libraries raise an error of their own after these two: numpy its advice, joblib what its cleaning up meets.
+    if isinstance(error, ImportError) and (texts := [text for text in _texts(error) if _NO_MEMORY.search(text)]):
+        return _line("out of memory", texts[-1])
+    if isinstance(error, RuntimeError) and any("can't start new thread" in text for text in _texts(error)):
         return "no more processes or threads can be started (see `ulimit -u`)"
     if any(kind.__name__ == "BrokenExecutor" for kind in type(error).__mro__):  # joblib's, and the standard library's
         return "a child process died: it was killed, or there was no memory for it"
@@ -92,7 +96,20 @@ def is_of_a_name(error: BaseException) -> bool:
 def reason_of(error: OSError) -> str:
     """Why the system refused, in words and without the number of the error."""
     words = _WORDS.get(error.errno or 0) or error.strerror or re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+    if in_libhdf5 := _LIBHDF5.search(words):
+        words = in_libhdf5[1]
+    if error.errno == errno.EAGAIN and error.filename is None:
+        words += ", such as a new process (see `ulimit -u`)"
     return words or type(error).__name__
+
+
+def _texts(error: BaseException) -> list[str]:
+    """The text of an error, and of those that came before it."""
+    texts, cause = [], error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    return texts
 
 
 def _line(*parts: str) -> str:

@@ -16,6 +16,7 @@ _SOURCE = r"""
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,6 +69,11 @@ int rename(const char *from, const char *to) {
 }
 pid_t fork(void) { return fails("<fork>", "process") ? -1 : REAL(pid_t, "fork", void)(); }
 pid_t vfork(void) { return fork(); }
+int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*start)(void *), void *data) {
+    if (fails("<thread>", "process")) return errno;
+    return REAL(int, "pthread_create", pthread_t *, const pthread_attr_t *, void *(*)(void *), void *)(
+        thread, how, start, data);
+}
 """
 
 
@@ -76,7 +82,7 @@ def _library() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="machine-faults-"))
     (folder / "faults.c").write_text(_SOURCE)
     library = folder / "faults.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, folder / "faults.c", "-ldl"], check=True)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, folder / "faults.c", "-ldl", "-pthread"], check=True)
     return library
 
 
@@ -89,9 +95,9 @@ def failing(calls: str, number: int, path: str) -> dict[str, str]:
     """The environment of a program some of whose system calls fail.
 
     Args:
-        calls: one or more of `open read write flock fsync rename fork`, with spaces between.
+        calls: one or more of `open read write flock fsync rename fork thread`, with spaces between.
         number: the errno.
-        path: a part of the path of the files concerned; for fork: `process`.
+        path: a part of the path of the files concerned; for fork and thread: `process`.
     """
     marked = "".join(f"<{call}>" for call in calls.split())
     return {
