@@ -82,7 +82,9 @@ def _library() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="machine-faults-"))
     (folder / "faults.c").write_text(_SOURCE)
     library = folder / "faults.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, folder / "faults.c", "-ldl", "-pthread"], check=True)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-O1", "-o", library, folder / "faults.c", "-ldl", "-pthread"], check=True
+    )
     return library
 
 

@@ -73,7 +73,7 @@ def test_json_is_indented_utf8_without_a_line_end(tmp_path):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_link_planted_as_temporary_file_is_not_followed(tmp_path, there):
+def test_link_as_temporary_file_is_not_followed(tmp_path, there):
     victim = tmp_path / "victim"
     if there:
         victim.write_text("dear to me")
@@ -83,7 +83,7 @@ def test_link_planted_as_temporary_file_is_not_followed(tmp_path, there):
     assert victim.read_text() == "dear to me" if there else not victim.exists()
 
 
-def test_link_planted_as_temporary_shard_is_not_followed(tmp_path):
+def test_link_as_temporary_shard_is_not_followed(tmp_path):
     settings, victim = settings_for(tmp_path), tmp_path / "victim"
     victim.write_text("dear to me")
     path = tmp_path / "train-00000-of-00001.h5"
@@ -94,7 +94,7 @@ def test_link_planted_as_temporary_shard_is_not_followed(tmp_path):
     assert victim.read_text() == "dear to me"
 
 
-def test_error_on_a_descriptor_gets_the_path_of_the_file(tmp_path, monkeypatch):
+def test_error_on_a_descriptor_names_its_file(tmp_path, monkeypatch):
     def fsync(_fd):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -1,22 +1,17 @@
 """The video of each label row is found in every layout of folders, and no video outside data_root."""
 
 import errno
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from make_ledgers import IDS, ROWS, build_ledgers, command, joined, label_file, recipe_of, touch
-from paths import HELPERS, ROOT
 
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.tables import InputError
 from pipeline.decoding.container import DecodeError
 from pipeline.decoding.decode import decode_video
-from pipeline.ledger.table import ledger_path, read_ledger
 from pipeline.videos.names import ENDINGS
 from pipeline.videos.scan import scan_videos
 
@@ -139,39 +134,31 @@ def test_no_path_leaves_data_root(root, tmp_path):
     assert "3 files cannot be used" in built.warnings[-1]
 
 
-def test_folder_without_permission_is_named_rest_stays(root):
+def forbid_scan(monkeypatch, folder, number):
+    """Listing `folder` fails: root may read everything, so permissions cannot be taken away."""
+    scandir = os.scandir
+
+    def failing(path):
+        if Path(path) == folder:
+            raise OSError(number, os.strerror(number), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+
+
+def test_folder_without_permission_is_named_rest_stays(root, monkeypatch):
     touch(root, f"val/{IDS[0]}.mp4", f"val/closed/{IDS[1]}.mp4", f"val/open/{IDS[2]}.mp4")
-    (root / "val" / "closed").chmod(0)
-    program = (
-        "import powers; powers.give_up()\n"  # the next program of this process obeys permissions, even as root
-        "import os, sys; os.execv(sys.executable, [sys.executable, '-m', 'pipeline.manifests', *sys.argv[1:]])"
-    )
-    config = root.parent / "c.yaml"
-    settings = recipe_of(root)
-    names = ("dataset", "data_root", "manifests", "store")
-    config.write_text(json.dumps({"preprocess": {name: getattr(settings, name) for name in names}}))
-    done = subprocess.run(
-        [sys.executable, "-c", program, "-c", config], cwd=ROOT, capture_output=True, text=True, timeout=60,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{HELPERS}"},
-    )  # fmt: skip
-    (root / "val" / "closed").chmod(0o755)
-    assert done.returncode == EXIT_OK, done.stderr
-    assert "1 files cannot be used: val/closed (folder with unknown videos: Permission denied)" in done.stderr
-    table = read_ledger(ledger_path(settings, "val")).set_index("video_id")
+    forbid_scan(monkeypatch, root / "val" / "closed", errno.EACCES)
+    built = joined(root)
+    assert "1 files cannot be used: val/closed (folder with unknown videos: Permission denied)" in built.warnings
+    table = built.ledgers["val"].set_index("video_id")
     assert table["status"].loc[IDS[:3]].tolist() == ["pending", "missing", "pending"]
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EMFILE])
 def test_data_root_that_cannot_be_read_is_an_error(root, monkeypatch, number):
     touch(root, f"val/{IDS[0]}.mp4")
-    real = os.scandir
-
-    def scandir(path):
-        if Path(path) == (root if number == errno.EACCES else root / "val"):
-            raise OSError(number, os.strerror(number), path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    forbid_scan(monkeypatch, root if number == errno.EACCES else root / "val", number)
     with pytest.raises(OSError) as caught:
         scan_videos(root)
     assert caught.value.errno == number
