@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
@@ -39,6 +44,26 @@ def naming(path: Path | str) -> Iterator[None]:
         if error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
+
+
+class _Readable(io.FileIO):
+    """A file whose errors name it; a read that would have to wait is an error, not None as in Python's."""
+
+    def readinto(self, buffer: Buffer) -> int:
+        with naming(self.name):
+            count = super().readinto(buffer)
+            if count is None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return count
+
+
+def open_to_read(path: Path) -> io.BufferedReader:
+    """Open a file for reading bytes, with errors that name it.
+
+    Raises:
+        OSError: it is missing or cannot be opened; reading raises it, too.
+    """
+    return io.BufferedReader(_Readable(path), 1 << 18)
 
 
 def check_regular(path: Path) -> bool:

@@ -17,7 +17,7 @@ import yaml
 from yaml.constructor import SafeConstructor
 
 from pipeline.common.errors import SettingsError, is_of_a_name
-from pipeline.common.files import naming
+from pipeline.common.files import open_to_read
 from pipeline.common.text import dotted, shown
 
 MAX_BYTES = 256 * 1024
@@ -66,7 +66,7 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], Lines]:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait forever
             raise SettingsError(f"{path}: expected a configuration file (-c FILE), got a folder, a pipe or a device")
-        with open(path, "rb") as file, naming(path):
+        with open_to_read(path) as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such configuration file (give another with -c FILE)") from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -31,7 +32,7 @@ from pipeline.shards.store import Store
 if TYPE_CHECKING:
     import distributed
 
-_CONNECT_S = 8
+_CONNECT_S = 6
 _LOST_S = 6  # so long the scheduler may not answer, or there may be no worker; a worker that died is replaced in 2 s
 _LOOK_S = 1
 _NO_SCHEDULER = "does not answer any more"
@@ -61,7 +62,7 @@ def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Ou
     tasks = [replace(task, path=Path(os.path.abspath(task.path))) for task in tasks]
     run = owner(Path(settings.store))
     try:
-        client = distributed.Client(settings.scheduler, timeout=_CONNECT_S)
+        client = _connect(settings.scheduler)
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise UserError(
@@ -83,6 +84,35 @@ def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Ou
         finally:
             if client.status == "running":
                 client.cancel(futures)
+
+
+def _connect(scheduler: str) -> distributed.Client:
+    """A client of the cluster, within _CONNECT_S and a second.
+
+    Raises:
+        OSError, ValueError: there is no scheduler that answers.
+    """
+    import distributed
+
+    answers: queue.SimpleQueue[distributed.Client | Exception] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            answers.put(distributed.Client(scheduler, timeout=_CONNECT_S))
+        except Exception as error:
+            answers.put(error)
+
+    # In a thread, because Dask has no time limit for a program that accepts the connection and then says nothing.
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        answer = answers.get(timeout=_CONNECT_S + 1)
+    except queue.Empty:
+        raise OSError("it accepts connections but is silent") from None
+    if isinstance(answer, OSError | ValueError):
+        raise answer
+    if isinstance(answer, Exception):  # such as MemoryError: what is no scheduler announces messages of any size
+        raise OSError("its answer is not that of a scheduler")
+    return answer
 
 
 def _results(

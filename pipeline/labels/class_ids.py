@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.common.files import naming
+from pipeline.common.files import open_to_read
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
@@ -36,8 +36,8 @@ def read_class_list(path: Path) -> list[str]:
         OSError: it cannot be read.
     """
     try:
-        with naming(path):
-            table = pd.read_csv(path, dtype={"label_id": "int64", "label": "str"}, na_filter=False)
+        with open_to_read(path) as file:
+            table = pd.read_csv(file, dtype={"label_id": "int64", "label": "str"}, na_filter=False)
         ids, names = table["label_id"].tolist(), table["label"].tolist()
     except FileNotFoundError:
         raise InputError(f"{path}: no such class list. Expected columns label_id,label.") from None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.common.files import naming
+from pipeline.common.files import open_to_read
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import BadValue, InputError
 from pipeline.labels.class_ids import class_ids
@@ -119,7 +119,7 @@ def _is_label_file(path: Path) -> bool:
 
 def _head(path: Path, allow_empty: bool = False) -> tuple[str, str]:
     """The first line of a file, and its encoding."""
-    with path.open("rb") as file, naming(path):
+    with open_to_read(path) as file:
         head = file.read(1 << 16)
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     if not allow_empty and not head.decode(encoding, "replace").strip():
@@ -168,8 +168,8 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
             # Blank lines are read, and dropped below, so that row numbers are line numbers.
             # `object`: pandas looks for missing values in each operation on a column of its own text type.
-            with naming(path):
-                table = pd.read_csv(path, header=0, dtype=object, na_filter=False, skip_blank_lines=False, **options)
+            with open_to_read(path) as file:
+                table = pd.read_csv(file, header=0, dtype=object, na_filter=False, skip_blank_lines=False, **options)
     except pd.errors.ParserWarning:
         problem = f"{path}:2: more values than the {len(names)} columns of the header"
         raise InputError(f"{problem}. Put a label with a comma in quotes.") from None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.common.files import naming
+from pipeline.common.files import open_to_read
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
@@ -83,8 +83,8 @@ def leaks(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
         InputError: `other` is missing, or has no column youtube_id.
     """
     try:
-        with naming(other):
-            theirs = pd.read_csv(other, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig")
+        with open_to_read(other) as file:
+            theirs = pd.read_csv(file, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{other}: no such file. Give --leaks a ledger or a label CSV.") from None
     except IsADirectoryError:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.common.files import naming
+from pipeline.common.files import open_to_read
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, list_of, write_table
 from pipeline.common.text import some
@@ -105,22 +105,23 @@ def read_columns(path: Path, names: Sequence[str]) -> pd.DataFrame:
 def _read_rows(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows as they are in the file, all columns or some; as text if some value is not a number."""
     try:
-        with naming(path):
-            header = list(pd.read_csv(path, nrows=0, encoding="utf-8").columns)
+        with open_to_read(path) as file:
+            header = list(pd.read_csv(file, nrows=0, encoding="utf-8").columns)
         absent = [name for name in COLUMNS if name not in header]  # missing in ledgers of earlier versions
         if header != [name for name in COLUMNS if name in header] or not set(absent) <= set(LEARNED[1:]):
             wrong = sorted(set(header).symmetric_difference(COLUMNS)) or ["order of columns"]
             raise InputError(f"{path}:1: not a ledger: wrong columns: {', '.join(wrong)}. Run `make manifests`.")
         wanted = list(COLUMNS) if names is None else list(names)
         present = [name for name in wanted if name in header]
-        read_csv = functools.partial(pd.read_csv, path, usecols=present, na_filter=False, encoding="utf-8")
+        read_csv = functools.partial(pd.read_csv, usecols=present, na_filter=False, encoding="utf-8")
         try:
-            with naming(path):
-                table = read_csv(dtype=COLUMNS, float_precision="round_trip")
+            with open_to_read(path) as file:
+                table = read_csv(file, dtype=COLUMNS, float_precision="round_trip")
         except (pd.errors.ParserError, UnicodeDecodeError):
             raise
         except (ValueError, OverflowError):  # some value is not a number: read again as text, to list them all
-            table = read_csv(dtype=str)
+            with open_to_read(path) as file:
+                table = read_csv(file, dtype=str)
         if len(present) < len(wanted):
             table = pd.concat([table, blank_rows(len(table))[[name for name in wanted if name in absent]]], axis=1)
             table = table[[name for name in COLUMNS if name in wanted]]

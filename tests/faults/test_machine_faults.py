@@ -103,13 +103,13 @@ MATRIX = [
     ("open", errno.EACCES, ".lock", _LOCKS),
     *[("read", number, "train.csv", _LEDGERS) for number in (errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)],
     ("read", errno.EIO, "c.yaml", _LEDGERS),
-    ("open", errno.EMFILE, "faulty/", ("sample", "manifests", "estimate", "preprocess", "verify", "train.check")),
+    ("open", errno.EMFILE, "faulty/", ("sample", "manifests", "estimate", "preprocess", "verify")),
     ("open", errno.ENOMEM, "faulty/", ("sample", "manifests", "estimate", "preprocess", "verify")),
     ("open", errno.ESTALE, "faulty/data", ("manifests",)),
     ("write", errno.ENOSPC, "faulty/", ("sample", "manifests", "preprocess")),
     ("fsync", errno.EIO, "faulty/", ("manifests", "preprocess")),
     ("rename", errno.EACCES, "faulty/", ("sample", "manifests", "preprocess")),
-    ("read", errno.ESTALE, "train.csv", ("train.check", "train.train", "train.evaluate")),
+    ("read", errno.ESTALE, "train.csv", ("train.train",)),
 ]
 CASES = [(call, number, path, command) for call, number, path, commands in MATRIX for command in commands]
 
@@ -152,7 +152,7 @@ def test_no_more_processes_is_one_line(folder: Path, call: str, command: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [60_000, 150_000, 250_000])
+@pytest.mark.parametrize("kilobytes", [60_000, 150_000])
 @pytest.mark.parametrize("command", ["sample", "manifests", "estimate", "preprocess", "verify"])
 def test_too_little_memory_is_one_line(folder: Path, command: str, kilobytes: int) -> None:
     labelled_inputs(folder)
@@ -207,7 +207,7 @@ def test_killed_process_of_sample_is_one_line(folder: Path) -> None:
             time.sleep(0.05)
         for entry in Path(f"/proc/{child.pid}/task").glob("*/children"):
             for process in entry.read_text().split():
-                if b"loky" in Path(f"/proc/{process}/cmdline").read_bytes():
+                if b"popen_loky" in Path(f"/proc/{process}/cmdline").read_bytes():
                     os.kill(int(process), signal.SIGKILL)
         errors = child.communicate(timeout=60)[1]
     assert child.returncode == 74, errors
