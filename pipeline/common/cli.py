@@ -18,7 +18,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.common.errors import (
     EXIT_IO,
@@ -32,6 +32,9 @@ from pipeline.common.errors import (
 from pipeline.common.files import work_is_kept
 from pipeline.common.help import WIDTH, key_lines
 from pipeline.common.settings import TOP_KEYS, Document, nearest_hint
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -135,18 +138,18 @@ class _Output(io.FileIO):
 
     lost: OSError | None = None
 
-    def write(self, data: object) -> int | None:
+    def write(self, data: Buffer) -> int:
         """Write, or drop the text."""
         if self.lost is None:
             try:
-                return super().write(data)  # type: ignore[arg-type]
+                return super().write(data)
             except OSError as error:
                 self.lost = error
                 with contextlib.suppress(OSError):  # libraries in C write there too
                     sink = os.open(os.devnull, os.O_WRONLY)
                     os.dup2(sink, self.fileno())
                     os.close(sink)
-        return memoryview(data).nbytes  # type: ignore[arg-type]
+        return memoryview(data).nbytes
 
 
 def _secure_streams() -> Sequence[_Output]:
