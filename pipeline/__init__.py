@@ -1,9 +1,28 @@
 """The offline stage: makes ledgers and shards of label CSVs and videos.  Never imports mindspore, model or train."""
 
+import os
 import signal
 import sys
+from types import TracebackType
+
+
+def _say_machine_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """`sys.excepthook` of our commands: a library that does not load for lack of memory is one line, too."""
+    from pipeline.common.errors import EXIT_IO, machine_fault
+
+    fault = machine_fault(error)
+    if not fault:
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"error: {fault}. Fix this and run the same command again.", file=sys.stderr, flush=True)
+    os._exit(EXIT_IO)
+
 
 # `python -m` starts one of our commands, whose imports take seconds.  A Ctrl-C during them should end it at once: with
 # Python's handler, half-imported libraries print pages of errors (MindSpore's abort the process).  cli.run restores it.
+if sys.argv[:1] == ["-m"]:
+    sys.excepthook = _say_machine_fault
+    # numpy's OpenBLAS, of which nothing here needs threads, ends the process by SIGINT when it can start none.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

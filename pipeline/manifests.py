@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_OK
+from pipeline.common.files import replacing
 from pipeline.common.locking import locked
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, write_table
@@ -167,7 +168,8 @@ def _write(settings: Preprocess, built: BuiltLedgers) -> None:
     """Write ledgers and the lists of files that no label row uses; keep a copy of broken earlier ledgers."""
     finish_renames(ledger_folder(settings))
     for path in built.broken:
-        shutil.copyfile(path, broken_path(path))
+        with replacing(broken_path(path)) as temporary:
+            shutil.copyfile(path, temporary)
     valid = [ledger_path(settings, split) for split in built.unchanged]
     write_ledgers({ledger_path(settings, split): ledger for split, ledger in built.ledgers.items()}, valid)
     extra = dict(by_split(built.extra))

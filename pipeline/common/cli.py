@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import errno
 import functools
+import io
 import logging
 import os
 import re
@@ -19,19 +20,28 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
-from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, UserError
+from pipeline.common.errors import (
+    EXIT_IO,
+    EXIT_SIGINT,
+    EXIT_SIGTERM,
+    EXIT_USAGE,
+    UserError,
+    is_of_a_name,
+    machine_fault,
+)
+from pipeline.common.files import work_is_kept
 from pipeline.common.help import WIDTH, key_lines
 from pipeline.common.settings import TOP_KEYS, Document, nearest_hint
 from pipeline.common.text import visible
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 log = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = "train/configs/sample.yaml"
-
-# No space, file too large, quota, read-only, broken disk: the run cannot continue, but its input is not wrong.
-_IO_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
 def parser(
@@ -174,13 +184,65 @@ def set_up_logging(level: int = logging.INFO) -> None:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
 
 
+class _Output(io.FileIO):
+    """Standard output or error: when it cannot be written any more, its text is dropped and the work continues.
+
+    Attributes:
+        lost: the first error; None: everything was written.
+    """
+
+    lost: OSError | None = None
+
+    def write(self, data: Buffer) -> int:
+        """Write, or drop the text."""
+        if self.lost is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.lost = error
+                with contextlib.suppress(OSError):  # libraries in C write there too
+                    sink = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(sink, self.fileno())
+                    os.close(sink)
+        return memoryview(data).nbytes
+
+
+def _secure_streams() -> Sequence[_Output]:
+    """Make the standard streams safe: none is closed, and none that breaks stops the work.  Returns those replaced."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:  # closed, as by `>&-`: the next file that is opened would get what is printed
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    outputs = []
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the process ends
+        elif not isinstance(stream, io.TextIOWrapper) or stream.fileno() != fd:  # a library's, or a test's
+            continue
+        else:
+            stream.flush()
+            outputs.append(_Output(fd, "w", closefd=False))
+            stream = io.TextIOWrapper(
+                io.BufferedWriter(outputs[-1]), stream.encoding, stream.errors,
+                line_buffering=stream.line_buffering, write_through=stream.write_through,
+            )  # fmt: skip
+        setattr(sys, name, stream)
+    return outputs
+
+
 def run(main: Callable[[], int]) -> NoReturn:
-    """Run a command and exit with the project's exit codes; a user's mistake prints no traceback."""
+    """Run a command and exit with the project's exit codes.
+
+    A user's mistake and a fault of the machine are one line; an error in our own code keeps its traceback.
+    """
+    outputs = _secure_streams()
     with escaped_streams():
-        raise SystemExit(_exit_code(main))
+        raise SystemExit(_exit_code(main, outputs))
 
 
-def _exit_code(main: Callable[[], int]) -> int:
+def _exit_code(main: Callable[[], int], outputs: Sequence[_Output]) -> int:
     def on_sigterm(_signum: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(EXIT_SIGTERM)
 
@@ -193,24 +255,23 @@ def _exit_code(main: Callable[[], int]) -> int:
     try:
         code = main()
         sys.stdout.flush()
+        for output in outputs:  # a reader that has read enough, such as `| head`, is no error
+            if output.fileno() == 1 and output.lost is not None and output.lost.errno != errno.EPIPE:
+                output.lost.filename = "standard output"
+                raise output.lost
     except UserError as error:
         code = error.exit_code
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         code = EXIT_SIGINT
         print("Interrupted. Run the same command again to continue.", file=sys.stderr)
-    except BrokenPipeError:  # such as `| head`, which has read enough
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_OK
-    except OSError as error:
-        if error.errno not in _IO_ERRNOS:
+    except Exception as error:
+        fault = machine_fault(error)
+        if not fault:
             raise
-        code = EXIT_IO
-        print(
-            f"error: {error}. Finished work is kept. Fix this and run the same command again.",
-            file=sys.stderr,
-        )
+        code = EXIT_USAGE if is_of_a_name(error) else EXIT_IO
+        kept = " Finished work is kept." if work_is_kept() else ""
+        print(f"error: {fault}.{kept} Fix this and run the same command again.", file=sys.stderr)
     finally:
         # While Python shuts down, exceptions are printed and ignored: Ctrl-C would give exit code 0 and a traceback.
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -3,13 +3,96 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+_work_is_kept = False
+
+
+def keep_work() -> None:
+    """Note that something which took long, such as a shard, is on the disk for the next run."""
+    global _work_is_kept
+    _work_is_kept = True
+
+
+def work_is_kept() -> bool:
+    """Whether this process has called `keep_work`."""
+    return _work_is_kept
+
+
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Name a file in the OSErrors of the block that name none: those of reading, writing and locking a descriptor."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+class _Readable(io.FileIO):
+    """A file whose errors name it; a read that would have to wait is an error, not None as in Python's."""
+
+    def readinto(self, buffer: Buffer) -> int:
+        with naming(self.name):
+            count = super().readinto(buffer)
+            if count is None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return count
+
+
+def open_to_read(path: Path) -> io.BufferedReader:
+    """Open a file for reading bytes, with errors that name it.
+
+    Raises:
+        OSError: it is missing or cannot be opened; reading raises it, too.
+    """
+    return io.BufferedReader(_Readable(path), 1 << 18)
+
+
+def check_regular(path: Path) -> bool:
+    """Whether a file of our own exists; anything else under its name may have been planted there.
+
+    Raises:
+        UserError: a link, a folder, a pipe or a device is there.
+        OSError: it cannot be looked at.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise UserError(f"{path}: got {kind}, expected a regular file or none. Remove it and run the same command.")
+    return True
+
+
+def create(path: Path) -> int:
+    """Create a file whose name others can guess, and open it for reading and writing; returns its descriptor.
+
+    What is there under that name, left by a killed process or planted, is removed; a link is never followed.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 @contextlib.contextmanager
@@ -24,14 +107,16 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         suffix: ending of the temporary name, for libraries that require one.
 
     Yields:
-        The temporary path, `.<name>.<pid>.tmp<suffix>`, which does not exist yet.
+        The temporary path, `.<name>.<pid>.tmp<suffix>`: an empty file.
 
     Raises:
         OSError: the file cannot be written; `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
+    os.close(create(temporary))
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         sync_file(temporary)
         os.replace(temporary, path)
     finally:
@@ -87,6 +172,7 @@ def sync_folder(path: Path) -> None:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import yaml
 from yaml.constructor import SafeConstructor
 
-from pipeline.common.errors import SettingsError
+from pipeline.common.errors import SettingsError, is_of_a_name
+from pipeline.common.files import open_to_read
 from pipeline.common.text import dotted, shown
 
 MAX_BYTES = 256 * 1024
@@ -60,15 +61,18 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], Lines]:
 
     Raises:
         SettingsError: the file is missing, not a regular file, too large, or not a YAML mapping.
+        OSError: it cannot be read for another reason.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait forever
             raise SettingsError(f"{path}: expected a configuration file (-c FILE), got a folder, a pipe or a device")
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such configuration file (give another with -c FILE)") from None
     except OSError as error:
+        if not isinstance(error, (PermissionError, NotADirectoryError)) and not is_of_a_name(error):
+            raise
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     if len(content) > MAX_BYTES:
         raise SettingsError(f"{path}: cannot be read as YAML: larger than {MAX_BYTES // 1024} KiB")

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pipeline.common.errors import MachineError
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.shared_memory import SharedBlock
 from pipeline.decoding.worker import READY
@@ -88,7 +89,7 @@ class Decoder:
         Raises:
             DecoderStopped: `stop` was called.
             OSError: this machine has no memory for the decoded frames.
-            RuntimeError: the child does not start.
+            MachineError: the child does not start.
         """
         waiting = deque(enumerate(paths))
         asked: deque[tuple[int, Path]] = deque()
@@ -184,7 +185,7 @@ class Decoder:
             cause = _cause(self._end_child())
             if self._stopped:
                 raise DecoderStopped
-            raise RuntimeError(f"The decoder process does not start: {cause}.")
+            raise MachineError(f"The decoder process does not start: {cause}. Run the same command again.")
 
     def _end_child(self) -> int:
         """Kill and reap the child; returns its exit code, negative for a signal."""

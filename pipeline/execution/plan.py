@@ -128,8 +128,11 @@ def is_finished(task: Task, settings: Preprocess, store: Store) -> bool:
 
 
 def is_there(video: PlannedVideo, root: Path) -> bool:
-    """Whether a video's file is on disk."""
-    return bool(video.path) and (root / video.path).exists()
+    """Whether a video's file is on disk; one in a folder that may not be read counts, and its decoding says so."""
+    try:
+        return bool(video.path) and (root / video.path).exists()
+    except PermissionError:
+        return True
 
 
 def plan_all(ledgers: dict[str, pd.DataFrame], settings: Preprocess) -> list[Task]:

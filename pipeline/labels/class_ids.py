@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.common.files import open_to_read
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import CSV_ERRORS, InputError, check_lines, csv_problem
 from pipeline.common.text import some
@@ -32,14 +33,16 @@ def read_class_list(path: Path) -> list[str]:
 
     Raises:
         InputError: the file is missing, or its ids are not 0, 1, 2, ...
+        OSError: it cannot be read.
     """
     try:
-        table = pd.read_csv(path, dtype={"label_id": "int64", "label": "str"}, na_filter=False)
+        with open_to_read(path) as file:
+            table = pd.read_csv(file, dtype={"label_id": "int64", "label": "str"}, na_filter=False)
         ids, names = table["label_id"].tolist(), table["label"].tolist()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such class list. Expected columns label_id,label.") from None
     except (ValueError, KeyError) as error:
         raise InputError(f"{path}: not a class list: {_problem(error)}. Expected columns label_id,label.") from None
-    except OSError as error:
-        raise InputError(f"{path}: not a class list: {error.strerror}. Expected columns label_id,label.") from None
     check_lines(path, len(ids) + 1)
     for index, label_id in enumerate(ids):
         if label_id != index:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.common.files import open_to_read
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import TOO_LONG, BadValue, InputError, check_lines, csv_problem
 from pipeline.labels.class_ids import class_ids
@@ -116,7 +117,7 @@ def _is_label_file(path: Path) -> bool:
 
 def _head(path: Path, allow_empty: bool = False) -> tuple[str, str]:
     """The first line of a file, and its encoding."""
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         head = file.read(1 << 16)
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     if not allow_empty and not head.decode(encoding, "replace").strip():
@@ -165,7 +166,8 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
             # Blank lines are read, and dropped below, so that row numbers are line numbers.
             # `object`: pandas looks for missing values in each operation on a column of its own text type.
-            table = pd.read_csv(path, header=0, dtype=object, na_filter=False, skip_blank_lines=False, **options)
+            with open_to_read(path) as file:
+                table = pd.read_csv(file, header=0, dtype=object, na_filter=False, skip_blank_lines=False, **options)
     except pd.errors.ParserWarning:
         problem = f"{path}:2: more values than the {len(names)} columns of the header"
         raise InputError(f"{problem}. Put a label with a comma in quotes.") from None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.common.files import open_to_read
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import CSV_ERRORS, InputError, check_lines, csv_problem
 from pipeline.common.text import some
@@ -82,9 +83,10 @@ def leaks(ours: dict[str, pd.DataFrame], other: Path) -> dict[str, Any]:
         InputError: `other` is missing, or has no column youtube_id.
     """
     try:
-        theirs = pd.read_csv(
-            other, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig", skip_blank_lines=False
-        )
+        with open_to_read(other) as file:
+            theirs = pd.read_csv(
+                file, dtype=str, na_filter=False, usecols=["youtube_id"], encoding="utf-8-sig", skip_blank_lines=False
+            )
     except FileNotFoundError:
         raise InputError(f"{other}: no such file. Give --leaks a ledger or a label CSV.") from None
     except IsADirectoryError:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.common.files import naming
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import CSV_ERRORS, InputError, csv_problem, list_of
 from pipeline.common.text import shown, some
@@ -144,7 +145,7 @@ def _read_rows(path: Path, names: Sequence[str] | None = None) -> tuple[pd.DataF
         raise InputError(f"{path}: no such ledger. Run `make manifests`.") from None
     except IsADirectoryError:
         raise InputError(f"{path}: not a ledger: it is a folder. Remove it and run `make manifests`.") from None
-    with file:
+    with file, naming(path):
         try:
             with warnings.catch_warnings(), np.errstate(invalid="ignore"):
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # a first row longer than the header

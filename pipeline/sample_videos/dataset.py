@@ -13,13 +13,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import cv2
-import filelock
 import joblib
 import numpy as np
 from tqdm import tqdm
 
 from pipeline.common.errors import UserError
-from pipeline.common.locking import LockedError
+from pipeline.common.locking import locked_file
 from pipeline.common.recipe import SPLITS
 from pipeline.sample_videos.motion import CLASSES, Motion, draw_motion, motion_frames
 
@@ -183,6 +182,7 @@ def make_sample(out: Path, counts: dict[str, int], jobs: int = -1) -> bool:
     Raises:
         UserError: `out` has other files, or a sample of other counts or version; nothing is changed.
         LockedError: another process is making this sample.
+        OSError: the disk is full or fails.
     """
     marker = {"version": VERSION, **counts}
     out = out.resolve()  # a folder cannot be renamed over a link
@@ -192,22 +192,18 @@ def make_sample(out: Path, counts: dict[str, int], jobs: int = -1) -> bool:
         raise UserError(
             f"{out}: a part of this path is a file, not a folder. Choose another folder with --out."
         ) from None
-    try:
-        with filelock.FileLock(out.parent / f".{out.name}.lock", timeout=0):
-            if _is_finished(out, marker):
-                return False
-            partial = out.parent / f".{out.name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-            try:
-                _fill(partial, plan_sample(counts), jobs)
-                (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
-                os.rename(partial, out)  # replaces an empty folder and fails on any other
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)  # do not leave it on a full disk
-    except filelock.Timeout as timeout:
-        raise LockedError(
-            f"{out}: another process is making this sample ({timeout.lock_file}). Wait until it ends."
-        ) from None
+    with locked_file(out.parent / f".{out.name}.lock", f"{out}: {{}} is making this sample."):
+        if _is_finished(out, marker):
+            return False
+        partial = out.parent / f".{out.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+        partial.mkdir()  # ours from its first moment: a link planted here would lead elsewhere
+        try:
+            _fill(partial, plan_sample(counts), jobs)
+            (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
+            os.rename(partial, out)  # replaces an empty folder and fails on any other
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # do not leave it on a full disk
     return True
 
 
@@ -231,7 +227,7 @@ def _is_finished(out: Path, marker: dict[str, int]) -> bool:
 
 def _fill(folder: Path, videos: Sequence[SampleVideo], jobs: int) -> None:
     for split in SPLITS:
-        (folder / split).mkdir(parents=True)
+        (folder / split).mkdir()
         _write_labels(folder, split, [video for video in videos if video.split == split])
     tasks = (joblib.delayed(write_video)(folder / video.file, video) for video in videos)
     done = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)

@@ -27,9 +27,9 @@ class DirectFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.fd = os.open(path, os.O_RDWR)
+        self.fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         try:
-            self._past_cache = os.open(path, os.O_WRONLY | os.O_DIRECT)
+            self._past_cache = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_NOFOLLOW)
         except OSError as error:
             if error.errno != errno.EINVAL:  # a file system without direct writes
                 raise

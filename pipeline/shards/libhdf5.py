@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike
 
+from pipeline.common.files import naming
 from pipeline.shards.direct_io import BLOCK_BYTES
 
 _METADATA_BLOCK_BYTES = 1 << 14
@@ -22,12 +23,13 @@ def versions() -> str:
 
 
 def create(path: Path) -> h5py.File:
-    """Create a file; nothing of the clock, the host or the library's version goes into it."""
+    """Create a file that must not exist; nothing of the clock, the host or the library's version goes into it."""
     # Metadata in few places: all of it is read when a shard is opened.
-    return h5py.File(
-        path, "w", libver="earliest", locking=False, meta_block_size=_METADATA_BLOCK_BYTES,
-        alignment_threshold=_ALIGNED_FROM_BYTES, alignment_interval=BLOCK_BYTES,
-    )  # fmt: skip
+    with naming(path):
+        return h5py.File(
+            path, "x", libver="earliest", locking=False, meta_block_size=_METADATA_BLOCK_BYTES,
+            alignment_threshold=_ALIGNED_FROM_BYTES, alignment_interval=BLOCK_BYTES,
+        )  # fmt: skip
 
 
 def reserve(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> int:

@@ -22,6 +22,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from pipeline.common.errors import REPAIR, ShardError
+from pipeline.common.files import naming
 from pipeline.shards.encoding import Encoded
 from pipeline.shards.hdf5 import file_id, open_finished
 from pipeline.shards.head import Head, read_head
@@ -276,11 +277,12 @@ class ShardReader:
         # Held until the bytes are read: another thread may close it, and another file may get its number.
         file = self._get_file()
         rest = memory[:nbytes].data
-        while rest:
-            read = os.preadv(file.fileno(), [rest], begin)
-            if not read:
-                raise ShardError(self.path, "the shard was truncated after it was opened", REPAIR)
-            rest, begin = rest[read:], begin + read
+        with naming(self.path):
+            while rest:
+                read = os.preadv(file.fileno(), [rest], begin)
+                if not read:
+                    raise ShardError(self.path, "the shard was truncated after it was opened", REPAIR)
+                rest, begin = rest[read:], begin + read
         return memory
 
     def _starts(self, row: int) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.files import sync_file, sync_folder
+from pipeline.common.files import keep_work, naming, sync_file, sync_folder
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import FORMAT_VERSION, Preprocess
 from pipeline.shards import libhdf5
@@ -49,6 +49,7 @@ class ShardWriter:
         self._index: list[tuple] = []
         self._times: list[NDArray[np.float32]] = []
         self._outcomes: list[Outcome] = []
+        self._temporary.unlink(missing_ok=True)  # left by a killed process, or planted
         self._file = libhdf5.create(self._temporary)
         # Frames go past libhdf5: its writes hold the interpreter's lock, and one that fails crashes the process later.
         self._raw = DirectFile(self._temporary)
@@ -83,7 +84,8 @@ class ShardWriter:
     def _store(self, group: str, name: str, data: NDArray) -> int:
         """Write a contiguous dataset; returns its byte offset in the file."""
         offset = libhdf5.reserve(self._file[group], name, data.shape, data.dtype)
-        self._raw.write(data, offset)
+        with naming(self.path):
+            self._raw.write(data, offset)
         return offset
 
     def _store_times(self) -> list[int]:
@@ -105,7 +107,8 @@ class ShardWriter:
             self.discard()
             return
         try:
-            self._publish()
+            with naming(self.path):
+                self._publish()
         except BaseException:
             self.discard()
             raise
@@ -138,4 +141,5 @@ class ShardWriter:
         shard.reader()
         os.replace(self._temporary, self.path)
         sync_folder(self.path.parent)
+        keep_work()
         self.shard = shard.at(self.path)

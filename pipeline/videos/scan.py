@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.common.errors import reason_of
+from pipeline.common.files import naming
 from pipeline.videos.names import segment_of
 
 OUTWARD = "symlink out of data_root"
@@ -34,12 +36,15 @@ class Files:
 def scan_videos(root: Path) -> Files:
     """List every file under `root`, following symlinks only where they stay inside it.
 
+    A folder in it without permission to read is one of `Files.refused`.
+
     Raises:
-        OSError: a folder cannot be read.
+        OSError: `root`, or for another reason than permission a folder in it, cannot be read.
     """
     real_root = os.path.realpath(root)
-    plain, links = _walk("", real_root)
-    paths, refused = plain, []
+    refused: list[tuple[str, str]] = []
+    plain, links = _walk("", real_root, refused)
+    paths = plain
     linked: set[str] = set()
     followed: set[str] = set()
     while links:
@@ -54,7 +59,7 @@ def scan_videos(root: Path) -> Files:
             linked.add(path)
         elif real not in followed and not f"{place}/".startswith(f"{real}/"):
             followed.add(real)  # once each, so that a ring of links ends
-            files_below, links_below = _walk(f"{path}/", real)
+            files_below, links_below = _walk(f"{path}/", real, refused)
             linked.update(files_below)
             links += links_below
     paths += linked
@@ -64,8 +69,10 @@ def scan_videos(root: Path) -> Files:
     return Files(sorted(path for path in paths if path not in odd), frozenset(linked - odd), refused)
 
 
-def _walk(prefix: str, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
+def _walk(prefix: str, folder: str, refused: list[tuple[str, str]]) -> tuple[list[str], list[tuple[str, str]]]:
     """Files below a folder, and symlinks, each with its place on the disk; symlinks are not followed.
+
+    Adds to `refused` the folders that may not be read.
 
     Anything named like a video is a file here, even a FIFO or a folder: decoding reports it; `missing` would be wrong.
     """
@@ -74,7 +81,14 @@ def _walk(prefix: str, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
     folders = [(prefix, folder)]
     while folders:
         prefix, folder = folders.pop()
-        with os.scandir(folder) as entries:
+        try:
+            listing = os.scandir(folder)
+        except PermissionError as error:
+            if not prefix:
+                raise
+            refused.append((prefix.rstrip("/"), f"folder with unknown videos: {reason_of(error)}"))
+            continue
+        with naming(folder), listing as entries:
             for entry in entries:
                 if entry.name[0] == ".":
                     continue

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import av
 import cv2
-import filelock
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline import sample
 from pipeline.common.errors import UserError
-from pipeline.common.locking import LockedError
+from pipeline.common.locking import LockedError, locked_file
 from pipeline.sample_videos import dataset
 from pipeline.sample_videos.dataset import _FORMATS, MARKER, make_sample, plan_sample
 from pipeline.sample_videos.motion import CLASSES, draw_motion, motion_frames
@@ -196,7 +195,7 @@ def test_a_link_is_followed(tmp_path: Path, there: bool) -> None:
 
 
 def test_two_runs_at_once_are_kept_apart(tmp_path: Path) -> None:
-    with filelock.FileLock(tmp_path / ".out.lock"), pytest.raises(LockedError) as caught:
+    with locked_file(tmp_path / ".out.lock", "{}"), pytest.raises(LockedError, match="is making this") as caught:
         make_sample(tmp_path / "out", TINY)
     assert caught.value.exit_code == 73
     assert not (tmp_path / "out").exists()

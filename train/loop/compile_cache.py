@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,9 +46,10 @@ def cached_compilation(shape: str) -> Iterator[None]:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kinetics-r2plus1d" / "graphs"
     final = root / _key(shape)
     warm = final.is_dir()
-    folder = final if warm else root / f".{final.name}.{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        # A name that nobody can guess, so that no link can wait under it.
+        folder = final if warm else Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=root))
     except OSError as error:
         log.warning("warning: no compile cache: %s. The first step takes longer to compile each time.", error)
         yield

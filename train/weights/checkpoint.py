@@ -22,7 +22,7 @@ from mindspore import Parameter, nn
 
 from model import weights
 from pipeline.common.errors import UserError
-from pipeline.common.files import replacing, sync_file
+from pipeline.common.files import keep_work, replacing, sync_file
 from pipeline.common.text import shown, some
 from train.weights import sealed_json
 from train.weights.files import WeightFileError, read_ckpt
@@ -80,6 +80,7 @@ def save(folder: Path, stem: str, network: nn.Cell, training: Mapping[str, Param
                 (folder / name).unlink(missing_ok=True)
         raise
     point(folder, "latest", stem)
+    keep_work()
     return folder / f"{stem}.ckpt"
 
 

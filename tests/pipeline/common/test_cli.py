@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from paths import CONFIGS, ROOT
 
-from pipeline.common import cli, recipe
-from pipeline.common.errors import EXIT_IO, EXIT_LOCKED, EXIT_OK, EXIT_SIGINT, EXIT_USAGE, UserError
+from pipeline.common import cli, files, recipe
+from pipeline.common.errors import EXIT_IO, EXIT_LOCKED, EXIT_SIGINT, EXIT_USAGE, UserError
 from pipeline.common.help import meanings
 
 
@@ -197,7 +197,7 @@ class Locked(UserError):
         (UserError("wrong"), EXIT_USAGE),
         (Locked("locked"), EXIT_LOCKED),
         (KeyboardInterrupt(), EXIT_SIGINT),
-        (BrokenPipeError(), EXIT_OK),
+        (BrokenPipeError(), EXIT_IO),  # of a child process: what is printed goes past this
         (OSError(errno.ENOSPC, "No space left on device"), EXIT_IO),
     ],
 )
@@ -209,6 +209,113 @@ def test_exit_codes(error, code, capfd):
         cli.run(main)
     assert caught.value.code == code
     assert "Traceback" not in capfd.readouterr().err
+
+
+class BrokenExecutor(RuntimeError):
+    """As the base class of joblib's and the standard library's errors is called."""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE), "a/b.csv"), "a/b.csv: Stale file handle"),
+        (OSError(errno.EXDEV, os.strerror(errno.EXDEV), "a", None, "b"), "a -> b: Invalid cross-device link"),
+        (OSError(errno.EMFILE, "x", "a"), "a: too many open files in this process (see `ulimit -n`)"),
+        (OSError(524, os.strerror(524), "a/.lock"), "a/.lock: operation not supported"),
+        (OSError("[Errno 5] Unable to read\n(file a)"), "Unable to read (file a)"),
+        (TimeoutError(), "TimeoutError"),
+        (MemoryError("Unable to allocate 3 GiB"), "out of memory: Unable to allocate 3 GiB"),
+        (MemoryError(), "out of memory"),
+        (ImportError("x.so: failed to map segment from shared object"),
+         "out of memory: x.so: failed to map segment from shared object"),
+        (RuntimeError("can't start new thread"), "no more processes or threads can be started (see `ulimit -u`)"),
+        (BrokenExecutor("a"), "a child process died: it was killed, or there was no memory for it"),
+    ],
+)  # fmt: skip
+def test_fault_of_the_machine_is_one_line_and_74(error, words, capfd):
+    def main() -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main)
+    assert caught.value.code == EXIT_IO
+    assert capfd.readouterr().err == f"error: {words}. Fix this and run the same command again.\n"
+
+
+def test_name_too_long_is_for_its_user_to_fix(capfd):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: os.stat("x" * 300))
+    assert caught.value.code == EXIT_USAGE
+    assert capfd.readouterr().err.startswith(f"error: {'x' * 300}: File name too long. Fix this")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TypeError("x"), OSError(errno.EBADF, "Bad file descriptor"), ImportError("no x in y"), RuntimeError("x")],
+)
+def test_error_of_our_own_code_is_not_hidden(error):
+    def main() -> int:
+        raise error
+
+    with pytest.raises(type(error)):
+        cli.run(main)
+
+
+def test_finished_work_is_named_only_if_there_is_some(monkeypatch, capfd):
+    def main() -> int:
+        raise OSError(errno.EIO, "Input/output error", "x")
+
+    monkeypatch.setattr(files, "_work_is_kept", False)
+    for words in ("Fix this", "Finished work is kept. Fix this"):
+        with pytest.raises(SystemExit):
+            cli.run(main)
+        assert capfd.readouterr().err == f"error: x: Input/output error. {words} and run the same command again.\n"
+        files.keep_work()
+
+
+PRINTS = """
+import os, sys
+from pipeline.common import cli
+def main():
+    opened = os.open(sys.argv[1], os.O_RDONLY)
+    for number in range(20000):
+        print("a result", number)
+        print("a log line", number, file=sys.stderr)
+    os.write(int(sys.argv[2]), f"{opened > 2} done".encode())
+    return 3
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "err"),
+    [
+        (">&-", 3, None),
+        ("2>&-", 3, ""),
+        ("<&- >&- 2>&-", 3, ""),
+        ("| head -n 1", 3, None),
+        ("2>&1 | head -n 1", 3, ""),
+        (">/dev/full", EXIT_IO, "error: standard output: No space left on device. Fix this and run the same command"),
+        ("2>/dev/full", 3, ""),
+    ],
+)
+def test_output_that_nobody_reads_changes_nothing(redirection, code, err, tmp_path):
+    (tmp_path / "program.py").write_text(PRINTS)
+    read, write = os.pipe()
+    try:
+        done = subprocess.run(
+            ["bash", "-c", f"{sys.executable} {tmp_path}/program.py {tmp_path}/program.py {write} {redirection}\n"
+             "exit ${PIPESTATUS[0]}"],
+            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, pass_fds=[write], capture_output=True, text=True,
+            timeout=60,
+        )  # fmt: skip
+        assert os.read(read, 100) == b"True done"
+    finally:
+        os.close(read)
+        os.close(write)
+    assert "Traceback" not in done.stderr and "rror:" not in done.stderr.replace(err or "error:", "")
+    assert done.returncode == code
+    assert err is None or (err in done.stderr if err else done.stderr == "")
 
 
 def test_the_offline_stage_does_not_load_mindspore():

@@ -1,13 +1,18 @@
 """Atomic writes: a file has its old or its new content, never a part, and no temporary file stays."""
 
+import errno
 import os
 import signal
+import socket
 
 import pytest
+from make_store import settings_for
 
 from pipeline.common import files
 from pipeline.common.files import replacing, write_json, write_text
 from pipeline.common.locking import remove_temporary
+from pipeline.common.outcome import Outcome
+from pipeline.shards.writer import ShardWriter
 
 
 def test_content_is_on_disk_before_the_name_changes(tmp_path, monkeypatch):
@@ -65,3 +70,36 @@ def test_what_a_killed_process_leaves_is_removed(tmp_path):
 def test_json_is_indented_utf8_without_a_line_end(tmp_path):
     write_json(tmp_path / "x.json", {"a": ["\u00e9", 1.5, None]})
     assert (tmp_path / "x.json").read_bytes() == b'{\n "a": [\n  "\\u00e9",\n  1.5,\n  null\n ]\n}'
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_link_as_temporary_file_is_not_followed(tmp_path, there):
+    victim = tmp_path / "victim"
+    if there:
+        victim.write_text("dear to me")
+    (tmp_path / f".x.txt.{os.getpid()}.tmp").symlink_to(victim)
+    write_text(tmp_path / "x.txt", "new")
+    assert (tmp_path / "x.txt").read_text() == "new" and not (tmp_path / "x.txt").is_symlink()
+    assert victim.read_text() == "dear to me" if there else not victim.exists()
+
+
+def test_link_as_temporary_shard_is_not_followed(tmp_path):
+    settings, victim = settings_for(tmp_path), tmp_path / "victim"
+    victim.write_text("dear to me")
+    path = tmp_path / "train-00000-of-00001.h5"
+    (tmp_path / f".{path.stem}.{socket.gethostname()}-{os.getpid()}.h5.tmp").symlink_to(victim)
+    with ShardWriter(path, settings, "train") as writer:
+        writer.add(Outcome(video_id="a", status="missing"))
+    assert path.is_file() and not path.is_symlink()
+    assert victim.read_text() == "dear to me"
+
+
+def test_error_on_a_descriptor_names_its_file(tmp_path, monkeypatch):
+    def fsync(_fd):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError) as caught:
+        write_text(tmp_path / "x.txt", "new")
+    assert caught.value.filename == str(tmp_path / f".x.txt.{os.getpid()}.tmp")
+    assert list(tmp_path.iterdir()) == []

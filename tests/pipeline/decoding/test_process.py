@@ -16,6 +16,7 @@ import pytest
 from make_videos import truncate, write_mp4
 from paths import HELPERS, ROOT
 
+from pipeline.common.errors import MachineError
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding import process
 from pipeline.decoding.process import Decoder, DecodeResult, DecoderStopped
@@ -105,7 +106,7 @@ def test_what_a_library_prints_is_no_answer():
 def test_a_child_that_cannot_start_blames_no_video(monkeypatch, tmp_path):
     (tmp_path / "ends_at_once.py").write_text("raise SystemExit(9)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match="does not start: exit status 9"):
+    with pytest.raises(MachineError, match="does not start: exit status 9"):
         outcomes(["good-1"], worker="ends_at_once")
 
 
@@ -134,6 +135,7 @@ def test_children_die_with_a_killed_parent(tmp_path):
     code = f"""
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(HELPERS)!r}]
 from pathlib import Path
+from pipeline.common.errors import MachineError
 from pipeline.decoding.process import Decoder
 from pipeline.common.recipe import Preprocess
 from pipeline.ledger.schema import STATUSES
@@ -166,6 +168,7 @@ def test_time_suspended_does_not_count_as_timeout(tmp_path):
     code = f"""
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(HELPERS)!r}]
 from pathlib import Path
+from pipeline.common.errors import MachineError
 from pipeline.decoding.process import Decoder
 from pipeline.common.recipe import Preprocess
 from pipeline.ledger.schema import STATUSES

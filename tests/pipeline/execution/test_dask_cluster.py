@@ -1,16 +1,22 @@
 """A Dask cluster writes the same bytes as one machine, even if a worker dies."""
 
+import contextlib
+import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from make_inputs import files, leftovers, make_inputs, moved
 from paths import ROOT
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import MachineError, UserError
 from pipeline.common.recipe import Preprocess
 from pipeline.execution import dask_cluster
 from pipeline.execution.plan import plan_all
@@ -97,3 +103,62 @@ def test_worker_stops_writing_when_its_run_has_ended(undisturbed, tmp_path):
 def test_a_cluster_needs_an_address():
     with pytest.raises(ValueError, match="scheduler: got '', expected its address"):
         Preprocess(engine="dask")
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9])
+def test_address_of_no_scheduler_is_said_soon(undisturbed, tmp_path, monkeypatch, answer):
+    monkeypatch.setattr(dask_cluster, "_CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: answer and server.accept()[0].sendall(answer), daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        settings = moved(undisturbed, tmp_path, engine="dask", scheduler=address)
+        began = time.monotonic()
+        with pytest.raises(UserError, match=f"preprocess.scheduler: {address} does not answer"):
+            preprocess_store(settings)
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["scheduler", "workers"])
+def test_lost_cluster_is_said_within_ten_seconds(undisturbed, tmp_path, lost):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with contextlib.ExitStack() as stack:
+
+        def start(*words: str) -> subprocess.Popen:
+            child = subprocess.Popen([sys.executable, "-m", *words], env=environment, stderr=subprocess.DEVNULL)
+            stack.callback(child.wait)
+            stack.callback(child.kill)
+            return child
+
+        file = tmp_path / "scheduler.json"
+        options = ("--scheduler-file", str(file))
+        scheduler = start("distributed.cli.dask_scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard", *options)
+        worker = start(
+            "distributed.cli.dask_worker", "--no-nanny", "--nthreads=1", "--no-dashboard",
+            f"--local-directory={tmp_path}", *options,
+        )  # fmt: skip
+        wait_until(lambda: file.exists() and file.read_text().endswith("}"), 60)
+        settings = moved(undisturbed, tmp_path, engine="dask", scheduler=json.loads(file.read_text())["address"])
+        with distributed.Client(settings.scheduler) as client:
+            client.wait_for_workers(1, timeout=60)
+        ended = []
+
+        def kill_when_a_shard_is_begun() -> None:
+            wait_until(lambda: list(Path(settings.store).glob(".*.h5.tmp")), 60)
+            (scheduler if lost == "scheduler" else worker).kill()
+            ended.append(time.monotonic())
+
+        killer = threading.Thread(target=kill_when_a_shard_is_begun)
+        killer.start()
+        with pytest.raises(MachineError, match="does not answer any more|has no workers any more") as caught:
+            preprocess_store(settings)
+        assert time.monotonic() - ended[0] < 10
+        assert caught.value.exit_code == 74
+        killer.join()
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert condition()

@@ -1,6 +1,8 @@
 """The video of each label row is found in every layout of folders, and no video outside data_root."""
 
+import errno
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from pipeline.common.tables import InputError
 from pipeline.decoding.container import DecodeError
 from pipeline.decoding.decode import decode_video
 from pipeline.videos.names import ENDINGS
+from pipeline.videos.scan import scan_videos
 
 
 def underscored(label):
@@ -129,6 +132,36 @@ def test_no_path_leaves_data_root(root, tmp_path):
         "val/near.mp4": "symlink to a missing file",
     }
     assert "3 files cannot be used" in built.warnings[-1]
+
+
+def forbid_scan(monkeypatch, folder, number):
+    """Listing `folder` fails: root may read everything, so permissions cannot be taken away."""
+    scandir = os.scandir
+
+    def failing(path):
+        if Path(path) == folder:
+            raise OSError(number, os.strerror(number), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+
+
+def test_folder_without_permission_is_named_rest_stays(root, monkeypatch):
+    touch(root, f"val/{IDS[0]}.mp4", f"val/closed/{IDS[1]}.mp4", f"val/open/{IDS[2]}.mp4")
+    forbid_scan(monkeypatch, root / "val" / "closed", errno.EACCES)
+    built = joined(root)
+    assert "1 files cannot be used: val/closed (folder with unknown videos: Permission denied)" in built.warnings
+    table = built.ledgers["val"].set_index("video_id")
+    assert table["status"].loc[IDS[:3]].tolist() == ["pending", "missing", "pending"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EMFILE])
+def test_data_root_that_cannot_be_read_is_an_error(root, monkeypatch, number):
+    touch(root, f"val/{IDS[0]}.mp4")
+    forbid_scan(monkeypatch, root if number == errno.EACCES else root / "val", number)
+    with pytest.raises(OSError) as caught:
+        scan_videos(root)
+    assert caught.value.errno == number
 
 
 def test_split_folder_linked_outside_gets_advice(root, tmp_path):
