@@ -29,6 +29,7 @@ from typing import BinaryIO, TypeVar
 
 import pandas as pd
 
+from pipeline.common.errors import UserError
 from pipeline.common.files import sync_folder, write_json
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import InputError, write_table
@@ -84,6 +85,7 @@ def read_record(folder: Path) -> Record:
 
     Raises:
         InputError: it is damaged.
+        UserError: it is a folder, which a rebuild could not replace.
     """
     path = folder / _RECORD
     try:
@@ -91,6 +93,8 @@ def read_record(folder: Path) -> Record:
             content = file.read(_LARGEST_RECORD)
     except FileNotFoundError:
         return Record()
+    except IsADirectoryError:
+        raise UserError(f"{path}: got a folder, expected a file. Remove it and run `make manifests`.") from None
     try:
         values = json.loads(content)
         record = Record(list(values["classes"]), {name: Entry(**each) for name, each in values["ledgers"].items()})
