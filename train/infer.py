@@ -16,8 +16,8 @@ from mindspore import Tensor
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.common.files import make_folder
-from pipeline.decoding.container import DecodeError
 from pipeline.decoding.decode import decode_video
+from pipeline.decoding.video_file import DecodeError
 from pipeline.labels.class_ids import frozen_classes
 from train.data.videos import count_classes
 from train.data.views import views_of

@@ -19,6 +19,12 @@ class SettingsError(UserError):
     """One or more errors in an experiment file or in the overrides given with it."""
 
 
+class MachineError(UserError):
+    """The machine, or another one that takes part, failed; it is described in our words."""
+
+    exit_code = EXIT_IO
+
+
 class ShardError(UserError):
     """A shard that is missing, corrupted, unfinished, or of other settings.
 

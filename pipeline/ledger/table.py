@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.common.outcome import LATER_FIELDS
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, list_of, write_table
 from pipeline.common.text import some
 from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STATUSES, typed, validate
 
 _OLD_RETRY = "to be tried again: "
+_BLANK: dict[str, str | int | float] = {"str": "", "int64": 0, "float64": 0.0}
 
 
 def ledger_folder(settings: Preprocess) -> Path:
@@ -118,9 +120,10 @@ def _read_rows(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
             raise
         except (ValueError, OverflowError):  # some value is not a number: read again as text, to list them all
             table = read_csv(dtype=str)
-        if len(present) < len(wanted):
-            table = pd.concat([table, blank_rows(len(table))[[name for name in wanted if name in absent]]], axis=1)
-            table = table[[name for name in COLUMNS if name in wanted]]
+        for place, name in enumerate(name for name in COLUMNS if name in wanted):
+            if name not in present:
+                blank = pd.Series(_BLANK[COLUMNS[name]], index=table.index, dtype=COLUMNS[name])
+                table.insert(place, name, blank)
         return table
     except FileNotFoundError:
         raise InputError(f"{path}: no such ledger. Run `make manifests`.") from None
@@ -152,7 +155,7 @@ def write_ledgers(ledgers: dict[Path, pd.DataFrame], valid: Collection[Path] = (
         if path not in valid:
             validate(table, str(path))
     for path, table in tables.items():
-        write_table(path, table)
+        write_table(path, table.drop(columns=[name for name in LATER_FIELDS if table[name].eq("").all()]))
 
 
 def _sorted(ledger: pd.DataFrame) -> pd.DataFrame:
@@ -163,8 +166,7 @@ def _sorted(ledger: pd.DataFrame) -> pd.DataFrame:
 
 def blank_rows(num_rows: int) -> pd.DataFrame:
     """The columns of LEARNED for rows about which nothing is known."""
-    zeros = {"str": "", "int64": 0, "float64": 0.0}
-    return pd.DataFrame({name: pd.Series([zeros[COLUMNS[name]]] * num_rows, dtype=COLUMNS[name]) for name in LEARNED})
+    return pd.DataFrame({name: pd.Series([_BLANK[COLUMNS[name]]] * num_rows, dtype=COLUMNS[name]) for name in LEARNED})
 
 
 def fill_ledger(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.common.errors import ShardError
+from pipeline.common.outcome import LATER_FIELDS
 from pipeline.shards import hdf5
 from pipeline.shards.hdf5 import FileId
 from pipeline.shards.head import Head, read_head
@@ -88,6 +89,8 @@ def open_shard(path: Path, *, with_structure: bool = False) -> Shard:
     with hdf5.open_finished(path) as file:
         head, split = read_head(file), str(file.attrs["split"])
         outcomes = hdf5.read_columns(file, "outcomes")
+        for name in LATER_FIELDS:
+            outcomes.setdefault(name, np.full(len(outcomes["video_id"]), "", object))
         rows = {video_id: row for row, video_id in enumerate(hdf5.decode(head.index["video_id"]))}
         # A video that is not stored takes the zero appended to each column.
         places = np.array([rows.get(video_id, -1) for video_id in outcomes["video_id"]], np.int64)
