@@ -22,40 +22,41 @@ class FrameResizer:
     """Makes the decoded pictures of one video upright, RGB and of the stored size.
 
     Args:
+        height: of the video by its container, in pixels; pictures of other sizes are brought to it, as decord does.
+        width: likewise.
         interpolation: bilinear (no antialias), area or bicubic.
     """
 
-    def __init__(self, interpolation: str) -> None:
-        self._interpolation = interpolation
-        self._graph = av.filter.Graph()
-        self._kind: tuple[str, int, int] | None = None  # of the pictures that the graph converts
+    def __init__(self, height: int, width: int, interpolation: str) -> None:
+        self._size, self._interpolation = (height, width), interpolation
+        self._graph: av.filter.Graph | None = None
 
-    def __call__(self, picture: av.VideoFrame, out: NDArray[np.uint8]) -> None:
-        """Write `picture` into `out`: (height, width, 3) uint8 RGB, C-contiguous."""
-        kind = (picture.format.name, picture.width, picture.height)
-        if kind != self._kind:
-            self._graph, self._kind = _to_rgb(*kind), kind
-        quarters = quarter_turns(picture)
+    def __call__(self, picture: av.VideoFrame, out: NDArray[np.uint8]) -> tuple[int, int]:
+        """Write `picture` into `out`, (height, width, 3) uint8 RGB, C-contiguous; returns its upright size, (H, W)."""
+        if self._graph is None:
+            self._graph = _to_rgb(picture, self._size)
+        quarters = round(picture.rotation / 90) % 4  # counter-clockwise
         self._graph.push(picture)
         converted = self._graph.vpull().to_ndarray()
-        resize_rgb(np.ascontiguousarray(np.rot90(converted, quarters), np.uint8), out, self._interpolation)
+        upright = np.ascontiguousarray(np.rot90(converted, quarters), np.uint8)
+        resize_rgb(upright, out, self._interpolation)
+        return upright.shape[0], upright.shape[1]
 
 
-def _to_rgb(pixel_format: str, width: int, height: int) -> av.filter.Graph:
-    """The graph that decord uses, whose conversion has swscale's bicubic chroma where it interpolates."""
-    graph, kind = av.filter.Graph(), av.VideoFormat(pixel_format, width, height)
+def _to_rgb(first: av.VideoFrame, size: tuple[int, int]) -> av.filter.Graph:
+    """The graph that decord makes for a video that begins with this picture."""
+    graph = av.filter.Graph()
     # No time of a frame is read behind the graph, so the unit of time does not matter.
-    source = graph.add_buffer(width=width, height=height, format=kind, time_base=Fraction(1, 1000))
-    convert, sink = graph.add("format", "rgb24"), graph.add("buffersink")
-    source.link_to(convert)
-    convert.link_to(sink)
+    filters = [
+        graph.add_buffer(width=first.width, height=first.height, format=first.format, time_base=Fraction(1, 1000)),
+        graph.add("scale", f"{size[1]}:{size[0]}"),
+        graph.add("format", "rgb24"),
+        graph.add("buffersink"),
+    ]
+    for one, following in zip(filters[:-1], filters[1:], strict=True):
+        one.link_to(following)
     graph.configure()
     return graph
-
-
-def quarter_turns(picture: av.VideoFrame) -> int:
-    """Quarter turns counter-clockwise, 0..3, that make a picture upright."""
-    return round(picture.rotation / 90) % 4
 
 
 def resize_rgb(picture: NDArray[np.uint8], out: NDArray[np.uint8], interpolation: str) -> None:

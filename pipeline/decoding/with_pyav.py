@@ -17,7 +17,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.decoding.container import Source, ffmpeg_errors, ffmpeg_message, gate, open_container
 from pipeline.decoding.frames import MAX_STORED_BYTES, DecodedVideo
 from pipeline.decoding.resample import kept_frames, resampling, since_first
-from pipeline.decoding.resize import FrameResizer, quarter_turns
+from pipeline.decoding.resize import FrameResizer
 from pipeline.decoding.video_file import DecodeError, VideoFile
 
 # Packets of files up to this size are all read before the first is decoded.  Their times give the number of each frame,
@@ -52,7 +52,7 @@ class _Collector:
         self.step, self.fps = resampling(source.source_fps, settings.fps)
         self.source, self.seen, self.stored = source, 0, 0
         self.size = (0, 0)
-        self._resize = FrameResizer(settings.interpolation)
+        self._resize = FrameResizer(source.source_height, source.source_width, settings.interpolation)
         self._shape = (settings.height, settings.width, 3)
         # Rates are means, so there may be more frames than expected.  Pages that are never written use no memory.
         expected = max(source.source_frames, source.duration_s * source.source_fps) / float(self.step)
@@ -73,10 +73,7 @@ class _Collector:
                 raise DecodeError("too_large", f"more than {self._limit} stored frames")
             added = np.empty((min(2 * self.stored, self._limit) - self.stored, *self._shape), np.uint8)
             self._frames = np.concatenate([self._frames, added])
-        if not self.stored:
-            turned = quarter_turns(picture) % 2
-            self.size = (picture.width, picture.height) if turned else (picture.height, picture.width)
-        self._resize(picture, self._frames[self.stored])
+        self.size = self._resize(picture, self._frames[self.stored])
         self._times_s.append(math.nan if picture.time is None else picture.time)
         self._indices.append(index)
         self.stored += 1
