@@ -6,7 +6,7 @@ import errno
 import itertools
 
 import pytest
-from make_inputs import BY_DECORD, BY_PYAV, files, leftovers, make_both, moved, path_of, train_rows
+from make_inputs import BY_DECORD, BY_PYAV, files, leftovers, moved, path_of, train_rows
 from read_faults import ReadFaults
 
 from pipeline.common.errors import EXIT_IO, MachineError
@@ -15,20 +15,6 @@ from pipeline.execution.verification import verify_store
 from pipeline.ledger.table import ledger_path
 
 ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return make_both(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(inputs, tmp_path_factory):
-    """The files that an undisturbed run writes."""
-    settings = moved(inputs, tmp_path_factory.mktemp("undisturbed"), jobs=1)
-    assert preprocess_store(settings) == 0
-    assert train_rows(settings)["decoder"].iloc[[BY_DECORD, BY_PYAV]].tolist() == ["", "pyav"]
-    return settings
 
 
 def fail_reads(inputs, undisturbed, folder, monkeypatch, error, row, jobs=1, start=1000):
@@ -48,9 +34,8 @@ def fail_reads(inputs, undisturbed, folder, monkeypatch, error, row, jobs=1, sta
     assert leftovers(settings) == []
 
 
-@pytest.mark.parametrize(("error", "row"), [(errno.EIO, BY_DECORD), (errno.ESTALE, BY_PYAV)])
-def test_unread_video_is_stored_by_the_next_run(inputs, undisturbed, tmp_path, monkeypatch, caplog, error, row):
-    fail_reads(inputs, undisturbed, tmp_path, monkeypatch, error, row)
+def test_unread_video_is_stored_by_the_next_run(inputs, undisturbed, tmp_path, monkeypatch, caplog):
+    fail_reads(inputs, undisturbed, tmp_path, monkeypatch, errno.ESTALE, BY_PYAV)
     assert "1 of 8 videos could not be read" in caplog.text
 
 
@@ -64,7 +49,7 @@ def test_no_fault_in_any_place_is_booked_as_the_videos(inputs, undisturbed, tmp_
         fail_reads(inputs, undisturbed, folder, monkeypatch, error, row, jobs, start)
 
 
-@pytest.mark.parametrize("row", [BY_DECORD, BY_PYAV])
+@pytest.mark.parametrize("row", [BY_DECORD, pytest.param(BY_PYAV, marks=pytest.mark.slow)])
 def test_fault_that_passes_leaves_no_trace(inputs, undisturbed, tmp_path, monkeypatch, row):
     settings = moved(inputs, tmp_path, jobs=1)
     with monkeypatch.context() as patch:
@@ -75,7 +60,8 @@ def test_fault_that_passes_leaves_no_trace(inputs, undisturbed, tmp_path, monkey
     assert files(settings) == files(undisturbed)
 
 
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_disk_that_fails_stops_the_run(inputs, undisturbed, tmp_path, monkeypatch, jobs):
     settings = moved(inputs, tmp_path, jobs=jobs)
     before = ledger_path(settings, "train").read_bytes()
@@ -93,6 +79,7 @@ def test_disk_that_fails_stops_the_run(inputs, undisturbed, tmp_path, monkeypatc
     assert files(settings) == files(undisturbed)
 
 
+@pytest.mark.slow
 def test_verify_says_that_an_unread_video_waits(inputs, undisturbed, tmp_path, monkeypatch, capsys):
     settings = moved(inputs, tmp_path, jobs=1)
     with monkeypatch.context() as patch:

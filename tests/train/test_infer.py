@@ -42,7 +42,6 @@ def test_pixels_are_those_of_a_shard(tmp_path, codec):
     ("how", "error", "code", "words"),
     [
         ("sleep", UserError, 2, "cannot be decoded: timeout: not decoded within 0.6 s. Give another video"),
-        ("segfault", UserError, 2, r"cannot be decoded: crash: signal 11 \(SIGSEGV\). Give another video"),
         ("memory", UserError, 2, "cannot be decoded: crash: needs more than 4 GiB of memory. Give another video"),
         ("unread", MachineError, EXIT_IO, "could not be read: Input/output error. Run the same command again"),
     ],

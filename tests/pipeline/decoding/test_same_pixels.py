@@ -17,6 +17,11 @@ BOUND = 0  # grey levels; PyAV's own conversion differs by up to 119
 VIDEOS = SHARED / "videos"
 
 
+def slow(*values: object) -> list[object]:
+    """Parameters of the slow tests."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def check_same(path: Path, *rates: float | str) -> None:
     """Both decoders give the same frames, times, rate and facts."""
     for fps in rates or ("source", 15.0, 11.0):
@@ -35,32 +40,32 @@ def colourful(number: int) -> np.ndarray:
     return np.repeat(np.repeat(colours, 3, axis=0), 5, axis=1)
 
 
-@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "gray", "yuv420p10le", "yuv422p10le"])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", *slow("yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv422p10le")])
 def test_colours_are_the_same(tmp_path: Path, pix_fmt: str) -> None:
     frames = [colourful(number) for number in range(7)]
     check_same(write_mp4(tmp_path / "a.mp4", size=(96, 130), frames=frames, pix_fmt=pix_fmt, options={"crf": "3"}))
 
 
-@pytest.mark.parametrize("name", ["vp9.webm", "av1.mkv", "mpeg4.avi", "hevc.mp4"])
+@pytest.mark.parametrize("name", ["vp9.webm", "mpeg4.avi", *slow("av1.mkv", "hevc.mp4")])
 def test_codecs_are_the_same(tmp_path: Path, name: str) -> None:
     check_same(write_mp4(tmp_path / name, 12, 30, (256, 340), name.split(".")[0]), 15.0)
 
 
-@pytest.mark.parametrize("space", ["bt709", "smpte170m", "bt2020nc"])
-@pytest.mark.parametrize("colour_range", ["tv", "pc"])
+@pytest.mark.parametrize("space", ["bt709", *slow("smpte170m", "bt2020nc")])
+@pytest.mark.parametrize("colour_range", ["pc", *slow("tv")])
 def test_matrix_and_range_are_the_same(tmp_path: Path, space: str, colour_range: str) -> None:
     frames = [colourful(number) for number in range(3)]
     options = {"colorspace": space, "color_range": colour_range}
     check_same(write_mp4(tmp_path / "a.mp4", size=(96, 130), frames=frames, options=options), "source")
 
 
-@pytest.mark.parametrize("quarters", [1, 2, 3])
+@pytest.mark.parametrize("quarters", [1, *slow(2, 3)])
 def test_turned_videos_are_the_same(tmp_path: Path, quarters: int) -> None:
     drawn = [numbered_frame(number, (240, 320), quarters) for number in range(5)]
     check_same(turn(write_mp4(tmp_path / "a.mp4", frames=drawn, size=(240, 320)), quarters), "source")
 
 
-@pytest.mark.parametrize("codec", ["h264", "vp9"])
+@pytest.mark.parametrize("codec", ["h264", *slow("vp9")])
 def test_a_change_of_size_is_the_same(tmp_path: Path, codec: str) -> None:
     check_same(write_changing_size(tmp_path / "a.mkv", codec), "source")
 
