@@ -54,6 +54,17 @@ def test_label_files_and_shards_without_videos(preprocessed):
     assert table.loc[IDS, "status"].tolist() == ["ok", "timeout", "ok", "unreadable", "missing", "ok"]
 
 
+def test_unread_video_of_a_shard_is_tried_again(root):
+    touch(root, *(f"val/{IDS[row]}.mp4" for row in (0, 1, 2, 3, 5)))
+    command(root)
+    write_shards(root, {**OUTCOMES, 1: ("retry", "could not be read: Input/output error")})
+    row = build_ledgers(recipe_of(root))["val"].set_index("video_id").loc[IDS[1]]
+    assert (row["status"], row["reason"]) == ("retry", "could not be read: Input/output error")
+    (root / f"val/{IDS[1]}.mp4").unlink()
+    row = build_ledgers(recipe_of(root))["val"].set_index("video_id").loc[IDS[1]]
+    assert (row["status"], row["reason"], row["path"]) == ("missing", "", "")
+
+
 def test_lost_shard_keeps_every_outcome_but_ok(preprocessed):
     for path in (preprocessed.parent / "store").iterdir():
         path.unlink()
