@@ -189,9 +189,22 @@ def _check(place: int, root: str) -> None:
     status = os.fstat(place)
     if not stat.S_ISREG(status.st_mode):
         raise DecodeError("io", "not a regular file")
-    if root and not os.readlink(f"/proc/self/fd/{place}").startswith(os.path.join(os.path.realpath(root), "")):
+    if root and not _real(place).startswith(os.path.join(_real_folder(root), "")):
         raise DecodeError("io", "symlink out of data_root")
     if not status.st_size:
         raise DecodeError("unreadable", "empty file")
     if status.st_size > MAX_SIZE_BYTES:
         raise DecodeError("too_large", f"{status.st_size} bytes, at most {MAX_SIZE_BYTES}")
+
+
+def _real(place: int) -> str:
+    """The path of an open file without links, as the system has it."""
+    return os.readlink(f"/proc/self/fd/{place}")
+
+
+def _real_folder(folder: str) -> str:
+    place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _real(place)
+    finally:
+        os.close(place)
