@@ -2,23 +2,27 @@
 
     python -m train.infer -c train/configs/sample.yaml --infer.image_path=VIDEO [--infer.pretrained_model=FILE]
 
-The file is decoded with the same recipe as the shards, and the network sees the same views as in evaluation.
+The file is decoded in a process of its own with the recipe and the limits of `preprocess`, so the pixels are those of a
+shard, and the network sees the same views as in evaluation.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor
+from numpy.typing import NDArray
 
 from pipeline.common import cli
-from pipeline.common.errors import EXIT_OK, UserError
+from pipeline.common.errors import EXIT_OK, MachineError, UserError
 from pipeline.common.files import make_folder
-from pipeline.decoding.container import DecodeError
-from pipeline.decoding.decode import decode_video
+from pipeline.common.recipe import Preprocess
+from pipeline.decoding.process import Decoder
 from pipeline.labels.class_ids import frozen_classes
+from pipeline.shards.encoding import frames_of
 from train.data.videos import count_classes
 from train.data.views import views_of
 from train.device.select import start_device
@@ -45,6 +49,22 @@ def _frozen_names(config: Config) -> list[str]:
     return classes[0] if classes is not None and len(classes[0]) == config.model.classes else []
 
 
+def decode_video(path: Path, settings: Preprocess) -> tuple[NDArray[np.uint8], float]:
+    """The frames (T, height, width, 3) uint8 RGB that a shard would give of a video, wherever it lies; and their rate.
+
+    Raises:
+        UserError: it cannot be decoded.
+        MachineError: it could not be read.
+    """
+    with Decoder(replace(settings, data_root="")) as decoder:
+        (result,) = decoder.decode([path])
+        if result.status == "retry":
+            raise MachineError(f"{path}: {result.reason}. Run the same command again.")
+        if result.encoded is None:
+            raise UserError(f"{path}: cannot be decoded: {result.status}: {result.reason}. Give another video.")
+        return frames_of(result.encoded), float(result.facts["fps"])
+
+
 def main(argv: list[str] | None = None) -> int:
     """Predict, print the best five classes, and write the GIF."""
     parser = cli.parser("train.infer", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
@@ -59,24 +79,21 @@ def main(argv: list[str] | None = None) -> int:
             "Run `make infer VIDEO=clip.mp4`."
         )
     make_folder(Path(config.infer.output_dir), "Set infer.output_dir to another folder.")
-    try:
-        video = decode_video(video_path, config.preprocess)
-    except DecodeError as error:
-        raise UserError(f"{video_path}: cannot be decoded: {error}. Give another video.") from None
+    frames, fps = decode_video(video_path, config.preprocess)
     path = Path(config.infer.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
     config = with_num_classes(config, lambda: count_classes(config) or saved_classes(path))
     start_device(config)
     predictor, facts = load_predictor(config, path)
-    logits = predictor(Tensor(views_of(video.frames, config))).asnumpy()
+    logits = predictor(Tensor(views_of(frames, config))).asnumpy()
     probabilities = np.exp(log_softmax(logits)).mean(axis=0)
     names = facts.get("classes") or _frozen_names(config)
     best = np.argsort(-probabilities, kind="stable")[:5]
-    log.info("%s: %d frames at %g fps, checkpoint %s", video_path, len(video.frames), video.fps, path)
+    log.info("%s: %d frames at %g fps, checkpoint %s", video_path, len(frames), fps, path)
     lines = [(names[k] if k < len(names) else f"class {k}", float(probabilities[k])) for k in best]
     for rank, (name, probability) in enumerate(lines, start=1):
         print(f"{rank}. {name}  {probability:.4f}")
     gif = Path(config.infer.output_dir) / f"{video_path.stem}.gif"
-    write_gif(gif, video.frames, f"{lines[0][0]}  {lines[0][1]:.2f}", video.fps)
+    write_gif(gif, frames, f"{lines[0][0]}  {lines[0][1]:.2f}", fps)
     print(f"picture: {gif}")
     return EXIT_OK
 

@@ -15,7 +15,8 @@ STATUSES = (
 class Outcome:
     """What became of one planned video; each field is a column of the ledger (data_manifests/README.md).
 
-    Unknown numbers are 0, unknown texts empty.
+    Unknown numbers are 0, unknown texts empty.  `decoder` is empty where decord gave the frames, and in shards that
+    were written before it was recorded.
     """
 
     video_id: str
@@ -31,7 +32,12 @@ class Outcome:
     source_crc32: int = 0
     num_frames: int = 0
     fps: float = 0.0
+    decoder: str = ""
 
 
 OUTCOME_TYPES: dict[str, type] = typing.get_type_hints(Outcome)
 """The type of each field, in order: str, int or float."""
+
+LATER_FIELDS = ("decoder",)
+"""Fields that earlier ledgers and shards have not.  A file has one only where some video has a value of it, so that the
+same facts give the bytes that they gave before."""

@@ -6,41 +6,21 @@ Only the containers and codecs listed here are opened, so that a playlist named 
 from __future__ import annotations
 
 import contextlib
-import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import av
-from isal import isal_zlib
+
+from pipeline.decoding.video_file import DecodeError, Stream, VideoFile
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4")
 MAX_FRAME_PIXELS = 4096 * 4096
 MAX_DURATION_S = 3600.0
 MAX_FPS = 1000.0
-MAX_SIZE_BYTES = 4 << 30
-_PART_BYTES = 1 << 20
 
 av.logging.set_level(av.logging.PANIC)
-
-
-class DecodeError(RuntimeError):
-    """A video cannot be stored.
-
-    Attributes:
-        status: the status for its ledger row.
-        reason: one line that names no path.
-    """
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(status, reason)
-        self.status, self.reason = status, " ".join(reason.split())[:300]
-
-    def __str__(self) -> str:
-        return f"{self.status}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +36,7 @@ class Source:
         source_frames: number of frames in the container's header; 0: unknown.
         source_bytes: size of the file.
         duration_s: seconds; 0: unknown.
+        source_crc32: CRC-32 of the file; 0: not computed yet.
     """
 
     codec: str
@@ -66,67 +47,28 @@ class Source:
     source_frames: int
     source_bytes: int
     duration_s: float
+    source_crc32: int = 0
 
     def facts(self) -> dict[str, Any]:
         """Those that are columns of a ledger, by name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "duration_s"}
 
 
-def probe(path: Path) -> Source:
+def probe(file: VideoFile) -> Source:
     """Read a container without decoding.
 
     Raises:
-        DecodeError: the file cannot be read, or its container, codec or size is not admitted.
+        DecodeError: its container, codec or size is not admitted.
+        ReadError: the machine failed.
     """
-    size = file_size(path)
-    with ffmpeg_errors(), open_container(path) as container:
-        return gate(container, size)[1]
+    with ffmpeg_errors(file), open_container(file) as container:
+        return gate(container, file.size)[1]
 
 
-def file_size(path: Path) -> int:
-    """Size of a regular file in bytes.  It is not opened: opening a FIFO would wait for its writer.
-
-    Raises:
-        DecodeError: it is not a regular file, is empty or is too large.
-    """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DecodeError("io", error.strerror or "no access") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise DecodeError("io", "not a regular file")
-    if not status.st_size:
-        raise DecodeError("unreadable", "empty file")
-    if status.st_size > MAX_SIZE_BYTES:
-        raise DecodeError("too_large", f"{status.st_size} bytes, at most {MAX_SIZE_BYTES}")
-    return status.st_size
-
-
-def file_crc32(path: Path) -> int:
-    """CRC-32 of a file that `file_size` admits.
-
-    Raises:
-        DecodeError: it is not admitted, or cannot be read.
-    """
-    file_size(path)
-    crc = 0
-    try:
-        with open(path, "rb", buffering=0) as file:
-            while part := file.read(_PART_BYTES):
-                crc = isal_zlib.crc32(part, crc)
-    except OSError as error:
-        raise DecodeError("io", error.strerror or "cannot be read") from None
-    return crc
-
-
-def open_container(path: Path) -> av.container.InputContainer:
+def open_container(file: VideoFile) -> av.container.InputContainer:
     """Open a file as one of FORMATS, reading nothing but that file."""
-    # In a file URL, a name with a colon or a leading dash is neither a protocol nor an option.
-    return av.open(
-        f"file:{os.fspath(path)}",
-        options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
-        metadata_errors="replace",
-    )
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
+    return av.open(Stream(file), "r", options=options, metadata_errors="replace")
 
 
 def gate(container: av.container.InputContainer, size: int) -> tuple[av.VideoStream, Source]:
@@ -160,12 +102,24 @@ def gate(container: av.container.InputContainer, size: int) -> tuple[av.VideoStr
 
 
 @contextlib.contextmanager
-def ffmpeg_errors() -> Iterator[None]:
-    """Raise FFmpeg's errors while a file is opened as a DecodeError."""
+def ffmpeg_errors(file: VideoFile) -> Iterator[None]:
+    """Raise FFmpeg's errors while a file is read as a DecodeError; or the machine's, which FFmpeg may hide.
+
+    Raises:
+        DecodeError: FFmpeg cannot read what is in the file.
+        MemoryError: there is not enough memory for it.
+        ReadError: the machine failed.
+    """
     try:
         yield
+    except av.error.MemoryError:
+        raise MemoryError from None
     except av.FFmpegError as error:
-        raise DecodeError("io" if isinstance(error, OSError) else "unreadable", ffmpeg_message(error)) from None
+        if file.read_error is None:
+            raise DecodeError("unreadable", ffmpeg_message(error)) from None
+    finally:
+        if file.read_error is not None:
+            raise file.read_error
 
 
 def ffmpeg_message(error: av.FFmpegError) -> str:

@@ -5,31 +5,30 @@ FFmpeg plays such a file as if it ended at the cut.  (An mp4's index lists every
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import BinaryIO
+from pipeline.decoding.video_file import Stream, VideoFile
 
 _EBML = bytes.fromhex("1a45dfa3")
 _SEGMENT = bytes.fromhex("18538067")
 
 
-def declared_bytes(path: Path) -> int:
+def declared_bytes(video: VideoFile) -> int:
     """The size of a file by its own header; 0: unknown (live recordings, other formats).
 
     Raises:
-        OSError: the file cannot be read.
+        ReadError: the machine failed.
     """
-    with open(path, "rb") as file:
-        head = file.read(12)
-        if head[:4] == b"RIFF" and head[8:] == b"AVI ":
-            length = int.from_bytes(head[4:8], "little")
-            return 8 + length if length else 0  # 0: the writer died before it wrote the length
-        if head[:4] == _EBML:
-            file.seek(4)
-            return _matroska_bytes(file)
+    file = Stream(video)
+    head = file.read(12)
+    if head[:4] == b"RIFF" and head[8:] == b"AVI ":
+        length = int.from_bytes(head[4:8], "little")
+        return 8 + length if length else 0  # 0: the writer died before it wrote the length
+    if head[:4] == _EBML:
+        file.seek(4)
+        return _matroska_bytes(file)
     return 0
 
 
-def _matroska_bytes(file: BinaryIO) -> int:
+def _matroska_bytes(file: Stream) -> int:
     """The end of the segment, the second of the two outermost elements; `file` is just behind the id of the first."""
     header = _length(file)
     file.seek(header, 1)
@@ -39,7 +38,7 @@ def _matroska_bytes(file: BinaryIO) -> int:
     return file.tell() + length if length else 0
 
 
-def _length(file: BinaryIO) -> int:
+def _length(file: Stream) -> int:
     """Read an EBML length; 0 if it is unknown (all ones).
 
     The number of leading zero bits of the first byte is the number of bytes that follow:

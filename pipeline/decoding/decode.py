@@ -1,16 +1,23 @@
-"""Decodes one video file into the frames to store: with decord, or with PyAV where decord fails or would repeat frames.
+"""Decodes one video file into the frames to store: with decord, or with PyAV where decord cannot decode it.
 
 Every error that a file causes in a decoder becomes a DecodeError.  process.py handles hangs and crashes.
+
+What a try says counts only if no fault of the machine can be in it: decord does not tell a file that it cannot decode
+from one that it could not read.  So a video that is not decoded at the first try is copied into memory, where every
+read is checked, and only what the decoders say of the copy is believed.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding.container import DecodeError, file_size
+from pipeline.decoding.container import probe
 from pipeline.decoding.declared_length import declared_bytes
 from pipeline.decoding.frames import Allocate, DecodedVideo, new_frames
+from pipeline.decoding.video_file import DecodeError, VideoFile, open_video
 from pipeline.decoding.with_decord import decode_with_decord
 from pipeline.decoding.with_pyav import decode_with_pyav
 
@@ -22,30 +29,54 @@ def decode_video(
 
     Args:
         path: the video.
-        settings: the recipe.
+        settings: the recipe; a file that is outside its `data_root`, if it has one, is refused.
         allocate: gives memory for the frames if their number is known before decoding.
         with_decord: whether to try decord first; False if it crashed or hung on this file.
 
     Raises:
         DecodeError: the file cannot be stored.
+        ReadError: the machine could not read it.
     """
-    size = file_size(path)
-    _check_end(path, size)
-    video = (
-        (decode_with_decord(path, size, settings, allocate) if with_decord else None)
-        or decode_with_pyav(path, size, settings, skip=True)
-        or decode_with_pyav(path, size, settings, skip=False)
-    )
-    if file_size(path) != size or video is None:
+    with open_video(path, settings.data_root) as file:
+        try:
+            video = _decode(file, settings, allocate, with_decord)
+        except DecodeError as error:
+            error.facts = _facts_of_bad(file)
+            raise
+        return replace(video, source=replace(video.source, source_crc32=file.crc32()))
+
+
+def _decode(file: VideoFile, settings: Preprocess, allocate: Allocate, with_decord: bool) -> DecodedVideo:
+    _check_end(file)
+    video: DecodedVideo | None = None
+    try:
+        video = decode_with_decord(file, settings, allocate) if with_decord else None
+    except DecodeError:
+        pass
+    if video is None:
+        with file.in_memory() as copy:
+            video = (
+                (decode_with_decord(copy, settings, allocate) if with_decord else None)
+                or decode_with_pyav(copy, settings, skip=True)
+                or decode_with_pyav(copy, settings, skip=False)
+            )
+    if file.has_changed() or video is None:
         raise DecodeError("io", "file changed while it was decoded")
     return video
 
 
-def _check_end(path: Path, size: int) -> None:
+def _check_end(file: VideoFile) -> None:
     """Raise DecodeError for a file that is shorter than its header says."""
+    declared = declared_bytes(file)
+    if declared > file.size + 1:  # AVI pads to even lengths
+        raise DecodeError("truncated", f"file has {file.size} of {declared} bytes")
+
+
+def _facts_of_bad(file: VideoFile) -> dict[str, Any]:
+    """What is known of a bad video: its checksum and what its container says, if they can be read."""
+    facts: dict[str, Any] = {"source_crc32": file.crc32()}
     try:
-        declared = declared_bytes(path)
-    except OSError as error:
-        raise DecodeError("io", error.strerror or "cannot be read") from None
-    if declared > size + 1:  # AVI pads to even lengths
-        raise DecodeError("truncated", f"file has {size} of {declared} bytes")
+        facts.update(replace(probe(file), source_crc32=facts["source_crc32"]).facts())
+    except DecodeError:
+        pass
+    return facts

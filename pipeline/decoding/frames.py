@@ -21,6 +21,7 @@ class DecodedVideo:
         frames: (T, height, width, 3) uint8 RGB, 0..255.
         times_s: (T,) float32, the time at which each is shown, in seconds since the first.
         fps: stored frames per second.
+        decoder: empty if decord gave the frames, otherwise the name of the decoder.
         source: the file; width and height are of upright pictures, and its frames are those that a player shows.
     """
 
@@ -28,6 +29,7 @@ class DecodedVideo:
     times_s: NDArray[np.float32]
     fps: float
     source: Source
+    decoder: str = ""
 
 
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]

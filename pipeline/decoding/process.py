@@ -3,13 +3,15 @@
 Decoders are half a million lines of C, and some files make them loop, abort or write to wrong addresses.  There is no
 exception then, and a process pool loses all its results when a worker dies.  So each task has its own child: it reads
 one path after another, replies with one line each, and passes the bytes through shared memory.  If the child dies or
-reaches the deadline, the cause is the first video without a reply: a new child tries it once more, without decord, and
-continues with the next.  While the parent stores a video, the child decodes the following one.
+reaches the deadline, the cause is the first video without a reply: a new child tries it again in the same way, and only
+if that fails too without decord.  So what is stored does not depend on a child that once was killed, or waited too
+long.  While the parent stores a video, the child decodes the following one.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import signal
@@ -19,7 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,10 +32,13 @@ from pipeline.decoding.shared_memory import SharedBlock
 from pipeline.decoding.worker import READY
 from pipeline.shards.encoding import Encoded
 
+log = logging.getLogger(__name__)
+
 _ROOT = Path(__file__).resolve().parents[2]  # where `-m` finds the package
 _TICK_S = 0.5  # at most so much of a deadline passes while this process is stopped
 _START_S = 120  # for loading the libraries, which a cold disk makes slow
 _KILLED = "signal 9 (SIGKILL): out of memory?"
+_MOST_UNREAD = 5  # videos in a row that the machine may fail to read before a run is stopped
 _CHILD_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -49,7 +54,7 @@ class DecodeResult:
     """What became of one file.
 
     Attributes:
-        status: ok, or the status of a bad video.
+        status: ok, the status of a bad video, or `retry`: the machine could not read it.
         reason: in words, if it is not ok.
         facts: the ledger's columns about the source, as far as they are known, and `fps` if it is ok.
         encoded: the bytes to store, if it is ok; the next result overwrites them.
@@ -69,18 +74,21 @@ class Decoder:
     """A child process that decodes videos one after another; a new one replaces it when it dies.
 
     Args:
-        settings: the recipe, and the deadline of a video.
+        settings: the recipe, the deadline of a video, and `data_root`, in which each file must be, also if a link there
+            leads to it; empty: anywhere.
         core: the processor core for the child and all its threads; None: any.
         worker: the module that the child runs.
     """
 
     def __init__(self, settings: Preprocess, core: int | None = None, worker: str = "pipeline.decoding.worker") -> None:
-        self._settings, self._core, self._worker = settings, core, worker
+        root = os.path.abspath(settings.data_root) if settings.data_root else ""
+        self._settings, self._core, self._worker = replace(settings, data_root=root), core, worker
         self._deadline_s = settings.video_timeout_s
         self._child: subprocess.Popen[bytes] | None = None
         self._replies: _Lines | None = None
         self._lock = threading.Lock()
         self._stopped = False
+        self._unread = 0  # the last videos that the machine could not read
         self._blocks = [SharedBlock(), SharedBlock()]
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodeResult]:
@@ -88,31 +96,46 @@ class Decoder:
 
         Raises:
             DecoderStopped: `stop` was called.
+            MachineError: several videos in a row could not be read.
             OSError: this machine has no memory for the decoded frames.
             MachineError: the child does not start.
         """
         waiting = deque(enumerate(paths))
         asked: deque[tuple[int, Path]] = deque()
-        failed: DecodeResult | None = None  # the first result of the video that is tried again now
+        deaths = _Deaths()
         while waiting or asked:
             while waiting and len(asked) < len(self._blocks):
-                # PyAV may decode a video on which decord failed; not if the kernel killed the child for lack of memory.
-                with_decord = bool(asked) or failed is None or failed.reason == _KILLED
+                with_decord = bool(asked) or deaths.with_decord
                 asked.append(waiting.popleft())
                 self._ask(*asked[-1], with_decord)
             reply = self._reply(asked[0][0])
             child_died = self._child is None
-            try_again = child_died and failed is None
-            if not try_again:
+            try_again = child_died and deaths.add(reply)
+            if try_again:
+                log.info("%s: %s; decoded again", asked[0][1].name, reply.reason)
+            else:
                 asked.popleft()
             if child_died:  # the other questions are lost: ask them again
                 waiting.extendleft(reversed(asked))
                 asked.clear()
-            if try_again:
-                failed = reply
-            else:
-                yield reply if failed is None else _of_two(failed, reply)
-                failed = None
+            if not try_again:
+                self._count_unread(reply)
+                yield deaths.result(reply)
+                deaths = _Deaths()
+
+    def _count_unread(self, result: DecodeResult) -> None:
+        """Count the videos in a row that the machine could not read.
+
+        Raises:
+            MachineError: they are too many: the disk or the file server is away.
+        """
+        self._unread = self._unread + 1 if result.status == "retry" else 0
+        if self._unread >= _MOST_UNREAD:
+            where = self._settings.data_root or "the folder of the videos"
+            raise MachineError(
+                f"{where}: {self._unread} videos in a row {result.reason}. No video is bad by that. "
+                "Fix the disk or its connection, and run the same command again."
+            )
 
     def stop(self) -> None:
         """Stop at once, from any thread; `decode` raises DecoderStopped."""
@@ -235,12 +258,38 @@ class _Lines:
         return line
 
 
-def _of_two(first: DecodeResult, second: DecodeResult) -> DecodeResult:
-    """The result of a video that was tried twice."""
-    if second.status == "ok" or second.reason == first.reason:
-        return second
-    how = "again" if first.reason == _KILLED else "without decord"
-    return DecodeResult(first.status, f"{first.reason}; {how}: {second.status}: {second.reason}", second.facts)
+class _Deaths:
+    """The tries of one video in which the child died or reached the deadline.
+
+    Two of them show that decord cannot decode the video, and then it is tried without.  A child that was killed, as for
+    lack of memory, shows nothing, so that is tried again only once, and with decord.
+    """
+
+    def __init__(self) -> None:
+        self._last: DecodeResult | None = None
+        self._kills = self._failures = 0
+
+    @property
+    def with_decord(self) -> bool:
+        """Whether the next try is with decord."""
+        return self._failures < 2
+
+    def add(self, result: DecodeResult) -> bool:
+        """Count a try; returns whether there is another one."""
+        if result.reason == _KILLED:
+            self._kills += 1
+        elif self.with_decord:
+            self._failures, self._last = self._failures + 1, result
+        else:
+            return False
+        return self._kills < 2
+
+    def result(self, last: DecodeResult) -> DecodeResult:
+        """The result of the video whose last try gave `last`; it does not tell how often the video was tried."""
+        failed = self._last
+        if failed is None or self.with_decord or last.status in ("ok", "retry") or last.reason == failed.reason:
+            return last
+        return DecodeResult(failed.status, f"{failed.reason}; without decord: {last.status}: {last.reason}", last.facts)
 
 
 def _cause(code: int) -> str:

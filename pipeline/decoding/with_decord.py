@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import av
 import decord
@@ -13,31 +12,36 @@ from decord._ffi.base import DECORDError, DECORDLimitReachedError
 from numpy.typing import NDArray
 
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding.container import DecodeError, ffmpeg_errors, gate, open_container
+from pipeline.decoding.container import ffmpeg_errors, gate, open_container
 from pipeline.decoding.frames import MAX_STORED_BYTES, Allocate, DecodedVideo
 from pipeline.decoding.resample import kept_frames, since_first
 from pipeline.decoding.resize import resize_rgb
+from pipeline.decoding.video_file import DecodeError, VideoFile
 from pipeline.decoding.with_pyav import all_packets
 
 decord.logging.set_level(decord.logging.QUIET)
 
 
-def decode_with_decord(path: Path, size: int, settings: Preprocess, allocate: Allocate) -> DecodedVideo | None:
-    """Decode with decord; None if PyAV must decode the file.
+def decode_with_decord(file: VideoFile, settings: Preprocess, allocate: Allocate) -> DecodedVideo | None:
+    """Decode with decord; None if it cannot decode the file.
 
     That is so if decord raises, or if it counts other frames than a player shows by the container.  Of a file cut
     without re-encoding it counts too many, and fills the rest with copies of the last frame.
+
+    Raises:
+        DecodeError: no decoder can decode the file.
+        ReadError: the machine failed; what decord could not read it does not say, and then this returns None.
     """
-    with ffmpeg_errors(), open_container(path) as container:
-        stream, source = gate(container, size)
-        shown = _count_shown(container, stream, size)
+    with ffmpeg_errors(file), open_container(file) as container:
+        stream, source = gate(container, file.size)
+        shown = _count_shown(container, stream, file.size)
     indices, fps = kept_frames(shown, source.source_fps, settings.fps)
     shape = (len(indices), settings.height, settings.width, 3)
     if not shown or math.prod(shape) > MAX_STORED_BYTES:
         return None
     try:
         # One thread, as every core has a decoder; with fault_tol=1 the first repeated frame is an error.
-        reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
+        reader = decord.VideoReader(file.path, ctx=decord.cpu(0), num_threads=1, fault_tol=1)
         if len(reader) != shown:
             return None
         frames = allocate(shape)

@@ -9,33 +9,36 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import av
 import numpy as np
 
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding.container import DecodeError, Source, ffmpeg_errors, ffmpeg_message, gate, open_container
+from pipeline.decoding.container import Source, ffmpeg_errors, ffmpeg_message, gate, open_container
 from pipeline.decoding.frames import MAX_STORED_BYTES, DecodedVideo
 from pipeline.decoding.resample import kept_frames, resampling, since_first
-from pipeline.decoding.resize import FrameResizer, quarter_turns
+from pipeline.decoding.resize import FrameResizer
+from pipeline.decoding.video_file import DecodeError, VideoFile
 
 # Packets of files up to this size are all read before the first is decoded.  Their times give the number of each frame,
 # so that a frame which is neither kept nor needed for another one is not decoded at all.
 _MAX_AHEAD_BYTES = 64 << 20
 
 
-def decode_with_pyav(path: Path, size: int, settings: Preprocess, skip: bool) -> DecodedVideo | None:
+def decode_with_pyav(file: VideoFile, settings: Preprocess, skip: bool) -> DecodedVideo | None:
     """Decode a file; None if a frame to keep was lost by `skip`: try again without it.
 
     Raises:
         DecodeError: the file cannot be stored.
+        ReadError: the machine failed.
     """
-    with ffmpeg_errors(), open_container(path) as container:
-        stream, source = gate(container, size)
+    with ffmpeg_errors(file), open_container(file) as container:
+        stream, source = gate(container, file.size)
         collector = _Collector(settings, source)
         try:
             complete = _decode(container, stream, source, collector, skip and source.codec == "h264")
+        except av.error.MemoryError:
+            raise
         except av.FFmpegError as error:
             status = "truncated" if collector.seen else "unreadable"
             raise DecodeError(status, f"after {collector.seen} frames: {ffmpeg_message(error)}") from None
@@ -49,7 +52,7 @@ class _Collector:
         self.step, self.fps = resampling(source.source_fps, settings.fps)
         self.source, self.seen, self.stored = source, 0, 0
         self.size = (0, 0)
-        self._resize = FrameResizer(settings.height, settings.width, settings.interpolation)
+        self._resize = FrameResizer(source.source_height, source.source_width, settings.interpolation)
         self._shape = (settings.height, settings.width, 3)
         # Rates are means, so there may be more frames than expected.  Pages that are never written use no memory.
         expected = max(source.source_frames, source.duration_s * source.source_fps) / float(self.step)
@@ -70,10 +73,7 @@ class _Collector:
                 raise DecodeError("too_large", f"more than {self._limit} stored frames")
             added = np.empty((min(2 * self.stored, self._limit) - self.stored, *self._shape), np.uint8)
             self._frames = np.concatenate([self._frames, added])
-        if not self.stored:
-            turned = quarter_turns(picture) % 2
-            self.size = (picture.width, picture.height) if turned else (picture.height, picture.width)
-        self._resize(picture, self._frames[self.stored])
+        self.size = self._resize(picture, self._frames[self.stored])
         self._times_s.append(math.nan if picture.time is None else picture.time)
         self._indices.append(index)
         self.stored += 1
@@ -89,7 +89,7 @@ class _Collector:
         height, width = self.size
         times_s = since_first(np.array(self._times_s), np.array(self._indices), self.source.source_fps)
         source = replace(self.source, source_width=width, source_height=height, source_frames=self.seen)
-        return DecodedVideo(self._frames[: self.stored], times_s, self.fps, source)
+        return DecodedVideo(self._frames[: self.stored], times_s, self.fps, source, "pyav")
 
 
 def _decode(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.common import recipe
-from pipeline.common.errors import FormatError, ShardError, UserError
+from pipeline.common.errors import FormatError, MachineError, ShardError, UserError
 from pipeline.common.recipe import SPLITS, Preprocess
+from pipeline.ledger.schema import WAITING_STATUSES
 from pipeline.shards.format import shard_name
 from pipeline.shards.store import Shard, Store
 
@@ -24,12 +27,14 @@ class PlannedVideo:
         path: its file relative to data_root; empty when the file is missing.
         retry: it is bad and will be decoded again.
         held: path of the shard of an earlier plan that has its frames; empty: none.
+        waiting: it waits to be decoded, for the first time or again.
     """
 
     video_id: str
     path: str
     retry: bool = False
     held: str = ""
+    waiting: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def plan_shards(table: pd.DataFrame, settings: Preprocess, split: str) -> list[T
     """
     order = np.random.default_rng([settings.seed, SPLITS.index(split)]).permutation(len(table))
     rows = [
-        PlannedVideo(str(video_id), str(path), status == "retry")
+        PlannedVideo(str(video_id), str(path), status == "retry", waiting=status in WAITING_STATUSES)
         for video_id, path, status in zip(table["video_id"], table["path"], table["status"], strict=True)
     ]
     size = settings.videos_per_shard
@@ -120,7 +125,7 @@ def is_finished(task: Task, settings: Preprocess, store: Store) -> bool:
     check_same_recipe(shard, settings)
     if shard.planned() != [video.video_id for video in task.videos]:
         return False
-    if any(video.retry for video in task.videos):
+    if any(video.retry for video in task.videos) or "retry" in shard.outcomes["status"]:
         return False
     missing = set(shard.outcomes["video_id"][shard.outcomes["status"] == "missing"])
     root = Path(settings.data_root)
@@ -133,6 +138,39 @@ def is_there(video: PlannedVideo, root: Path) -> bool:
         return bool(video.path) and (root / video.path).exists()
     except PermissionError:
         return True
+
+
+def check_folder(video: PlannedVideo, root: Path) -> None:
+    """Check the folder of a video that waits to be decoded and is not there: it may be the disk that is not there.
+
+    Raises:
+        MachineError: the folder is missing or empty, though `make manifests` saw the video in it.
+    """
+    if not (video.waiting and video.path):
+        return
+    folder = (root / video.path).parent
+    try:
+        with os.scandir(folder) as entries:
+            if any(True for _ in entries):
+                return
+        what = "empty"
+    except OSError as error:
+        what = f"gone ({error.strerror})"
+    raise MachineError(
+        f"{folder}: this folder of videos is {what}, and {video.video_id} waits to be decoded. Bring it back and run "
+        "the same command again; or run `make manifests` if the videos were deleted."
+    )
+
+
+def check_folders(tasks: Iterable[Task], settings: Preprocess) -> None:
+    """`check_folder` for one waiting video of each folder.
+
+    Raises:
+        MachineError: a folder is missing or empty.
+    """
+    waiting = {os.path.dirname(video.path): video for task in tasks for video in task.videos if video.waiting}
+    for video in waiting.values():
+        check_folder(video, Path(settings.data_root))
 
 
 def plan_all(ledgers: dict[str, pd.DataFrame], settings: Preprocess) -> list[Task]:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.common.errors import EXIT_OK, EXIT_TOO_MANY_BAD, UserError
+from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_TOO_MANY_BAD, UserError
 from pipeline.common.locking import locked, remove_temporary
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.execution import dask_cluster, local, previous_plan
-from pipeline.execution.plan import Task, check_recipe, is_finished, plan_all, plan_shards
+from pipeline.execution.plan import Task, check_folders, check_recipe, is_finished, plan_all, plan_shards
 from pipeline.ledger.schema import BAD_STATUSES, WAITING_STATUSES
 from pipeline.ledger.table import awaited, fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledgers
 from pipeline.shards.store import Store, outcomes_table
@@ -80,11 +80,13 @@ def preprocess_store(settings: Preprocess) -> int:
     with locked(Path(settings.store)), locked(ledger_folder(settings)):
         ledgers = read_ledgers(settings)
         tasks = plan_all(ledgers, settings)
+        check_folders(tasks, settings)
         previous_plan.set_aside(tasks, settings, store)
         tasks = previous_plan.with_places(tasks, settings, store)
         todo = [task for task in tasks if not is_finished(task, settings, store)]
         log.info("%d shards, %d of them finished before", len(tasks), len(tasks) - len(todo))
         frames = write_shards(todo, settings, store)
+        check_folders(tasks, settings)  # before videos are recorded as missing
         rows = fill_ledgers(ledgers, tasks, settings, store, keep_awaited=False)
         previous_plan.clear(tasks, settings, store)
     seconds = time.perf_counter() - began
@@ -174,7 +176,9 @@ def fill_ledgers(
 def _report(settings: Preprocess, rows: pd.DataFrame, written: str, frames: int, seconds: float) -> int:
     """Print why videos are bad, then the summary; an error when too many are bad.  Returns the exit code."""
     bad = rows[rows["status"].isin(BAD_STATUSES)]
-    for (status, reason), count in bad[["status", "reason"]].value_counts().head(_SHOWN_REASONS).items():
+    unread = rows[rows["status"].eq("retry")]
+    reasons = pd.concat([bad, unread])[["status", "reason"]].value_counts()
+    for (status, reason), count in reasons.head(_SHOWN_REASONS).items():
         print(f"{count:9,}  {status}: {reason}")
     num_ok, num_missing = (int((rows["status"] == status).sum()) for status in ("ok", "missing"))
     where = f" (see {Path(settings.manifests) / settings.dataset})" if len(bad) else ""
@@ -183,6 +187,13 @@ def _report(settings: Preprocess, rows: pd.DataFrame, written: str, frames: int,
         f"{rows['nbytes'].sum() / 1e9:.2f} GB, {frames / seconds:,.0f} frames/s -> {settings.store}"
     )
     present = len(rows) - num_missing
+    if len(unread):
+        log.error(
+            "error: %d of %d videos could not be read. All others are stored. Fix the disk or its connection and run "
+            "the same command again: it decodes them.", len(unread), present,
+        )  # fmt: skip
+    if present and len(unread) / present > settings.max_bad_fraction:
+        return EXIT_IO
     if present and len(bad) / present > settings.max_bad_fraction:
         log.error(
             "error: %d of %d videos are bad, more than preprocess.max_bad_fraction %g allows. All others are stored, "

@@ -10,12 +10,15 @@ from typing import NamedTuple
 from pipeline.common.errors import ShardError
 from pipeline.common.outcome import OUTCOME_TYPES, Outcome
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding.process import Decoder
-from pipeline.execution.plan import PlannedVideo, Task, is_there
+from pipeline.decoding.process import Decoder, DecodeResult
+from pipeline.execution.plan import PlannedVideo, Task, check_folder, is_there
+from pipeline.ledger.schema import BAD_STATUSES
 from pipeline.shards.encoding import Encoded
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.store import Store
 from pipeline.shards.writer import ShardWriter
+
+_GONE = DecodeResult("missing", "", {})
 
 
 def write_shard(
@@ -32,6 +35,7 @@ def write_shard(
 
     Raises:
         OSError: the disk is full or fails.
+        MachineError: the videos are away, or cannot be read; the shard is not written.
         DecoderStopped: the run is being stopped.
     """
     root = Path(settings.data_root)
@@ -47,13 +51,15 @@ def write_shard(
             encoded: Encoded | None = None
             if copy is not None:
                 outcome, encoded = copy.outcome, copy.reader.encoded(copy.reader.row_of(video.video_id))
-            elif not here:
-                outcome = Outcome(video_id=video.video_id, status="missing")
             else:
-                result = next(decoded)
+                result = next(decoded) if here else _GONE
+                if not here or (result.status == "io" and not is_there(video, root)):  # deleted; or unmounted, or moved
+                    check_folder(video, root)
+                    result = _GONE
                 encoded = result.encoded
                 # By the size of a bad file a rebuild notices that another one has taken its place.
-                facts = {"source_bytes": _size_bytes(root / video.path), **result.facts}
+                nbytes = {"source_bytes": _size_bytes(root / video.path)} if result.status in BAD_STATUSES else {}
+                facts = {**nbytes, **result.facts}
                 num_frames = encoded.num_frames if encoded else 0
                 outcome = Outcome(
                     video_id=video.video_id, status=result.status, reason=result.reason, num_frames=num_frames, **facts

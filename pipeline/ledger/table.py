@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.common.files import naming
+from pipeline.common.outcome import LATER_FIELDS
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import CSV_ERRORS, InputError, csv_problem, list_of
 from pipeline.common.text import shown, some
@@ -25,6 +26,7 @@ from pipeline.ledger import files
 from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, is_plausible, typed, validate
 
 _OLD_RETRY = "to be tried again: "
+_BLANK: dict[str, str | int | float] = {"str": "", "int64": 0, "float64": 0.0}
 
 
 def ledger_folder(settings: Preprocess) -> Path:
@@ -178,9 +180,9 @@ def _parse(file: BinaryIO, path: Path, names: Sequence[str] | None) -> pd.DataFr
     except (ValueError, OverflowError):  # some value is not a number: read again as text, to list them all
         file.seek(0)
         table = read_csv(file, dtype=str)
-    if len(present) < len(wanted):
-        table = pd.concat([table, blank_rows(len(table))[[name for name in wanted if name in absent]]], axis=1)
-        table = table[[name for name in COLUMNS if name in wanted]]
+    for place, name in enumerate(name for name in COLUMNS if name in wanted):
+        if name not in present:
+            table.insert(place, name, pd.Series(_BLANK[COLUMNS[name]], index=table.index, dtype=COLUMNS[name]))
     return table
 
 
@@ -208,7 +210,11 @@ def write_ledgers(ledgers: dict[Path, pd.DataFrame], valid: Collection[Path] = (
         if path not in valid:
             validate(table, str(path))
     (folder,) = {path.parent for path in tables}
-    files.write_together(folder, {path.name: table for path, table in tables.items()}, class_names(*tables.values()))
+    contents = {
+        path.name: table.drop(columns=[name for name in LATER_FIELDS if table[name].eq("").all()])
+        for path, table in tables.items()
+    }
+    files.write_together(folder, contents, class_names(*tables.values()))
 
 
 def _sorted(ledger: pd.DataFrame) -> pd.DataFrame:
@@ -219,8 +225,7 @@ def _sorted(ledger: pd.DataFrame) -> pd.DataFrame:
 
 def blank_rows(num_rows: int) -> pd.DataFrame:
     """The columns of LEARNED for rows about which nothing is known."""
-    zeros = {"str": "", "int64": 0, "float64": 0.0}
-    return pd.DataFrame({name: pd.Series([zeros[COLUMNS[name]]] * num_rows, dtype=COLUMNS[name]) for name in LEARNED})
+    return pd.DataFrame({name: pd.Series([_BLANK[COLUMNS[name]]] * num_rows, dtype=COLUMNS[name]) for name in LEARNED})
 
 
 def fill_ledger(ledger: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:

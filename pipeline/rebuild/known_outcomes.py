@@ -115,7 +115,10 @@ def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: StoredOut
     if outcomes.empty:
         return ledger
     outcomes = outcomes[outcomes["video_id"].isin(ledger["video_id"])]
-    return fill_ledger(ledger, outcomes[~awaited(ledger, outcomes)])
+    ledger = fill_ledger(ledger, outcomes[~awaited(ledger, outcomes)])
+    gone = ledger["status"].eq("retry") & ledger["path"].eq("")  # could not be read, and now there is no file
+    ledger.loc[gone, ["status", "reason"]] = ["missing", ""]
+    return ledger
 
 
 def same_ids(one: pd.DataFrame, other: pd.DataFrame) -> bool:

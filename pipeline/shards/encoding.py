@@ -38,6 +38,14 @@ def encode(frames: NDArray[np.uint8], times_s: NDArray[np.float32], settings: Pr
     return Encoded(data, starts, len(frames), times_s, isal_zlib.crc32(data.data))
 
 
+def frames_of(encoded: Encoded) -> NDArray[np.uint8]:
+    """The frames (T, height, width, 3) uint8 RGB of a video as a shard gives them, JPEGs decoded."""
+    if encoded.starts is None:
+        return encoded.data
+    places = zip(encoded.starts[:-1], encoded.starts[1:], strict=True)
+    return np.stack([simplejpeg.decode_jpeg(encoded.data[begin:end], "RGB") for begin, end in places])
+
+
 def encode_jpeg(frames: NDArray[np.uint8], quality: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Frames (T, height, width, 3) RGB -> their JPEGs end to end, and the (T + 1,) places where each begins."""
     pictures = [

@@ -11,7 +11,8 @@ writer.py writes a shard, reader.py reads its frames, store.py its outcomes, str
       times_s           (sum of T,) float32: when each frame is shown, in seconds since its video's first frame;
                         the videos in the order of `index`, which has the offset of each; a video whose own times do
                         not rise has the times of its mean rate
-      outcomes          table of every planned video: video_id, status, reason and the facts of the source
+      outcomes          table of every planned video: video_id, status, reason and the facts of the source; a field of
+                        `outcome.LATER_FIELDS` only if some video has a value of it
       (after HDF5's)    the seal, a CRC-32 of everything but the frames: checksum.py
 
 Labels are in the ledgers only: when label files change, terabytes of frames need not be written again.

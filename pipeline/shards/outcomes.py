@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.errors import REPAIR, ShardError
-from pipeline.common.outcome import STATUSES
+from pipeline.common.outcome import LATER_FIELDS, STATUSES
 from pipeline.common.text import shown
 from pipeline.shards.format import OUTCOME_FIELDS
 from pipeline.shards.hdf5 import Opened, decode, read_rows
@@ -20,11 +20,13 @@ def read_outcomes(shard: Opened) -> dict[str, NDArray]:
         ShardError: a value is not possible.
         Hdf5Error: it is not a table of this file.
     """
-    rows = read_rows(shard, "outcomes", OUTCOME_FIELDS)
+    present = shard.file.rows("outcomes").dtype.names or ()
+    fields = {name: kind for name, kind in OUTCOME_FIELDS.items() if name in present or name not in LATER_FIELDS}
+    rows = read_rows(shard, "outcomes", fields)
     names(shard.path, rows["video_id"].tolist(), "outcomes")
-    columns = {
-        name: decode(rows[name]) if kind == "text" else rows[name].copy() for name, kind in OUTCOME_FIELDS.items()
-    }
+    columns = {name: decode(rows[name]) if kind == "text" else rows[name].copy() for name, kind in fields.items()}
+    for name in LATER_FIELDS:
+        columns.setdefault(name, np.full(len(rows), "", object))
     for name, values in columns.items():
         if name == "status":
             wrong = [text for text in set(values) if text not in STATUSES]

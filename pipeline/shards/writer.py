@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.files import keep_work, naming, sync_file, sync_folder
-from pipeline.common.outcome import Outcome
+from pipeline.common.outcome import LATER_FIELDS, Outcome
 from pipeline.common.recipe import FORMAT_VERSION, Preprocess
 from pipeline.shards import libhdf5
 from pipeline.shards.checksum import write
@@ -120,11 +119,16 @@ class ShardWriter:
         if self._file.id.valid:
             libhdf5.abandon(self._file)
 
+    def _outcomes_table(self) -> NDArray:
+        unused = {name for name in LATER_FIELDS if not any(getattr(each, name) for each in self._outcomes)}
+        fields = {name: kind for name, kind in OUTCOME_FIELDS.items() if name not in unused}
+        return table([tuple(getattr(each, name) for name in fields) for each in self._outcomes], fields)
+
     def _publish(self) -> None:
         times = self._store_times()
         tables = {
             "index": table([(*row, time) for row, time in zip(self._index, times, strict=True)], INDEX_FIELDS),
-            "outcomes": table([astuple(outcome) for outcome in self._outcomes], OUTCOME_FIELDS),
+            "outcomes": self._outcomes_table(),
         }
         room = sum(rows.nbytes for rows in tables.values()) + 4096 * len(self._outcomes) + (1 << 20)
         fd = self._raw.fd

@@ -50,13 +50,22 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.common.recipe import Preprocess  # noqa: E402
-from pipeline.decoding.container import DecodeError, probe  # noqa: E402
+from pipeline.decoding.container import Source, probe  # noqa: E402
 from pipeline.decoding.decode import decode_video  # noqa: E402
 from pipeline.decoding.process import Decoder  # noqa: E402
+from pipeline.decoding.video_file import DecodeError, open_video  # noqa: E402
 from pipeline.execution.plan import PlannedVideo, Task  # noqa: E402
 from pipeline.execution.write_shard import write_shard  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def source_of(path: Path) -> Source:
+    """What a video's container says."""
+    with open_video(path) as file:
+        return probe(file)
+
+
 TWO = "two at once"
 MIN_SECONDS = 2.0  # of decoding a round: /proc counts hundredths
 
@@ -175,7 +184,7 @@ def count_frames(path: Path) -> int:
 
 def default_files() -> list[Path]:
     """Videos that all arms decode to the same frames: decord repeats some where a cut hides others."""
-    real = [path for path in sorted((ROOT.parent / "shared/videos").glob("*.m*")) if probe(path).codec == "h264"]
+    real = [path for path in sorted((ROOT.parent / "shared/videos").glob("*.m*")) if source_of(path).codec == "h264"]
     sound = []
     for path in real:
         try:
@@ -276,7 +285,7 @@ def main() -> None:
         sys.exit("no videos: name some, or run `make sample` first")
     num_frames = sum(count_frames(path) for path in files)
     repeats = max(1, int(MIN_SECONDS / 0.0004 / num_frames))
-    sizes = sorted({f"{probe(path).source_width}x{probe(path).source_height}" for path in files})
+    sizes = sorted({f"{source.source_width}x{source.source_height}" for source in map(source_of, files)})
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
     print(
         f"{len(files)} files ({', '.join(sizes)}), {num_frames} frames, {repeats} times a round, {args.rounds} rounds"

@@ -1,6 +1,7 @@
 """A decoder process that fails in every possible way; the video's name chooses which.  Run by test_process.py."""
 
 import ctypes
+import errno
 import os
 import signal
 import time
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.decoding.container import DecodeError, Source
+from pipeline.decoding.container import Source
 from pipeline.decoding.frames import DecodedVideo
 from pipeline.decoding.resample import steady_times
+from pipeline.decoding.video_file import DecodeError, ReadError
 from pipeline.decoding.worker import main
 
 
@@ -47,16 +49,30 @@ def decode_hostile(path, settings, _allocate, with_decord):
         os.write(1, b"more noise\n")
     elif how == "killed":  # as the kernel does when memory is full
         os.kill(os.getpid(), signal.SIGKILL)
-    elif how == "oncekilled":
+    elif how == "unread":
+        raise ReadError(errno.EIO, os.strerror(errno.EIO))
+    elif how.startswith("once"):
         mark = Path(path).with_suffix(".mark")
         if not mark.exists():
             mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            fail_once(how.removeprefix("once"))
     number = int(Path(path).stem.split("-")[1])
     frames = np.full((3 + number % 3, settings.height, settings.width, 3), number % 251, np.uint8)
     times_s = steady_times(np.arange(len(frames)), 15.0)
-    return DecodedVideo(frames, times_s, 15.0, Source("h264", 340, 256, 8, 30.0, 2 * len(frames), 1000, 0.0))
+    source = Source("h264", 340, 256, 8, 30.0, 2 * len(frames), 1000, 0.0)
+    return DecodedVideo(frames, times_s, 15.0, source, "" if with_decord else "pyav")
+
+
+def fail_once(how):
+    if how == "killed":  # as the kernel does when memory is full
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "fault":
+        ctypes.string_at(0)
+    elif how == "stalled":
+        time.sleep(600)
+    else:
+        raise ReadError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
 if __name__ == "__main__":
-    main(decode=decode_hostile, checksum=lambda _path: 0)  # there is no file
+    main(decode=decode_hostile)

@@ -13,6 +13,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 
 MISSING = (2,)
+BY_DECORD, BY_PYAV = 5, 6  # videos of `make_both`
 
 
 def make_inputs(folder: Path, num_videos: int = 9, broken: int | None = 4, **changes: object) -> Preprocess:
@@ -26,6 +27,18 @@ def make_inputs(folder: Path, num_videos: int = 9, broken: int | None = 4, **cha
         (Path(settings.data_root) / table["path"][broken]).write_bytes(b"no video")
     write_ledger(ledger_path(settings, "train"), table)
     return settings
+
+
+def make_both(folder: Path, **changes: object) -> Preprocess:
+    """`make_inputs`; its video BY_PYAV is narrow, so decord misreads it, and PyAV decodes it."""
+    settings = make_inputs(folder, **changes)  # type: ignore[arg-type]
+    write_mp4(path_of(settings, BY_PYAV), 12, 30, (32, 24), first=10 * BY_PYAV)
+    return settings
+
+
+def path_of(settings: Preprocess, number: int) -> Path:
+    """The file of a video of the ledger of `train`."""
+    return Path(settings.data_root) / train_rows(settings)["path"].iloc[number]
 
 
 def train_rows(settings: Preprocess) -> pd.DataFrame:

@@ -32,10 +32,11 @@ from make_videos import (
 from paths import ROOT
 
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding import container, decode, frames, with_decord, with_pyav
-from pipeline.decoding.container import DecodeError, file_crc32, probe
+from pipeline.decoding import container, decode, frames, video_file, with_decord, with_pyav
+from pipeline.decoding.container import probe
 from pipeline.decoding.decode import decode_video
 from pipeline.decoding.resample import kept_frames, since_first
+from pipeline.decoding.video_file import DecodeError, open_video
 
 SOURCE = Preprocess(fps="source", height=64, width=96)
 
@@ -358,8 +359,8 @@ def test_what_is_no_file_is_io_and_does_not_block(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_io(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.mp4")
     path.chmod(0)
-    code = "import sys; from pathlib import Path; from pipeline.decoding.container import DecodeError, probe\n"
-    code += "try: probe(Path(sys.argv[1]))\nexcept DecodeError as error: print(error.status)"
+    code = "import sys; from pathlib import Path; from pipeline.decoding.video_file import DecodeError, open_video\n"
+    code += "try: open_video(Path(sys.argv[1]))\nexcept DecodeError as error: print(error.status)"
     run = subprocess.run(
         [sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, preexec_fn=powers.give_up
     )
@@ -381,7 +382,7 @@ def test_what_exceeds_a_limit_is_too_large(
 ) -> None:
     path = write_mp4(tmp_path / "a.mp4")
     assert numbers(path) == list(range(30))
-    for module in (container, frames, with_decord, with_pyav):
+    for module in (container, frames, video_file, with_decord, with_pyav):
         if hasattr(module, limit):
             monkeypatch.setattr(module, limit, value)
     assert status(path, said="at most") == "too_large"
@@ -414,17 +415,18 @@ def test_file_removed_while_decoded_is_not_stored(tmp_path: Path, monkeypatch: p
 
 
 def test_checksum_covers_the_whole_file_and_only_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "_PART_BYTES", 1000)
+    monkeypatch.setattr(video_file, "_PART_BYTES", 1000)
     path = write_mp4(tmp_path / "a.mp4", num_frames=10)
     assert path.stat().st_size > 1000
-    assert file_crc32(path) == zlib.crc32(path.read_bytes())
+    assert decode_video(path, SOURCE).source.source_crc32 == zlib.crc32(path.read_bytes())
     os.mkfifo(tmp_path / "fifo.mp4")
     with pytest.raises(DecodeError, match="not a regular file"):
-        file_crc32(tmp_path / "fifo.mp4")
+        open_video(tmp_path / "fifo.mp4")
 
 
 def test_probe_tells_without_decoding(tmp_path: Path) -> None:
-    source = probe(write_mp4(tmp_path / "a.mp4", num_frames=30, fps=25))
+    with open_video(write_mp4(tmp_path / "a.mp4", num_frames=30, fps=25)) as file:
+        source = probe(file)
     assert (source.codec, source.source_fps, source.source_frames) == ("h264", 25.0, 30)
     assert source.duration_s == pytest.approx(1.2)
 

@@ -224,3 +224,15 @@ def test_class_names_and_name_of_videos(root):
     assert name == videos_name("kinetics400", shuffled, ("pending",))
     with pytest.raises(InputError, match="different class lists"):
         class_names(table, table.assign(label="other"))
+
+
+@pytest.mark.parametrize("decoder", ["", "pyav"])
+def test_decoder_is_a_column_only_where_it_is_known(tmp_path, decoder):
+    table = make_ledger(3, "train")
+    table.loc[1, "decoder"] = decoder
+    path = tmp_path / "train.csv"
+    write_ledger(path, table)
+    header = path.read_text().splitlines()[0].split(",")
+    assert header == [name for name in COLUMNS if name != "decoder" or decoder]
+    assert read_ledger(path).equals(table)
+    assert read_columns(path, ["video_id", "decoder"]).equals(table[["video_id", "decoder"]])

@@ -20,7 +20,7 @@ from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import InputError
 from pipeline.ledger.schema import LEARNED, STORED_COLUMNS
-from pipeline.ledger.table import fill_ledger, ledger_path, read_ledger, write_ledger
+from pipeline.ledger.table import blank_rows, fill_ledger, ledger_path, read_ledger, write_ledger
 from pipeline.shards.writer import ShardWriter
 
 
@@ -54,6 +54,17 @@ def test_label_files_and_shards_without_videos(preprocessed):
     assert table.loc[IDS, "status"].tolist() == ["ok", "timeout", "ok", "unreadable", "missing", "ok"]
 
 
+def test_unread_video_of_a_shard_is_tried_again(root):
+    touch(root, *(f"val/{IDS[row]}.mp4" for row in (0, 1, 2, 3, 5)))
+    command(root)
+    write_shards(root, {**OUTCOMES, 1: ("retry", "could not be read: Input/output error")})
+    row = build_ledgers(recipe_of(root))["val"].set_index("video_id").loc[IDS[1]]
+    assert (row["status"], row["reason"]) == ("retry", "could not be read: Input/output error")
+    (root / f"val/{IDS[1]}.mp4").unlink()
+    row = build_ledgers(recipe_of(root))["val"].set_index("video_id").loc[IDS[1]]
+    assert (row["status"], row["reason"], row["path"]) == ("missing", "", "")
+
+
 def test_lost_shard_keeps_every_outcome_but_ok(preprocessed):
     for path in (preprocessed.parent / "store").iterdir():
         path.unlink()
@@ -66,9 +77,8 @@ def test_lost_shard_keeps_every_outcome_but_ok(preprocessed):
     table = built.ledgers["val"].set_index("video_id")
     assert table.loc[IDS, "status"].tolist() == ["pending", "timeout", "pending", "unreadable", "missing", "pending"]
     assert table.loc[IDS[0], "source_frames"] == 300, "a fact of the source is kept"
-    assert (table[[name for name in STORED_COLUMNS if name != "shard"]] == 0).all(axis=None) and set(
-        table["shard"]
-    ) == {""}
+    blank = blank_rows(1).loc[0]
+    assert all(table[name].eq(blank[name]).all() for name in STORED_COLUMNS)
     assert any("3 videos were ok but are now in no shard" in line for line in built.warnings)
 
 

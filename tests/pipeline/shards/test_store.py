@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from count_opens import count_opens, once_each
@@ -120,3 +121,16 @@ def test_many_rows_take_little_memory(tmp_path):
     assert taken / (count * rows) < 500, "bytes a row: 300,000 rows must stay below 150 MB"
     status = store.shard(store.paths()[0]).outcomes["status"]
     assert len({id(text) for text in status}) == 1
+
+
+@pytest.mark.parametrize("decoder", ["", "pyav"])
+def test_shard_says_which_decoder_if_not_decord(tmp_path, decoder):
+    settings = settings_for(tmp_path)
+    path = tmp_path / "train-00000-of-00001.h5"
+    with ShardWriter(path, settings, "train") as writer:
+        for number, each in enumerate(("", decoder)):
+            outcome = Outcome(video_id=f"v{number}", status="ok", num_frames=2, fps=15.0, decoder=each)
+            add_frames(writer, outcome, frames_of(number, 2, settings), settings)
+    with h5py.File(path) as file:  # without the field, the bytes of a shard are those of earlier versions
+        assert ("decoder" in file["outcomes"].dtype.names) == bool(decoder)
+    assert open_shard(path).outcomes["decoder"].tolist() == ["", decoder]

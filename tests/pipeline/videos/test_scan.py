@@ -10,8 +10,8 @@ from make_ledgers import IDS, ROWS, build_ledgers, command, joined, label_file, 
 
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.tables import InputError
-from pipeline.decoding.container import DecodeError
 from pipeline.decoding.decode import decode_video
+from pipeline.decoding.video_file import DecodeError
 from pipeline.videos.names import ENDINGS
 from pipeline.videos.scan import scan_videos
 

@@ -182,7 +182,7 @@ def complaint(command) -> Callable:
     """The error of a command that cannot continue."""
 
     def observe(config: Config, words: list[str], patch: pytest.MonkeyPatch):
-        patch.setattr(infer, "decode_video", lambda *_: SimpleNamespace(frames=None))
+        patch.setattr(infer, "decode_video", lambda *_: (None, 15))
         with pytest.raises(UserError) as caught:
             command.main(words)
         return str(caught.value)
@@ -192,7 +192,7 @@ def complaint(command) -> Callable:
 
 def picture(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     frames = np.zeros((20, 16, 20, 3), np.uint8)
-    patch.setattr(infer, "decode_video", lambda *_: SimpleNamespace(frames=frames, fps=15))
+    patch.setattr(infer, "decode_video", lambda *_: (frames, 15))
     predict = lambda clips: ms.Tensor(np.zeros((len(clips), 6), np.float32))  # noqa: E731
     patch.setattr(infer, "load_predictor", lambda *_: (predict, {}))
     assert infer.main([*words, "--infer.pretrained_model=x.ckpt"]) == 0
