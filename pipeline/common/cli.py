@@ -207,6 +207,14 @@ class _Output(io.FileIO):
         return memoryview(data).nbytes
 
 
+def _descriptor(stream: object) -> int | None:
+    """The descriptor that a text file of Python's writes to."""
+    try:
+        return stream.fileno() if isinstance(stream, io.TextIOWrapper) else None
+    except io.UnsupportedOperation:
+        return None
+
+
 def _secure_streams() -> Sequence[_Output]:
     """Make the standard streams safe: none is closed, and none that breaks stops the work.  Returns those replaced."""
     for fd in range(3):
@@ -219,7 +227,7 @@ def _secure_streams() -> Sequence[_Output]:
         stream = getattr(sys, name)
         if stream is None:
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the process ends
-        elif not isinstance(stream, io.TextIOWrapper) or stream.fileno() != fd:  # a library's, or a test's
+        elif _descriptor(stream) != fd:  # a library's, or a test's
             continue
         else:
             stream.flush()

@@ -13,7 +13,7 @@ from paths import HELPERS
 
 
 @functools.cache
-def _library() -> tuple[Path, tempfile.TemporaryDirectory]:
+def _compiled() -> tuple[Path, tempfile.TemporaryDirectory]:
     """read_faults.c, compiled once; its folder is removed when this process ends."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
@@ -42,7 +42,7 @@ class ReadFaults:
     def __init__(
         self, patch: pytest.MonkeyPatch, folder: Path, name: str, how: int, start: int = 1000, times: int = 1_000_000
     ) -> None:
-        library, _ = _library()
+        library, _ = _compiled()
         self._log = folder / f"faults-{len(list(folder.glob('faults-*')))}"
         self._log.touch()
         for key, value in {"NAME": name, "HOW": how, "FROM": start, "TIMES": times, "LOG": self._log}.items():

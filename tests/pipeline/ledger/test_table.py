@@ -65,7 +65,7 @@ def test_all_errors_of_a_ledger_in_one_report(root, capsys):
 
 NO_LEDGERS = {
     "empty": (b"", "the file is empty"),
-    "other columns": (b"a,b\n1,2\n", "wrong columns: 'a', 'b', 'codec', 'crc32', 'fps' and "),
+    "other columns": (b"a,b\n1,2\n", "wrong columns: 'a', 'b', 'codec', 'crc32', 'decoder' and "),
     "binary": (bytes(range(256)) * 8, "not UTF-8 text"),
     "not UTF-8": (b"\xff\xfe\x00", "not UTF-8 text"),
     "NUL bytes": (b"\0" * 4096, "not a ledger: "),
@@ -96,7 +96,7 @@ def test_a_row_longer_than_the_header_is_named(tmp_path, row):
     lines = path.read_text().splitlines()
     lines[row] += ",77"
     path.write_text("\n".join([*lines, ""]))
-    with pytest.raises(InputError, match=f"not a ledger: line {row + 1} has (more|25) values"):
+    with pytest.raises(InputError, match=f"not a ledger: line {row + 1} has (more|26) values"):
         read_ledger(path)
 
 
