@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, UserError
+from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, UNREADABLE_NOW, UserError
 from pipeline.common.help import WIDTH, key_lines
 from pipeline.common.settings import TOP_KEYS, Document, nearest_hint
 
@@ -145,7 +145,7 @@ def run(main: Callable[[], int]) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_OK
     except OSError as error:
-        if error.errno not in _IO_ERRNOS:
+        if error.errno not in _IO_ERRNOS | UNREADABLE_NOW:
             raise
         code = EXIT_IO
         print(

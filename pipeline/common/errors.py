@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_TOO_MANY_BAD = 0, 1, 2, 3
@@ -40,6 +41,21 @@ class ShardError(UserError):
 
 class FormatError(ShardError):
     """An intact shard whose format belongs to another version of this program."""
+
+
+class LossError(ShardError):
+    """A shard that is not written, because stored videos would be lost by it; a person decides (`--accept-loss`)."""
+
+
+UNREADABLE_NOW = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "EAGAIN", "EBUSY", "ESTALE", "ETIMEDOUT",
+        "ENODEV", "ENXIO", "EREMOTEIO", "ENOTCONN", "ECONNRESET", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH",
+        "ENETDOWN", "ENETUNREACH", "ENOLINK", "ESHUTDOWN", "EUCLEAN", "ENOKEY", "EKEYEXPIRED", "EBADMSG",
+    )
+)  # fmt: skip
+"""Numbers of system errors that tell nothing about the content of a file: it may be readable later."""
 
 
 REPAIR = "run `make verify ARGS=--repair`"

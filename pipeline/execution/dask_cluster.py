@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import LossError, UserError
 from pipeline.common.locking import owner
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
@@ -27,13 +27,16 @@ _CONNECT_S = 30
 _DECIDING = ("decord2", "av", "opencv-python-headless", "simplejpeg", "numpy", "h5py")  # the bytes of a shard
 
 
-def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Outcome], None]) -> None:
+def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Outcome], None]) -> list[LossError]:
     """Write shards on the cluster of `settings.scheduler`, in the order given; the store must be locked.
 
     Args:
         tasks: the shards.
         settings: the recipe.
         done: called with the outcome of each video, shard by shard as they finish.
+
+    Returns:
+        Why some shards were not written.
 
     Raises:
         UserError: Dask is not installed, the scheduler does not answer, or a worker cannot take part.
@@ -59,9 +62,12 @@ def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Ou
         _check_workers(client.run(_obstacle, settings, run, _versions(), on_error="return"), settings)
         futures = client.map(_write, tasks, settings=settings, run=run, pure=False)
         try:
-            for _, outcomes in distributed.as_completed(futures, with_results=True):
+            refused = []
+            for _, (outcomes, loss) in distributed.as_completed(futures, with_results=True):
                 for outcome in outcomes:
                     done(outcome)
+                refused += [loss] if loss else []
+            return refused
         except distributed.KilledWorker as error:
             raise UserError(
                 f"several workers died while writing a shard: {error}; read their logs and run the same command again"
@@ -70,8 +76,8 @@ def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Ou
             client.cancel(futures)
 
 
-def _write(task: Task, settings: Preprocess, run: str) -> list[Outcome]:
-    """One shard, on a worker."""
+def _write(task: Task, settings: Preprocess, run: str) -> tuple[list[Outcome], LossError | None]:
+    """One shard, on a worker; and why it was not written."""
     outcomes: list[Outcome] = []
 
     def done(outcome: Outcome) -> None:
@@ -81,8 +87,11 @@ def _write(task: Task, settings: Preprocess, run: str) -> list[Outcome]:
         outcomes.append(outcome)
 
     with Decoder(settings) as decoder:
-        write_shard(task, settings, Store(Path(settings.store)), decoder, done)
-    return outcomes
+        try:
+            write_shard(task, settings, Store(Path(settings.store)), decoder, done)
+        except LossError as error:
+            return outcomes, error
+    return outcomes, None
 
 
 def _versions() -> dict[str, str]:

@@ -128,6 +128,10 @@ def _losses(
     """Warnings for what shards and the earlier ledger have and the new ledger has not."""
     ids = pd.Index(ledger["video_id"])
     losses = []
+    if stored.damaged:
+        damaged = some(sorted(stored.damaged))
+        losses.append(f"{len(stored.damaged):,} shards are damaged: {damaged}. What the earlier ledger knows of their "
+                      "videos is kept; run `make verify ARGS=--repair`")  # fmt: skip
     unknown = stored.outcomes["video_id"][~stored.outcomes["video_id"].isin(ids)]
     if len(unknown):
         losses.append(f"shards have {len(unknown):,} videos that are in no label file: {some(unknown)}")

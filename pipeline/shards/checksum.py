@@ -58,8 +58,8 @@ def check(path: Path) -> None:
     with open(path, "rb", buffering=0) as file:
         fd = file.fileno()
         size = os.fstat(fd).st_size
-        tail = os.pread(fd, _TAIL.size, max(0, size - _TAIL.size))
-        magic, version, count, crc = _TAIL.unpack(tail.rjust(_TAIL.size, b"\0"))
+        last = os.pread(fd, _TAIL.size, max(0, size - _TAIL.size))
+        magic, version, count, crc = _TAIL.unpack(last.rjust(_TAIL.size, b"\0"))
         end = size - _TAIL.size - count * _RUN_BYTES
         if magic != _MAGIC or end < 0:
             raise _unsealed(path, os.pread(fd, _HEAD_BYTES, 0))
@@ -72,6 +72,35 @@ def check(path: Path) -> None:
         raise ShardError(path, f"shard metadata is corrupted: CRC-32 {actual:08x}, expected {crc:08x}", REPAIR)
     if version != FORMAT_VERSION:
         raise _other_format(path, version)
+
+
+def tail(path: Path) -> bytes:
+    """The last part of a file's seal, with the checksum; empty when the file has none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        last = os.pread(file.fileno(), _TAIL.size, max(0, size - _TAIL.size))
+    return last if last.startswith(_MAGIC) else b""
+
+
+def sealed_nbytes(path: Path) -> int | None:
+    """How many bytes of videos a file has by its seal, which may be damaged; None when it has none that makes sense.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        _, _, count, _ = _TAIL.unpack(tail(path) or bytes(_TAIL.size))
+        end = size - _TAIL.size - count * _RUN_BYTES
+        if not count or end < 0:
+            return None
+        runs = np.frombuffer(os.pread(file.fileno(), count * _RUN_BYTES, end), "<i8").reshape(-1, 2)
+    places = [0, *runs.ravel().tolist(), end]
+    return int((runs[:, 1] - runs[:, 0]).sum()) if places == sorted(places) else None
 
 
 def _unsealed(path: Path, head: bytes) -> ShardError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from pipeline.common.errors import REPAIR, ShardError
+from pipeline.common.errors import REPAIR, UNREADABLE_NOW, ShardError
 from pipeline.shards.checksum import check
 from pipeline.shards.direct_io import BLOCK_BYTES
 
@@ -88,7 +89,13 @@ def file_id(file: Path | int) -> FileId:
 
 
 def missing(path: Path) -> ShardError:
-    """The error for a shard that is not there."""
+    """The error for a shard that is not there.
+
+    Raises:
+        OSError: there is a link of its name, to a file that is not there now.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ENOLINK, "a link to a file that is not there", str(path))
     return ShardError(path, "no such shard", "run `make preprocess`")
 
 
@@ -99,11 +106,15 @@ def open_finished(path: Path) -> Iterator[h5py.File]:
     Raises:
         FormatError: it is of another format.
         ShardError: it is missing, corrupted or unfinished.
+        OSError: it cannot be read now, so nothing is known of its content.
     """
     if not path.is_file():
         raise missing(path)
     try:
         check(path)
+    except FileNotFoundError:  # it was removed just now
+        raise missing(path) from None
+    try:
         with h5py.File(path, "r", locking=False) as file:
             if not file.attrs.get("complete", False):
                 raise ShardError(path, "the shard is unfinished", "run `make preprocess`")
@@ -113,7 +124,11 @@ def open_finished(path: Path) -> Iterator[h5py.File]:
             yield file
     except ShardError:
         raise
+    except MemoryError:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from None
     except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno is not None and error.errno in UNREADABLE_NOW:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         raise ShardError(path, f"not a valid HDF5 file ({_reason(error)})", REPAIR) from None
 
 
