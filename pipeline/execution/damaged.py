@@ -86,7 +86,7 @@ def rescue(
             _copy_intact(path, claims, ledgers, settings, store)
         if task and candidates <= planned:
             by_path[path] = replace(by_path[path], doubtful=frozenset(candidates))
-        elif task:  # other shards take its videos, so this one's task cannot tell whether all are stored again
+        elif path.parent == store.folder:  # other shards take its videos, so no task can tell whether all are stored
             keep(path)
             path.unlink()
     for path, task in by_path.items():

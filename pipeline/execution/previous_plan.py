@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.common.errors import FormatError, ShardError
+from pipeline.common.errors import FormatError, LossError, ShardError
 from pipeline.common.files import sync_folder
 from pipeline.common.recipe import Preprocess
 from pipeline.common.text import some
@@ -25,18 +25,38 @@ from pipeline.shards.store import EARLIER, Shard, Store, shards_in
 log = logging.getLogger(__name__)
 
 
-def displaced(tasks: Iterable[Task], settings: Preprocess, store: Store, only: Collection[str] | None) -> list[Path]:
-    """Shards that hold other videos than planned, except for those without any stored video.
+def arrange(
+    tasks: list[Task],
+    settings: Preprocess,
+    store: Store,
+    refused: dict[Path, LossError],
+    only: Collection[str] | None = None,
+) -> list[Task]:
+    """Move shards that hold other videos than planned to `earlier/`, and find the videos there.
 
     Args:
         tasks: the plan.
         settings: the recipe.
         store: its shards.
+        refused: damaged shards that must not be written.
         only: names of the shards to look at; None: all.
 
+    Returns:
+        The tasks, with the shards in `earlier/` that hold each video.
+
     Raises:
-        UserError: a shard is of another recipe or format.
+        UserError: a shard is of another recipe or format; no shard is moved then.
+        LossError: shards would be moved, and some are in `refused`; no shard is moved then.
     """
+    moving = _displaced(tasks, settings, store, only)
+    if moving and refused:  # the place of their videos changes, and with it what their files may hold
+        raise next(iter(refused.values()))
+    _set_aside(moving, store)
+    return _with_places(tasks, settings, store)
+
+
+def _displaced(tasks: Iterable[Task], settings: Preprocess, store: Store, only: Collection[str] | None) -> list[Path]:
+    """Shards that hold other videos than planned, except for those without any stored video."""
     planned = {task.path.name: [video.video_id for video in task.videos] for task in tasks}
     paths = []
     for path in store.paths():
@@ -54,19 +74,8 @@ def displaced(tasks: Iterable[Task], settings: Preprocess, store: Store, only: C
     return paths
 
 
-def set_aside(tasks: Iterable[Task], settings: Preprocess, store: Store, only: Collection[str] | None = None) -> None:
-    """Move shards that hold other videos than planned to `earlier/`; one without any stored video stays.
-
-    Args:
-        tasks: the plan.
-        settings: the recipe.
-        store: its shards.
-        only: names of the shards to look at; None: all.
-
-    Raises:
-        UserError: a shard is of another recipe or format; no shard is moved then.
-    """
-    moving = displaced(tasks, settings, store, only)
+def _set_aside(moving: Sequence[Path], store: Store) -> None:
+    """Move shards of a store to `earlier/`."""
     if not moving:
         return
     folder = store.folder / EARLIER
@@ -81,7 +90,7 @@ def set_aside(tasks: Iterable[Task], settings: Preprocess, store: Store, only: C
     )  # fmt: skip
 
 
-def with_places(tasks: Iterable[Task], settings: Preprocess, store: Store) -> list[Task]:
+def _with_places(tasks: Iterable[Task], settings: Preprocess, store: Store) -> list[Task]:
     """`tasks`, with the shards in `earlier/` that hold each video."""
     held: dict[str, tuple[str, ...]] = {}
     for path in shards_in(store.folder / EARLIER):

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -86,7 +85,9 @@ def preprocess_store(settings: Preprocess, *, accept_loss: bool = False) -> int:
     check_store_of_ledgers(read_ledgers(settings), settings, store)  # fail before a store is made
     with locked(Path(settings.store)), locked(ledger_folder(settings)):
         ledgers = read_ledgers(settings)
-        tasks, refused = arrange(plan_all(ledgers, settings), ledgers, settings, store, accept_loss=accept_loss)
+        check_recipe(store, settings)
+        tasks, refused = damaged.rescue(plan_all(ledgers, settings), ledgers, settings, store, accept_loss=accept_loss)
+        tasks = previous_plan.arrange(tasks, settings, store, refused)
         todo = [task for task in tasks if task.path not in refused and not is_finished(task, settings, store)]
         log.info("%d shards, %d of them finished before", len(tasks), len(tasks) - len(todo) - len(refused))
         frames = write_shards(todo, settings, store, refused)
@@ -99,41 +100,6 @@ def preprocess_store(settings: Preprocess, *, accept_loss: bool = False) -> int:
     damaged.remind_of_kept(store)
     raise_refused(refused, store)
     return code
-
-
-def arrange(
-    tasks: list[Task],
-    ledgers: dict[str, pd.DataFrame],
-    settings: Preprocess,
-    store: Store,
-    *,
-    accept_loss: bool,
-    only: Collection[str] | None = None,
-) -> tuple[list[Task], dict[Path, LossError]]:
-    """Restore damaged shards, and move those of an earlier plan aside; the store must be locked.
-
-    Args:
-        tasks: the plan.
-        ledgers: by split.
-        settings: the recipe.
-        store: its shards.
-        accept_loss: as for `preprocess_store`.
-        only: names of the shards that may be moved; None: all.
-
-    Returns:
-        The tasks, with the places of their videos in shards of an earlier plan; and why some of them must not be
-        written, by path.
-
-    Raises:
-        UserError: a shard is of another recipe or format; no shard is moved then.
-        LossError: shards would be moved, and a damaged one holds videos that may be lost; nothing was moved.
-    """
-    check_recipe(store, settings)
-    tasks, refused = damaged.rescue(tasks, ledgers, settings, store, accept_loss=accept_loss)
-    if refused and previous_plan.displaced(tasks, settings, store, only):
-        raise next(iter(refused.values()))
-    previous_plan.set_aside(tasks, settings, store, only)
-    return previous_plan.with_places(tasks, settings, store), refused
 
 
 def raise_refused(refused: dict[Path, LossError], store: Store) -> None:

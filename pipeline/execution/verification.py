@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pipeline.common.locking import locked
 from pipeline.common.recipe import Preprocess, differences
 from pipeline.execution import damaged, previous_plan
 from pipeline.execution.plan import Task, check_recipe, check_store_of_ledgers, plan_all, strays
-from pipeline.execution.run import arrange, check_data_root, fill_ledgers, raise_refused, write_shards
+from pipeline.execution.run import check_data_root, fill_ledgers, raise_refused, write_shards
 from pipeline.ledger.schema import LEARNED, WAITING_STATUSES
 from pipeline.ledger.table import awaited, fill_ledger, ledger_folder, read_ledgers
 from pipeline.shards.store import Shard, Store, outcomes_table
@@ -66,14 +67,18 @@ def verify_store(settings: Preprocess, *, repair: bool, accept_loss: bool = Fals
     tasks = plan_all(ledgers, settings)
     check_recipe(store, settings)
     refused: dict[Path, LossError] = {}
-    discrepancies = check_store(ledgers, tasks, settings, store)
-    if repair and any(each.kind != "stray" for each in discrepancies):
-        for each in discrepancies:
-            log.info("repairing: %s", each)
-        with locked(store.folder), locked(ledger_folder(settings)):
-            refused = _repair(tasks, discrepancies, settings, store, accept_loss)
-        ledgers = read_ledgers(settings)
+    with contextlib.ExitStack() as lock:
+        if repair:
+            check_store_of_ledgers(ledgers, settings, store)
+            lock.enter_context(locked(store.folder))
+            lock.enter_context(locked(ledger_folder(settings)))
+            ledgers = read_ledgers(settings)
+            tasks, refused = damaged.rescue(tasks, ledgers, settings, store, accept_loss=accept_loss)
         discrepancies = check_store(ledgers, tasks, settings, store)
+        if repair and any(each.kind != "stray" for each in discrepancies):
+            _repair(ledgers, tasks, discrepancies, settings, store, refused)
+            ledgers = read_ledgers(settings)
+            discrepancies = check_store(ledgers, tasks, settings, store)
     for each in discrepancies:
         print(each)
     if repair:
@@ -162,20 +167,23 @@ def _check_ledger(outcomes: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[
 
 
 def _repair(
-    tasks: list[Task], discrepancies: list[Discrepancy], settings: Preprocess, store: Store, accept_loss: bool
-) -> dict[Path, LossError]:
+    ledgers: dict[str, pd.DataFrame],
+    tasks: list[Task],
+    discrepancies: list[Discrepancy],
+    settings: Preprocess,
+    store: Store,
+    refused: dict[Path, LossError],
+) -> None:
     """Write the broken shards again, with copies of what is intact in them, and fill the ledgers in.
 
-    Returns:
-        Why some shards were not written, by path.
+    Those in `refused` are left as they are; those that would lose videos are added to it.
     """
-    ledgers = read_ledgers(settings)
-    check_store_of_ledgers(ledgers, settings, store)
+    for each in discrepancies:
+        log.info("repairing: %s", each)
     broken = {each.shard for each in discrepancies if each.kind == "shard"}
-    tasks, refused = arrange(tasks, ledgers, settings, store, accept_loss=accept_loss, only=broken)
+    tasks = previous_plan.arrange(tasks, settings, store, refused, only=broken)
     todo = [task for task in tasks if task.path.name in broken and task.path not in refused]
     write_shards(todo, settings, store, refused)
     written = [task for task in tasks if task.path not in refused]
     fill_ledgers(ledgers, written, settings, store, keep_awaited=True)
     previous_plan.clear(written, settings, store)
-    return refused
