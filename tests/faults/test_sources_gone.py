@@ -6,6 +6,9 @@ import errno
 import os
 import random
 import shutil
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +27,8 @@ from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 from pipeline.shards.store import Store, open_shard
 
 NUM_VIDEOS, MISSING, PER_SHARD = 10, 2, 5
-CODECS = ["raw", "jpeg"]
+CODECS = ["raw", pytest.param("jpeg", marks=pytest.mark.slow)]
+STEPS = [(os, "replace"), (os, "link"), (os, "unlink"), (os, "rename"), (Path, "mkdir"), (Path, "unlink")]
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +154,17 @@ def attempt(settings: Preprocess) -> LossError | None:
     return None
 
 
+def mixed(path: Path, damaged: bytes) -> bytes:
+    """A shard with the frames that damaged content has in their places."""
+    whole = path.read_bytes()
+    if len(damaged) != len(whole):
+        return whole
+    content = bytearray(damaged)
+    for offset in metadata_of(path):
+        content[offset] = whole[offset]
+    return bytes(content)
+
+
 def check_outcome(
     settings: Preprocess, pristine: Preprocess, damaged: dict[str, bytes], error: LossError | None
 ) -> str:
@@ -160,7 +175,7 @@ def check_outcome(
     for name in before:
         if after[name] == before[name]:
             continue
-        assert after[name] == damaged[name], f"{name} was changed"
+        assert after[name] in (damaged[name], mixed(Path(pristine.store) / name, damaged[name])), f"{name} was changed"
         if error is None:  # frames: `make verify` names them
             open_shard(Path(settings.store) / name)
             outcome = "unchanged"
@@ -171,22 +186,63 @@ def check_outcome(
     return outcome
 
 
+def check_kept(settings: Preprocess, pristine: Preprocess, damaged: dict[str, bytes]) -> None:
+    """At any moment each shard is as it was made, or as it was damaged, under its name or in another folder."""
+    before, files = files_of(pristine), files_of(settings)
+    for name in before.keys() - {"train.csv"}:
+        whole = (before[name], mixed(Path(pristine.store) / name, damaged[name]))
+        assert files.get(name) in whole or not {damaged[name], *whole}.isdisjoint(files.values()), f"{name} is nowhere"
+
+
 def check_accepted(settings: Preprocess, pristine: Preprocess, damaged: dict[str, bytes]) -> None:
     """After --accept-loss all intact videos are stored, and the damaged file is kept."""
-    files = files_of(settings)
+    check_kept(settings, pristine, damaged)
     table = read_ledger(ledger_path(settings, "train"))
     stored = set(table["video_id"][table["status"].eq("ok")])
     for name in files_of(pristine).keys() - {"train.csv"}:
         assert intact_videos(pristine, name, damaged[name]) <= stored, name
-        if damaged[name] and files[name] != damaged[name] and damaged[name] != files_of(pristine)[name]:
-            kept = [path for path, content in files.items() if content == damaged[name]]
-            assert kept or files[name] == files_of(pristine)[name], f"{name} is nowhere"
     check_frames(settings)
+
+
+def in_child(run: Callable[[], object], before: Callable[[int], None] | None = None) -> int:
+    """Start `run` in a forked process, which calls `before` with the number of each step that changes files."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        count = 0
+
+        def counted(honest: Callable) -> Callable:
+            def call(*arguments: object, **options: object) -> object:
+                nonlocal count
+                count += 1
+                before(count)
+                return honest(*arguments, **options)
+
+            return call
+
+        for place, name in STEPS if before else ():
+            setattr(place, name, counted(getattr(place, name)))
+        run()
+        code = 0
+    except UserError as error:
+        code = error.exit_code
+    finally:
+        os._exit(code)
+
+
+def ended(child: int) -> int:
+    """The wait status of a process, when it has ended."""
+    return os.waitpid(child, 0)[1]
 
 
 def test_byte_outside_frames_is_restored(settings, pristine):
     places = metadata_of(shard_of(settings))[:-20]
-    for offset in random.Random(1).sample(places, 3):
+    for offset in random.Random(1).sample(places, 2):
         flip(shard_of(settings), offset, 0x55)
         damaged = files_of(settings)
         assert check_outcome(settings, pristine, damaged, attempt(settings)) == "restored"
@@ -340,3 +396,159 @@ def test_store_of_other_ledgers_is_refused(settings):
     with pytest.raises(UserError, match="has no shards, but by the ledgers .* 8 videos are stored"):
         preprocess_store(other)
     assert not Path(other.store).exists() and files_of(settings)["train.csv"] == before
+
+
+def test_kill_between_any_two_steps_loses_nothing(settings, pristine, tmp_path):
+    cut(shard_of(settings), 0.9)
+    flip(shard_of(settings, 1), metadata_of(shard_of(pristine, 1))[300])
+    damaged, number, status = files_of(settings), 0, signal.SIGKILL
+    while status == signal.SIGKILL:
+        number += 1
+        copy = copy_to(tmp_path / str(number), settings)
+
+        def kill(step: int, number: int = number) -> None:
+            if step == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        status = ended(in_child(lambda copy=copy: preprocess_store(copy, accept_loss=True), kill))
+        check_kept(copy, pristine, damaged)
+        if number % 3 and status == signal.SIGKILL:
+            continue  # a third of them is continued, for time
+        assert preprocess_store(copy, accept_loss=True) == 0
+        check_accepted(copy, pristine, damaged)
+    assert status == 0 and number > 15
+
+
+def damage(path: Path, draws: random.Random) -> str:
+    """Damage a file at random; returns how."""
+    content = bytearray(path.read_bytes())
+    how = draws.choice(["bit", "bits", "bytes", "zeros", "rubbish", "cut"])
+    at = draws.randrange(len(content))
+    if how == "bit":
+        content[at] ^= 1 << draws.randrange(8)
+    elif how == "bits":
+        for _ in range(draws.randrange(2, 20)):
+            content[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
+    elif how == "cut":
+        del content[at:]
+    else:
+        count = draws.choice([1, 4, 16]) if how == "bytes" else draws.choice([64, 512, 4096])
+        block = bytes(count) if how == "zeros" else draws.randbytes(count)
+        content[at : at + count] = block[: len(content) - at]
+    path.write_bytes(content)
+    return how
+
+
+def check_damages(pristine: Preprocess, folder: Path, count: int, seed: int) -> dict[tuple[str, str], int]:
+    """Damage a shard in `count` ways, each followed by `make manifests preprocess`, and then by --accept-loss."""
+    draws, outcomes = random.Random(seed), {}
+    for number in range(count):
+        settings = copy_to(folder / "copy", pristine)
+        how = damage(shard_of(settings, draws.randrange(2)), draws)
+        damaged = files_of(settings)
+        outcome = check_outcome(settings, pristine, damaged, attempt(settings))
+        if outcome == "refused":
+            assert preprocess_store(settings, accept_loss=True) == 0
+            check_accepted(settings, pristine, damaged)
+        elif outcome == "unchanged" and number % 4 == 0:
+            with pytest.raises(LossError):
+                verify_store(settings, repair=True)
+            assert verify_store(settings, repair=True, accept_loss=True) == 0
+            check_accepted(settings, pristine, damaged)
+        outcomes[how, outcome] = outcomes.get((how, outcome), 0) + 1
+        shutil.rmtree(folder / "copy")
+    return outcomes
+
+
+def test_random_damages_lose_nothing(pristine, tmp_path):
+    check_damages(pristine, tmp_path, 3, 7)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_500_random_damages_lose_nothing(pristine, tmp_path):
+    outcomes = check_damages(pristine, tmp_path, 300, 1)  # of each codec
+    print(sorted(outcomes.items()))
+    for outcome in ("restored", "unchanged", "refused"):
+        assert sum(count for (_, name), count in outcomes.items() if name == outcome) > 20
+
+
+def undisturbed_s(run: Callable[[Preprocess], object], settings: Preprocess) -> float:
+    """How long a process takes for it."""
+    began = time.perf_counter()
+    ended(in_child(lambda: run(settings)))
+    return time.perf_counter() - began
+
+
+def kill_at_random(run: Callable[[], object], longest_s: float, draws: random.Random) -> int:
+    """Start it in a process and kill that at a random moment; returns its wait status."""
+    child = in_child(run)
+    time.sleep(draws.uniform(0, longest_s))
+    os.kill(child, signal.SIGKILL)
+    return ended(child)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_200_kills_on_a_damaged_store_lose_nothing(pristine, tmp_path):
+    check_kills(pristine, tmp_path, 100)  # of each codec
+
+
+def check_kills(pristine: Preprocess, folder: Path, count: int) -> None:
+    """Kill rebuilds, runs and repairs of a damaged store at random moments; the next run ends as if undisturbed."""
+    draws = random.Random(2)
+    runs = {
+        "rebuild": rebuild,
+        "preprocess": attempt,
+        "repair": lambda each: verify_store(each, repair=True),
+        "accept": lambda each: preprocess_store(each, accept_loss=True),
+        "repair accept": lambda each: verify_store(each, repair=True, accept_loss=True),
+    }
+    longest_s: dict[str, float] = {}
+    num_killed = 0
+    for number in range(count):
+        settings = copy_to(folder / "copy", pristine)
+        for shard in range(2):
+            damage(shard_of(settings, shard), draws)
+        damaged = files_of(settings)
+        name = list(runs)[number % len(runs)]
+        if name not in longest_s:
+            longest_s[name] = undisturbed_s(runs[name], copy_to(folder / "timed", settings))
+            shutil.rmtree(folder / "timed")
+        for _ in range(draws.randrange(1, 3)):
+            status = kill_at_random(lambda name=name, each=settings: runs[name](each), longest_s[name], draws)
+            num_killed += status == signal.SIGKILL
+            check_kept(settings, pristine, damaged)
+        if "accept" not in name:
+            check_outcome(settings, pristine, damaged, attempt(settings))
+        assert preprocess_store(settings, accept_loss=True) == 0
+        check_accepted_or_stored(settings, pristine, damaged)
+        shutil.rmtree(folder / "copy")
+    assert num_killed > count / 2
+
+
+def check_accepted_or_stored(settings: Preprocess, pristine: Preprocess, damaged: dict[str, bytes]) -> None:
+    """`check_accepted`; frames that are corrupted in place are repaired first, since only verify reads them."""
+    check_kept(settings, pristine, damaged)
+    assert verify_store(settings, repair=True, accept_loss=True) == 0
+    check_accepted(settings, pristine, damaged)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_200_kills_of_a_changed_plan_give_the_same_bytes(pristine, tmp_path):
+    draws = random.Random(3)
+    changed = copy_to(tmp_path / "changed", pristine)
+    add_sources(changed, NUM_VIDEOS + 3, first=NUM_VIDEOS)
+    expected = copy_to(tmp_path / "expected", changed)
+    assert attempt(expected) is None
+    longest_s = undisturbed_s(attempt, copy_to(tmp_path / "timed", changed))
+    num_killed = 0
+    for _ in range(100):  # of each codec
+        settings = copy_to(tmp_path / "copy", changed)
+        for _ in range(draws.randrange(1, 4)):
+            num_killed += kill_at_random(lambda each=settings: attempt(each), longest_s, draws) == signal.SIGKILL
+        assert attempt(settings) is None
+        assert files_of(settings) == files_of(expected)
+        shutil.rmtree(tmp_path / "copy")
+    assert num_killed > 100
