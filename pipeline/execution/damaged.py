@@ -7,6 +7,7 @@ size differ from its seal (shards/checksum.py); its frames may be intact.
 from __future__ import annotations
 
 import errno
+import filecmp
 import logging
 import os
 import shutil
@@ -65,17 +66,20 @@ def rescue(
     by_path = {task.path: replace(task, accept_loss=accept_loss) for task in tasks}
     blocked: dict[str, LossError] = {}
     refused: dict[Path, LossError] = {}
-    for path, why in list(_damaged(store)):
+    broken = list(_damaged(store))
+    stored = _stored(store, settings) if broken else set()
+    for path, why in broken:
         task = by_path.get(path)
         claims = _claims(path, ledgers, task)
         if task and _restore(task, claims, ledgers[task.split], settings, store):
             log.warning("warning: %s: %s. It was restored: its frames, the ledger and its checksum agree.", path, why)
+            stored.update(claim.video_id for claim in claims)
             continue
         planned = {video.video_id for video in task.videos} if task else set()
         candidates = {claim.video_id for claim in claims}
         if path.stat().st_size and (not claims or (sealed_nbytes(path) or 0) > sum(claim.nbytes for claim in claims)):
             candidates |= planned
-        gone = _without_file(candidates - _stored(store, settings), tasks, settings)
+        gone = _without_file(candidates - stored, tasks, settings)
         if gone and not accept_loss:
             error = would_lose(path, gone, settings, why)
             blocked.update(dict.fromkeys(gone, error))
@@ -83,7 +87,9 @@ def rescue(
                 refused[path] = error
             continue
         if gone:
-            _copy_intact(path, claims, ledgers, settings, store)
+            keep(path)
+            lost = [claim for claim in claims if claim.video_id in gone]
+            stored |= _copy_intact(path, lost, claims, ledgers, settings, store)
         if task and candidates <= planned:
             by_path[path] = replace(by_path[path], doubtful=frozenset(candidates))
         elif path.parent == store.folder:  # other shards take its videos, so no task can tell whether all are stored
@@ -117,7 +123,7 @@ def keep(path: Path) -> Path:
     folder = path.parent / _KEPT
     folder.mkdir(exist_ok=True)
     for kept in shards_in(folder):  # of a run that was killed after this
-        if kept.samefile(path):
+        if kept.samefile(path) or filecmp.cmp(kept, path, shallow=False):
             return kept
     kept = free(folder / path.name)
     try:
@@ -256,17 +262,32 @@ def _restore(task: Task, claims: list[Claim], table: pd.DataFrame, settings: Pre
 
 
 def _copy_intact(
-    path: Path, claims: list[Claim], ledgers: dict[str, pd.DataFrame], settings: Preprocess, store: Store
-) -> None:
-    """Copy the videos of a damaged shard whose frames are intact, and that no other shard has, to `earlier/`."""
+    path: Path,
+    lost: list[Claim],
+    claims: list[Claim],
+    ledgers: dict[str, pd.DataFrame],
+    settings: Preprocess,
+    store: Store,
+) -> set[str]:
+    """Copy those of some videos of a damaged shard whose frames are intact to `earlier/`; returns them.
+
+    Args:
+        path: the shard.
+        lost: the videos.
+        claims: all that the shard may hold, in its order.
+        ledgers: by split.
+        settings: the recipe.
+        store: its shards.
+    """
     videos = {key: video for key, video in _salvage(path, claims, settings).items() if video.intact}
+    copied: set[str] = set()
+    unknown = []
+    folder = store.folder / EARLIER
     for split, table in ledgers.items():
-        outcomes = _outcomes(videos.keys() - _stored(store, settings), table)
+        outcomes = _outcomes(videos.keys() & {claim.video_id for claim in lost}, table)
         if not outcomes:
             continue
-        folder = store.folder / EARLIER
         folder.mkdir(exist_ok=True)
-        unknown = []
         with ShardWriter(free(folder / path.name), settings, split) as writer:
             for claim in claims:
                 if (outcome := outcomes.get(claim.video_id)) is not None:
@@ -277,7 +298,8 @@ def _copy_intact(
                     writer.add(outcome, encoded)
         store.add(writer.shard)
         sync_folder(store.folder)
-        log.warning("warning: %s: %d videos are intact and were copied from it", path, len(outcomes))
-        if unknown:
-            log.warning("warning: %s: the times of frames are lost and now those of the mean rate: %s", path,
-                        some(unknown))  # fmt: skip
+        copied.update(outcomes)
+    log.warning("warning: %s: %d of the %d videos are intact and were copied from it", path, len(copied), len(lost))
+    if unknown:
+        log.warning("warning: %s: the times of frames are lost and now those of the mean rate: %s", path, some(unknown))
+    return copied

@@ -15,6 +15,7 @@ from pipeline.common.errors import EXIT_OK, EXIT_TOO_MANY_BAD, LossError, UserEr
 from pipeline.common.locking import locked, remove_temporary
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
+from pipeline.common.text import some
 from pipeline.execution import damaged, dask_cluster, local, previous_plan
 from pipeline.execution.plan import Task, check_recipe, check_store_of_ledgers, is_finished, plan_all, plan_shards
 from pipeline.ledger.schema import BAD_STATUSES, WAITING_STATUSES
@@ -114,8 +115,9 @@ def raise_refused(refused: dict[Path, LossError], store: Store) -> None:
     for error in errors:
         log.error("%s: %s", error.path, error.what)
     if errors:
-        raise LossError(store.folder, f"{len(errors):,} shards were not written, because videos may be lost",
-                        errors[0].action)  # fmt: skip
+        names = some(path.name for path in refused)
+        what = f"{len(errors):,} shards were not written, because videos may be lost: {names}"
+        raise LossError(store.folder, what, errors[0].action)
 
 
 def print_plan(settings: Preprocess) -> None:
