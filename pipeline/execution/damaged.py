@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,9 @@ from pipeline.common.recipe import Preprocess
 from pipeline.common.text import some
 from pipeline.decoding.resample import kept_frames, steady_times
 from pipeline.execution.plan import Task, is_there
+from pipeline.ledger.schema import WAITING_STATUSES
 from pipeline.shards.checksum import sealed_nbytes, tail
+from pipeline.shards.own_tables import own_tables
 from pipeline.shards.salvage import Claim, Salvaged, salvage
 from pipeline.shards.store import EARLIER, Store, shards_in
 from pipeline.shards.writer import ShardWriter
@@ -70,11 +73,17 @@ def rescue(
     stored = _stored(store, settings) if broken else set()
     for path, why in broken:
         task = by_path.get(path)
-        claims = _claims(path, ledgers, task)
-        if task and _restore(task, claims, ledgers[task.split], settings, store):
-            log.warning("warning: %s: %s. It was restored: its frames, the ledger and its checksum agree.", path, why)
-            stored.update(claim.video_id for claim in claims)
+        known = _by_ledger(path, ledgers, task)
+        restored = _restore(path, known, settings, store)
+        if not restored and (tail(path) or not known.claims):
+            by_itself = _by_itself(path, settings)
+            restored = _restore(path, by_itself, settings, store)
+            known = known if known.claims else by_itself
+        if restored:
+            log.warning("warning: %s: %s. It was restored: its checksum is the one that it had.", path, why)
+            stored.update(store.shard(path).stored())
             continue
+        claims = known.claims
         planned = {video.video_id for video in task.videos} if task else set()
         candidates = {claim.video_id for claim in claims}
         if path.stat().st_size and (not claims or (sealed_nbytes(path) or 0) > sum(claim.nbytes for claim in claims)):
@@ -85,11 +94,12 @@ def rescue(
             blocked.update(dict.fromkeys(gone, error))
             if task:
                 refused[path] = error
+            else:
+                log.warning("warning: %s", error)
             continue
         if gone:
             keep(path)
-            lost = [claim for claim in claims if claim.video_id in gone]
-            stored |= _copy_intact(path, lost, claims, ledgers, settings, store)
+            stored |= _copy_intact(path, known, gone, settings, store)
         if task and candidates <= planned:
             by_path[path] = replace(by_path[path], doubtful=frozenset(candidates))
         elif path.parent == store.folder:  # other shards take its videos, so no task can tell whether all are stored
@@ -191,24 +201,46 @@ def _without_file(video_ids: set[str], tasks: list[Task], settings: Preprocess) 
     return video_ids - {video.video_id for video in videos if is_there(video, root)}
 
 
-def _claims(path: Path, ledgers: dict[str, pd.DataFrame], task: Task | None) -> list[Claim]:
-    """What the ledgers know of the videos in a shard, in its order where it is planned."""
+class _Known(NamedTuple):
+    """What a ledger or a damaged shard itself says of the videos in it.
+
+    Attributes:
+        outcomes: of all its videos, in its order; those that are not stored may be missing where it is not planned.
+        claims: its stored videos, in the same order.
+    """
+
+    outcomes: list[Outcome]
+    claims: list[Claim]
+
+
+def _by_ledger(path: Path, ledgers: dict[str, pd.DataFrame], task: Task | None) -> _Known:
+    """What the ledgers know of a shard."""
     name = f"{path.name.split('.')[0]}.h5"  # in `earlier/`, a number may follow
-    claims = {}
+    claims: dict[str, Claim] = {}
+    outcomes: dict[str, Outcome] = {}
+    planned = [video.video_id for video in task.videos] if task else []
     for table in ledgers.values():
-        rows = table[table["status"].eq("ok") & table["shard"].eq(name)]
-        columns = (rows[field].tolist() for field in Claim._fields)
+        own = table["status"].eq("ok") & table["shard"].eq(name)
+        columns = (table[field][own].tolist() for field in Claim._fields)
         claims.update({row[0]: Claim(*row) for row in zip(*columns, strict=True)})
-    order = [video.video_id for video in task.videos] if task else []
-    return [claims[key] for key in (*(key for key in order if key in claims), *sorted(claims.keys() - set(order)))]
+        rows = table[own | table["video_id"].isin(planned)]
+        columns = (rows[field].tolist() for field in OUTCOME_TYPES)
+        for row in zip(*columns, strict=True):
+            outcome = Outcome(**dict(zip(OUTCOME_TYPES, row, strict=True)))
+            if outcome.video_id not in claims and outcome.status in ("ok", "missing", *WAITING_STATUSES):
+                outcome = Outcome(video_id=outcome.video_id, status="missing")
+            outcomes[outcome.video_id] = outcome
+    order = [*planned, *sorted(claims.keys() - set(planned))]
+    return _Known([outcomes[key] for key in order], [claims[key] for key in order if key in claims])
 
 
-def _outcomes(video_ids: Collection[str], table: pd.DataFrame) -> dict[str, Outcome]:
-    """The outcomes of some videos by the rows of their ledger."""
-    rows = table[table["video_id"].isin(video_ids)]
-    columns = (rows[name].tolist() for name in OUTCOME_TYPES)
-    outcomes = (Outcome(**dict(zip(OUTCOME_TYPES, row, strict=True))) for row in zip(*columns, strict=True))
-    return {outcome.video_id: outcome for outcome in outcomes}
+def _by_itself(path: Path, settings: Preprocess) -> _Known:
+    """What a damaged shard says of itself, if it is of this recipe."""
+    tables = own_tables(path)
+    if tables is None or tables.recipe != settings.to_json():
+        return _Known([], [])
+    stored = {outcome.video_id for outcome in tables.outcomes if outcome.status == "ok"}
+    return _Known(tables.outcomes, [claim for claim in tables.claims if claim.video_id in stored])
 
 
 def _salvage(path: Path, claims: list[Claim], settings: Preprocess) -> dict[str, Salvaged]:
@@ -224,82 +256,56 @@ def _mean_times(outcome: Outcome, settings: Preprocess) -> NDArray[np.float32]:
     return steady_times(np.arange(outcome.num_frames), outcome.fps)
 
 
-def _restore(task: Task, claims: list[Claim], table: pd.DataFrame, settings: Preprocess, store: Store) -> bool:
-    """Make a damaged shard again from its frames and its ledger; whether it was proven and has replaced the file.
+def _restore(path: Path, known: _Known, settings: Preprocess, store: Store) -> bool:
+    """Make a damaged shard again from its frames and what is known of it; whether it was proven and took its place.
 
     The proof is the seal, a checksum of all but the frames.  It is that of the file before it was damaged.
     """
-    seal = tail(task.path)
-    outcomes = _outcomes([video.video_id for video in task.videos], table)
-    stored = {claim.video_id for claim in claims}
-    if not seal or not claims or not stored <= outcomes.keys():
+    seal = tail(path)
+    if not seal or not known.claims:
         return False
-    videos = _salvage(task.path, claims, settings)
-    if stored - videos.keys():
+    videos = _salvage(path, known.claims, settings)
+    outcomes = {outcome.video_id: outcome for outcome in known.outcomes}
+    if len(videos) < len(known.claims) or len(outcomes) < len(known.outcomes):
         return False
-    mean = {video_id: _mean_times(outcomes[video_id], settings) for video_id in stored}
+    mean = {video_id: _mean_times(outcomes[video_id], settings) for video_id in videos}
     found = {key: video.encoded.times_s if len(video.encoded.times_s) else mean[key] for key, video in videos.items()}
     steady = {key: mean[key] if np.allclose(times, mean[key], 0, _SAME_S) else times for key, times in found.items()}
     tries = [found] if all(np.array_equal(found[key], steady[key]) for key in found) else [found, steady]
-    copy = task.path.with_name(f".{task.path.name}.restored.tmp")
+    copy = path.with_name(f".{path.name}.restored.tmp")
     for times in tries:
-        with ShardWriter(copy, settings, task.split) as writer:
-            for video in task.videos:
-                outcome = outcomes[video.video_id]
-                if video.video_id in stored:
-                    writer.add(outcome, videos[video.video_id].encoded._replace(times_s=times[video.video_id]))
-                elif outcome.status in ("ok", "missing", "pending", "retry"):
-                    writer.add(Outcome(video_id=video.video_id, status="missing"))
-                else:
-                    writer.add(outcome)
+        with ShardWriter(copy, settings, path.name.split("-")[0]) as writer:
+            for video_id, outcome in outcomes.items():
+                video = videos.get(video_id)
+                writer.add(outcome, video.encoded._replace(times_s=times[video_id]) if video else None)
         if tail(copy) == seal:
-            os.replace(copy, task.path)
-            sync_folder(task.path.parent)
+            os.replace(copy, path)
+            sync_folder(path.parent)
             store.add(writer.shard)
             return True
         copy.unlink()
     return False
 
 
-def _copy_intact(
-    path: Path,
-    lost: list[Claim],
-    claims: list[Claim],
-    ledgers: dict[str, pd.DataFrame],
-    settings: Preprocess,
-    store: Store,
-) -> set[str]:
-    """Copy those of some videos of a damaged shard whose frames are intact to `earlier/`; returns them.
-
-    Args:
-        path: the shard.
-        lost: the videos.
-        claims: all that the shard may hold, in its order.
-        ledgers: by split.
-        settings: the recipe.
-        store: its shards.
-    """
-    videos = {key: video for key, video in _salvage(path, claims, settings).items() if video.intact}
-    copied: set[str] = set()
-    unknown = []
+def _copy_intact(path: Path, known: _Known, gone: set[str], settings: Preprocess, store: Store) -> set[str]:
+    """Copy those of some videos of a damaged shard whose frames are intact to `earlier/`; returns them."""
+    videos = {key: video.encoded for key, video in _salvage(path, known.claims, settings).items() if video.intact}
+    outcomes = [outcome for outcome in known.outcomes if outcome.video_id in videos.keys() & gone]
+    log.warning("warning: %s: the frames of %d of %d videos are intact and are copied", path, len(outcomes), len(gone))
+    if not outcomes:
+        return set()
     folder = store.folder / EARLIER
-    for split, table in ledgers.items():
-        outcomes = _outcomes(videos.keys() & {claim.video_id for claim in lost}, table)
-        if not outcomes:
-            continue
-        folder.mkdir(exist_ok=True)
-        with ShardWriter(free(folder / path.name), settings, split) as writer:
-            for claim in claims:
-                if (outcome := outcomes.get(claim.video_id)) is not None:
-                    encoded = videos[claim.video_id].encoded
-                    if not len(encoded.times_s):
-                        unknown.append(claim.video_id)
-                        encoded = encoded._replace(times_s=_mean_times(outcome, settings))
-                    writer.add(outcome, encoded)
-        store.add(writer.shard)
-        sync_folder(store.folder)
-        copied.update(outcomes)
-    log.warning("warning: %s: %d of the %d videos are intact and were copied from it", path, len(copied), len(lost))
+    folder.mkdir(exist_ok=True)
+    unknown = []
+    with ShardWriter(free(folder / path.name), settings, path.name.split("-")[0]) as writer:
+        for outcome in outcomes:
+            encoded = videos[outcome.video_id]
+            if not len(encoded.times_s):
+                unknown.append(outcome.video_id)
+                encoded = encoded._replace(times_s=_mean_times(outcome, settings))
+            writer.add(outcome, encoded)
+    store.add(writer.shard)
+    sync_folder(store.folder)
     if unknown:
         log.warning("warning: %s: the times of frames are lost and now those of the mean rate: %s", path, some(unknown))
-    return copied
+    return {outcome.video_id for outcome in outcomes}

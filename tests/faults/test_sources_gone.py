@@ -257,6 +257,26 @@ def test_repair_restores_too(settings, pristine):
     assert files_of(settings) == files_of(pristine)
 
 
+def test_shard_is_restored_without_its_ledger(settings, pristine):
+    for number in range(2):  # both shards: nothing else is known
+        path = shard_of(settings, number)
+        flip(path, metadata_of(path)[9000])
+    shutil.rmtree(settings.manifests)
+    assert rebuild(settings) == 0
+    assert preprocess_store(settings) == 0
+    assert files_of(settings) == files_of(pristine)
+
+
+def test_truncated_shard_without_its_ledger_is_kept(settings):
+    for number in range(2):
+        cut(shard_of(settings, number))
+    damaged = files_of(settings)
+    shutil.rmtree(settings.manifests)
+    error = attempt(settings)
+    assert "2 shards were not written" in str(error) and shard_of(settings).name in str(error)
+    assert {**files_of(settings), "train.csv": b""} == {**damaged, "train.csv": b""}
+
+
 def test_truncated_shard_is_left_alone_until_accepted(settings, pristine, caplog):
     cut(shard_of(settings))
     damaged = files_of(settings)
@@ -270,7 +290,7 @@ def test_truncated_shard_is_left_alone_until_accepted(settings, pristine, caplog
     assert preprocess_store(settings, accept_loss=True) == 0
     check_accepted(settings, pristine, damaged)
     assert files_of(settings)[f"damaged/{shard_of(settings).name}"] == damaged[shard_of(settings).name]
-    assert "were copied from it" in caplog.text and "is kept as" in caplog.text
+    assert "are intact and are copied" in caplog.text and "is kept as" in caplog.text
     assert attempt(settings) is None and verify_store(settings, repair=False) == 0
     assert "holds 1 damaged files" in caplog.text
 
