@@ -65,7 +65,7 @@ def rebuild(settings: Preprocess) -> int:
     return manifests.main(["-c", str(config), *words, f"--preprocess.labels=[{settings.labels[0]}]"])
 
 
-def files_of(settings: Preprocess) -> dict[str, bytes]:
+def all_files(settings: Preprocess) -> dict[str, bytes]:
     """The content of every shard, wherever it is in the store, and of the ledger."""
     store = Path(settings.store)
     files = {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*.h5")}
@@ -102,7 +102,7 @@ def shard_of(settings: Preprocess, number: int = 0) -> Path:
     return Path(settings.store) / f"train-{number:05d}-of-00002.h5"
 
 
-def flip(path: Path, offset: int, mask: int = 1) -> None:
+def flip_byte(path: Path, offset: int, mask: int = 1) -> None:
     """Change bits of one byte."""
     content = bytearray(path.read_bytes())
     content[offset] ^= mask
@@ -118,7 +118,7 @@ def metadata_of(path: Path) -> list[int]:
     return np.flatnonzero(outside).tolist()
 
 
-def cut(path: Path, share: float = 0.7) -> None:
+def truncate(path: Path, share: float = 0.7) -> None:
     os.truncate(path, int(path.stat().st_size * share))
 
 
@@ -169,7 +169,7 @@ def check_outcome(
     settings: Preprocess, pristine: Preprocess, damaged: dict[str, bytes], error: LossError | None
 ) -> str:
     """After a run on a damaged store: the bytes of before, or the damaged file and a message that names it."""
-    before, after = files_of(pristine), files_of(settings)
+    before, after = all_files(pristine), all_files(settings)
     assert after["train.csv"] == before["train.csv"], "the ledger knows what was stored"
     outcome = "restored"
     for name in before:
@@ -188,7 +188,7 @@ def check_outcome(
 
 def check_kept(settings: Preprocess, pristine: Preprocess, damaged: dict[str, bytes]) -> None:
     """At any moment each shard is as it was made, or as it was damaged, under its name or in another folder."""
-    before, files = files_of(pristine), files_of(settings)
+    before, files = all_files(pristine), all_files(settings)
     for name in before.keys() - {"train.csv"}:
         whole = (before[name], mixed(Path(pristine.store) / name, damaged[name]))
         assert files.get(name) in whole or not {damaged[name], *whole}.isdisjoint(files.values()), f"{name} is nowhere"
@@ -199,12 +199,12 @@ def check_accepted(settings: Preprocess, pristine: Preprocess, damaged: dict[str
     check_kept(settings, pristine, damaged)
     table = read_ledger(ledger_path(settings, "train"))
     stored = set(table["video_id"][table["status"].eq("ok")])
-    for name in files_of(pristine).keys() - {"train.csv"}:
+    for name in all_files(pristine).keys() - {"train.csv"}:
         assert intact_videos(pristine, name, damaged[name]) <= stored, name
     check_frames(settings)
 
 
-def in_child(run: Callable[[], object], before: Callable[[int], None] | None = None) -> int:
+def start_child(run: Callable[[], object], before: Callable[[int], None] | None = None) -> int:
     """Start `run` in a forked process, which calls `before` with the number of each step that changes files."""
     child = os.fork()
     if child:
@@ -243,60 +243,60 @@ def ended(child: int) -> int:
 def test_byte_outside_frames_is_restored(settings, pristine):
     places = metadata_of(shard_of(settings))[:-20]
     for offset in random.Random(1).sample(places, 2):
-        flip(shard_of(settings), offset, 0x55)
-        damaged = files_of(settings)
+        flip_byte(shard_of(settings), offset, 0x55)
+        damaged = all_files(settings)
         assert check_outcome(settings, pristine, damaged, attempt(settings)) == "restored"
         assert verify_store(settings, repair=False) == 0
 
 
 def test_repair_restores_too(settings, pristine):
-    flip(shard_of(settings), metadata_of(shard_of(settings))[200])
+    flip_byte(shard_of(settings), metadata_of(shard_of(settings))[200])
     with pytest.raises(UserError, match="--repair"):
         verify_store(settings, repair=False)
     assert verify_store(settings, repair=True) == 0
-    assert files_of(settings) == files_of(pristine)
+    assert all_files(settings) == all_files(pristine)
 
 
 def test_shard_is_restored_without_its_ledger(settings, pristine):
     for number in range(2):  # both shards: nothing else is known
         path = shard_of(settings, number)
-        flip(path, metadata_of(path)[9000])
+        flip_byte(path, metadata_of(path)[9000])
     shutil.rmtree(settings.manifests)
     assert rebuild(settings) == 0
     assert preprocess_store(settings) == 0
-    assert files_of(settings) == files_of(pristine)
+    assert all_files(settings) == all_files(pristine)
 
 
 def test_truncated_shard_without_its_ledger_is_kept(settings):
     for number in range(2):
-        cut(shard_of(settings, number))
-    damaged = files_of(settings)
+        truncate(shard_of(settings, number))
+    damaged = all_files(settings)
     shutil.rmtree(settings.manifests)
     error = attempt(settings)
     assert "2 shards were not written" in str(error) and shard_of(settings).name in str(error)
-    assert {**files_of(settings), "train.csv": b""} == {**damaged, "train.csv": b""}
+    assert {**all_files(settings), "train.csv": b""} == {**damaged, "train.csv": b""}
 
 
-def test_truncated_shard_is_left_alone_until_accepted(settings, pristine, caplog):
-    cut(shard_of(settings))
-    damaged = files_of(settings)
+def test_truncated_shard_is_kept_until_accepted(settings, pristine, caplog):
+    truncate(shard_of(settings))
+    damaged = all_files(settings)
     for _ in range(2):
         error = attempt(settings)
         assert check_outcome(settings, pristine, damaged, error) == "refused"
         assert "no seal at its end, and" in str(error) and "--accept-loss" in str(error)
     with pytest.raises(LossError):
         verify_store(settings, repair=True)
-    assert files_of(settings) == damaged
+    assert all_files(settings) == damaged
     assert preprocess_store(settings, accept_loss=True) == 0
     check_accepted(settings, pristine, damaged)
-    assert files_of(settings)[f"damaged/{shard_of(settings).name}"] == damaged[shard_of(settings).name]
+    assert all_files(settings)[f"damaged/{shard_of(settings).name}"] == damaged[shard_of(settings).name]
     assert "are intact and are copied" in caplog.text and "is kept as" in caplog.text
     assert attempt(settings) is None and verify_store(settings, repair=False) == 0
     assert "holds 1 damaged files" in caplog.text
 
 
-def test_other_shards_are_finished_beside_a_refused_one(settings):
-    cut(shard_of(settings))
+def test_other_shards_are_finished_beside_refused(settings):
+    truncate(shard_of(settings))
     shard_of(settings, 1).unlink()
     assert rebuild(settings) == 0
     with pytest.raises(LossError, match="train-00000-of-00002.h5"):
@@ -304,33 +304,33 @@ def test_other_shards_are_finished_beside_a_refused_one(settings):
     assert shard_of(settings, 1).exists()
 
 
-def test_changed_plan_moves_nothing_beside_a_damaged_shard(settings):
-    cut(shard_of(settings))
+def test_changed_plan_moves_nothing_beside_damage(settings):
+    truncate(shard_of(settings))
     add_sources(settings, NUM_VIDEOS + 3, first=NUM_VIDEOS)
-    damaged = files_of(settings)
+    damaged = all_files(settings)
     error = attempt(settings)
     assert error is not None and "train-00000-of-00002.h5" in str(error)
-    after = files_of(settings)
+    after = all_files(settings)
     assert {**after, "train.csv": b""} == {**damaged, "train.csv": b""}
     assert preprocess_store(settings, accept_loss=True) == 0
-    assert files_of(settings)[f"damaged/{shard_of(settings).name}"] == damaged[shard_of(settings).name]
+    assert all_files(settings)[f"damaged/{shard_of(settings).name}"] == damaged[shard_of(settings).name]
     check_frames(settings)
 
 
 def test_second_damage_keeps_the_first_file(settings):
     kept = []
     for _ in range(2):
-        cut(shard_of(settings), 0.8)
+        truncate(shard_of(settings), 0.8)
         kept.append(shard_of(settings).read_bytes())
         assert attempt(settings) is not None
         assert preprocess_store(settings, accept_loss=True) == 0
-    files = files_of(settings)
+    files = all_files(settings)
     assert [files[f"damaged/train-00000-of-00002{number}.h5"] for number in ("", ".2")] == kept
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE])
 def test_shard_unreadable_now_is_not_damaged(settings, monkeypatch, number):
-    before = files_of(settings)
+    before = all_files(settings)
     pread = os.pread
 
     def fail(fd: int, count: int, offset: int) -> bytes:
@@ -344,7 +344,7 @@ def test_shard_unreadable_now_is_not_damaged(settings, monkeypatch, number):
             with pytest.raises(OSError) as error:
                 run(settings)
             assert error.value.errno == number and not isinstance(error.value, UserError)
-    assert files_of(settings) == before
+    assert all_files(settings) == before
 
 
 def test_link_to_a_shard_elsewhere_is_not_missing(settings):
@@ -357,23 +357,23 @@ def test_link_to_a_shard_elsewhere_is_not_missing(settings):
     assert path.is_symlink()
 
 
-def test_unreadable_shard_of_an_earlier_plan_is_kept(settings, caplog):
+def test_damaged_shard_of_earlier_plan_is_kept(settings, caplog):
     earlier = Path(settings.store) / "earlier"
     earlier.mkdir()
     shutil.copy(shard_of(settings), earlier / "train-00000-of-00009.h5")
-    cut(earlier / "train-00000-of-00009.h5")
+    truncate(earlier / "train-00000-of-00009.h5")
     content = (earlier / "train-00000-of-00009.h5").read_bytes()
     assert attempt(settings) is None
     assert (earlier / "train-00000-of-00009.h5").read_bytes() == content
     assert "cannot be used, because it is damaged or of another recipe" in caplog.text
 
 
-def test_earlier_shard_stays_until_its_copy_is_proven(settings, caplog):
+def test_earlier_shard_stays_until_copies_are_proven(settings, caplog):
     earlier = Path(settings.store) / "earlier"
     earlier.mkdir()
     shutil.copy(shard_of(settings), earlier / "train-00000-of-00009.h5")
     shard = open_shard(shard_of(settings))
-    flip(shard_of(settings), int(shard.head.index["offset"][0]) + 7)
+    flip_byte(shard_of(settings), int(shard.head.index["offset"][0]) + 7)
     assert attempt(settings) is None
     assert len(list(earlier.iterdir())) == 1 and "its copies are corrupted" in caplog.text
     assert verify_store(settings, repair=True) == 0
@@ -381,7 +381,7 @@ def test_earlier_shard_stays_until_its_copy_is_proven(settings, caplog):
     check_frames(settings)
 
 
-def test_bad_file_in_place_of_a_good_one_keeps_frames(settings, pristine, monkeypatch, caplog):
+def test_bad_file_in_place_of_good_keeps_frames(settings, pristine, monkeypatch, caplog):
     table = read_ledger(ledger_path(settings, "train"))
     row = table[table["status"].eq("ok")].iloc[0]
     path = f"train/{row['video_id']}.mp4"
@@ -390,7 +390,7 @@ def test_bad_file_in_place_of_a_good_one_keeps_frames(settings, pristine, monkey
     file.write_bytes(b"another")
     assert rebuild(settings) == 0
     shard = Path(settings.store) / row["shard"]
-    flip(shard, int(open_shard(shard).head.index["offset"][-1]) + 3)  # so that a repair writes it again
+    flip_byte(shard, int(open_shard(shard).head.index["offset"][-1]) + 3)  # so that a repair writes it again
     monkeypatch.setattr("instant_decoder.BAD", int(row["video_id"].split("_")[-2]))
     with pytest.raises(LossError):
         verify_store(settings, repair=True)
@@ -412,16 +412,16 @@ def test_missing_ledger_of_a_split_is_refused(settings):
 
 def test_store_of_other_ledgers_is_refused(settings):
     other = placed(Path(settings.store).parent, codec=settings.codec, store=f"{settings.store}2")
-    before = files_of(settings)["train.csv"]
+    before = all_files(settings)["train.csv"]
     with pytest.raises(UserError, match="has no shards, but by the ledgers .* 8 videos are stored"):
         preprocess_store(other)
-    assert not Path(other.store).exists() and files_of(settings)["train.csv"] == before
+    assert not Path(other.store).exists() and all_files(settings)["train.csv"] == before
 
 
 def test_kill_between_any_two_steps_loses_nothing(settings, pristine, tmp_path):
-    cut(shard_of(settings), 0.9)
-    flip(shard_of(settings, 1), metadata_of(shard_of(pristine, 1))[300])
-    damaged, number, status = files_of(settings), 0, signal.SIGKILL
+    truncate(shard_of(settings), 0.9)
+    flip_byte(shard_of(settings, 1), metadata_of(shard_of(pristine, 1))[300])
+    damaged, number, status = all_files(settings), 0, signal.SIGKILL
     while status == signal.SIGKILL:
         number += 1
         copy = copy_to(tmp_path / str(number), settings)
@@ -430,7 +430,7 @@ def test_kill_between_any_two_steps_loses_nothing(settings, pristine, tmp_path):
             if step == number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        status = ended(in_child(lambda copy=copy: preprocess_store(copy, accept_loss=True), kill))
+        status = ended(start_child(lambda copy=copy: preprocess_store(copy, accept_loss=True), kill))
         check_kept(copy, pristine, damaged)
         if number % 3 and status == signal.SIGKILL:
             continue  # a third of them is continued, for time
@@ -465,7 +465,7 @@ def check_damages(pristine: Preprocess, folder: Path, count: int, seed: int) -> 
     for number in range(count):
         settings = copy_to(folder / "copy", pristine)
         how = damage(shard_of(settings, draws.randrange(2)), draws)
-        damaged = files_of(settings)
+        damaged = all_files(settings)
         outcome = check_outcome(settings, pristine, damaged, attempt(settings))
         if outcome == "refused":
             assert preprocess_store(settings, accept_loss=True) == 0
@@ -496,13 +496,13 @@ def test_500_random_damages_lose_nothing(pristine, tmp_path):
 def undisturbed_s(run: Callable[[Preprocess], object], settings: Preprocess) -> float:
     """How long a process takes for it."""
     began = time.perf_counter()
-    ended(in_child(lambda: run(settings)))
+    ended(start_child(lambda: run(settings)))
     return time.perf_counter() - began
 
 
 def kill_at_random(run: Callable[[], object], longest_s: float, draws: random.Random) -> int:
     """Start it in a process and kill that at a random moment; returns its wait status."""
-    child = in_child(run)
+    child = start_child(run)
     time.sleep(draws.uniform(0, longest_s))
     os.kill(child, signal.SIGKILL)
     return ended(child)
@@ -530,7 +530,7 @@ def check_kills(pristine: Preprocess, folder: Path, count: int) -> None:
         settings = copy_to(folder / "copy", pristine)
         for shard in range(2):
             damage(shard_of(settings, shard), draws)
-        damaged = files_of(settings)
+        damaged = all_files(settings)
         name = list(runs)[number % len(runs)]
         if name not in longest_s:
             longest_s[name] = undisturbed_s(runs[name], copy_to(folder / "timed", settings))
@@ -556,7 +556,7 @@ def check_accepted_or_stored(settings: Preprocess, pristine: Preprocess, damaged
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_200_kills_of_a_changed_plan_give_the_same_bytes(pristine, tmp_path):
+def test_200_kills_of_a_changed_plan_lose_nothing(pristine, tmp_path):
     draws = random.Random(3)
     changed = copy_to(tmp_path / "changed", pristine)
     add_sources(changed, NUM_VIDEOS + 3, first=NUM_VIDEOS)
@@ -569,6 +569,6 @@ def test_200_kills_of_a_changed_plan_give_the_same_bytes(pristine, tmp_path):
         for _ in range(draws.randrange(1, 4)):
             num_killed += kill_at_random(lambda each=settings: attempt(each), longest_s, draws) == signal.SIGKILL
         assert attempt(settings) is None
-        assert files_of(settings) == files_of(expected)
+        assert all_files(settings) == all_files(expected)
         shutil.rmtree(tmp_path / "copy")
     assert num_killed > 100
