@@ -1,4 +1,4 @@
-"""What shards use of HDF5, and checks of what it must not be trusted with.  The only module that imports h5py."""
+"""What shards use of HDF5, and checks of what it must not be trusted with.  Only it and own_tables.py import h5py."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,18 +61,17 @@ def _main(path: Path) -> None:
     """Print the tables of a shard as JSON."""
     import h5py
 
-    from pipeline.shards.hdf5 import read_columns
-
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    def rows(table: h5py.Dataset, names: Iterable[str]) -> list[tuple]:
+        columns = (table[name].tolist() for name in names)
+        texts = ([value.decode() if isinstance(value, bytes) else value for value in column] for column in columns)
+        return list(zip(*texts, strict=True))
+
     with h5py.File(path, "r", locking=False) as file:
-        index, outcomes = read_columns(file, "index"), read_columns(file, "outcomes")
-        tables = {
-            "recipe": str(file.attrs["recipe"]),
-            "claims": list(zip(*(index[name].tolist() for name in Claim._fields), strict=True)),
-            "outcomes": list(zip(*(outcomes[name].tolist() for name in OUTCOME_TYPES), strict=True)),
-        }
-    print(json.dumps(tables))
+        claims, outcomes = rows(file["index"], Claim._fields), rows(file["outcomes"], OUTCOME_TYPES)
+        print(json.dumps({"recipe": str(file.attrs["recipe"]), "claims": claims, "outcomes": outcomes}))
 
 
 if __name__ == "__main__":
