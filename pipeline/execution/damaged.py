@@ -118,8 +118,8 @@ def would_lose(path: Path, video_ids: Collection[str], settings: Preprocess, why
         f"it for certain, or decoded from {settings.data_root}: {some(sorted(video_ids))}. Nothing of it was changed"
     )
     action = (
-        "give the folder with their files (make: DATA=DIR), or write it with all that is intact and without the rest: "
-        f"ARGS=--accept-loss, which keeps the file of today in {path.parent / _KEPT}"
+        "give the folder with their files (make: DATA=DIR), or add --accept-loss to this command (make: to its ARGS), "
+        f"which writes all that is intact and keeps the file of today in {path.parent / _KEPT}"
     )
     return LossError(path, what, action)
 

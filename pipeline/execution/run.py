@@ -124,11 +124,13 @@ def print_plan(settings: Preprocess) -> None:
     """Print what `preprocess_store` would write; nothing is written.
 
     Raises:
-        UserError: ledgers are missing, or the store is of another recipe or format.
+        UserError: ledgers are missing, or the store is not that of the ledgers, or of another recipe or format.
     """
     store = Store(Path(settings.store))
     check_recipe(store, settings)
-    for split, table in read_ledgers(settings).items():
+    ledgers = read_ledgers(settings)
+    check_store_of_ledgers(ledgers, settings, store)
+    for split, table in ledgers.items():
         todo = [task for task in plan_shards(table, settings, split) if not is_finished(task, settings, store)]
         pending = int(table["status"].isin(WAITING_STATUSES).sum())
         print(f"{split}: {len(table):,} videos, {pending:,} to decode, {len(todo)} shards to write")

@@ -271,7 +271,7 @@ def test_damaged_video_without_source_is_kept(pristine, tmp_path, capsys):
     video_id = flip(moved)[0]
     next(Path(moved.data_root).rglob(f"{video_id}.mp4")).unlink()
     before = contents(moved)
-    with pytest.raises(LossError, match=f"1 of its videos may be lost .*: {video_id}. .* ARGS=--accept-loss") as error:
+    with pytest.raises(LossError, match=f"1 of its videos may be lost .*: {video_id}. .* add --accept-loss") as error:
         verify_store(moved, repair=True)
     assert error.value.exit_code == 2 and contents(moved) == before
     assert verify_store(moved, repair=True, accept_loss=True) == 0
