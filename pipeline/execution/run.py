@@ -109,7 +109,7 @@ def raise_refused(refused: dict[Path, LossError], store: Store) -> None:
     Raises:
         LossError: there are.
     """
-    errors = list(refused.values())
+    errors = list(dict.fromkeys(refused.values()))  # one damaged file may stop several
     if len(errors) == 1:
         raise errors[0]
     for error in errors:
