@@ -536,6 +536,7 @@ def check_kills(pristine: Preprocess, folder: Path, count: int) -> None:
             shutil.rmtree(folder / "timed")
         for _ in range(draws.randrange(1, 3)):
             status = kill_at_random(lambda name=name, each=settings: runs[name](each), longest_s[name], draws)
+            longest_s[name] *= 1.05 if status == signal.SIGKILL else 0.8  # for other work on the machine
             num_killed += status == signal.SIGKILL
             check_kept(settings, pristine, damaged)
         if "accept" not in name:
@@ -566,8 +567,10 @@ def test_200_kills_of_a_changed_plan_lose_nothing(pristine, tmp_path):
     for _ in range(100):  # of each codec
         settings = copy_to(tmp_path / "copy", changed)
         for _ in range(draws.randrange(1, 4)):
-            num_killed += kill_at_random(lambda each=settings: attempt(each), longest_s, draws) == signal.SIGKILL
+            killed = kill_at_random(lambda each=settings: attempt(each), longest_s, draws) == signal.SIGKILL
+            longest_s *= 1.05 if killed else 0.8  # the machine may have more or less other work than before
+            num_killed += killed
         assert attempt(settings) is None
         assert all_files(settings) == all_files(expected)
         shutil.rmtree(tmp_path / "copy")
-    assert num_killed > 100
+    assert num_killed >= 100
