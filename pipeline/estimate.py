@@ -25,8 +25,10 @@ from pipeline.common import cli, recipe
 from pipeline.common.errors import EXIT_IO, EXIT_OK, UserError
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder
+from pipeline.execution.plan import check_recipe
 from pipeline.ledger.schema import WAITING_STATUSES
 from pipeline.ledger.table import read_ledgers
+from pipeline.shards.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +127,7 @@ def table(costs: list[Cost], num_videos: int, num_files: int, jobs: int) -> list
 def estimate(settings: Preprocess) -> int:
     """Measure, print, and compare with the free disk space; returns the exit code."""
     ledgers = read_ledgers(settings)
+    check_recipe(Store(Path(settings.store)), settings)  # with another, all videos would have to be decoded again
     paths = sample(ledgers, settings)
     log.info("decoding %d videos for each of %d ways to store them", len(paths), len(ways(settings)))
     costs = [measure(paths, way) for way in ways(settings)]

@@ -1,6 +1,6 @@
 """Decode every video of the ledgers once, into shards.                                 (make preprocess)
 
-    python -m pipeline.preprocess -c FILE [--dry-run]
+    python -m pipeline.preprocess -c FILE [--dry-run] [--accept-loss]
 
 Reads `<manifests>/<dataset>/<split>.csv`, writes `<store>/<split>-*.h5` and then fills the ledgers in from the shards.
 One task writes one shard under a temporary name and renames it when it is complete, so a run can be stopped at any
@@ -20,6 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     """Preprocess what the configuration names."""
     parser = cli.parser("pipeline.preprocess", __doc__ or "", sections={"preprocess": Preprocess})
     parser.add_argument("--dry-run", action="store_true", help="print what would be written, and write nothing")
+    parser.add_argument("--accept-loss", action="store_true",
+                        help="write damaged shards without the videos that cannot be recovered")  # fmt: skip
     args, document = cli.parse(parser, argv)
     cli.set_up_logging()
     settings = recipe.load(document)
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         print_plan(settings)
         return EXIT_OK
-    return preprocess_store(settings)
+    return preprocess_store(settings, accept_loss=args.accept_loss)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,10 @@ class FormatError(ShardError):
     """An intact shard whose format belongs to another version of this program."""
 
 
+class LossError(ShardError):
+    """A shard that is not written, because stored videos would be lost by it; a person decides (`--accept-loss`)."""
+
+
 REPAIR = "run `make verify ARGS=--repair`"
 """The action of most shard errors."""
 

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.common.errors import MachineError, UserError
+from pipeline.common.errors import LossError, MachineError, UserError
 from pipeline.common.files import keep_work
 from pipeline.common.locking import owner
 from pipeline.common.outcome import Outcome
@@ -39,13 +39,16 @@ _NO_SCHEDULER = "does not answer any more"
 _DECIDING = ("decord2", "av", "opencv-python-headless", "simplejpeg", "numpy", "h5py")  # the bytes of a shard
 
 
-def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Outcome], None]) -> None:
+def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Outcome], None]) -> list[LossError]:
     """Write shards on the cluster of `settings.scheduler`, in the order given; the store must be locked.
 
     Args:
         tasks: the shards.
         settings: the recipe.
         done: called with the outcome of each video, shard by shard as they finish.
+
+    Returns:
+        Why some shards were not written.
 
     Raises:
         UserError: Dask is not installed, the scheduler does not answer, or a worker cannot take part.
@@ -73,10 +76,13 @@ def write_shards(tasks: Sequence[Task], settings: Preprocess, done: Callable[[Ou
         _check_workers(client.run(_obstacle, settings, run, _versions(), on_error="return"), settings)
         futures = client.map(_write, tasks, settings=settings, run=run, pure=False)
         try:
-            for outcomes in _results(client, futures, settings):
+            refused = []
+            for outcomes, loss in _results(client, futures, settings):
                 keep_work()
                 for outcome in outcomes:
                     done(outcome)
+                refused += [loss] if loss else []
+            return refused
         except distributed.KilledWorker as error:
             raise MachineError(
                 f"several workers died while writing a shard: {error}; read their logs and run the same command again"
@@ -117,7 +123,7 @@ def _connect(scheduler: str) -> distributed.Client:
 
 def _results(
     client: distributed.Client, futures: Sequence[distributed.Future], settings: Preprocess
-) -> Iterator[list[Outcome]]:
+) -> Iterator[tuple[list[Outcome], LossError | None]]:
     """The result of each task as it finishes.
 
     Dask itself waits for a scheduler and for workers: half a minute, or for ever.
@@ -172,8 +178,8 @@ def _lost(settings: Preprocess, problem: str) -> MachineError:
     )
 
 
-def _write(task: Task, settings: Preprocess, run: str) -> list[Outcome]:
-    """One shard, on a worker."""
+def _write(task: Task, settings: Preprocess, run: str) -> tuple[list[Outcome], LossError | None]:
+    """One shard, on a worker; and why it was not written."""
     outcomes: list[Outcome] = []
 
     def done(outcome: Outcome) -> None:
@@ -183,8 +189,11 @@ def _write(task: Task, settings: Preprocess, run: str) -> list[Outcome]:
         outcomes.append(outcome)
 
     with Decoder(settings) as decoder:
-        write_shard(task, settings, Store(Path(settings.store)), decoder, done)
-    return outcomes
+        try:
+            write_shard(task, settings, Store(Path(settings.store)), decoder, done)
+        except LossError as error:
+            return outcomes, error
+    return outcomes, None
 
 
 def _versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from types import TracebackType
 
 import joblib
 
+from pipeline.common.errors import LossError
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder, DecoderStopped
@@ -23,7 +24,9 @@ _SPARE_BYTES = 64 << 20  # for each shard being written
 _STOP_S = 10  # for tasks to delete their temporary files
 
 
-def write_shards(tasks: Sequence[Task], settings: Preprocess, store: Store, done: Callable[[Outcome], None]) -> None:
+def write_shards(
+    tasks: Sequence[Task], settings: Preprocess, store: Store, done: Callable[[Outcome], None]
+) -> list[LossError]:
     """Write shards on this machine, in the order given; the store must be locked.
 
     Args:
@@ -31,6 +34,9 @@ def write_shards(tasks: Sequence[Task], settings: Preprocess, store: Store, done
         settings: the recipe; `jobs` of them are written at once.
         store: its shards; the written ones are added.
         done: called with the outcome of each finished video, from several threads.
+
+    Returns:
+        Why some shards were not written.
 
     Raises:
         OSError: the disk is full or fails.
@@ -40,6 +46,7 @@ def write_shards(tasks: Sequence[Task], settings: Preprocess, store: Store, done
         joblib.Parallel(n_jobs=jobs, backend="threading", batch_size=1, pre_dispatch=jobs)(
             joblib.delayed(active.write)(task) for task in tasks
         )
+    return active.refused
 
 
 class _Run:
@@ -54,9 +61,13 @@ class _Run:
         store: its shards.
         jobs: tasks at a time.
         done: called with the outcome of each finished video, from the tasks' threads.
+
+    Attributes:
+        refused: why some shards were not written.
     """
 
     def __init__(self, settings: Preprocess, store: Store, jobs: int, done: Callable[[Outcome], None]) -> None:
+        self.refused: list[LossError] = []
         self._settings = settings
         self._store = store
         self._done = done
@@ -79,7 +90,12 @@ class _Run:
         try:
             self._check_space(task)
             decoder = self._decoder()
-            write_shard(task, self._settings, self._store, decoder, self._done)
+            try:
+                write_shard(task, self._settings, self._store, decoder, self._done)
+            except LossError as error:
+                self.refused.append(error)
+                self._idle.put(decoder)
+                return
             self._idle.put(decoder)
             with self._changed:
                 self._finished_bytes += task.path.stat().st_size

@@ -14,8 +14,9 @@ from pipeline.common import recipe
 from pipeline.common.errors import FormatError, MachineError, ShardError, UserError
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.ledger.schema import WAITING_STATUSES
+from pipeline.ledger.table import ledger_folder, ledger_path
 from pipeline.shards.format import shard_name
-from pipeline.shards.store import Shard, Store
+from pipeline.shards.store import EARLIER, Shard, Store, shards_in
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class PlannedVideo:
         video_id: the video.
         path: its file relative to data_root; empty when the file is missing.
         retry: it is bad and will be decoded again.
-        held: path of the shard of an earlier plan that has its frames; empty: none.
+        held: paths of the shards of an earlier plan that have its frames.
         waiting: it waits to be decoded, for the first time or again.
     """
 
     video_id: str
     path: str
     retry: bool = False
-    held: str = ""
+    held: tuple[str, ...] = ()
     waiting: bool = False
 
 
@@ -45,11 +46,16 @@ class Task:
         path: the shard.
         split: train, val or test.
         videos: what it holds, in order.
+        doubtful: videos that a damaged file at `path` may hold.
+        accept_loss: it may be written without stored videos that cannot be read or decoded again; the file that it
+            replaces is kept then.
     """
 
     path: Path
     split: str
     videos: tuple[PlannedVideo, ...]
+    doubtful: frozenset[str] = frozenset()
+    accept_loss: bool = False
 
 
 def plan_shards(table: pd.DataFrame, settings: Preprocess, split: str) -> list[Task]:
@@ -95,6 +101,29 @@ def check_recipe(store: Store, settings: Preprocess) -> None:
             continue
         check_same_recipe(shard, settings)
         return
+
+
+def check_store_of_ledgers(ledgers: dict[str, pd.DataFrame], settings: Preprocess, store: Store) -> None:
+    """Refuse a store that is not the one that the ledgers are about, before shards are moved or written.
+
+    Raises:
+        UserError: it has shards of a split without a ledger; or the ledgers name shards, and it has none.
+    """
+    paths = store.paths()
+    for split in SPLITS:
+        shards = [path.name for path in paths if path.name.startswith(f"{split}-")]
+        if shards and split not in ledgers:
+            raise UserError(
+                f"{store.folder}: has {len(shards):,} shards of {split}, but {ledger_path(settings, split)} is "
+                f"missing. Run `make manifests`. If no label file has rows of {split} any more, move these shards to "
+                "another folder."
+            )
+    stored = sum(int(table["status"].eq("ok").sum()) for table in ledgers.values())
+    if stored and not paths and not shards_in(store.folder / EARLIER):
+        raise UserError(
+            f"{store.folder}: has no shards, but by the ledgers in {ledger_folder(settings)} {stored:,} videos are "
+            "stored. Give the store that they are in (make: STORE=DIR), or run `make manifests` for this one."
+        )
 
 
 def check_same_recipe(shard: Shard, settings: Preprocess) -> None:

@@ -11,12 +11,21 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_TOO_MANY_BAD, UserError
+from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_TOO_MANY_BAD, LossError, UserError
 from pipeline.common.locking import locked, remove_temporary
 from pipeline.common.outcome import Outcome
 from pipeline.common.recipe import Preprocess
-from pipeline.execution import dask_cluster, local, previous_plan
-from pipeline.execution.plan import Task, check_folders, check_recipe, is_finished, plan_all, plan_shards
+from pipeline.common.text import some
+from pipeline.execution import damaged, dask_cluster, local, previous_plan
+from pipeline.execution.plan import (
+    Task,
+    check_folders,
+    check_recipe,
+    check_store_of_ledgers,
+    is_finished,
+    plan_all,
+    plan_shards,
+)
 from pipeline.ledger.schema import BAD_STATUSES, WAITING_STATUSES
 from pipeline.ledger.table import awaited, fill_ledger, ledger_folder, ledger_path, read_ledgers, write_ledgers
 from pipeline.shards.store import Store, outcomes_table
@@ -65,43 +74,74 @@ def _source_bytes(task: Task, settings: Preprocess) -> int:
     return total
 
 
-def preprocess_store(settings: Preprocess) -> int:
+def preprocess_store(settings: Preprocess, *, accept_loss: bool = False) -> int:
     """Write every shard that is not finished, fill the ledgers in, and print a summary; returns an exit code.
 
+    Args:
+        settings: the recipe.
+        accept_loss: write shards also without videos that a damaged one held and that cannot be decoded again.
+
     Raises:
-        UserError: data_root or ledgers are missing, or the store is of another recipe or format.
+        UserError: data_root or ledgers are missing, or the store is not that of the ledgers, or of another recipe or
+            format.
+        LossError: some shards were not written, because videos would be lost; all others are finished.
         LockedError: another command is writing to the store or the ledgers.
         OSError: the disk is full or fails; finished shards are kept.
     """
     check_data_root(settings)
-    read_ledgers(settings)  # fail before a store is made
     began = time.perf_counter()
     store = Store(Path(settings.store))
+    check_store_of_ledgers(read_ledgers(settings), settings, store)  # fail before a store is made
     with locked(Path(settings.store)), locked(ledger_folder(settings)):
         ledgers = read_ledgers(settings)
+        check_recipe(store, settings)
         tasks = plan_all(ledgers, settings)
         check_folders(tasks, settings)
-        previous_plan.set_aside(tasks, settings, store)
-        tasks = previous_plan.with_places(tasks, settings, store)
-        todo = [task for task in tasks if not is_finished(task, settings, store)]
-        log.info("%d shards, %d of them finished before", len(tasks), len(tasks) - len(todo))
-        frames = write_shards(todo, settings, store)
+        tasks, refused = damaged.rescue(tasks, ledgers, settings, store, accept_loss=accept_loss)
+        tasks = previous_plan.arrange(tasks, settings, store, refused)
+        todo = [task for task in tasks if task.path not in refused and not is_finished(task, settings, store)]
+        log.info("%d shards, %d of them finished before", len(tasks), len(tasks) - len(todo) - len(refused))
+        frames = write_shards(todo, settings, store, refused)
         check_folders(tasks, settings)  # before videos are recorded as missing
-        rows = fill_ledgers(ledgers, tasks, settings, store, keep_awaited=False)
-        previous_plan.clear(tasks, settings, store)
+        written = [task for task in tasks if task.path not in refused]
+        rows = fill_ledgers(ledgers, written, settings, store, keep_awaited=False)
+        previous_plan.clear(written, settings, store)
     seconds = time.perf_counter() - began
-    return _report(settings, rows, f"{len(todo)} of {len(tasks)} shards written", frames, seconds)
+    num_written = len([task for task in todo if task.path not in refused])
+    code = _report(settings, rows, f"{num_written} of {len(tasks)} shards written", frames, seconds)
+    damaged.remind_of_kept(store)
+    raise_refused(refused, store)
+    return code
+
+
+def raise_refused(refused: dict[Path, LossError], store: Store) -> None:
+    """Raise the error for shards that were not written, if there are any.
+
+    Raises:
+        LossError: there are.
+    """
+    errors = list(dict.fromkeys(refused.values()))  # one damaged file may stop several
+    if len(errors) == 1:
+        raise errors[0]
+    for error in errors:
+        log.error("%s: %s", error.path, error.what)
+    if errors:
+        names = some(path.name for path in refused)
+        what = f"{len(errors):,} shards were not written, because videos may be lost: {names}"
+        raise LossError(store.folder, what, errors[0].action)
 
 
 def print_plan(settings: Preprocess) -> None:
     """Print what `preprocess_store` would write; nothing is written.
 
     Raises:
-        UserError: ledgers are missing, or the store is of another recipe or format.
+        UserError: ledgers are missing, or the store is not that of the ledgers, or of another recipe or format.
     """
     store = Store(Path(settings.store))
     check_recipe(store, settings)
-    for split, table in read_ledgers(settings).items():
+    ledgers = read_ledgers(settings)
+    check_store_of_ledgers(ledgers, settings, store)
+    for split, table in ledgers.items():
         todo = [task for task in plan_shards(table, settings, split) if not is_finished(task, settings, store)]
         pending = int(table["status"].isin(WAITING_STATUSES).sum())
         print(f"{split}: {len(table):,} videos, {pending:,} to decode, {len(todo)} shards to write")
@@ -119,13 +159,14 @@ def check_data_root(settings: Preprocess) -> None:
         raise UserError(f"preprocess.data_root: {settings.data_root!r} is not a folder; give it with DATA=DIR")
 
 
-def write_shards(tasks: list[Task], settings: Preprocess, store: Store) -> int:
+def write_shards(tasks: list[Task], settings: Preprocess, store: Store, refused: dict[Path, LossError]) -> int:
     """Write shards, those that take longest first; the store must be locked.
 
     Args:
         tasks: the shards.
         settings: the recipe.
         store: its shards; those that this process writes are added.
+        refused: why some were not written, by path; is added to.
 
     Returns:
         The number of frames stored.
@@ -139,11 +180,12 @@ def write_shards(tasks: list[Task], settings: Preprocess, store: Store) -> int:
     try:
         with ProgressBar(sum(len(task.videos) for task in tasks)) as bar:
             if settings.engine == "dask":
-                dask_cluster.write_shards(tasks, settings, bar.done)
+                errors = dask_cluster.write_shards(tasks, settings, bar.done)
             else:
-                local.write_shards(tasks, settings, store, bar.done)
+                errors = local.write_shards(tasks, settings, store, bar.done)
     finally:
         remove_temporary(Path(settings.store))
+    refused.update({Path(settings.store) / error.path.name: error for error in errors})
     return bar.frames
 
 
@@ -154,7 +196,7 @@ def fill_ledgers(
 
     Args:
         ledgers: by split.
-        tasks: the plan, all of whose shards are written.
+        tasks: those of the plan whose shards are written; rows of others are unchanged.
         settings: the recipe.
         store: its shards.
         keep_awaited: leave the rows of videos that still wait to be decoded (`awaited`) as they are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +11,12 @@ from pathlib import Path
 import joblib
 import pandas as pd
 
-from pipeline.common.errors import EXIT_OK, REPAIR, ShardError
+from pipeline.common.errors import EXIT_OK, REPAIR, LossError, ShardError
 from pipeline.common.locking import locked
 from pipeline.common.recipe import Preprocess, differences
-from pipeline.common.text import some
-from pipeline.execution import previous_plan
-from pipeline.execution.plan import Task, check_recipe, plan_all, strays
-from pipeline.execution.run import check_data_root, fill_ledgers, write_shards
+from pipeline.execution import damaged, previous_plan
+from pipeline.execution.plan import Task, check_recipe, check_store_of_ledgers, plan_all, strays
+from pipeline.execution.run import check_data_root, fill_ledgers, raise_refused, write_shards
 from pipeline.ledger.schema import LEARNED, WAITING_STATUSES
 from pipeline.ledger.table import awaited, fill_ledger, ledger_folder, read_ledgers
 from pipeline.shards.store import Shard, Store, outcomes_table
@@ -44,14 +44,20 @@ class Discrepancy:
         return ": ".join(part for part in (self.shard, self.video_id, self.what) if part)
 
 
-def verify_store(settings: Preprocess, *, repair: bool) -> int:
+def verify_store(settings: Preprocess, *, repair: bool, accept_loss: bool = False) -> int:
     """Check a store, print each discrepancy, and repair it if asked to.
+
+    Args:
+        settings: the recipe.
+        repair: write broken shards again, and fill the ledgers in.
+        accept_loss: repair shards also without videos that are damaged and cannot be decoded again.
 
     Returns:
         The exit code EXIT_OK.
 
     Raises:
-        ShardError: there are discrepancies, or repair left some; or a corrupted video could not be decoded again.
+        LossError: repair left some shards as they are, because videos would be lost.
+        ShardError: there are discrepancies, or repair left some.
         UserError: ledgers are missing, the store is of another recipe, or for a repair data_root is missing.
     """
     if repair:
@@ -60,33 +66,33 @@ def verify_store(settings: Preprocess, *, repair: bool) -> int:
     ledgers = read_ledgers(settings)
     tasks = plan_all(ledgers, settings)
     check_recipe(store, settings)
-    discrepancies = check_store(ledgers, tasks, settings, store)
-    lost: list[str] = []
-    if repair and any(each.kind != "stray" for each in discrepancies):
-        for each in discrepancies:
-            log.info("repairing: %s", each)
-        before = _stored(ledgers)
-        with locked(store.folder), locked(ledger_folder(settings)):
-            _repair(read_ledgers(settings), tasks, discrepancies, settings, store)
-        ledgers = read_ledgers(settings)
+    refused: dict[Path, LossError] = {}
+    with contextlib.ExitStack() as lock:
+        if repair:
+            check_store_of_ledgers(ledgers, settings, store)
+            lock.enter_context(locked(store.folder))
+            lock.enter_context(locked(ledger_folder(settings)))
+            ledgers = read_ledgers(settings)
+            tasks, refused = damaged.rescue(tasks, ledgers, settings, store, accept_loss=accept_loss)
         discrepancies = check_store(ledgers, tasks, settings, store)
-        lost = sorted(before - _stored(ledgers))
+        if repair and any(each.kind != "stray" for each in discrepancies):
+            _repair(ledgers, tasks, discrepancies, settings, store, refused)
+            ledgers = read_ledgers(settings)
+            discrepancies = check_store(ledgers, tasks, settings, store)
     for each in discrepancies:
         print(each)
+    if repair:
+        damaged.remind_of_kept(store)
+    raise_refused(refused, store)
     if discrepancies:
         what = f"{len(discrepancies):,} discrepancies in {len(tasks):,} shards"
         raise ShardError(store.folder, what, "fix what the lines above name" if repair else REPAIR)
-    if lost:
-        raise ShardError(
-            store.folder,
-            f"{len(lost):,} videos were corrupted and cannot be decoded again: {some(lost)}",
-            "read the reasons in the ledgers; all other videos are intact",
-        )
     waiting = sum(int(table["status"].isin(WAITING_STATUSES).sum()) for table in ledgers.values())
     if waiting:
         print(f"{waiting:,} videos wait to be decoded. Run `make preprocess`.")
     size = sum(int(table["nbytes"].sum()) for table in ledgers.values())
-    total = f"{len(tasks):,} shards, {len(_stored(ledgers)):,} videos, {size / 1e9:.2f} GB"
+    num_stored = sum(int(table["status"].eq("ok").sum()) for table in ledgers.values())
+    total = f"{len(tasks):,} shards, {num_stored:,} videos, {size / 1e9:.2f} GB"
     print(f"{total}: all checksums, counts and offsets are correct")
     return EXIT_OK
 
@@ -107,7 +113,7 @@ def check_store(
         joblib.delayed(_check_task)(task, tables[task.split], settings, store) for task in tasks
     )
     planned = [each for discrepancies in checked for each in discrepancies]
-    unplanned = "no ledger plans this shard; delete it"
+    unplanned = "no ledger plans this shard; run `make manifests preprocess`, which keeps its videos"
     return planned + [Discrepancy(name, "", unplanned, "stray") for name in strays(store, tasks)]
 
 
@@ -166,15 +172,18 @@ def _repair(
     discrepancies: list[Discrepancy],
     settings: Preprocess,
     store: Store,
+    refused: dict[Path, LossError],
 ) -> None:
-    """Write the broken shards again, with copies of what is intact in them, and fill the ledgers in."""
+    """Write the broken shards again, with copies of what is intact in them, and fill the ledgers in.
+
+    Those in `refused` are left as they are; those that would lose videos are added to it.
+    """
+    for each in discrepancies:
+        log.info("repairing: %s", each)
     broken = {each.shard for each in discrepancies if each.kind == "shard"}
-    previous_plan.set_aside([task for task in tasks if task.path.name in broken], settings, store, only=broken)
-    tasks = previous_plan.with_places(tasks, settings, store)
-    write_shards([task for task in tasks if task.path.name in broken], settings, store)
-    fill_ledgers(ledgers, tasks, settings, store, keep_awaited=True)
-    previous_plan.clear(tasks, settings, store)
-
-
-def _stored(ledgers: dict[str, pd.DataFrame]) -> set[str]:
-    return {video_id for table in ledgers.values() for video_id in table["video_id"][table["status"] == "ok"]}
+    tasks = previous_plan.arrange(tasks, settings, store, refused, only=broken)
+    todo = [task for task in tasks if task.path.name in broken and task.path not in refused]
+    write_shards(todo, settings, store, refused)
+    written = [task for task in tasks if task.path not in refused]
+    fill_ledgers(ledgers, written, settings, store, keep_awaited=True)
+    previous_plan.clear(written, settings, store)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.common.errors import ShardError
 from pipeline.common.outcome import OUTCOME_TYPES, Outcome
 from pipeline.common.recipe import Preprocess
+from pipeline.common.text import some
 from pipeline.decoding.process import Decoder, DecodeResult
+from pipeline.execution.damaged import keep, would_lose
 from pipeline.execution.plan import PlannedVideo, Task, check_folder, is_there
 from pipeline.ledger.schema import BAD_STATUSES
 from pipeline.shards.encoding import Encoded
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.store import Store
 from pipeline.shards.writer import ShardWriter
+
+log = logging.getLogger(__name__)
 
 _GONE = DecodeResult("missing", "", {})
 
@@ -34,6 +39,7 @@ def write_shard(
         done: called with the outcome of each finished video.
 
     Raises:
+        LossError: videos would be lost that the file of its name, or an earlier shard, may hold; nothing was changed.
         OSError: the disk is full or fails.
         MachineError: the videos are away, or cannot be read; the shard is not written.
         DecoderStopped: the run is being stopped.
@@ -47,6 +53,7 @@ def write_shard(
             for video, here, copy in zip(task.videos, present, copied, strict=True)
             if here and copy is None
         )
+        stored = set()
         for video, here, copy in zip(task.videos, present, copied, strict=True):
             encoded: Encoded | None = None
             if copy is not None:
@@ -64,8 +71,19 @@ def write_shard(
                 outcome = Outcome(
                     video_id=video.video_id, status=result.status, reason=result.reason, num_frames=num_frames, **facts
                 )
+                if encoded is None and (copy := copies.find(video, present=False)) is not None:
+                    log.warning("warning: %s: its file changed and is bad now (%s); the frames stored before are kept",
+                                video.video_id, outcome.reason or outcome.status)  # fmt: skip
+                    outcome, encoded = copy.outcome, copy.reader.encoded(copy.reader.row_of(video.video_id))
+            stored |= {video.video_id} if encoded is not None else set()
             writer.add(outcome, encoded)
             done(outcome)
+        if lost := (task.doubtful | copies.claimed(task.videos)) - stored:
+            if not task.accept_loss:
+                raise would_lose(task.path, lost, settings, "it is corrupted")
+            log.warning("warning: %s: videos are lost: %s", task.path, some(sorted(lost)))
+            if task.path.exists():
+                keep(task.path)
     store.add(writer.shard)
 
 
@@ -92,7 +110,7 @@ class _EarlierCopies:
 
     def find(self, video: PlannedVideo, *, present: bool) -> _Copy | None:
         """A stored video that is intact, and whose file, if it is `present`, has not changed since."""
-        for path in (self._path, *([Path(video.held)] if video.held else [])):
+        for path in (self._path, *map(Path, video.held)):
             shard = self._open(path)
             if shard is None:
                 continue
@@ -110,6 +128,18 @@ class _EarlierCopies:
                 continue
             return _Copy(outcome, reader)
         return None
+
+    def claimed(self, videos: Iterable[PlannedVideo]) -> set[str]:
+        """Videos that an earlier shard has by its tables: all of the one of this name, and `videos` in the others."""
+        claims = {video.video_id: [self._open(Path(path)) for path in video.held] for video in videos}
+        claimed = {
+            video_id
+            for video_id, shards in claims.items()
+            for shard in shards
+            if shard is not None and video_id in shard[1] and shard[1][video_id].status == "ok"
+        }
+        own = self._open(self._path)
+        return claimed | ({key for key, outcome in own[1].items() if outcome.status == "ok"} if own else set())
 
     def _open(self, path: Path) -> tuple[ShardReader, dict[str, Outcome]] | None:
         """A shard's frames and outcomes; None when it is missing, corrupted or of another recipe."""

@@ -38,6 +38,7 @@ class BuiltLedgers:
         unchanged: splits whose ledger is equal to the earlier one, and so is valid already.
         verdict: what was recognised, in words.
         warnings: what is unusual but usable.
+        damaged: names of damaged shards.
     """
 
     ledgers: dict[str, pd.DataFrame]
@@ -46,6 +47,7 @@ class BuiltLedgers:
     unchanged: list[str]
     verdict: list[str]
     warnings: list[str]
+    damaged: list[str]
 
 
 def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = ()) -> BuiltLedgers:
@@ -67,7 +69,7 @@ def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = (
     match = match_videos(labels, files)
     verdict, warnings = [*labels.verdict, *match.verdict], [*labels.warnings, *match.warnings]
     kept: list[pd.DataFrame] = []
-    built = BuiltLedgers({}, match.extra, [], [], verdict, warnings)
+    built = BuiltLedgers({}, match.extra, [], [], verdict, warnings, [])
     for split in SPLITS:
         fresh = _rows(labels.table, match, split)
         if len(fresh):
@@ -79,7 +81,7 @@ def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = (
         if fresh.empty and (count := int(match.extra["split"].eq(split).sum())):
             built.warnings.append(f"{count:,} videos are in {split} folders, but no label file has rows of {split}.")
     class_names(*built.ledgers.values(), *kept)
-    if root and all(ledger["status"].eq("missing").all() for ledger in built.ledgers.values()):
+    if root and not built.damaged and all(ledger["status"].eq("missing").all() for ledger in built.ledgers.values()):
         raise InputError(
             f"{root}: none of the {len(labels.table):,} videos of the label files is here or in a shard. Expected "
             f"{_expected(labels.kinetics)}. (For ledgers of label files only, set --preprocess.data_root= and "
@@ -126,6 +128,7 @@ def _remember(
     built.broken.extend([ledger_path(settings, split)] * len(warnings))
     stored = known_outcomes.from_shards(store, settings, split, len(fresh))
     built.verdict.extend(stored.verdict)
+    built.damaged.extend(sorted(stored.damaged))
     ledger = known_outcomes.remember(fresh, before, stored, settings.data_root)
     ledger, retried = known_outcomes.mark_retries(ledger, settings.data_root, forget)
     built.verdict.extend(f"{split}: {line}" for line in retried)
@@ -141,6 +144,10 @@ def _losses(
     """Warnings for what shards and the earlier ledger have and the new ledger has not."""
     ids = pd.Index(ledger["video_id"])
     losses = []
+    if stored.damaged:
+        damaged = some(sorted(stored.damaged))
+        losses.append(f"{len(stored.damaged):,} shards are damaged: {damaged}. What the earlier ledger knows of their "
+                      "videos is kept; run `make verify ARGS=--repair`")  # fmt: skip
     unknown = stored.outcomes["video_id"][~stored.outcomes["video_id"].isin(ids)]
     if len(unknown):
         losses.append(f"shards have {len(unknown):,} videos that are in no label file: {some(unknown)}")

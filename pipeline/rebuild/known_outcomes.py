@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.common.errors import ShardError
+from pipeline.common.errors import FormatError, ShardError
 from pipeline.common.recipe import Preprocess, differences
 from pipeline.common.tables import InputError
 from pipeline.common.text import some
 from pipeline.ledger.files import exists
 from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED_COLUMNS, WAITING_STATUSES
 from pipeline.ledger.table import awaited, blank_rows, fill_ledger, ledger_path, read_ledger
-from pipeline.shards.store import Shard, Store, outcomes_table
+from pipeline.shards.store import EARLIER, Shard, Store, outcomes_table, shards_in
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,13 @@ class StoredOutcomes:
     Attributes:
         outcomes: one row a video, as for `fill_ledger`.
         names: file names of the shards that are of this recipe and intact.
+        damaged: file names of those that are damaged, also of an earlier plan: what a ledger knows of them is kept.
         verdict: what was used and what was left out, in plain words.
     """
 
     outcomes: pd.DataFrame
     names: frozenset[str]
+    damaged: frozenset[str]
     verdict: list[str]
 
 
@@ -64,7 +66,10 @@ def from_shards(store: Store, settings: Preprocess, split: str, num_rows: int) -
     shard was planned to hold, or that were missing when it was written.
     """
     current = f"-of-{-(-num_rows // settings.videos_per_shard):05d}.h5"
-    paths = [path for path in store.paths() if fnmatch.fnmatchcase(path.name, f"{split}-*-of-*.h5")]
+    pattern = f"{split}-*-of-*.h5"
+    paths = [path for path in store.paths() if fnmatch.fnmatchcase(path.name, pattern)]
+    earlier = [path for path in shards_in(store.folder / EARLIER) if fnmatch.fnmatchcase(path.name, pattern)]
+    damaged = frozenset(f"{path.name.split('.')[0]}.h5" for path in [*paths, *earlier] if _is_damaged(store, path))
     paths.sort(key=lambda path: not path.name.endswith(current))
     shards: dict[str, Shard] = {}
     left_out: dict[str, list[str]] = {}
@@ -76,14 +81,29 @@ def from_shards(store: Store, settings: Preprocess, split: str, num_rows: int) -
             shards[path.name] = shard
     verdict = [f"shards: {split}: left out {some(names, 2)}: {why}" for why, names in left_out.items()]
     if not shards:
-        return StoredOutcomes(blank_rows(0).assign(video_id=pd.Series(dtype="str")), frozenset(), verdict)
+        return StoredOutcomes(blank_rows(0).assign(video_id=pd.Series(dtype="str")), frozenset(), damaged, verdict)
     outcomes = outcomes_table(shards.values())
     outcomes = outcomes.sort_values("status", key=lambda status: status.eq("missing"), kind="stable")
     outcomes = outcomes.drop_duplicates("video_id", ignore_index=True)
     older = sum(not name.endswith(current) for name in shards)
     note = f", {older:,} of them of an older plan" if older else ""
     verdict.insert(0, f"shards: {split}: {len(shards):,}{note}, planned to hold {len(outcomes):,} videos")
-    return StoredOutcomes(outcomes, frozenset(shards), verdict)
+    return StoredOutcomes(outcomes, frozenset(shards), damaged, verdict)
+
+
+def _is_damaged(store: Store, path: Path) -> bool:
+    """Whether a shard is damaged; one of another format is not.
+
+    Raises:
+        OSError: it cannot be read now, so nothing is known of its content.
+    """
+    try:
+        store.shard(path)
+    except FormatError:
+        return False
+    except ShardError:
+        return True
+    return False
 
 
 def _read_shard(store: Store, path: Path, settings: Preprocess) -> tuple[Shard | None, str]:
@@ -107,7 +127,7 @@ def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: StoredOut
         root: data_root; empty when the disk was not scanned, and paths are the existing ledger's.
     """
     ledger = fresh if before is None else _copy(fresh, before, keep_paths=not root)
-    lost = ledger["shard"].ne("") & ~ledger["shard"].isin(stored.names)
+    lost = ledger["shard"].ne("") & ~ledger["shard"].isin(stored.names | stored.damaged)
     again = lost & ledger["status"].eq("ok")
     ledger.loc[lost, list(STORED_COLUMNS)] = blank_rows(1).loc[0, list(STORED_COLUMNS)].tolist()
     ledger.loc[again, "status"] = np.where(ledger.loc[again, "path"].ne(""), "pending", "missing")

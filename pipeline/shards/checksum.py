@@ -89,6 +89,35 @@ def check(path: Path, fd: int) -> None:
         raise _other_format(path, version)
 
 
+def tail(path: Path) -> bytes:
+    """The last part of a file's seal, with the checksum; empty when the file has none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        last = os.pread(file.fileno(), _TAIL.size, max(0, size - _TAIL.size))
+    return last if last.startswith(_MAGIC) else b""
+
+
+def sealed_nbytes(path: Path) -> int | None:
+    """How many bytes of videos a file has by its seal, which may be damaged; None when it has none that makes sense.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        _, _, count, _ = _TAIL.unpack(tail(path) or bytes(_TAIL.size))
+        end = size - _TAIL.size - count * _RUN_BYTES
+        if not count or end < 0:
+            return None
+        runs = np.frombuffer(os.pread(file.fileno(), count * _RUN_BYTES, end), "<i8").reshape(-1, 2)
+    places = [0, *runs.ravel().tolist(), end]
+    return int((runs[:, 1] - runs[:, 0]).sum()) if places == sorted(places) else None
+
+
 def _unsealed(path: Path, head: bytes) -> ShardError:
     """The error for a file without a seal.  Format 1 had none; the recipe near its beginning identifies it."""
     if b'"format_version":1,' in head:

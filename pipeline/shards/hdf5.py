@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -41,7 +42,13 @@ def file_id(file: Path | int) -> FileId:
 
 
 def missing(path: Path) -> ShardError:
-    """The error for a shard that is not there."""
+    """The error for a shard that is not there.
+
+    Raises:
+        OSError: there is a link of its name, to a file that is not there now.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ENOLINK, "a link to a file that is not there", str(path))
     return ShardError(path, "no such shard", "run `make preprocess`")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -21,6 +22,10 @@ from pipeline.shards.structure import structure_errors
 
 if TYPE_CHECKING:
     from pipeline.shards.reader import ShardReader
+
+
+EARLIER = "earlier"
+"""The folder, in a store, of the shards of an earlier plan."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +114,19 @@ def outcomes_table(shards: Iterable[Shard]) -> pd.DataFrame:
     return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
 
 
+def shards_in(folder: Path) -> list[Path]:
+    """The files of a folder that are named as shards are, sorted; none when it does not exist.
+
+    Raises:
+        OSError: the folder cannot be read now (`Path.glob` would give no files then).
+    """
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(folder / name for name in names if name.endswith(".h5") and not name.startswith("."))
+
+
 class Store:
     """The shards of a folder; opens each once, and again only when another file has taken its name.
 
@@ -127,7 +145,7 @@ class Store:
 
     def paths(self) -> list[Path]:
         """The files of the folder that are named as shards are, sorted."""
-        return sorted(self.folder.glob("*.h5"))
+        return shards_in(self.folder)
 
     def shard(self, path: Path) -> Shard:
         """A shard of this store, or one that was moved to a folder in it.
@@ -135,6 +153,7 @@ class Store:
         Raises:
             FormatError: it is of another format.
             ShardError: it is missing, corrupted, unfinished, or links to other files.
+            OSError: it cannot be read now.
         """
         try:
             key = hdf5.file_id(path)

@@ -93,7 +93,9 @@ def test_rerun_or_other_work_order_changes_no_byte(words, store, tmp_path):
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.glob("*.h5")}
     assert preprocess.main(words) == EXIT_OK
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.glob("*.h5")} == before
-    elsewhere = [*words, f"--preprocess.store={tmp_path}", "--preprocess.jobs=2"]
+    elsewhere = [*words, f"--preprocess.store={tmp_path}", f"--preprocess.manifests={tmp_path}/manifests"]
+    assert manifests.main(elsewhere) == EXIT_OK
+    elsewhere.append("--preprocess.jobs=2")
     assert preprocess.main(elsewhere) == EXIT_OK
     again = {path.name: path.read_bytes() for path in tmp_path.glob("*.h5")}
     assert again == {path.name: content for path, (content, _) in before.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from make_store import make_ledger, settings_for
+from make_store import make_ledger, make_split, settings_for
 from make_videos import write_mp4
 
 from pipeline import estimate
@@ -59,6 +59,14 @@ def test_only_what_is_pending_is_still_to_be_written(tmp_path: Path, capsys: pyt
     write_ledger(ledger_path(settings, "train"), table)
     assert estimate.estimate(settings) == 0
     assert "still to write: at most 0.00B;" in capsys.readouterr().out
+
+
+def test_store_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    make_split(settings, "train", 4)
+    other = settings_for(tmp_path, fps=30.0)
+    with pytest.raises(UserError, match=r"another recipe \(fps: 30.0 here, 15.0 there\)"):
+        estimate.estimate(other)
 
 
 def test_full_disk_is_reported_before_any_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,8 @@ from pipeline.common.recipe import Preprocess
 from pipeline.execution import local
 from pipeline.execution.plan import plan_shards
 from pipeline.execution.run import preprocess_store, print_plan, tqdm
-from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
+from pipeline.ledger.schema import LEARNED
+from pipeline.ledger.table import blank_rows, ledger_path, read_ledger, write_ledger
 from pipeline.preprocess import main
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.store import open_shard, outcomes_table
@@ -155,7 +156,12 @@ def test_late_video_is_decoded_and_others_are_copied(undisturbed, inputs, tmp_pa
     assert set(asked) - neighbours == {table.loc[2, "video_id"]}
     unchanged = [name for name, content in files(undisturbed).items() if files(settings)[name] == content]
     assert sorted(unchanged) == sorted(name for name in files(undisturbed) if name not in (shard, "train.csv"))
-    fresh = Preprocess(**{**settings.__dict__, "store": str(tmp_path / "fresh")})
+    fresh = Preprocess(
+        **{**settings.__dict__, "store": str(tmp_path / "fresh"), "manifests": str(tmp_path / "fresh_manifests")}
+    )
+    table[list(LEARNED)] = blank_rows(len(table))
+    table["status"] = ["pending" if path else "missing" for path in table["path"]]
+    write_ledger(ledger_path(fresh, "train"), table)
     before = files(settings)
     assert preprocess_store(fresh) == 0
     assert files(fresh) == before  # copied or decoded, the bytes are the same

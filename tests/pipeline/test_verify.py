@@ -10,7 +10,7 @@ from count_opens import count_opens, once_each
 from make_inputs import copy_of, make_inputs
 from make_store import edited
 
-from pipeline.common.errors import ShardError, UserError
+from pipeline.common.errors import LossError, ShardError, UserError
 from pipeline.common.recipe import Preprocess
 from pipeline.execution.run import preprocess_store
 from pipeline.execution.verification import verify_store
@@ -49,7 +49,7 @@ def copy_with_data(pristine, tmp_path) -> Preprocess:
 
 def contents(settings: Preprocess) -> dict[str, bytes]:
     paths = [*Path(settings.store).glob("*"), *Path(settings.manifests).rglob("*.csv")]
-    return {path.name: path.read_bytes() for path in paths if not path.name.startswith(".")}
+    return {path.name: path.read_bytes() for path in paths if path.is_file() and path.suffix in (".h5", ".csv")}
 
 
 def shard(settings: Preprocess, number: int = 0) -> Path:
@@ -266,15 +266,20 @@ def test_repair_decodes_only_what_is_broken(store, asked):
     assert asked == [video_id]
 
 
-def test_damaged_video_without_source_becomes_missing(pristine, tmp_path, capsys):
+def test_damaged_video_without_source_is_kept(pristine, tmp_path, capsys):
     moved = copy_with_data(pristine, tmp_path)
     video_id = flip(moved)[0]
     next(Path(moved.data_root).rglob(f"{video_id}.mp4")).unlink()
-    with pytest.raises(ShardError, match=f"1 videos were corrupted and cannot be decoded again: {video_id}. Read"):
+    before = contents(moved)
+    with pytest.raises(LossError, match=f"1 of its videos may be lost .*: {video_id}. .* add --accept-loss") as error:
         verify_store(moved, repair=True)
+    assert error.value.exit_code == 2 and contents(moved) == before
+    assert verify_store(moved, repair=True, accept_loss=True) == 0
     table = read_ledger(ledger_path(moved, "train")).set_index("video_id")
     assert table.at[video_id, "status"] == "missing"
     assert (table["status"] == "ok").sum() == 8
+    assert (Path(moved.store) / "damaged" / shard(moved).name).read_bytes() == before[shard(moved).name]
+    assert verify_store(moved, repair=False) == 0
 
 
 def test_shard_that_no_ledger_plans_is_named_and_kept(store, capsys):

@@ -37,25 +37,30 @@ def workers() -> Iterator["distributed.LocalCluster"]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Preprocess:
-    settings = make_inputs(tmp_path_factory.mktemp("local"), videos_per_shard=3)
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Preprocess:
+    return make_inputs(tmp_path_factory.mktemp("inputs"), videos_per_shard=3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: Preprocess, tmp_path_factory: pytest.TempPathFactory) -> Preprocess:
+    settings = moved(inputs, tmp_path_factory.mktemp("local"))
     assert preprocess_store(settings) == 0
     return settings
 
 
-def on(workers, undisturbed, folder, **changes) -> Preprocess:
-    return moved(undisturbed, folder, engine="dask", scheduler=workers.scheduler_address, **changes)
+def on(workers, inputs, folder, **changes) -> Preprocess:
+    return moved(inputs, folder, engine="dask", scheduler=workers.scheduler_address, **changes)
 
 
-def test_a_cluster_writes_the_bytes_of_one_machine(workers, undisturbed, tmp_path):
-    settings = on(workers, undisturbed, tmp_path)
+def test_a_cluster_writes_the_bytes_of_one_machine(workers, inputs, undisturbed, tmp_path):
+    settings = on(workers, inputs, tmp_path)
     assert preprocess_store(settings) == 0
     assert files(settings) == files(undisturbed)
     assert leftovers(settings) == []
 
 
-def test_a_shard_whose_worker_dies_is_given_to_another(workers, undisturbed, tmp_path):
-    settings = on(workers, undisturbed, tmp_path)
+def test_a_shard_whose_worker_dies_is_given_to_another(workers, inputs, undisturbed, tmp_path):
+    settings = on(workers, inputs, tmp_path)
     killed = []
 
     def kill_the_first_writer():
@@ -74,8 +79,8 @@ def test_a_shard_whose_worker_dies_is_given_to_another(workers, undisturbed, tmp
     assert leftovers(settings) == []
 
 
-def test_workers_of_other_versions_are_refused_by_name(workers, undisturbed, tmp_path, monkeypatch):
-    settings = on(workers, undisturbed, tmp_path)
+def test_workers_of_other_versions_are_refused_by_name(workers, inputs, tmp_path, monkeypatch):
+    settings = on(workers, inputs, tmp_path)
     monkeypatch.setattr(dask_cluster, "_versions", lambda: {"decord2": "0.1"})
     with pytest.raises(
         UserError, match=r"2 of 2 workers cannot take part: tcp://\S+: decord2 \d.*, expected 0.1; tcp://"
@@ -84,15 +89,15 @@ def test_workers_of_other_versions_are_refused_by_name(workers, undisturbed, tmp
     assert list(Path(settings.store).glob("*.h5")) == []
 
 
-def test_no_scheduler_is_said_in_one_line(undisturbed, tmp_path, monkeypatch):
+def test_no_scheduler_is_said_in_one_line(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(dask_cluster, "_CONNECT_S", 0.5)
-    settings = moved(undisturbed, tmp_path, engine="dask", scheduler="tcp://127.0.0.1:9")
+    settings = moved(inputs, tmp_path, engine="dask", scheduler="tcp://127.0.0.1:9")
     with pytest.raises(UserError, match=r"preprocess.scheduler: tcp://127.0.0.1:9 does not answer .*`dask scheduler`"):
         preprocess_store(settings)
 
 
-def test_worker_stops_writing_when_its_run_has_ended(undisturbed, tmp_path):
-    settings = moved(undisturbed, tmp_path)
+def test_worker_stops_writing_when_its_run_has_ended(inputs, tmp_path):
+    settings = moved(inputs, tmp_path)
     Path(settings.store).mkdir()
     task = plan_all(read_ledgers(settings), settings)[0]
     with pytest.raises(RuntimeError, match="no longer locked by process 1 on elsewhere"):

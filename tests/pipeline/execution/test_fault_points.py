@@ -9,53 +9,27 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from make_store import frames_of, make_ledger, settings_for
+from instant_decoder import InstantDecoder
+from make_store import make_ledger, settings_for
 from make_videos import write_mp4
 from processes import processes_of
 
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding.process import DecodeResult
-from pipeline.decoding.resample import steady_times
 from pipeline.execution import local
 from pipeline.execution.run import preprocess_store
 from pipeline.ledger.table import ledger_path, read_ledger, write_ledger
 from pipeline.shards import libhdf5
-from pipeline.shards.encoding import encode
 from pipeline.shards.reader import ShardReader
 
 SIDE_EFFECTS = [
     (libhdf5, "create"), (os, "pwrite"), (os, "posix_fallocate"), (os, "ftruncate"), (os, "fsync"), (os, "replace"),
 ]  # fmt: skip
 NEED_ROOM = ("create", "pwrite", "posix_fallocate", "fsync")
-NUM_VIDEOS, MISSING, BAD = 5, 2, 3
-
-
-class InstantDecoder:
-    """Replaces the decoder process: returns known frames at once, so that every point can be tested."""
-
-    def __init__(self, settings: Preprocess, _core: int | None = None) -> None:
-        self.settings = settings
-
-    def decode(self, paths: Iterable[Path]) -> Iterator[DecodeResult]:
-        for path in paths:
-            number = int(path.stem.split("_")[-2])
-            if number == BAD:
-                yield DecodeResult("unreadable", "of no use", {"source_bytes": 0})
-                continue
-            facts = {"codec": "h264", "source_width": 20, "source_height": 16, "source_fps": 30.0,
-                     "source_frames": 10, "source_bytes": 1, "fps": 15.0}  # fmt: skip
-            frames = frames_of(number, 5 + number, self.settings)
-            times_s = steady_times(np.arange(len(frames)), 15.0)
-            yield DecodeResult("ok", "", facts, encode(frames, times_s, self.settings))
-
-    def stop(self) -> None: ...
-
-    def close(self) -> None: ...
+NUM_VIDEOS, MISSING = 5, 2
 
 
 def prepared(folder: Path, **changes: object) -> Preprocess:

@@ -155,9 +155,8 @@ def test_nothing_is_set_aside_when_nothing_changed(inputs, tmp_path):
     assert preprocess_store(settings) == 0
     tasks = plan_all(read_ledgers(settings), settings)
     store = Store(Path(settings.store))
-    previous_plan.set_aside(tasks, settings, store)
+    assert previous_plan.arrange(tasks, settings, store, {}) == tasks
     assert not (Path(settings.store) / "earlier").exists()
-    assert previous_plan.with_places(tasks, settings, store) == tasks
 
 
 def test_old_and_new_shards_are_opened_once_each(inputs, tmp_path, monkeypatch):
