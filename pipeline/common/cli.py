@@ -1,8 +1,10 @@
-"""What every command shares: -c/--config, dotted overrides, exit codes, logging, signals.
+"""What every command shares: -c/--config, dotted overrides, the words of make's ARGS, exit codes, logging, signals.
 
 def main(argv=None) -> int: ...
 if __name__ == "__main__":
     run(main)
+
+`python -m pipeline.common.cli PROGRAM ... --args=TEXT` starts another Python program with the words of ARGS.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import errno
 import functools
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -85,13 +88,45 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
+def with_args(argv: Sequence[str] | None = None) -> list[str]:
+    """The words of a command line (default: of this process), with make's ARGS split as a shell would, but not run.
+
+    make gives ARGS in one word: `--args=TEXT` stands for all words of TEXT, `--shared-args=TEXT` for the same in each
+    of several verbs, so all must be overrides, and `--preprocess-args=TEXT` for its overrides of `preprocess` alone.
+
+    Raises:
+        UserError: a quote is not closed, or several verbs share a flag.
+    """
+    words: list[str] = []
+    for word in sys.argv[1:] if argv is None else argv:
+        kind, equals, text = word.partition("=")
+        if not equals or kind not in ("--args", "--shared-args", "--preprocess-args"):
+            words.append(word)
+            continue
+        try:
+            split = shlex.split(text)
+        except ValueError as error:
+            raise UserError(f"ARGS: got {text}, which cannot be split into words: {error}. Close it.") from None
+        if kind == "--preprocess-args":
+            split = [each for each in split if each.startswith(("--preprocess.", "--preprocess="))]
+        for each in split if kind == "--shared-args" else ():
+            if not each.startswith("--") or each.removeprefix("--").partition("=")[0].split(".")[0] not in TOP_KEYS:
+                raise UserError(
+                    f"ARGS: got {each} for several verbs, expected only overrides (--section.key=VALUE). "
+                    "Run the verb that takes it by itself."
+                )
+        words += split
+    return words
+
+
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Document]:
     """Parse flags and dotted overrides, and read the experiment file; its name goes to stderr if it is the default.
 
     Raises:
         SettingsError: the file or an override is wrong.
+        UserError: make's ARGS cannot be split.
     """
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(with_args(argv))
     overrides: dict[str, str] = {}
     for word in rest:
         name, equals, value = word.removeprefix("--").partition("=")
@@ -158,3 +193,7 @@ def run(main: Callable[[], int]) -> NoReturn:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, leave)
     raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    run(lambda: os.execv(sys.executable, [sys.executable, *with_args()]))
