@@ -19,7 +19,7 @@ import numpy as np
 from model import weights
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
-from pipeline.common.settings import build
+from pipeline.common.settings import build, to_plain
 from train.experiment.sections import Model, Train
 from train.network.build import build_network
 from train.weights import checkpoint
@@ -54,7 +54,7 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
     kept = {key: facts[key] for key in ("classes", "videos", "recipe", "recipe_sha256") if facts.get(key)}
     if train.head == "new":
         kept = {}
-    facts = {**kept, "model": model.type, "converted_from": source.name}
+    facts = {**kept, "model": model.type, "network": to_plain(model), "converted_from": source.name}
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".ckpt":
         checkpoint.save_weights(target, network, facts)

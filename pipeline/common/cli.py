@@ -19,6 +19,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -119,8 +120,17 @@ def with_args(argv: Sequence[str] | None = None) -> list[str]:
     return words
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Document]:
-    """Parse flags and dotted overrides, and read the experiment file; its name goes to stderr if it is the default.
+def parse(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+    find_config: Callable[[argparse.Namespace, dict[str, str]], Path | None] = lambda _args, _overrides: None,
+) -> tuple[argparse.Namespace, Document]:
+    """Parse flags and dotted overrides, and read the experiment file; its name goes to stderr if -c does not give it.
+
+    Args:
+        parser: made by `parser`.
+        argv: the words (default: those of this process).
+        find_config: finds the file without -c, by the flags and overrides; if it finds none, it is the default.
 
     Raises:
         SettingsError: the file or an override is wrong.
@@ -138,8 +148,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         if not equals:  # the next word may be a value or an override: a wrong guess would lose it
             parser.error(f"--{name}: got no value, expected --{name}=VALUE, with an equals sign and no space")
         overrides[name] = value
-    path = args.config if args.config is not None else args.default_config
-    if args.config is None:
+    path = args.config
+    if path is None:
+        path = find_config(args, overrides) or args.default_config
         print(f"configuration: {path or 'none, the defaults'} (give another with -c FILE)", file=sys.stderr, flush=True)
     return args, Document(path, overrides)
 

@@ -77,6 +77,14 @@ class Document:
                 return f"{line}: {dotted(key)}"
         return f"{self.path or 'defaults'}: {dotted(key)}" if key else str(self.path or "defaults")
 
+    def overridden(self, section: str) -> set[str]:
+        """The keys of a section that overrides give; all keys of the section if an override gives the whole section."""
+        keys = {key for key, line in self._lines.items() if key[0] == section and line.startswith("--")}
+        if (section,) in keys:
+            values = self.values[section]
+            return set(parsed(values) if isinstance(values, Typed) else values)
+        return {key[1] for key in keys}
+
     def copy_key(self, source: tuple[str, ...], section: str, name: str) -> None:
         """Copy the text of the key `source`, if it has one, to `section.name`, unless that is given."""
         value: Any = self.values

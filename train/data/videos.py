@@ -99,3 +99,15 @@ def count_classes(config: Config) -> int | None:
     paths = {ledger_table.ledger_path(config.preprocess, split) for split in splits}
     highest = [int(ledger_table.read_columns(path, ["label_id"])["label_id"].max()) for path in paths if path.is_file()]
     return max(highest, default=-1) + 1 or None
+
+
+def class_names(config: Config) -> list[str] | None:
+    """The label of each label_id in the ledgers that `data_loader` reads; None without a ledger that has labels.
+
+    Raises:
+        UserError: a file that should be a ledger is none, or two ledgers have different classes.
+    """
+    splits = dict.fromkeys((config.data_loader.train.dataset.split, config.data_loader.eval.dataset.split))
+    paths = [ledger_table.ledger_path(config.preprocess, split) for split in splits]
+    tables = [ledger_table.read_columns(path, ["label", "label_id"]) for path in paths if path.is_file()]
+    return (ledger_table.class_names(*tables) if tables else []) or None

@@ -18,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.common.errors import EXIT_RETRY, UserError
 from pipeline.common.files import write_json
+from pipeline.common.settings import to_plain
 from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate, waiting_hint
 from train.data.videos import read_videos
@@ -331,7 +332,7 @@ class Trainer:
         state = {
             **self._clip_settings(), "step": step, "epoch": self.position.epoch, "best": self.position.best,
             "model": self.config.model.type, "classes": self.source.videos.class_names,
-            "recipe": self.config.preprocess.stored(),
+            "recipe": self.config.preprocess.stored(), "network": to_plain(self.config.model),
         }  # fmt: skip
         began = time.perf_counter()
         self.train_step.swap_average()

@@ -112,15 +112,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]  # after the last line end there is nothing or half a line
-
-
-def newest_metrics(root: Path) -> Path:
-    """The newest metrics.jsonl under `root` that is not empty.
-
-    Raises:
-        UserError: there is none.
-    """
-    for path in sorted(root.glob("*/metrics.jsonl"), reverse=True):
-        if path.stat().st_size:
-            return path
-    raise UserError(f"{root}: no run has metrics. Run `make train`, or give a run with --run FOLDER.")

@@ -20,16 +20,24 @@ from train.weights.mindir import read_facts
 log = logging.getLogger(__name__)
 
 
+def saved_facts(path: Path) -> dict[str, Any]:
+    """What was saved with a file of weights, such as `classes`; empty where nothing was.
+
+    Raises:
+        UserError: the file is missing, or what was saved with it is corrupted.
+    """
+    if path.suffix == ".mindir":
+        return read_facts(path)
+    return read_safetensors(path)[1] if path.suffix == ".safetensors" else checkpoint.read_state(path)
+
+
 def saved_classes(path: Path) -> int | None:
     """How many classes a file of weights names in what was saved with it; None where it names none.
 
     Raises:
-        UserError: the file is missing, or what was saved with it is damaged.
+        UserError: the file is missing, or what was saved with it is corrupted.
     """
-    if path.suffix == ".mindir":
-        return len(read_facts(path).get("classes", [])) or None
-    facts = read_safetensors(path)[1] if path.suffix == ".safetensors" else checkpoint.read_state(path)
-    return len(facts.get("classes", [])) or None
+    return len(saved_facts(path).get("classes", [])) or None
 
 
 def check_class_names(facts: dict[str, Any], names: list[str], path: Path, where: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from make_training import NORMALIZE, TinyNetwork, signalling, to_the_waiting_thread, write_config
+from make_training import NORMALIZE, TinyNetwork, checkpoints_of, signalling, to_the_waiting_thread, write_config
 from paths import ROOT
 from terminal import Terminal
 
@@ -167,7 +167,7 @@ def test_loss_that_stays_nan_keeps_a_good_checkpoint(config, tmp_path, monkeypat
     ) as caught:
         train.main([*words, "--train.save_checkpoint_steps=1"])
     assert caught.value.exit_code == EXIT_NOT_FINITE == 70
-    newest = checkpoint.resumable(tmp_path / "tiny")
+    newest = checkpoints_of(tmp_path / "tiny")
     assert newest[0].stem == "epoch_001-step_000004"
     values = checkpoint.read_parameters(newest[0], checkpoint.read_state(newest[0]))
     assert all(np.isfinite(value).all() for value in values.values())
@@ -261,7 +261,7 @@ def test_read_that_hangs_ends_training_resumably(config, tmp_path, monkeypatch):
     stacks = (run / "train.log").read_text().split("\nthread ")[1:]
     assert any(stack.startswith("batches ") and "wake.wait()" in stack for stack in stacks)  # the line that hangs
     assert any(stack.startswith("MainThread ") and "trainer.fit()" in stack for stack in stacks)
-    newest = checkpoint.resumable(tmp_path / "tiny")[0].stem
+    newest = checkpoints_of(tmp_path / "tiny")[0].stem
     assert "epoch_001-step_000003" <= newest <= "epoch_001-step_000005"  # batches that were ready may be dropped
     assert train.main([*words, "--resume", "auto"]) == EXIT_OK
 
@@ -278,7 +278,7 @@ def test_worker_that_dies_ends_training_resumably(config, tmp_path, monkeypatch)
         with pytest.raises(LoaderError, match="died: ZeroDivisionError") as caught:
             train.main(words)
     assert caught.value.exit_code == EXIT_RETRY
-    assert checkpoint.resumable(tmp_path / "tiny")[0].stem == "epoch_001-step_000005"
+    assert checkpoints_of(tmp_path / "tiny")[0].stem == "epoch_001-step_000005"
     assert train.main([*words, "--resume", "auto"]) == EXIT_OK
 
 
