@@ -172,8 +172,8 @@ def test_commands_are_understood(path, folder, monkeypatch):
     """Each command's parser gets the words that make would give it; the command is stopped before it works."""
     parse, parse_args = cli.parse, argparse.ArgumentParser.parse_args
 
-    def parse_and_stop(parser, argv=None):
-        _, document = parse(parser, argv)
+    def parse_and_stop(parser, argv=None, *more):
+        _, document = parse(parser, argv, *more)
         if document.path:
             load_config(document)
         raise Parsed

@@ -15,7 +15,7 @@ from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import list_of
 from pipeline.common.text import some
 from pipeline.ledger import table as ledger_table
-from train.experiment.sections import Config
+from train.experiment.sections import Config, Model
 
 _NEEDED = ("video_id", "label", "label_id", "split", "status", "num_frames", "shard", "nbytes", "crc32")
 
@@ -111,3 +111,23 @@ def class_names(config: Config) -> list[str] | None:
     paths = [ledger_table.ledger_path(config.preprocess, split) for split in splits]
     tables = [ledger_table.read_columns(path, ["label", "label_id"]) for path in paths if path.is_file()]
     return (ledger_table.class_names(*tables) if tables else []) or None
+
+
+def check_classes(settings: Model, label_ids: NDArray[np.int32], class_names: list[str], where: str) -> None:
+    """Check that the network has a logit for every label.
+
+    Args:
+        settings: the `model` section.
+        label_ids: (V,) of the videos, -1 where unlabelled.
+        class_names: label of each label_id.
+        where: name of the ledger, for the message.
+
+    Raises:
+        UserError: a label_id is not below `num_classes`.
+    """
+    highest = int(label_ids.max(initial=-1))
+    if highest >= settings.classes:
+        raise UserError(
+            f"model.num_classes: got {settings.classes}, but {where} has label_id {highest}. "
+            f"Set it to {max(len(class_names), highest + 1)}."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,26 @@ def checkpoints_to_resume(config: Config, class_names: Sequence[str] | None, res
     chosen = next((run for run in candidates if _experiment_of(run.path) == _experiment(config)), candidates[0])
     log.info("run to resume: %s", chosen)
     return checkpoint.checkpoints_in(chosen.path / "ckpt")
+
+
+def check_before_decoding(config: Config, class_names: Sequence[str] | None, resume: str | None, *, world: int) -> None:
+    """Check that training can resume, as far as that is known before the videos are decoded.
+
+    Args:
+        config: the whole experiment.
+        class_names: label of each label_id in the ledgers; None: unknown.
+        resume: as `checkpoints_to_resume`.
+        world: number of processes that train together.
+
+    Raises:
+        UserError: the checkpoint is missing, or of other settings.
+    """
+    for path in checkpoints_to_resume(config, class_names, resume)[:1]:
+        clips = config.data_loader.train.dataset.batch_size * config.data_loader.group_size * world
+        current = clip_settings(config, clips_per_step=clips, steps_per_epoch=0, videos="")
+        known = {key: value for key, value in current.items() if key not in ("steps_per_epoch", "videos")}
+        with contextlib.suppress(checkpoint.CorruptedError):  # then training takes the one before
+            check_clip_settings(path, checkpoint.read_state(path), known)
 
 
 def _experiment_of(run: Path) -> dict[str, object] | None:

@@ -59,9 +59,10 @@ def test_only_runs_of_dataset_and_classes_count(tmp_path, caplog):
     fewer = make_run(tmp_path, "own/4", "2026-04-01T00:00:00+00:00", classes=("a",))
     config = config_for(tmp_path)
     assert newest_weights(config, ["a", "b"]).parents[1] == mine
+    reasons = {fewer: "1 there, 2 here", renamed: "class 1 is 'c' there and 'b' here"}
     assert caplog.messages == [
-        f"warning: The run {fewer} has other classes than the ledgers (1 there, 2 here). It is not used.",
-        f"warning: The run {renamed} has other classes than the ledgers (class 1 is 'c' there and 'b' here). It is not used.",
+        f"warning: The run {run} has other classes than the ledgers ({why}). It is not used."
+        for run, why in reasons.items()
     ]
     assert [run.path for run in runs_of(config, None)] == [fewer, renamed, mine]
     assert newest_weights(config, ["", "b"]).parents[1] == mine  # a subset has the numbers of the whole
