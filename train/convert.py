@@ -40,6 +40,8 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
             f"TO: got {target}, expected a name that ends in .ckpt or .safetensors. "
             "Run `make convert FROM=in TO=out.ckpt`."
         )
+    if source.is_dir():
+        raise UserError(f"FROM: got {source}, a folder, expected a file. Run `make convert FROM=in TO=out.ckpt`.")
     if source.resolve() == target.resolve():
         raise UserError(f"TO: got {target}, which is FROM too. Choose another name for TO.")
     ms.set_seed(train.seed)  # for the random weights of a new head

@@ -172,15 +172,25 @@ def table(rows: Sequence[tuple], fields: dict[str, str]) -> NDArray:
     """Rows as a structured array; texts in fixed-length UTF-8, as long as the longest."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(fields)
     encoded = [
-        np.array([text.encode() for text in column], dtype=f"S{max([1, *(len(text.encode()) for text in column)])}")
-        if kind == "text"
-        else np.array(column, dtype=kind)
+        _texts(column) if kind == "text" else np.array(column, dtype=kind)
         for column, kind in zip(columns, fields.values(), strict=True)
     ]
     joined = np.empty(len(rows), [(name, array.dtype) for name, array in zip(fields, encoded, strict=True)])
     for name, array in zip(fields, encoded, strict=True):
         joined[name] = array
     return joined
+
+
+def _texts(column: Sequence[str]) -> NDArray:
+    """Texts as bytes of fixed length.
+
+    HDF5 tools take such bytes as ASCII, so a column with others declares UTF-8; without them the shard's bytes are
+    those of earlier versions.
+    """
+    texts = [text.encode() for text in column]
+    nbytes = max([1, *map(len, texts)])
+    utf8 = {} if all(text.isascii() for text in texts) else {"metadata": {"h5py_encoding": "utf-8"}}
+    return np.array(texts, np.dtype(f"S{nbytes}", **utf8))
 
 
 def read_rows(file: h5py.File, name: str) -> NDArray:

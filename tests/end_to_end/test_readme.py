@@ -185,7 +185,8 @@ def test_commands_are_understood(path, folder, monkeypatch):
     monkeypatch.setattr(cli, "parse", parse_and_stop)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args_and_stop)
     for command in make_commands(path):
-        made = run_make(folder, *shlex.split(re.sub(r"\$\(ls [^)]*\)", "clip.mp4", command))[1:])
+        filled_in = re.sub(r"\$\(ls [^)]*\)", "clip.mp4", command).replace("DEVICES=N", "DEVICES=2")
+        made = run_make(folder, *shlex.split(filled_in)[1:])
         assert made.code == 0, f"{command}: {made.err}"
         for words in made.calls:
             if words[:1] != ["-m"] or words[1] == "pipeline.common.cli" or words[1].split(".")[0] not in STAGES:

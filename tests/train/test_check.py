@@ -30,13 +30,13 @@ def words(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config, ledgers = made
     for split, ledger in ledgers.items():
-        write(tmp_path, split, ledger)
+        write_split(tmp_path, split, ledger)
     words = ["-c", str(config), f"--preprocess.manifests={tmp_path}/m", f"--train.ckpt_path={tmp_path}/runs", NARROW]
     yield words
     assert not (tmp_path / "runs").exists()
 
 
-def write(folder, split, ledger, status="pending"):
+def write_split(folder, split, ledger, status="pending"):
     """Write a ledger whose videos all have this status and are not stored."""
     path = folder / "m" / "tiny" / f"{split}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def test_missing_validation_names_the_way_without(words, tmp_path):
 
 
 def test_split_without_usable_videos_is_named(words, made, tmp_path):
-    write(tmp_path, "val", made[1]["val"], "missing")
+    write_split(tmp_path, "val", made[1]["val"], "missing")
     message = refused(words)
     assert "val.csv: none of its 4 videos can be used (4 missing)." in message and "eval_epochs=0" in message
     (tmp_path / "m" / "tiny" / "train.csv").unlink()
@@ -79,7 +79,7 @@ def test_split_without_usable_videos_is_named(words, made, tmp_path):
 
 
 def test_videos_without_labels_are_not_trained(words, made, tmp_path):
-    write(tmp_path, "train", made[1]["train"].assign(label="", label_id=-1))
+    write_split(tmp_path, "train", made[1]["train"].assign(label="", label_id=-1))
     assert "got train, which has videos without a label" in refused(words)
 
 
