@@ -12,8 +12,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-import mindspore as ms
-
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.common.files import write_json
@@ -23,7 +21,7 @@ from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.network.build import build_network, with_recorded_network
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import saved_classes
-from train.weights.export import Shape, example_clips, export, metadata
+from train.weights.export import Shape, export, metadata, write_with_mindspore
 from train.weights.load import load_weights
 from train.weights.mindir import facts_path
 
@@ -64,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     facts = metadata(config, state, shape, source)
     if options.file_formate == "AIR":
         path.parent.mkdir(parents=True, exist_ok=True)
-        ms.export(network.set_train(False), example_clips(shape), file_name=str(path), file_format="AIR")
+        write_with_mindspore(network.set_train(False), shape, path, "AIR")
         write_json(facts_path(path), facts)
         check = "not checked, because only Ascend's tools can run it"
     else:
