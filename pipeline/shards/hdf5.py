@@ -189,8 +189,10 @@ def _texts(column: Sequence[str]) -> NDArray:
     """
     texts = [text.encode() for text in column]
     nbytes = max([1, *map(len, texts)])
-    utf8 = {} if all(text.isascii() for text in texts) else {"metadata": {"h5py_encoding": "utf-8"}}
-    return np.array(texts, np.dtype(f"S{nbytes}", **utf8))
+    kind = np.dtype(f"S{nbytes}")
+    if not all(text.isascii() for text in texts):
+        kind = np.dtype(f"S{nbytes}", metadata={"h5py_encoding": "utf-8"})
+    return np.array(texts, kind)
 
 
 def read_rows(file: h5py.File, name: str) -> NDArray:

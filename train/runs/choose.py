@@ -203,6 +203,7 @@ def weights_of(given: str, config: Config, document: Document, class_names: Sequ
     if given:
         return weights_in(run_folder(Path(given)) or Path(given)) if Path(given).is_dir() else Path(given)
     if document.path is not None and document.path.name == CONFIG and (run := run_folder(document.path.parent)):
+        log.info("run: %s", Run(run, _started(run), _dataset(run)))
         return weights_in(run)
     return newest_weights(config, class_names)
 
