@@ -96,7 +96,7 @@ def with_args(argv: Sequence[str] | None = None) -> list[str]:
     of several verbs, so all must be overrides, and `--preprocess-args=TEXT` for its overrides of `preprocess` alone.
 
     Raises:
-        UserError: a quote is not closed, or several verbs share a flag.
+        UserError: a quote is not closed, several verbs share a flag, or a word is not UTF-8.
     """
     words: list[str] = []
     for word in sys.argv[1:] if argv is None else argv:
@@ -117,7 +117,19 @@ def with_args(argv: Sequence[str] | None = None) -> list[str]:
                     "Run the verb that takes it by itself."
                 )
         words += split
+    for word in words:
+        if not _is_utf8(word):  # decoders, ledgers and settings could not hold such a path
+            raise UserError(f"got {word!r}, which is not UTF-8. Rename that file or folder, or give a link to it.")
     return words
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether no byte of a word of the command line was lost: Python reads one that is not UTF-8 as a surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse(
@@ -134,7 +146,7 @@ def parse(
 
     Raises:
         SettingsError: the file or an override is wrong.
-        UserError: make's ARGS cannot be split.
+        UserError: see `with_args`.
     """
     args, rest = parser.parse_known_args(with_args(argv))
     overrides: dict[str, str] = {}

@@ -23,7 +23,7 @@ def folder(tmp_path_factory) -> Path:
     for name in ("pipeline", "train", "model", "data_manifests"):
         (made / name).symlink_to(ROOT / name)
     shutil.copy(CONFIGS / "sample.yaml", made / f"-{ODD}.yaml")
-    run(made, "sample", f"ARGS=--out={quoted(f'data/{ODD}')} --train=16 --val=6 --test=3")
+    run_verb(made, "sample", f"ARGS=--out={quoted(f'data/{ODD}')} --train=16 --val=6 --test=3")
     return made
 
 
@@ -32,11 +32,11 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "'\"'\"'") + "'"
 
 
-def run(folder: Path, *words: str) -> str:
+def run_verb(folder: Path, *words: str) -> str:
     """Run make, and return what it prints on stdout."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "XDG_CACHE_HOME")}
     command = ["make", "-s", *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run_verb(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert not (folder / "x").exists(), "the shell ran a part of a path"
     return done.stdout
@@ -52,7 +52,7 @@ def trained(folder, settings) -> str:
     """What `make train` prints."""
     small = "--model.stage_channels=[4,4,4,4] --train.epochs=1 --data_loader.train.dataset.batch_size=4"
     odd = f"--preprocess.manifests={quoted(f'ledgers {ODD}')} --preprocess.max_bad_fraction=0.3"
-    return run(folder, "train", *settings, f"ARGS={small} --context.mode=1 {odd} --train.ckpt_path=runs")
+    return run_verb(folder, "train", *settings, f"ARGS={small} --context.mode=1 {odd} --train.ckpt_path=runs")
 
 
 def test_train_writes_only_where_it_was_told(trained, folder):
@@ -65,18 +65,18 @@ def test_train_writes_only_where_it_was_told(trained, folder):
 def test_infer_takes_the_run_just_trained(trained, folder):
     source = next((folder / "data" / ODD / "val").glob("*.mp4"))
     video = shutil.copy(source, folder / f"-{ODD}.mp4").name
-    out = run(folder, "infer", f"VIDEO={video}", f"OUT=-out {ODD}", "ARGS=--context.mode=1")
+    out = run_verb(folder, "infer", f"VIDEO={video}", f"OUT=-out {ODD}", "ARGS=--context.mode=1")
     assert out.count("\n") == 6 and (folder / f"-out {ODD}" / f"-{ODD}.gif").is_file()
 
 
 def test_other_verbs_take_the_run_too(trained, folder):
     run_folder = next((folder / "runs").glob("*/*"))
-    assert "video top-1" in run(folder, "eval", "ARGS=--context.mode=1")
+    assert "video top-1" in run_verb(folder, "eval", "ARGS=--context.mode=1")
     moved = shutil.copytree(run_folder, folder / f"-run {ODD}")
-    assert "video top-1" in run(folder, "eval", f"CKPT={moved.name}", "SPLIT=train", "ARGS=--context.mode=1")
-    run(folder, "export", f"CKPT={moved.name}")
+    assert "video top-1" in run_verb(folder, "eval", f"CKPT={moved.name}", "SPLIT=train", "ARGS=--context.mode=1")
+    run_verb(folder, "export", f"CKPT={moved.name}")
     assert list(moved.glob("export/*.mindir"))
-    run(folder, "report", f"CKPT={moved.name}")
+    run_verb(folder, "report", f"CKPT={moved.name}")
     assert (moved / "learning_curves.png").is_file()
 
 
@@ -84,11 +84,11 @@ def test_convert_verify_estimate_and_doctor(trained, folder, settings):
     weights = next((folder / "runs").glob("*/*/ckpt/*[0-9].ckpt"))
     shutil.copy(weights, folder / f"-{ODD}.ckpt")
     narrow = "ARGS=--model.stage_channels=[4,4,4,4]"
-    run(folder, "convert", f"FROM=-{ODD}.ckpt", f"TO=-{ODD}.safetensors", settings[0], narrow)
+    run_verb(folder, "convert", f"FROM=-{ODD}.ckpt", f"TO=-{ODD}.safetensors", settings[0], narrow)
     assert (folder / f"-{ODD}.safetensors").is_file()
     ledgers = f"ARGS=--preprocess.manifests={quoted(f'ledgers {ODD}')}"
-    assert "3 shards" in run(folder, "verify", *settings, ledgers)
+    assert "3 shards" in run_verb(folder, "verify", *settings, ledgers)
     for verb in ("estimate", "preprocess"):
-        run(folder, verb, *settings, ledgers + " --preprocess.max_bad_fraction=0.3")
-    assert run(folder, "manifests", *settings, ledgers + " --json").startswith("{")
-    assert "All is right" in run(folder, "manifests", *settings, ledgers + " --check")
+        run_verb(folder, verb, *settings, ledgers + " --preprocess.max_bad_fraction=0.3")
+    assert run_verb(folder, "manifests", *settings, ledgers + " --json").startswith("{")
+    assert "All is right" in run_verb(folder, "manifests", *settings, ledgers + " --check")
