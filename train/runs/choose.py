@@ -28,6 +28,8 @@ STARTED = "started"
 CONFIG = "config.yaml"
 """The file of a run folder with its settings."""
 
+_LATEST = 2**36  # seconds since 1970, in the year 4147: later times are damage
+
 
 def now() -> str:
     """The time in UTC, such as 2026-11-26T08:49:12.123456+00:00."""
@@ -72,7 +74,9 @@ def _started(folder: Path) -> float:
     except (KeyError, TypeError, ValueError):
         pass
     first = _first_object(folder / "metrics.jsonl", whole=False).get("time")
-    return float(first) if isinstance(first, (int, float)) else folder.stat().st_mtime
+    if isinstance(first, (int, float)) and 0 <= first < _LATEST:
+        return float(first)
+    return folder.stat().st_mtime
 
 
 def _first_object(path: Path, *, whole: bool) -> dict[str, Any]:
@@ -119,9 +123,9 @@ def _difference(run: Path, class_names: Sequence[str] | None) -> str:
     trained = _first_object(newest[0].with_suffix(".json"), whole=True).get("classes") if newest else None
     if class_names is None or not isinstance(trained, list) or not trained:
         return ""
-    for label_id, (name, now) in enumerate(zip(trained, class_names, strict=False)):
-        if name and now and name != now:
-            return f"class {label_id} is {name!r} there and {now!r} here"
+    for label_id, (name, listed) in enumerate(zip(trained, class_names, strict=False)):
+        if name and listed and name != listed:
+            return f"class {label_id} is {name!r} there and {listed!r} here"
     return f"{len(trained)} there, {len(class_names)} here" if len(class_names) > len(trained) else ""
 
 
