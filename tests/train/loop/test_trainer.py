@@ -26,6 +26,7 @@ from train.data.clip_batches import ClipBatches
 from train.data.prefetch import LoaderError
 from train.device.processes import World
 from train.experiment.load import load_config
+from train.experiment.sections import Config, Train
 from train.loop import dropout, trainer
 from train.loop.health import NotFiniteError, OutOfMemoryError
 from train.report import main
@@ -296,8 +297,8 @@ def test_when_no_checkpoint_is_whole_training_says_so(config, tmp_path):
 
 def test_resume_without_checkpoint_says_so_and_starts(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        assert train.checkpoints_to_resume(tmp_path / "tiny", "auto") == []
-    assert "has no checkpoint to resume from. Training starts at step 0." in caplog.text
+        assert train.checkpoints_to_resume(Config(train=Train(ckpt_path=str(tmp_path))), None, "auto") == []
+    assert "has no checkpoint of dataset kinetics400 to resume from. Training starts at step 0." in caplog.text
 
 
 @pytest.mark.parametrize(
