@@ -1,50 +1,75 @@
 # Each verb starts one Python command; `make` alone lists the verbs.  A verb first runs the verbs it needs: `make train`
 # on a new machine installs, makes the sample dataset, its ledgers and shards, trains and evaluates.  All can be repeated.
 #
-#   CONFIG=FILE        the experiment file            (default: the sample, which takes minutes on a laptop)
+#   CONFIG=FILE        the experiment file: by default the sample's, which takes minutes on a laptop; with DATA
+#                      train/configs/own.yaml, and with WEIGHTS too train/configs/finetune.yaml
 #   DATA=DIR           the folder of videos
+#   NAME=NAME          the dataset's name, and that of its folder of ledgers
 #   STORE=DIR          the folder of shards
-#   VIDEO=FILE         the video to predict           (infer)
-#   CKPT=FILE          the checkpoint to use          (eval, infer, export; default: the newest run's best)
-#   FROM=FILE TO=FILE  weights to read and to write   (convert)
+#   WEIGHTS=FILE       the weights that training starts from        (train)
+#   CKPT=FILE          the checkpoint or the run folder to use      (eval, infer, export, report; default: the newest run)
+#   SPLIT=SPLIT        the split to score: train, val or test       (eval)
+#   VIDEO=FILE         the video to predict                         (infer)
+#   OUT=DIR            the folder of the pictures                   (infer)
+#   FROM=FILE TO=FILE  weights to read and to write                 (convert)
 #   GPU=1              install NVIDIA's libraries too (they stay installed)
-#   DEVICES=N          train on N devices of this machine with MindSpore's msrun, one process each
-#   ARGS="..."         more flags for the verb, such as ARGS="--train.epochs=2" (KEY=VALUE without spaces)
+#   DEVICES=N          train on N devices of this machine with MindSpore's msrun, one process each; they meet at PORT=P
+#   ARGS="..."         more flags for the verb, quoted as in a shell: ARGS="--train.epochs=2 --train.ckpt_path='my runs'"
+#                      With several verbs only --section.key=VALUE, which all of them get.  Of it, verbs that run
+#                      because a later one needs them get --preprocess.key=VALUE.
+#
+# Without CONFIG and DATA, eval, infer, export and report take the newest run of all, with its own settings.
 
-CONFIG ?= train/configs/sample.yaml
-DATA   ?=
-STORE  ?=
-VIDEO  ?=
-CKPT   ?=
-FROM   ?=
-TO     ?=
-GPU    ?=
-DEVICES ?= 1
-PORT   ?= 8118
-ARGS   ?=
-# The first Python on the path for which MindSpore has a wheel.
-PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+# A value may hold any character.  Make does not expand it, and recipes only hold "$$DATA" and the like: the shell reads
+# the value from the environment, and runs nothing in it.
+VARIABLES = CONFIG DATA NAME STORE WEIGHTS CKPT SPLIT VIDEO OUT FROM TO GPU DEVICES PORT PYTHON ARGS
+# Other programs have these in the environment: only what is typed after `make` counts.
+ONLY_TYPED = NAME WEIGHTS SPLIT OUT
+TYPED := $(foreach v,$(VARIABLES),$(if $(filter command,$(origin $v)),$v))
+$(foreach v,$(filter-out $(TYPED),$(ONLY_TYPED)),$(eval override $v :=))
+$(foreach v,$(VARIABLES),$(eval override $v := $$(value $v)))
+
+GIVEN_CONFIG := $(CONFIG)
+CHOSEN       := $(CONFIG)$(DATA)
+override CONFIG  := $(or $(CONFIG),train/configs/$(if $(DATA),$(if $(WEIGHTS),finetune,own),sample).yaml)
+override DEVICES := $(or $(DEVICES),1)
+override PORT    := $(or $(PORT),8118)
+$(foreach v,$(VARIABLES),$(if $($v),$(eval export $v)))
 
 RUN      = .venv/bin/python -m
-SETTINGS = -c $(CONFIG) $(if $(DATA),--preprocess.data_root=$(DATA)) $(if $(STORE),--preprocess.store=$(STORE))
-# A verb that only runs because a later one needs it gets the overrides of `preprocess` and no other flags.
-SHARED   = $(SETTINGS) $(filter --preprocess.%,$(ARGS))
-asked    = $(filter $(1),$(MAKECMDGOALS))
+# Python programs other than ours get the words of ARGS through this one.
+RUN_ANY  = $(RUN) pipeline.common.cli
+PLACES   = $(if $(DATA),--preprocess.data_root="$$DATA") $(if $(NAME),--preprocess.dataset="$$NAME") \
+	$(if $(STORE),--preprocess.store="$$STORE")
+SETTINGS = --config="$$CONFIG" $(PLACES)
+OF_RUN   = $(if $(CHOSEN),--config="$$CONFIG") $(PLACES)
+START    = $(if $(WEIGHTS),--train.pre_trained=true --train.pretrained_model="$$WEIGHTS")
+WITH_ARGS   := $(filter-out help install lint clean,$(MAKECMDGOALS))
+FLAGS        = $(if $(ARGS),$(if $(filter $@,$(WITH_ARGS)),$(if $(word 2,$(WITH_ARGS)),--shared-args,--args),--preprocess-args)="$$ARGS")
+CHECKED_ARGS = $(if $(ARGS),$(if $(word 2,$(WITH_ARGS)),--shared-args,--args)="$$ARGS")
+asked        = $(filter $(1),$(MAKECMDGOALS))
 
-# The sample's configuration is only for the sample: its ledgers and shards must not be mixed with other videos'.
-ifneq ($(DATA),)
-ifeq ($(CONFIG) $(filter --preprocess.dataset=%,$(ARGS)),train/configs/sample.yaml )
-$(error DATA=$(DATA): got the configuration of the sample, expected another CONFIG=FILE. For Kinetics, give \
-	CONFIG=train/configs/r2plus1d18.yaml. For your own videos, give a copy with another preprocess.dataset)
-endif
-endif
+# A variable that no verb here takes would be ignored, so it is an error.
+TAKE_WEIGHTS = train
+TAKE_CKPT    = eval infer export report
+TAKE_SPLIT   = eval
+TAKE_VIDEO   = infer
+TAKE_OUT     = infer
+TAKE_FROM    = convert
+TAKE_TO      = convert
+TAKE_DEVICES = train
+TAKE_PORT    = train
+$(foreach v,$(TYPED),$(if $(and $($v),$(TAKE_$v)),$(if $(call asked,$(TAKE_$v)),,$(error \
+	$v: got a value, but only these verbs take it: $(TAKE_$v). Remove it, or run another verb))))
+
+LEDGERS = $(if $(call asked,manifests),manifests,.ledgers)
+FITS    = $(if $(call asked,train eval),.fits)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install sample manifests estimate preprocess verify train eval infer export convert report doctor bench bench-gpu test lint clean \
-	.checked .videos .ledgers .shards
+	.checked .videos .ledgers .fits .shards
 
 help: ## Show this help
 	@sed -n 's/^#   /  /p' Makefile; echo
@@ -53,51 +78,53 @@ help: ## Show this help
 install: .venv/.installed $(if $(filter-out 0,$(GPU)),.venv/.gpu) ## Make .venv and install everything into it (skipped if it is up to date)
 
 sample: install ## Make the sample dataset: 8 classes of motion, with files as in Kinetics
-	$(RUN) pipeline.sample $(ARGS)
+	$(RUN) pipeline.sample $(FLAGS)
 
 manifests: .videos ## Build or rebuild the ledgers from label CSVs, videos and shards
-	$(RUN) pipeline.manifests $(SETTINGS) $(ARGS)
+	$(RUN) pipeline.manifests $(SETTINGS) $(FLAGS)
 
-estimate: $(if $(call asked,manifests),manifests,.ledgers) ## Estimate the disk space, time and memory of preprocessing; writes nothing
-	$(RUN) pipeline.estimate $(SETTINGS) $(ARGS)
+estimate: $(LEDGERS) ## Estimate the disk space, time and memory of preprocessing; writes nothing
+	$(RUN) pipeline.estimate $(SETTINGS) $(FLAGS)
 
-preprocess: $(if $(call asked,manifests),manifests,.ledgers) ## Decode every video once into HDF5 shards; can be stopped and run again
-	$(RUN) pipeline.preprocess $(SETTINGS) $(ARGS)
+preprocess: $(LEDGERS) $(FITS) ## Decode every video once into HDF5 shards; can be stopped and run again
+	$(RUN) pipeline.preprocess $(SETTINGS) $(FLAGS)
 
 verify: install ## Check every shard and ledger; ARGS=--repair fixes shards and ledgers
-	$(RUN) pipeline.verify $(SETTINGS) $(ARGS)
+	$(RUN) pipeline.verify $(SETTINGS) $(FLAGS)
 
 train: $(if $(call asked,preprocess),preprocess,.shards) ## Train on the shards and evaluate
-	$(RUN) $(if $(filter 1,$(DEVICES)),train.train,train.msrun --devices $(DEVICES) --port $(PORT)) $(SETTINGS) $(ARGS)
+	$(RUN) $(if $(filter-out 1,$(DEVICES)),train.msrun --devices="$$DEVICES" --port="$$PORT",train.train) $(SETTINGS) $(START) $(FLAGS)
 
-eval: $(if $(call asked,preprocess train),$(call asked,preprocess train),.shards) ## Score a checkpoint (CKPT=FILE, or the newest run's best)
-	$(RUN) train.evaluate $(SETTINGS) $(if $(CKPT),--eval.pretrained_model=$(CKPT)) $(ARGS)
+eval: $(if $(call asked,preprocess train),$(call asked,preprocess train),$(if $(CHOSEN),.shards,install)) ## Score a checkpoint (CKPT=FILE, or the newest run's best)
+	$(RUN) train.evaluate $(OF_RUN) $(if $(CKPT),--eval.pretrained_model="$$CKPT") \
+		$(if $(SPLIT),--data_loader.eval.dataset.split="$$SPLIT") $(FLAGS)
 
 infer: install ## Predict a video (VIDEO=FILE): top 5 classes, and a GIF with the label
-	$(RUN) train.infer $(SETTINGS) --infer.image_path="$(VIDEO)" $(if $(CKPT),--infer.pretrained_model=$(CKPT)) $(ARGS)
+	$(RUN) train.infer $(OF_RUN) --infer.image_path="$$VIDEO" $(if $(OUT),--infer.output_dir="$$OUT") \
+		$(if $(CKPT),--infer.pretrained_model="$$CKPT") $(FLAGS)
 
 export: install ## Write the network as MINDIR or ONNX, and check the file by running it
-	$(RUN) train.export $(SETTINGS) $(if $(CKPT),--export.pretrained_model=$(CKPT)) $(ARGS)
+	$(RUN) train.export $(OF_RUN) $(if $(CKPT),--export.pretrained_model="$$CKPT") $(FLAGS)
 
 # Without CONFIG, the weights are for the full network with 400 classes, not for the sample's narrow one.
-convert: $(if $(filter %.pth,$(FROM)),.venv/.convert,install) ## Convert weights (FROM=FILE TO=FILE): .pth, .safetensors, .ckpt
-	$(RUN) train.convert "$(FROM)" "$(TO)" $(if $(filter file,$(origin CONFIG)),,-c $(CONFIG)) $(ARGS)
+convert: $(if $(filter %.pth,$(lastword $(FROM))),.venv/.convert,install) ## Convert weights (FROM=FILE TO=FILE): .pth, .safetensors, .ckpt
+	$(RUN) train.convert $(if $(GIVEN_CONFIG),--config="$$CONFIG") $(FLAGS) -- "$$FROM" "$$TO"
 
-report: install ## Draw clips and learning curves of the newest run (another: ARGS="--run FOLDER")
-	$(RUN) train.report $(SETTINGS) $(ARGS)
+report: install ## Draw clips and learning curves of the newest run (CKPT=FOLDER: of another)
+	$(RUN) train.report $(OF_RUN) $(if $(CKPT),--run="$$CKPT") $(FLAGS)
 
 doctor: install ## Check this machine: what it has, what is missing, what to do about it
-	$(RUN) train.doctor $(SETTINGS) $(ARGS)
+	$(RUN) train.doctor $(SETTINGS) $(FLAGS)
 
 bench: .shards ## Measure this machine: decoding, loading, training steps
 	for script in $(filter-out %/bench_gpu.py,$(wildcard tests/benchmarks/bench_*.py)); do \
-		.venv/bin/python $$script $(ARGS) || exit; done
+		$(RUN_ANY) $$script $(FLAGS) || exit; done
 
 bench-gpu: .venv/.gpu .shards ## Check and time every layout and precision on the GPU, and PyTorch if it is installed
-	.venv/bin/python tests/benchmarks/bench_gpu.py $(SETTINGS) --json bench_gpu.json $(ARGS)
+	$(RUN_ANY) tests/benchmarks/bench_gpu.py $(SETTINGS) --json bench_gpu.json $(FLAGS)
 
 test: install ## Run the tests (ARGS="-m slow" for the long ones)
-	$(RUN) pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
+	$(RUN_ANY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(FLAGS)
 
 lint: .venv/.lint ## Check style and types
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
@@ -105,22 +132,34 @@ lint: .venv/.lint ## Check style and types
 clean: ## Remove the sample, its ledgers and shards; runs and .venv stay
 	rm -rf data/sample data/sample-shards data_manifests/kinetics-sample
 
-# Errors that would stop training or evaluation are found before hours of decoding.
-.checked: install
-	$(RUN) train.check $(SETTINGS) $(if $(CKPT),--ckpt="$(CKPT)") $(ARGS)
+# What runs only because a later verb needs it prints on stderr, so that stdout has the results of the verb alone.
+# Errors that would stop training or evaluation are found before hours of decoding: those of the settings at once, and
+# those that need the ledgers after `make manifests`.
+CHECK = $(RUN) train.check $(SETTINGS) $(START) $(if $(CKPT),--ckpt="$$CKPT") \
+	$(if $(SPLIT),--data_loader.eval.dataset.split="$$SPLIT") $(if $(filter-out 1,$(DEVICES)),--devices="$$DEVICES") $(CHECKED_ARGS)
 
-.videos: install $(if $(call asked,train eval),.checked)
-	$(if $(DATA)$(filter-out train/configs/sample.yaml,$(CONFIG)),,$(if $(call asked,sample),,$(RUN) pipeline.sample))
+.checked: install
+	$(CHECK) $(if $(call asked,train),--for=train,--for=eval) >&2
+
+.fits: $(LEDGERS)
+	$(CHECK) $(if $(call asked,train),--for=train,--for=eval) --with-ledgers >&2
+
+.videos: install $(if $(FITS),.checked)
+	$(if $(filter-out train/configs/sample.yaml,$(CONFIG)),,$(if $(DATA),,$(if $(call asked,sample),,$(RUN) pipeline.sample >&2)))
 
 .ledgers: .videos
-	$(RUN) pipeline.manifests $(SHARED)
+	$(RUN) pipeline.manifests $(SETTINGS) $(FLAGS) >&2
 
-.shards: .ledgers
-	$(RUN) pipeline.preprocess $(SHARED)
+.shards: $(LEDGERS) $(FITS)
+	$(RUN) pipeline.preprocess $(SETTINGS) $(FLAGS) >&2
 
+# PYTHON, or the first Python on the path for which MindSpore has a wheel.
 .venv/.installed: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 on the path. Give one with PYTHON=FILE." >&2; exit 2; }
-	$(PYTHON) -m venv .venv
+	@for python in "$${PYTHON:-python3}" python3.12 python3.11 python3.10; do \
+		"$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && \
+			exec "$$python" -m venv .venv; \
+		test -z "$$PYTHON" || break; done; \
+	echo "error: no Python 3.10, 3.11 or 3.12 on the path. Give one with PYTHON=FILE." >&2; exit 2
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	touch $@
 

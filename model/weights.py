@@ -136,7 +136,7 @@ def assign(network: nn.Cell, weights: Mapping[str, NDArray], *, source: str, hea
     ]
     if problems:
         count = f"{len(problems)} error{'s' if len(problems) > 1 else ''}"
-        raise WeightsError(f"{source} does not fit this network{_hint(problems)} ({count})", problems)
+        raise WeightsError(f"{source} does not fit this network{_hint(problems, weights)} ({count})", problems)
     problems = [problem for name in wanted if (problem := _bad_values(name, weights[name]))]
     if problems:
         raise WeightsError(f"{source} is corrupted ({len(problems)} of {len(wanted)} parameters)", problems)
@@ -155,8 +155,14 @@ def _bad_values(name: str, array: NDArray) -> str:
     return ""
 
 
-def _hint(problems: list[str]) -> str:
+def _hint(problems: list[str], weights: Mapping[str, NDArray]) -> str:
     """What to do if only the number of classes differs."""
-    if all(problem.startswith(("fc.weight: got", "fc.bias: got")) for problem in problems):
-        return "; only the classes differ: set model.num_classes to the file's, or train.head to new to train your own"
+    if (
+        all(problem.startswith(("fc.weight: got", "fc.bias: got")) for problem in problems)
+        and weights["fc.weight"].ndim
+    ):
+        return (
+            f"; only the classes differ: set model.num_classes to {len(weights['fc.weight'])}, or train.head to new to "
+            "train your own"
+        )
     return ""

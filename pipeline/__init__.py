@@ -18,11 +18,19 @@ def _say_machine_fault(kind: type[BaseException], error: BaseException, trace: T
     os._exit(EXIT_IO)
 
 
-# `python -m` starts one of our commands, whose imports take seconds.  A Ctrl-C during them should end it at once: with
-# Python's handler, half-imported libraries print pages of errors (MindSpore's abort the process).  cli.run restores it.
+# `python -m` starts one of our commands, or one of `train`, which imports this package first.
 if sys.argv[:1] == ["-m"]:
+    # File names are UTF-8, whatever the locale says: read as ISO-8859-1, every name beyond ASCII would be another one.
+    # The mode can only be chosen when Python starts; the words of the command line keep their bytes.
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if hasattr(sys.stdout, "reconfigure"):  # an ASCII terminal shows \xe9 for what it cannot print
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.excepthook = _say_machine_fault
     # numpy's OpenBLAS, of which nothing here needs threads, ends the process by SIGINT when it can start none.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # The imports of a command take seconds.  A Ctrl-C during them should end it at once: with Python's handler,
+    # half-imported libraries print pages of errors (MindSpore's abort the process).  cli.run restores it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -106,7 +106,8 @@ def _do(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
         ledgers, stale = check_sources(settings)
         if stale:
             raise InputError("Ledgers are out of date with the files on disk. Run `make manifests`.", details=stale)
-        return _report(settings, ledgers, args.min_per_class, [])
+        result, text = _report(settings, ledgers, args.min_per_class, [])
+        return result, f"{text}\nAll is right: the ledgers agree with label files, videos and shards."
     if args.classes is not None or args.per_class is not None:
         return _subset(args, settings)
     return _build(args, settings)

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.common.cli import run, say_target, set_up_logging
+from pipeline.common.cli import run, say_target, set_up_logging, with_args
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import SPLITS
 from pipeline.sample_videos.dataset import DEFECTS, make_sample
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for split, count in zip(SPLITS, (320, 96, 16), strict=True):
         parser.add_argument(f"--{split}", type=int, default=count, help=f"{split} videos (default %(default)s)")
     parser.add_argument("--jobs", type=int, default=-1, help="processes, -1: one for each core (default %(default)s)")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(with_args(argv))
     counts = {split: getattr(args, split) for split in SPLITS}
     if min(counts.values()) < 0 or args.jobs == 0:
         raise UserError(

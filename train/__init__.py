@@ -3,6 +3,7 @@
 import os
 
 import model  # noqa: F401  sets the oneDNN ISA before any module here imports mindspore
+import pipeline  # noqa: F401  may start Python again, in UTF-8 mode
 from train.device import nvidia
 from train.device.signals import signals_blocked
 

@@ -1,36 +1,106 @@
-"""Check config, weights and device before hours of decoding.                (make train and make eval run this first)
+"""Check config, ledgers, weights and device before hours of decoding.       (make train and make eval run this first)
 
-    python -m train.check -c FILE [--ckpt FILE] [flags of train.train]
+    python -m train.check -c FILE [--for=eval] [--with-ledgers] [--ckpt FILE] [flags of train.train]
 
-Decoding Kinetics takes days, so a mistyped training key is reported before it starts.  Prints nothing if all is well.
+Decoding Kinetics takes days, so what would stop training or evaluation after it is reported before it starts: once
+before `make manifests`, and with `--with-ledgers` after it.  Writes nothing, and prints nothing if all is well.
 """
 
 from __future__ import annotations
 
+import argparse
+import tempfile
 from pathlib import Path
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
+from pipeline.common.settings import Document
+from train.data.ledger_fit import check_ledgers
+from train.data.videos import class_names, count_classes
 from train.device.request import check_request
-from train.experiment.load import SECTION_CLASSES, load_config
+from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
+from train.experiment.sections import Config
 
 _COMMON_KEYS = ("device_target", "train.pre_trained", "train.pretrained_model")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check the configuration, the weights and the device.
+    """Check everything that can be known now.
 
     Raises:
-        UserError: one of them cannot be used here.
+        UserError: training or evaluation would be refused later.
     """
     parser = cli.parser("train.check", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
-    parser.add_argument("--resume", help="accepted as in train.train, not checked")
-    parser.add_argument("--ckpt", help="a file of weights that must exist")
+    parser.add_argument("--for", dest="purpose", choices=("train", "eval"), default="train", help="what will be done")
+    parser.add_argument("--with-ledgers", action="store_true", help="also compare with the ledgers")
+    parser.add_argument("--devices", type=int, default=1, help="processes that will train together (default 1)")
+    parser.add_argument("--resume", metavar="auto|FILE", help="as in train.train")
+    parser.add_argument("--ckpt", help="a file of weights or a run folder that must exist")
     args, document = cli.parse(parser, argv)
-    check_request(load_config(document))
-    if args.ckpt and not Path(args.ckpt).is_file():
-        raise UserError(f"{args.ckpt}: checkpoint not found. Give another one with CKPT=FILE.")
+    config = load_config(document, warns=not args.with_ledgers)
+    check_request(config)
+    if args.ckpt and not Path(args.ckpt).exists():
+        raise UserError(f"{args.ckpt}: checkpoint not found. Give another one with CKPT=.")
+    if args.purpose == "train":
+        check_writable(Path(config.train.ckpt_path), "Set train.ckpt_path to another folder.")
+        if args.with_ledgers:
+            _check_training(config, args)
+    else:
+        _check_evaluation(config, document, args)
     return EXIT_OK
+
+
+def check_writable(folder: Path, action: str) -> None:
+    """Check that a folder, or the nearest folder above it that exists, can be written, by writing there.
+
+    Raises:
+        UserError: it cannot; the message ends with `action`.
+    """
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=".check-", dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}. {action}") from None
+
+
+def _check_training(config: Config, args: argparse.Namespace) -> None:
+    config = with_num_classes(config, lambda: count_classes(config))
+    waiting = check_ledgers(config, trains=True, world=args.devices)
+    if not waiting:  # training itself comes next, and checks the rest
+        return
+    from train.loop.resume import check_before_decoding  # these take MindSpore's seconds
+    from train.network.build import build_network
+    from train.weights.compatibility import check_class_names
+    from train.weights.load import load_weights
+
+    check_before_decoding(config, class_names(config), args.resume, world=args.devices)
+    network = build_network(config.model)
+    if config.train.pre_trained:
+        path = Path(config.train.pretrained_model)
+        facts = load_weights(path, network, head=config.train.head)
+        if config.train.head == "same":
+            check_class_names(facts, class_names(config) or [], path, config.preprocess.dataset)
+
+
+def _check_evaluation(config: Config, document: Document, args: argparse.Namespace) -> None:
+    from train.network.build import with_recorded_network  # these take MindSpore's seconds
+    from train.network.predictor import load_predictor
+    from train.runs.choose import weights_of
+    from train.weights.compatibility import check_class_names
+
+    names = class_names(config) if args.with_ledgers else None  # before `make manifests` they may be out of date
+    path = weights_of(args.ckpt or config.eval.pretrained_model, config, document, names)
+    config = with_recorded_network(config, document, path)
+    check_writable(path.parent.parent if path.parent.name == "ckpt" else path.parent, "Move the checkpoint.")
+    if not args.with_ledgers:
+        return
+    config = with_num_classes(config, lambda: count_classes(config))
+    if check_ledgers(config, trains=False):
+        _, facts = load_predictor(config, path)
+        check_class_names(facts, names or [], path, config.preprocess.dataset)
 
 
 if __name__ == "__main__":

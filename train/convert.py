@@ -19,7 +19,7 @@ import numpy as np
 from model import weights
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
-from pipeline.common.settings import build
+from pipeline.common.settings import build, to_plain
 from train.experiment.sections import Model, Train
 from train.network.build import build_network
 from train.weights import checkpoint, sealed_json
@@ -40,6 +40,8 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
             f"TO: got {target}, expected a name that ends in .ckpt or .safetensors. "
             "Run `make convert FROM=in TO=out.ckpt`."
         )
+    if source.is_dir():
+        raise UserError(f"FROM: got {source}, a folder, expected a file. Run `make convert FROM=in TO=out.ckpt`.")
     if source.resolve() == target.resolve():
         raise UserError(f"TO: got {target}, which is FROM too. Choose another name for TO.")
     _check_replaceable(target)
@@ -55,7 +57,7 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
     kept = {key: facts[key] for key in ("classes", "videos", "recipe", "recipe_sha256") if facts.get(key)}
     if train.head == "new":
         kept = {}
-    facts = {**kept, "model": model.type, "converted_from": source.name}
+    facts = {**kept, "model": model.type, "network": to_plain(model), "converted_from": source.name}
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".ckpt":
         checkpoint.save_weights(target, network, facts)

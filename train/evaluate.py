@@ -10,17 +10,16 @@ into the checkpoint's run folder.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK
-from train.data.videos import count_classes
+from train.data.videos import class_names, count_classes
 from train.device.select import start_device
 from train.evaluation.scoring import evaluation_source, log_step, score, write_results
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
+from train.network.build import with_recorded_network
 from train.network.predictor import load_predictor
-from train.runs.run_folder import runs_root
-from train.weights import checkpoint
+from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import check_class_names
 
 log = logging.getLogger(__name__)
@@ -35,12 +34,17 @@ _COMMON_KEYS = (
 def main(argv: list[str] | None = None) -> int:
     """Evaluate and print one line of results."""
     parser = cli.parser("train.evaluate", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
-    _args, document = cli.parse(parser, argv)
+    _args, document = cli.parse(
+        parser,
+        argv,
+        lambda _args, overrides: config_of_run(overrides.get("eval.pretrained_model"), overrides, has_best),
+    )
     cli.set_up_logging()
     config = load_config(document)
-    path = Path(config.eval.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
+    path = weights_of(config.eval.pretrained_model, config, document, class_names(config))
     folder = (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "eval"
     cli.say_target(f"{folder}")
+    config = with_recorded_network(config, document, path)
     config = with_num_classes(config, lambda: count_classes(config))
     start_device(config)
     predictor, facts = load_predictor(config, path)

@@ -11,21 +11,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
-
-import mindspore as ms
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.common.files import write_json
-from train.data.videos import count_classes
+from train.data.videos import class_names, count_classes
 from train.device.select import start_device
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
-from train.network.build import build_network
-from train.runs.run_folder import runs_root
-from train.weights import checkpoint
+from train.network.build import build_network, with_recorded_network
+from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import saved_classes
-from train.weights.export import Shape, example_clips, export, metadata
+from train.weights.export import Shape, export, metadata, write_with_mindspore
 from train.weights.load import load_weights
 from train.weights.mindir import facts_path
 
@@ -37,7 +33,11 @@ _COMMON_KEYS = ("model.type", "model.num_classes", "train.ckpt_path", "export.",
 def main(argv: list[str] | None = None) -> int:
     """Export, check the file, and print its path."""
     parser = cli.parser("train.export", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
-    _args, document = cli.parse(parser, argv)
+    _args, document = cli.parse(
+        parser,
+        argv,
+        lambda _args, overrides: config_of_run(overrides.get("export.pretrained_model"), overrides, has_best),
+    )
     cli.set_up_logging()
     config = load_config(document)
     options = config.export
@@ -47,9 +47,10 @@ def main(argv: list[str] | None = None) -> int:
             f"export.file_formate: got AIR, which only an Ascend device can write; this device is {device}. "
             "Use MINDIR or ONNX."
         )
-    source = Path(options.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
+    source = weights_of(options.pretrained_model, config, document, class_names(config))
     folder = source.parent.parent / "export" if source.parent.name == "ckpt" else source.parent
     cli.say_target(f"{folder}")
+    config = with_recorded_network(config, document, source)
     config = with_num_classes(config, lambda: count_classes(config) or saved_classes(source))
     network = build_network(replace(config.model, layout="NCTHW"))  # every runtime knows its operators
     state = load_weights(source, network)
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     facts = metadata(config, state, shape, source)
     if options.file_formate == "AIR":
         path.parent.mkdir(parents=True, exist_ok=True)
-        ms.export(network.set_train(False), example_clips(shape), file_name=str(path), file_format="AIR")
+        write_with_mindspore(network.set_train(False), shape, path, "AIR")
         write_json(facts_path(path), facts)
         check = "not checked, because only Ascend's tools can run it"
     else:

@@ -23,16 +23,16 @@ from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder
 from pipeline.labels.class_ids import frozen_classes
 from pipeline.shards.encoding import frames_of
-from train.data.videos import count_classes
+from train.data.videos import class_names, count_classes
 from train.data.views import views_of
 from train.device.select import start_device
 from train.evaluation.metrics import log_softmax
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
+from train.network.build import with_recorded_network
 from train.network.predictor import load_predictor
 from train.pictures.clips import write_gif
-from train.runs.run_folder import runs_root
-from train.weights import checkpoint
+from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import saved_classes
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,11 @@ def decode_video(path: Path, settings: Preprocess) -> tuple[NDArray[np.uint8], f
 def main(argv: list[str] | None = None) -> int:
     """Predict, print the best five classes, and write the GIF."""
     parser = cli.parser("train.infer", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
-    _args, document = cli.parse(parser, argv)
+    _args, document = cli.parse(
+        parser,
+        argv,
+        lambda _args, overrides: config_of_run(overrides.get("infer.pretrained_model"), overrides, has_best),
+    )
     cli.set_up_logging()
     config = load_config(document)
     cli.say_target(config.infer.output_dir)
@@ -80,7 +84,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     make_folder(Path(config.infer.output_dir), "Set infer.output_dir to another folder.")
     frames, fps = decode_video(video_path, config.preprocess)
-    path = Path(config.infer.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
+    path = weights_of(config.infer.pretrained_model, config, document, class_names(config))
+    config = with_recorded_network(config, document, path)
     config = with_num_classes(config, lambda: count_classes(config) or saved_classes(path))
     start_device(config)
     predictor, facts = load_predictor(config, path)

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--devices", type=int, required=True, help="number of processes, one for each device")
     parser.add_argument("--port", type=int, default=8118, help="TCP port where they meet (default %(default)s)")
-    args, words = parser.parse_known_args(argv)
+    args, words = parser.parse_known_args(cli.with_args(argv))
     if args.devices < 1:
         parser.error(f"--devices: got {args.devices}, expected at least 1")
     cli.set_up_logging()

@@ -23,8 +23,8 @@ from train.data.videos import read_videos
 from train.experiment.load import SECTION_CLASSES, load_config
 from train.experiment.sections import Config
 from train.pictures.charts import LabelledClip, draw_run, save_png
+from train.runs.choose import CONFIG, config_of_run, has_metrics, newest_metrics, run_folder
 from train.runs.metrics import read_metrics
-from train.runs.run_folder import newest_metrics, runs_root
 
 MAX_CLIPS = 8  # more would be too small to see
 MAX_BATCHES = 50  # in which clips of different classes are searched
@@ -34,11 +34,13 @@ _COMMON_KEYS = ("train.ckpt_path",)
 def main(argv: list[str] | None = None) -> int:
     """Draw the picture, and print its path."""
     parser = cli.parser("train.report", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
-    parser.add_argument("--run", metavar="FOLDER", help="a run folder (default: the newest of this configuration)")
-    args, document = cli.parse(parser, argv)
+    parser.add_argument(
+        "--run", metavar="FOLDER", help="a run folder, or a file in it (default: the newest run of the dataset)"
+    )
+    args, document = cli.parse(parser, argv, lambda args, overrides: config_of_run(args.run, overrides, has_metrics))
     cli.set_up_logging()
     config = load_config(document)
-    path = Path(args.run) / "metrics.jsonl" if args.run else newest_metrics(runs_root(config, document))
+    path = _metrics_of(args.run, document) or newest_metrics(config)
     records = read_metrics(path)
     if not records:
         raise UserError(f"{path}: the file has no metrics. Choose a run folder with steps of training (--run).")
@@ -52,6 +54,23 @@ def main(argv: list[str] | None = None) -> int:
     save_png(draw_run(records, clips, str(path.parent)), picture)
     print(f"{len(records)} records to step {int(records[-1]['step'])}, {len(clips)} clips -> {picture}")
     return EXIT_OK
+
+
+def _metrics_of(given: str | None, document: Document) -> Path | None:
+    """The metrics.jsonl of the run that is given, or whose settings a document is; None without both.
+
+    Raises:
+        UserError: what is given is not in a run folder.
+    """
+    if given is None:
+        own = document.path.parent if document.path is not None and document.path.name == CONFIG else None
+        return own / "metrics.jsonl" if own is not None and has_metrics(own) else None
+    run = run_folder(Path(given))
+    if run is None:
+        what = "a folder without ckpt/" if Path(given).is_dir() else "a path outside a run folder"
+        what = what if Path(given).exists() else "a path that does not exist"
+        raise UserError(f"--run: got {given}, {what}, expected a run folder such as runs/sample/20260101-120000.")
+    return run / "metrics.jsonl"
 
 
 def first_clips(config: Config) -> list[LabelledClip]:

@@ -17,7 +17,7 @@ import sys
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, ShardError
 from train.data.prefetch import LoaderError
-from train.data.videos import count_classes
+from train.data.videos import class_names, count_classes
 from train.device.launch import note_exit_code
 from train.device.processes import join_world
 from train.device.select import environment, start_device
@@ -25,6 +25,7 @@ from train.device.signals import StopRequests, TrainingStopped
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.loop.resume import checkpoints_to_resume
 from train.loop.trainer import Trainer
+from train.runs.choose import STARTED, now
 from train.runs.run_folder import RunFolder, runs_root
 from train.weights import checkpoint
 
@@ -52,10 +53,10 @@ def main(argv: list[str] | None = None) -> int:
         stop = stack.enter_context(StopRequests())
         device = start_device(config)
         world = join_world(config)
-        checkpoints = checkpoints_to_resume(root, args.resume)
+        checkpoints = checkpoints_to_resume(config, class_names(config), args.resume)
         run = None
         if world.rank == 0:
-            facts = {**environment(device), "devices": world.size, "command": sys.argv}
+            facts = {**environment(device), "devices": world.size, "command": sys.argv, STARTED: now()}
             run = stack.enter_context(
                 RunFolder(root, config, facts, checkpoints[0].parent.parent if checkpoints else None)
             )

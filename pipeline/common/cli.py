@@ -1,8 +1,10 @@
-"""What every command shares: -c/--config, dotted overrides, exit codes, logging, signals.
+"""What every command shares: -c/--config, dotted overrides, the words of make's ARGS, exit codes, logging, signals.
 
 def main(argv=None) -> int: ...
 if __name__ == "__main__":
     run(main)
+
+`python -m pipeline.common.cli PROGRAM ... --args=TEXT` starts another Python program with the words of ARGS.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import io
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
@@ -98,13 +102,66 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Document]:
-    """Parse flags and dotted overrides, and read the experiment file; its name goes to stderr if it is the default.
+def with_args(argv: Sequence[str] | None = None) -> list[str]:
+    """The words of a command line (default: of this process), with make's ARGS split as a shell would, but not run.
+
+    make gives ARGS in one word: `--args=TEXT` stands for all words of TEXT, `--shared-args=TEXT` for the same in each
+    of several verbs, so all must be overrides, and `--preprocess-args=TEXT` for its overrides of `preprocess` alone.
+
+    Raises:
+        UserError: a quote is not closed, several verbs share a flag, or a word is not UTF-8.
+    """
+    words: list[str] = []
+    for word in sys.argv[1:] if argv is None else argv:
+        kind, equals, text = word.partition("=")
+        if not equals or kind not in ("--args", "--shared-args", "--preprocess-args"):
+            words.append(word)
+            continue
+        try:
+            split = shlex.split(text)
+        except ValueError as error:
+            raise UserError(f"ARGS: got {text}, which cannot be split into words: {error}. Close it.") from None
+        if kind == "--preprocess-args":
+            split = [each for each in split if each.startswith(("--preprocess.", "--preprocess="))]
+        for each in split if kind == "--shared-args" else ():
+            if not each.startswith("--") or each.removeprefix("--").partition("=")[0].split(".")[0] not in TOP_KEYS:
+                raise UserError(
+                    f"ARGS: got {each} for several verbs, expected only overrides (--section.key=VALUE). "
+                    "Run the verb that takes it by itself."
+                )
+        words += split
+    for word in words:
+        if not _is_utf8(word):  # decoders, ledgers and settings could not hold such a path
+            raise UserError(f"got {word!r}, which is not UTF-8. Rename that file or folder, or give a link to it.")
+    return words
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether no byte of a word of the command line was lost: Python reads one that is not UTF-8 as a surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def parse(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+    find_config: Callable[[argparse.Namespace, dict[str, str]], Path | None] = lambda _args, _overrides: None,
+) -> tuple[argparse.Namespace, Document]:
+    """Parse flags and dotted overrides, and read the experiment file; its name goes to stderr if -c does not give it.
+
+    Args:
+        parser: made by `parser`.
+        argv: the words (default: those of this process).
+        find_config: finds the file without -c, by the flags and overrides; if it finds none, it is the default.
 
     Raises:
         SettingsError: the file or an override is wrong.
+        UserError: see `with_args`.
     """
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(with_args(argv))
     overrides: dict[str, str] = {}
     for word in rest:
         name, equals, value = word.removeprefix("--").partition("=")
@@ -116,8 +173,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         if not equals:  # the next word may be a value or an override: a wrong guess would lose it
             parser.error(f"--{name}: got no value, expected --{name}=VALUE, with an equals sign and no space")
         overrides[name] = value
-    path = args.config if args.config is not None else args.default_config
-    if args.config is None:
+    path = args.config
+    if path is None:
+        path = find_config(args, overrides) or args.default_config
         print(f"configuration: {path or 'none, the defaults'} (give another with -c FILE)", file=sys.stderr, flush=True)
     return args, Document(path, overrides)
 
@@ -286,3 +344,7 @@ def _exit_code(main: Callable[[], int], outputs: Sequence[_Output]) -> int:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, leave)
     return code
+
+
+if __name__ == "__main__":
+    run(lambda: os.execv(sys.executable, [sys.executable, *with_args()]))

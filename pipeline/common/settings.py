@@ -8,6 +8,7 @@ valid key, and all errors are reported at once.  An override keeps its text unti
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Collection
 from pathlib import Path
@@ -77,6 +78,23 @@ class Document:
                 return f"{line}: {dotted(key)}"
         return f"{self.path or 'defaults'}: {dotted(key)}" if key else str(self.path or "defaults")
 
+    def overrides_named(self, words: Collection[str], parents: Collection[tuple[str, ...]]) -> list[str]:
+        """The overrides, as `--section.key`, of keys that `words` name completely or, below one of `parents`, alone."""
+        names = []
+        for key, line in self._lines.items():
+            alone = any(parent and key[: len(parent)] == parent and key[-1] in words for parent in parents)
+            if line.startswith("--") and key not in parents and (alone or ".".join(key) in words):
+                names.append(line)
+        return names
+
+    def overridden(self, section: str) -> set[str]:
+        """The keys of a section that overrides give; all keys of the section if an override gives the whole section."""
+        keys = {key for key, line in self._lines.items() if key[0] == section and line.startswith("--")}
+        if (section,) in keys:
+            values = self.values[section]
+            return set(parsed(values) if isinstance(values, Typed) else values)
+        return {key[1] for key in keys}
+
     def copy_key(self, source: tuple[str, ...], section: str, name: str) -> None:
         """Copy the text of the key `source`, if it has one, to `section.name`, unless that is given."""
         value: Any = self.values
@@ -100,6 +118,8 @@ class Document:
             if not isinstance(node, dict):
                 raise SettingsError(f"--{name}: {'.'.join(parents[: depth + 1])} has no keys")
         node[leaf] = Typed(text)
+        replaced = tuple(name.split("."))
+        self._lines = {key: line for key, line in self._lines.items() if key[: len(replaced)] != replaced}
         self._lines[tuple(name.split("."))] = f"--{name}"
 
 
@@ -127,6 +147,24 @@ class Errors:
         if self.count <= MAX_ERRORS:
             hint = nearest_hint(got, allowed, list_all) if allowed and got else ""
             self._lines.append(f"{self._document.where(key)}: {problem}{hint}")
+
+    def add_contradiction(self, section: tuple[str, ...], problem: str) -> None:
+        """Add an error about several keys of a section.
+
+        It is named by the key that `problem` begins with; overrides of other keys in it follow, since one may be the
+        cause.
+
+        Args:
+            section: the section.
+            problem: what is wrong; its keys are relative to the section, or begin with a section of the file.
+        """
+        first, colon, rest = problem.partition(": ")
+        key = (*section, *first.split("."))
+        if not colon or not re.fullmatch(r"[a-z_]+(?:\.[a-z_]+)*", first):
+            key, rest = section, problem
+        words = set(re.findall(r"[a-z_]+(?:\.[a-z_]+)*", problem))
+        typed = self._document.overrides_named(words, (key, section))
+        self.add(key, rest + (f" (given: {', '.join(typed)})" if typed else ""))
 
     def raise_any(self) -> None:
         """Raise all errors as one.
@@ -225,7 +263,7 @@ def _dataclass(
     try:
         return cls(**arguments)
     except ValueError as error:  # from __post_init__: keys that contradict each other
-        errors.add(key, str(error))
+        errors.add_contradiction(key, str(error))
         return typing.cast(T, None)
 
 

@@ -115,9 +115,7 @@ def table(rows: Sequence[tuple], fields: dict[str, str]) -> NDArray:
     """Rows as a structured array; texts in fixed-length UTF-8, as long as the longest."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(fields)
     encoded = [
-        np.array([text.encode() for text in column], dtype=f"S{max([1, *(len(text.encode()) for text in column)])}")
-        if kind == "text"
-        else np.array(column, dtype=kind)
+        _texts(column) if kind == "text" else np.array(column, dtype=kind)
         for column, kind in zip(columns, fields.values(), strict=True)
     ]
     joined = np.empty(len(rows), [(name, array.dtype) for name, array in zip(fields, encoded, strict=True)])
@@ -126,8 +124,23 @@ def table(rows: Sequence[tuple], fields: dict[str, str]) -> NDArray:
     return joined
 
 
+def _texts(column: Sequence[str]) -> NDArray:
+    """Texts as bytes of fixed length.
+
+    HDF5 tools take such bytes as ASCII, so a column with others declares UTF-8; without them the shard's bytes are
+    those of earlier versions.
+    """
+    texts = [text.encode() for text in column]
+    nbytes = max([1, *map(len, texts)])
+    kind = np.dtype(f"S{nbytes}")
+    if not all(text.isascii() for text in texts):
+        kind = np.dtype(f"S{nbytes}", metadata={"h5py_encoding": "utf-8"})
+    return np.array(texts, kind)
+
+
 def read_rows(shard: Opened, name: str, fields: dict[str, str]) -> NDArray:
     """A table written by `table`, as a structured array.
+
 
     Raises:
         ShardError: it has other columns.

@@ -26,6 +26,7 @@ from pipeline.common.settings import to_plain
 from train import train
 from train.loop import trainer
 from train.loop.trainer import Trainer
+from train.weights.checkpoint import checkpoints_in
 
 NUM_TRAIN, NUM_VAL = 17, 4
 NORMALIZE = {"type": "VideoNormalize", "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2]}
@@ -78,6 +79,13 @@ def write_config(folder: Path, **train_options: object) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
+
+
+def checkpoints_of(runs: Path) -> list[Path]:
+    """The checkpoints of the run whose folder has the last name, newest first; empty without a checkpoint."""
+    return next(
+        (paths for folder in sorted(runs.glob("*/ckpt"), reverse=True) if (paths := checkpoints_in(folder))), []
+    )
 
 
 def signalling(number: int, step: int, send: Callable[[Trainer, int], None]) -> Callable[..., float]:

@@ -83,3 +83,12 @@ def test_folder_without_metrics_is_refused(run):
     (run / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match="metrics"):
         main(["-c", str(run.parents[2] / "tiny.yaml"), "--run", str(run)])
+
+
+def test_run_that_is_no_run_folder_is_named(run, tmp_path):
+    words = ["-c", str(run.parents[2] / "tiny.yaml"), "--run"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for given, what in (("nope", "that does not exist"), ("empty", "without ckpt/"), ("file", "outside a run folder")):
+        with pytest.raises(UserError, match=f"--run: got .*{given}, a .*{what}, expected a run folder such as"):
+            main([*words, str(tmp_path / given)])

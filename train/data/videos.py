@@ -16,7 +16,7 @@ from pipeline.common.tables import list_of
 from pipeline.common.text import some
 from pipeline.ledger import files
 from pipeline.ledger import table as ledger_table
-from train.experiment.sections import Config
+from train.experiment.sections import Config, Model
 
 _NEEDED = ("video_id", "label", "label_id", "split", "status", "num_frames", "shard", "nbytes", "crc32")
 
@@ -114,3 +114,35 @@ def check_same_classes(one: Videos, other: Videos) -> None:
                 f"class {label_id} is {ours!r} in {one.name} and {theirs!r} in {other.name}: the ledgers were replaced "
                 "while they were read. Run this command again."
             )
+
+
+def class_names(config: Config) -> list[str] | None:
+    """The label of each label_id in the ledgers that `data_loader` reads; None without a ledger that has labels.
+
+    Raises:
+        UserError: a file that should be a ledger is none, or two ledgers have different classes.
+    """
+    splits = dict.fromkeys((config.data_loader.train.dataset.split, config.data_loader.eval.dataset.split))
+    paths = [ledger_table.ledger_path(config.preprocess, split) for split in splits]
+    tables = [ledger_table.read_columns(path, ["label", "label_id"]) for path in paths if files.exists(path)]
+    return (ledger_table.class_names(*tables) if tables else []) or None
+
+
+def check_classes(settings: Model, label_ids: NDArray[np.int32], class_names: list[str], where: str) -> None:
+    """Check that the network has a logit for every label.
+
+    Args:
+        settings: the `model` section.
+        label_ids: (V,) of the videos, -1 where unlabelled.
+        class_names: label of each label_id.
+        where: name of the ledger, for the message.
+
+    Raises:
+        UserError: a label_id is not below `num_classes`.
+    """
+    highest = int(label_ids.max(initial=-1))
+    if highest >= settings.classes:
+        raise UserError(
+            f"model.num_classes: got {settings.classes}, but {where} has label_id {highest}. "
+            f"Set it to {max(len(class_names), highest + 1)}."
+        )

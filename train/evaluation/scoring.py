@@ -15,10 +15,9 @@ from mindspore import Tensor
 from pipeline.common.files import replacing, write_json
 from train.data.clip_batches import ClipBatches
 from train.data.loader import iterate
-from train.data.videos import Videos, read_videos
+from train.data.videos import Videos, check_classes, read_videos
 from train.evaluation.metrics import Scores
 from train.experiment.sections import Config
-from train.weights.compatibility import check_classes
 
 log = logging.getLogger(__name__)
 

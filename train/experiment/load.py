@@ -14,15 +14,19 @@ from train.experiment.sections import Config, Loader
 log = logging.getLogger(__name__)
 
 
-def load_config(document: Document) -> Config:
+def load_config(document: Document, *, warns: bool = True) -> Config:
     """Check a whole experiment file, and turn it into settings.
+
+    Args:
+        document: the file and its overrides.
+        warns: whether to warn about keys without effect.
 
     Raises:
         SettingsError: every unknown, mistyped, out-of-range or contradictory key.
     """
     recipe.adopt_data_root(document)
     config = build(Config, document)
-    for warning in without_effect(config):
+    for warning in without_effect(config) if warns else ():
         log.warning("warning: %s", warning)
     return config
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import UserError
-from pipeline.common.settings import to_plain
+from pipeline.common.settings import Document, build, to_plain
 from train.experiment.sections import Config, Dataset
 from train.experiment.transforms import OPERATIONS
+from train.runs.choose import CONFIG, runs_of
 from train.weights import checkpoint
 
 log = logging.getLogger(__name__)
@@ -20,12 +23,14 @@ _DATASET = "data_loader.train.dataset."
 _NOT_OF_CLIPS = {"type", "path", "batch_size", "num_parallel_workers", "verify_checksums", "batch_timeout_s"}
 
 
-def checkpoints_to_resume(root: Path, resume: str | None) -> list[Path]:
+def checkpoints_to_resume(config: Config, class_names: Sequence[str] | None, resume: str | None) -> list[Path]:
     """The checkpoints that training may resume from, best first; empty: it starts at step 0.
 
     Args:
-        root: the folder of the experiment's runs.
-        resume: `auto`, the path of one checkpoint, or None.
+        config: the whole experiment.
+        class_names: label of each label_id in the ledgers; None: unknown.
+        resume: `auto`: those of the newest run of the same dataset and classes, and if there are such, of the same
+            settings; or the path of one checkpoint; or None.
 
     Raises:
         CheckpointError: training cannot resume from this file.
@@ -35,10 +40,51 @@ def checkpoints_to_resume(root: Path, resume: str | None) -> list[Path]:
     if resume != "auto":
         checkpoint.check_resumable(Path(resume))
         return [Path(resume)]
-    checkpoints = checkpoint.resumable(root)
-    if not checkpoints:
-        log.warning("warning: %s has no checkpoint to resume from. Training starts at step 0.", root)
-    return checkpoints
+    candidates = [run for run in runs_of(config, class_names) if checkpoint.checkpoints_in(run.path / "ckpt")]
+    if not candidates:
+        log.warning(
+            "warning: %s has no checkpoint of dataset %s to resume from. Training starts at step 0.",
+            config.train.ckpt_path, config.preprocess.dataset,
+        )  # fmt: skip
+        return []
+    chosen = next((run for run in candidates if _experiment_of(run.path) == _experiment(config)), candidates[0])
+    log.info("run to resume: %s", chosen)
+    return checkpoint.checkpoints_in(chosen.path / "ckpt")
+
+
+def check_before_decoding(config: Config, class_names: Sequence[str] | None, resume: str | None, *, world: int) -> None:
+    """Check that training can resume, as far as that is known before the videos are decoded.
+
+    Args:
+        config: the whole experiment.
+        class_names: label of each label_id in the ledgers; None: unknown.
+        resume: as `checkpoints_to_resume`.
+        world: number of processes that train together.
+
+    Raises:
+        UserError: the checkpoint is missing, or of other settings.
+    """
+    for path in checkpoints_to_resume(config, class_names, resume)[:1]:
+        clips = config.data_loader.train.dataset.batch_size * config.data_loader.group_size * world
+        current = clip_settings(config, clips_per_step=clips, steps_per_epoch=0, videos="")
+        known = {key: value for key, value in current.items() if key not in ("steps_per_epoch", "videos")}
+        with contextlib.suppress(checkpoint.CorruptedError):  # then training takes the one before
+            check_clip_settings(path, checkpoint.read_state(path), known)
+
+
+def _experiment_of(run: Path) -> dict[str, object] | None:
+    """What a run trained; None if its settings cannot be read."""
+    try:
+        return _experiment(build(Config, Document(run / CONFIG)))
+    except UserError:
+        return None
+
+
+def _experiment(config: Config) -> dict[str, object]:
+    """The settings that make two trainings on one dataset different experiments."""
+    sections = (config.model, config.learning_rate, config.optimizer, config.loss)
+    settings = clip_settings(config, clips_per_step=0, steps_per_epoch=0, videos="")
+    return {**settings, "sections": [to_plain(section) for section in sections]}
 
 
 def clip_settings(config: Config, *, clips_per_step: int, steps_per_epoch: int, videos: str) -> dict[str, object]:

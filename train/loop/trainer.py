@@ -17,9 +17,10 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.common.errors import EXIT_RETRY, UserError
+from pipeline.common.settings import to_plain
 from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate, waiting_hint
-from train.data.videos import check_same_classes, read_videos
+from train.data.videos import check_classes, check_same_classes, read_videos
 from train.device.processes import World
 from train.device.signals import StopRequests, TrainingStopped
 from train.evaluation.scoring import evaluation_source, score
@@ -38,7 +39,7 @@ from train.network.precision import set_amp_level
 from train.network.predictor import Predictor
 from train.runs.run_folder import RunFolder
 from train.weights import checkpoint
-from train.weights.compatibility import check_classes
+from train.weights.compatibility import check_class_names
 from train.weights.load import load_weights
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,10 @@ class Trainer:
         self.network = build_network(config.model)
         set_amp_level(self.network, config.train.amp_level)
         if config.train.pre_trained:
-            load_weights(Path(config.train.pretrained_model), self.network, head=config.train.head)
+            initial = Path(config.train.pretrained_model)
+            facts = load_weights(initial, self.network, head=config.train.head)
+            if config.train.head == "same":
+                check_class_names(facts, videos.class_names, initial, videos.name)
             log.info("initial weights: %s", config.train.pretrained_model)
         self.train_step = TrainStep(
             NetworkWithLoss(self.network, Normalize(seen.mean, seen.std), config.loss.label_smoothing),
@@ -333,7 +337,7 @@ class Trainer:
         state = {
             **self._clip_settings(), "step": step, "epoch": self.position.epoch, "best": self.position.best,
             "model": self.config.model.type, "classes": self.source.videos.class_names,
-            "recipe": self.config.preprocess.stored(),
+            "recipe": self.config.preprocess.stored(), "network": to_plain(self.config.model),
         }  # fmt: skip
         began = time.perf_counter()
         self.train_step.swap_average()

@@ -156,15 +156,3 @@ class _RunLog(logging.Handler):
         """Close the file."""
         self._file.close()
         super().close()
-
-
-def newest_metrics(root: Path) -> Path:
-    """The newest metrics.jsonl under `root` that is not empty.
-
-    Raises:
-        UserError: there is none.
-    """
-    for path in sorted(root.glob("*/metrics.jsonl"), reverse=True):
-        if path.stat().st_size:
-            return path
-    raise UserError(f"{root}: no run has metrics. Run `make train`, or give a run with --run FOLDER.")

@@ -187,29 +187,21 @@ def _check_position(path: Path, state: dict[str, Any], saved: dict[str, Any]) ->
         raise CorruptedError(f"{path.with_suffix('.json')}: corrupted: {problem}")
 
 
-def newest(runs: Path, pointer: str) -> Path:
-    """The weights that `pointer` (best or latest) names, in the newest run under `runs` that has this pointer.
-
-    Warns if there is a newer run without it.
+def weights_in(run: Path) -> Path:
+    """The best checkpoint of a run folder, or its latest where none is the best.
 
     Raises:
-        CheckpointError: no run has the pointer, or it is corrupted.
+        CheckpointError: it has no checkpoint, or best.json is corrupted.
     """
-    pointers = sorted(runs.glob(f"*/ckpt/{pointer}.json"), reverse=True)
-    if not pointers:
-        raise CheckpointError(f"{runs}: no run has a checkpoint. Run `make train`, or give one with CKPT=FILE.")
-    newest_pointer = pointers[0]
-    run, last = newest_pointer.parent.parent, max(runs.glob("*/ckpt")).parent
-    if run != last:
-        stems = _stems(last / "ckpt")
-        latest = f" (its latest: CKPT={last / 'ckpt' / stems[-1]}.ckpt)" if stems else ""
-        log.warning(
-            "warning: The newest run, %s, has no %s checkpoint%s. Using the one of %s.", last, pointer, latest, run.name
-        )
-    stem = _read_pointer(newest_pointer)
-    if stem is None:
-        raise CheckpointError(f"{newest_pointer}: corrupted. Give a checkpoint beside it with CKPT=FILE.")
-    return newest_pointer.with_name(f"{stem}.ckpt")
+    folder = run / "ckpt"
+    if (folder / "best.json").is_file():
+        stem = _read_pointer(folder / "best.json")
+        if stem is None:
+            raise CheckpointError(f"{folder / 'best.json'}: corrupted. Give a checkpoint beside it with CKPT=FILE.")
+        return folder / f"{stem}.ckpt"
+    if latest := checkpoints_in(folder):
+        return latest[0]
+    raise CheckpointError(f"{run}: got a folder without checkpoints, expected a run folder or a file of weights.")
 
 
 def check_resumable(path: Path) -> None:
@@ -228,14 +220,6 @@ def check_resumable(path: Path) -> None:
         raise CheckpointError(
             f"{path}: got a checkpoint outside a run folder, expected <run>/ckpt/{path.name}. Move it there."
         )
-
-
-def resumable(runs: Path) -> list[Path]:
-    """The checkpoints of the newest run under `runs` that has any, newest first; empty if no run has one."""
-    for folder in sorted(runs.glob("*/ckpt"), reverse=True):
-        if checkpoints := checkpoints_in(folder):
-            return checkpoints
-    return []
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

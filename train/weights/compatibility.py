@@ -7,12 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess, differences
-from train.experiment.sections import Model
 from train.weights import checkpoint
 from train.weights.files import read_safetensors
 from train.weights.mindir import read_facts
@@ -20,16 +16,24 @@ from train.weights.mindir import read_facts
 log = logging.getLogger(__name__)
 
 
+def saved_facts(path: Path) -> dict[str, Any]:
+    """What was saved with a file of weights, such as `classes`; empty where nothing was.
+
+    Raises:
+        UserError: the file is missing, or what was saved with it is corrupted.
+    """
+    if path.suffix == ".mindir":
+        return read_facts(path)
+    return read_safetensors(path)[1] if path.suffix == ".safetensors" else checkpoint.read_state(path)
+
+
 def saved_classes(path: Path) -> int | None:
     """How many classes a file of weights names in what was saved with it; None where it names none.
 
     Raises:
-        UserError: the file is missing, or what was saved with it is damaged.
+        UserError: the file is missing, or what was saved with it is corrupted.
     """
-    if path.suffix == ".mindir":
-        return len(read_facts(path).get("classes", [])) or None
-    facts = read_safetensors(path)[1] if path.suffix == ".safetensors" else checkpoint.read_state(path)
-    return len(facts.get("classes", [])) or None
+    return len(saved_facts(path).get("classes", [])) or None
 
 
 def check_class_names(facts: dict[str, Any], names: list[str], path: Path, where: str) -> None:
@@ -48,7 +52,8 @@ def check_class_names(facts: dict[str, Any], names: list[str], path: Path, where
         if trained and listed and trained != listed:
             raise UserError(
                 f"{path}: class {label_id} is {trained!r} in these weights and {listed!r} in {where}. "
-                "Use ledgers with the classes they were trained on (preprocess.dataset, preprocess.manifests)."
+                "Use ledgers with the classes they were trained on (preprocess.dataset, preprocess.manifests). To "
+                "train other classes from these weights, set train.head=new."
             )
 
 
@@ -76,23 +81,3 @@ def _pixels(recipe: dict[str, Any]) -> str:
     if recipe.get("codec") == "jpeg":
         keys.append("jpeg_quality")
     return json.dumps({key: recipe.get(key) for key in keys})
-
-
-def check_classes(settings: Model, label_ids: NDArray[np.int32], class_names: list[str], where: str) -> None:
-    """Check that the network has a logit for every label.
-
-    Args:
-        settings: the `model` section.
-        label_ids: (V,) of the videos, -1 where unlabelled.
-        class_names: label of each label_id.
-        where: name of the ledger, for the message.
-
-    Raises:
-        UserError: a label_id is not below `num_classes`.
-    """
-    highest = int(label_ids.max(initial=-1))
-    if highest >= settings.classes:
-        raise UserError(
-            f"model.num_classes: got {settings.classes}, but {where} has label_id {highest}. "
-            f"Set it to {max(len(class_names), highest + 1)}."
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,28 @@ def example_clips(shape: Shape) -> ms.Tensor:
     return ms.Tensor(shape=list(shape), dtype=ms.float32) if shape[0] is None else ms.ops.zeros(shape, ms.float32)
 
 
+def write_with_mindspore(network: nn.Cell, shape: Shape, path: Path, file_format: str) -> None:
+    """`ms.export` to any path: it refuses spaces, quotes and letters beyond ASCII, so it gets the folder by number.
+
+    Args:
+        network: exported as it is.
+        shape: of the clips.
+        path: the file; its folder must exist.
+        file_format: MINDIR or AIR.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    name = f".export.{os.getpid()}.tmp.{file_format.lower()}"
+    try:
+        target = f"/proc/self/fd/{folder}/{name}"
+        ms.export(network, example_clips(shape), file_name=target, file_format=file_format)
+        path.with_name(name).replace(path)
+    finally:
+        path.with_name(name).unlink(missing_ok=True)
+        os.close(folder)
+
+
 def _write_mindir(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> None:
-    ms.export(network, example_clips(shape), file_name=str(path), file_format="MINDIR")
+    write_with_mindspore(network, shape, path, "MINDIR")
 
 
 def _read_mindir(path: Path) -> Callable[[NDArray], NDArray]:

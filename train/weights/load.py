@@ -35,13 +35,13 @@ def load_weights(path: Path, network: nn.Cell, *, head: weights.Head = "same") -
     Raises:
         UserError: the file is missing, corrupted, of another format, or (MisfitError) does not fit.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: checkpoint not found")
     if path.suffix not in (".ckpt", ".safetensors", ".pth"):
         raise UserError(
             f"{path}: got {path.suffix or 'no ending'!r}, expected a file of weights that ends in .ckpt, .safetensors "
             "or .pth (infer and eval also take .mindir)"
         )
-    if not path.is_file():
-        raise UserError(f"{path}: checkpoint not found")
     facts: dict[str, Any] = {}
     if path.suffix == ".ckpt":
         facts = checkpoint.read_state(path)

@@ -374,3 +374,9 @@ def test_unknown_section_of_an_override_is_named(capsys):
         parsed("-c", str(CONFIGS / "sample.yaml"), "--preproces.fps=3")
     assert caught.value.code == 2
     assert "--preproces.fps: unknown section; nearest valid: preprocess" in capsys.readouterr().err
+
+
+def test_path_that_is_not_utf8_is_refused_first(tmp_path):
+    for words in (["-c", "caf\udce9.yaml"], [f"--preprocess.store={tmp_path}/caf\udce9"], ["--args=-c 'caf\udce9'"]):
+        with pytest.raises(UserError, match=r"got '.*caf\\udce9.*', which is not UTF-8\. Rename that file or folder"):
+            parsed(*words)

@@ -315,3 +315,37 @@ def test_typed_path_survives_the_runs_own_file(tmp_path, path):
     again = recipe.load(Document(file))
     assert [Path(again.store), *map(Path, again.labels)] == [Path("./" + path)] * 2
     assert again.dataset == settings.dataset
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"b": "9"}, "--first.b: got 9, expected at most a, 5"),
+        ({"a": "1"}, "{file}:1: first.b: got 2, expected at most a, 1 (given: --first.a)"),
+        ({"a": "1", "b": "3"}, "--first.b: got 3, expected at most a, 1 (given: --first.a)"),
+    ],
+)
+def test_contradiction_names_the_override(overrides, message, tmp_path):
+    @dataclass(frozen=True)
+    class First:
+        a: int = 5
+        b: int = 2
+
+        def __post_init__(self) -> None:
+            if self.b > self.a:
+                raise ValueError(f"b: got {self.b}, expected at most a, {self.a}")
+
+    path = tmp_path / "x.yaml"
+    path.write_text("model: {a: 5}\n")
+    document = Document(path, {f"model.{key}": value for key, value in overrides.items()})
+    with pytest.raises(SettingsError) as caught:
+        build(First, document, "model")
+    assert str(caught.value) == message.replace("first.", "model.").format(file=path)
+
+
+def test_items_of_an_override_have_no_line_of_the_file(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("data_loader:\n  train:\n    map:\n      operations:\n        - {type: VideoRescale}\n")
+    name = "data_loader.train.map.operations"
+    document = Document(path, {name: "[{type: VideoRescale}]"})
+    assert document.where((*name.split("."), "0", "type")) == f"--{name}: {name}.0.type"

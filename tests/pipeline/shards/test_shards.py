@@ -453,3 +453,24 @@ def test_a_flipped_byte_is_named_wherever_it_is(raw, tmp_path, data):
         reader = ShardReader(path)
         for row in range(len(reader.video_ids)):
             reader.verify(row)
+
+
+def declared(path: Path) -> dict[str, str]:
+    """The encoding that each column of texts declares to HDF5 tools."""
+    encodings = {}
+    with h5py.File(path) as file:
+        for name in ("index", "outcomes"):
+            kinds = file[name].dtype
+            texts = [field for field in kinds.names if kinds[field].kind == "S"]
+            encodings |= {f"{name}.{field}": h5py.check_string_dtype(kinds[field]).encoding for field in texts}
+    return encodings
+
+
+def test_ids_beyond_ascii_are_declared_as_utf8(raw, tmp_path):
+    utf8 = {name for name, encoding in declared(raw).items() if encoding == "utf-8"}
+    assert utf8 == {"index.video_id", "outcomes.video_id"}
+    settings = settings_for(tmp_path)
+    with ShardWriter(tmp_path / shard_name("val", 0, 1), settings, "val") as writer:
+        outcome = Outcome(video_id="plain", status="ok", codec="vp9", source_fps=29.97, num_frames=3, fps=15.0)
+        add_frames(writer, outcome, frames_of(0, 3, settings), settings)
+    assert set(declared(tmp_path / shard_name("val", 0, 1)).values()) == {"ascii"}  # bytes as in earlier versions

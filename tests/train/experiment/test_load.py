@@ -77,7 +77,7 @@ def test_our_files_load_without_a_warning(path, caplog):
         ({"learning_rate.lr_scheduler": "multi_step"}, r"got multi_step, expected lr_epochs and lr_gamma with it"),
         ({"learning_rate.lr_scheduler": "step", "learning_rate.lr_epochs": "[1, 2]"}, r"\[1, 2\], expected one number"),
         ({"learning_rate.lr_scheduler": "multi_step", "learning_rate.lr_epochs": "[2, 1]"}, r"expected rising numbers"),
-        ({"learning_rate.eta_min": "0.5"}, r"learning_rate: eta_min: got 0\.5, expected at most lr, 0\.012"),
+        ({"learning_rate.eta_min": "0.5"}, r"--learning_rate\.eta_min: got 0\.5, expected at most lr, 0\.012"),
         ({"optimizer.loss_scale": "dynamc"}, r"got 'dynamc', expected .* \| dynamic; nearest valid: dynamic"),
         ({"train.amp_level": "O1"}, r"got 'O1', expected O0 \| O2 \| O3"),
         ({OPERATIONS: f"[{CROP}, {{type: VideoResize, size: [128, 171]}}]"}, r"got VideoResize after VideoRandomCrop"),

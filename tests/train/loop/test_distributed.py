@@ -18,7 +18,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from make_training import TinyNetwork, to_the_waiting_thread, write_config
+from make_training import TinyNetwork, checkpoints_of, to_the_waiting_thread, write_config
 from mindspore import nn
 from parameters import parameter_values
 
@@ -120,7 +120,7 @@ def test_the_death_of_one_ends_all(died, folder):
     assert "Resume with --resume auto." in said
     for rank in (0, 1):
         assert has_ended(int((folder / f"rank{rank}.pid").read_text()))
-    assert [path.stem for path in checkpoint.resumable(folder / "runs" / "tiny")] == ["epoch_001-step_000003"]
+    assert [path.stem for path in checkpoints_of(folder / "runs" / "tiny")] == ["epoch_001-step_000003"]
     assert len(list((folder / "runs" / "tiny").iterdir())) == 1  # only number 0 makes a run folder
 
 
@@ -180,7 +180,7 @@ def test_signal_ends_all_with_checkpoint_and_exit_code(tmp_path, number, code):
     assert started.returncode == code, said
     assert f"ended with exit code {code}" in said and said.rstrip().endswith("Resume with --resume auto.")
     assert all(map(has_ended, pids))
-    (newest,) = checkpoint.resumable(tmp_path / "runs" / "tiny")
+    (newest,) = checkpoints_of(tmp_path / "runs" / "tiny")
     steps = [int(path.stem.rpartition("step")[2]) for path in tmp_path.glob("rank0-step*.npz")]
     assert checkpoint.read_state(newest)["step"] == max(steps)
 

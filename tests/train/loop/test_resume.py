@@ -6,11 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
+from paths import CONFIGS
 
 from pipeline.common.errors import UserError
+from pipeline.common.settings import Document, to_file
+from train.experiment.load import load_config
 from train.experiment.sections import Config, DataLoader, Dataset, Loader
 from train.experiment.transforms import Map, Operation
-from train.loop.resume import check_clip_settings, clip_settings
+from train.loop.resume import check_clip_settings, checkpoints_to_resume, clip_settings
+from train.runs.choose import now
 
 NEEDED = (
     Operation("VideoRescale", shift=0.0),
@@ -86,3 +91,29 @@ def test_checkpoint_without_a_required_key_is_refused(key):
     del state[key]
     with pytest.raises(UserError, match=f"{key} is None in the checkpoint"):
         check_clip_settings(Path("x.ckpt"), state, settings_of())
+
+
+def test_auto_resumes_same_dataset_classes_settings(tmp_path, caplog):
+    def config(**overrides: str) -> Config:
+        given = {f"train.{key}" if key == "epochs" else f"preprocess.{key}": value for key, value in overrides.items()}
+        return load_config(Document(CONFIGS / "sample.yaml", {"train.ckpt_path": str(tmp_path), **given}))
+
+    def begin(name: str, classes: list[str], **overrides: str) -> Path:
+        folder = tmp_path / name / "ckpt"
+        folder.mkdir(parents=True)
+        (folder.parent / "config.yaml").write_text(yaml.safe_dump(to_file(config(**overrides))))
+        (folder.parent / "env.json").write_text(json.dumps({"started": now()}))
+        (folder / "epoch_001-step_000004.json").write_text(json.dumps({"classes": classes}))
+        return folder / "epoch_001-step_000004.ckpt"
+
+    ours = begin("renamed/9", ["a", "b"])
+    longer = begin("sample/1", ["a", "b"], epochs="99")
+    begin("sample/2", ["a", "b"], dataset="other")
+    begin("sample/3", ["b", "a"])
+    assert checkpoints_to_resume(config(), ["a", "b"], "auto") == [ours]
+    assert checkpoints_to_resume(config(epochs="99"), ["a", "b"], "auto") == [longer]
+    assert checkpoints_to_resume(config(epochs="7"), ["a", "b"], "auto") == [longer]  # the newest; epochs are refused
+    caplog.clear()
+    assert checkpoints_to_resume(config(dataset="new"), ["a", "b"], "auto") == []
+    assert "has no checkpoint of dataset new to resume from. Training starts at step 0." in caplog.text
+    assert checkpoints_to_resume(config(), ["a", "b"], None) == []

@@ -15,7 +15,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from make_training import NORMALIZE, TinyNetwork, signalling, to_the_waiting_thread, write_config
+from make_training import NORMALIZE, TinyNetwork, checkpoints_of, signalling, to_the_waiting_thread, write_config
 from paths import ROOT
 from terminal import Terminal
 
@@ -26,6 +26,7 @@ from train.data.clip_batches import ClipBatches
 from train.data.prefetch import LoaderError
 from train.device.processes import World
 from train.experiment.load import load_config
+from train.experiment.sections import Config, Train
 from train.loop import dropout, trainer
 from train.loop.health import NotFiniteError, OutOfMemoryError
 from train.report import main
@@ -167,7 +168,7 @@ def test_loss_that_stays_nan_keeps_a_good_checkpoint(config, tmp_path, monkeypat
     ) as caught:
         train.main([*words, "--train.save_checkpoint_steps=1"])
     assert caught.value.exit_code == EXIT_NOT_FINITE == 70
-    newest = checkpoint.resumable(tmp_path / "tiny")
+    newest = checkpoints_of(tmp_path / "tiny")
     assert newest[0].stem == "epoch_001-step_000004"
     values = checkpoint.read_parameters(newest[0], checkpoint.read_state(newest[0]))
     assert all(np.isfinite(value).all() for value in values.values())
@@ -261,7 +262,7 @@ def test_read_that_hangs_ends_training_resumably(config, tmp_path, monkeypatch):
     stacks = (run / "train.log").read_text().split("\nthread ")[1:]
     assert any(stack.startswith("batches ") and "wake.wait()" in stack for stack in stacks)  # the line that hangs
     assert any(stack.startswith("MainThread ") and "trainer.fit()" in stack for stack in stacks)
-    newest = checkpoint.resumable(tmp_path / "tiny")[0].stem
+    newest = checkpoints_of(tmp_path / "tiny")[0].stem
     assert "epoch_001-step_000003" <= newest <= "epoch_001-step_000005"  # batches that were ready may be dropped
     assert train.main([*words, "--resume", "auto"]) == EXIT_OK
 
@@ -278,7 +279,7 @@ def test_worker_that_dies_ends_training_resumably(config, tmp_path, monkeypatch)
         with pytest.raises(LoaderError, match="died: ZeroDivisionError") as caught:
             train.main(words)
     assert caught.value.exit_code == EXIT_RETRY
-    assert checkpoint.resumable(tmp_path / "tiny")[0].stem == "epoch_001-step_000005"
+    assert checkpoints_of(tmp_path / "tiny")[0].stem == "epoch_001-step_000005"
     assert train.main([*words, "--resume", "auto"]) == EXIT_OK
 
 
@@ -296,8 +297,8 @@ def test_when_no_checkpoint_is_whole_training_says_so(config, tmp_path):
 
 def test_resume_without_checkpoint_says_so_and_starts(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        assert train.checkpoints_to_resume(tmp_path / "tiny", "auto") == []
-    assert "has no checkpoint to resume from. Training starts at step 0." in caplog.text
+        assert train.checkpoints_to_resume(Config(train=Train(ckpt_path=str(tmp_path))), None, "auto") == []
+    assert "has no checkpoint of dataset kinetics400 to resume from. Training starts at step 0." in caplog.text
 
 
 @pytest.mark.parametrize(

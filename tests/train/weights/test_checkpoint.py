@@ -12,7 +12,7 @@ from mindspore import nn
 from model import weights
 from pipeline.common.files import write_json
 from train import train
-from train.experiment.sections import Optimizer
+from train.experiment.sections import Config, Optimizer
 from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.runs.run_folder import RunFolder
 from train.weights import checkpoint
@@ -94,11 +94,11 @@ def test_without_pointer_most_steps_are_the_latest(tmp_path, caplog):
     ):
         caplog.clear()
         (folder / "latest.json").write_bytes(damage)
-        assert [int(path.stem[-1]) for path in checkpoint.resumable(tmp_path)] == [6, 3]
+        assert [int(path.stem[-1]) for path in checkpoint.checkpoints_in(folder)] == [6, 3]
         assert caplog.messages == [f"warning: {folder}/latest.json: corrupted: {reason}. It is ignored."]
     (folder / "best.json").write_bytes(b"{")
     with pytest.raises(CheckpointError, match=r"best\.json: corrupted\. Give a checkpoint beside it with CKPT=FILE"):
-        checkpoint.newest(tmp_path, "best")
+        checkpoint.weights_in(folder.parent)
 
 
 def test_a_checkpoint_of_another_network_is_refused(saved):
@@ -178,38 +178,20 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     assert json.loads((tmp_path / "latest.json").read_text())["stem"] == checkpoint.stem(1, 1_000_000)
 
 
-def test_newest_run_with_a_checkpoint(tmp_path, caplog):
-    with pytest.raises(CheckpointError, match="make train"):
-        checkpoint.newest(tmp_path, "best")
-    for run in ("20260101-000000", "20260102-000000"):
-        (tmp_path / run / "ckpt").mkdir(parents=True)
-        write_json(tmp_path / run / "ckpt" / "best.json", {"stem": "epoch_001-step_000001"})
-    best = tmp_path / "20260102-000000/ckpt/epoch_001-step_000001.ckpt"
-    assert checkpoint.newest(tmp_path, "best") == best and not caplog.records
-    newer = tmp_path / "20260103-000000" / "ckpt"
-    newer.mkdir(parents=True)
-    assert checkpoint.newest(tmp_path, "best") == best
-    write_json(newer / "epoch_001-step_000004.json", {})
-    assert checkpoint.newest(tmp_path, "best") == best
-    warning = f"warning: The newest run, {newer.parent}, has no best checkpoint%s. Using the one of 20260102-000000."
-    latest = f" (its latest: CKPT={newer}/epoch_001-step_000004.ckpt)"
-    assert [record.getMessage() for record in caplog.records] == [warning % "", warning % latest]
-
-
 def test_unresumable_checkpoint_is_refused_up_front(saved, tmp_path):
     path, network, step = saved
     with pytest.raises(CheckpointError, match=r"outside a run folder, expected <run>/ckpt/epoch_001-step_000002\.ckpt"):
-        train.checkpoints_to_resume(tmp_path, str(path))
+        train.checkpoints_to_resume(Config(), None, str(path))
     path = checkpoint.save(tmp_path / "run" / "ckpt", "x", network, step.state(), {"step": 2})
-    assert train.checkpoints_to_resume(tmp_path, str(path)) == [path]
+    assert train.checkpoints_to_resume(Config(), None, str(path)) == [path]
     path.with_name("x.optimizer.ckpt").unlink()
     with pytest.raises(CheckpointError, match=r"got weights only, expected x\.json .* and x\.optimizer\.ckpt beside"):
-        train.checkpoints_to_resume(tmp_path, str(path))
+        train.checkpoints_to_resume(Config(), None, str(path))
     checkpoint.save_weights(tmp_path / "y.ckpt", network, {"classes": ["a"]})
     with pytest.raises(CheckpointError, match=r"--train\.pre_trained=true --train\.pretrained_model=.*y\.ckpt"):
-        train.checkpoints_to_resume(tmp_path, str(tmp_path / "y.ckpt"))
+        train.checkpoints_to_resume(Config(), None, str(tmp_path / "y.ckpt"))
     with pytest.raises(CheckpointError, match="checkpoint not found"):
-        train.checkpoints_to_resume(tmp_path, str(tmp_path / "z.ckpt"))
+        train.checkpoints_to_resume(Config(), None, str(tmp_path / "z.ckpt"))
 
 
 def test_names_do_not_depend_on_who_holds_the_network():
@@ -225,15 +207,15 @@ def test_abandoned_checkpoints_are_older_than_new_ones(tmp_path):
     for number in (3, 6, 9, 4):  # training continued from step 3 again
         checkpoint.save(folder, checkpoint.stem(1, number), network, step.state(), {})
         checkpoint.prune(folder, keep=3)
-    assert [int(path.stem[-1]) for path in checkpoint.resumable(tmp_path)] == [4, 3, 9]
+    assert [int(path.stem[-1]) for path in checkpoint.checkpoints_in(folder)] == [4, 3, 9]
 
 
-def test_resume_uses_newest_run_with_checkpoints(tmp_path):
+def test_run_folder_means_its_best_checkpoint(tmp_path):
     network, step = make()
-    assert checkpoint.resumable(tmp_path) == []
-    for run, numbers in (("20260101-000000", (1,)), ("20260102-000000", (9, 10)), ("20260103-000000", ())):
-        folder = tmp_path / run / "ckpt"
-        folder.mkdir(parents=True)
-        for number in numbers:
-            checkpoint.save(folder, checkpoint.stem(1, number), network, step.state(), {})
-    assert [path.stem[-2:] for path in checkpoint.resumable(tmp_path)] == ["10", "09"]
+    with pytest.raises(CheckpointError, match="expected a run folder or a file of weights"):
+        checkpoint.weights_in(tmp_path)
+    for number in (9, 10):
+        checkpoint.save(tmp_path / "ckpt", checkpoint.stem(1, number), network, step.state(), {})
+    assert checkpoint.weights_in(tmp_path).stem == "epoch_001-step_000010"
+    write_json(tmp_path / "ckpt" / "best.json", {"stem": "epoch_001-step_000009"})
+    assert checkpoint.weights_in(tmp_path).stem == "epoch_001-step_000009"

@@ -392,6 +392,8 @@ def test_without_pytorch_message_says_what_to_install(tmp_path, monkeypatch):
     ("source", "target", "message"),
     [
         ("gone.ckpt", "x.ckpt", r"gone\.ckpt: checkpoint not found"),
+        ("nope", "x.ckpt", r"nope: checkpoint not found"),
+        (".", "x.ckpt", r"FROM: got .*, a folder, expected a file\. Run `make convert FROM=in TO=out"),
         ("theirs.safetensors", "x.pth", r"TO: got .*x\.pth, expected a name that ends .* `make convert FROM=in TO=out"),
         ("theirs.safetensors", "theirs.safetensors", r"which is FROM too"),
         ("theirs.onnx", "x.ckpt", r"got '\.onnx', expected a file .* \.pth \(infer and eval also take \.mindir"),
