@@ -1,8 +1,10 @@
 """Fixtures for every test: only the CPU, a separate compile cache, and a record of the calls to decoders."""
 
+import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,6 +25,17 @@ def pytest_collection_finish() -> None:
     """
     if "mindspore" in sys.modules:
         sys.modules["mindspore"].runtime.launch_blocking()
+
+
+@pytest.fixture(autouse=True)
+def logging_of_one_test() -> Iterator[None]:
+    """A command that runs in this process sets up logging, which the next test must not notice."""
+    root, factory = logging.getLogger(), logging.getLogRecordFactory()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.setLogRecordFactory(factory)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ _NIL, _SPACE, _TYPE, _OLD_FILL, _FILL, _LAYOUT, _ATTRIBUTE, _CONTINUATION, _GROU
 _OF_A_DATASET = {_NIL, _SPACE, _TYPE, _OLD_FILL, _FILL, _LAYOUT, _CONTINUATION, _MODIFIED}
 _OF_A_GROUP = {_NIL, _ATTRIBUTE, _CONTINUATION, _GROUP, _MODIFIED}
 
-# Types as they are in a file.  A fixed-length text is `_TEXT` and its length.
+# Types as they are in a file.  A fixed-length text is one of the two below and its length.
 _NUMBERS = {
     bytes.fromhex(encoded): np.dtype(name)
     for name, encoded in {
@@ -47,7 +47,7 @@ _NUMBERS = {
         "float64": "11203f00 08000000 00004000 340b0034 ff030000",
     }.items()
 }
-_TEXT = bytes.fromhex("13010000")
+_TEXT, _UTF8_TEXT = bytes.fromhex("13010000"), bytes.fromhex("13110000")  # the second where a text is beyond ASCII
 _INT = bytes.fromhex("10080000 08000000 00004000")
 _VARIABLE_TEXT = bytes.fromhex("19010100 10000000 10000000 01000000 00000800")
 _BOOL = bytes.fromhex("18020000 01000000 10080000 01000000 00000800") + b"FALSE\0\0\0TRUE\0\0\0\0" + b"\0\1"
@@ -330,6 +330,6 @@ def _plain_dtype(data: bytes, at: int, name: str) -> tuple[np.dtype[Any], int]:
         if dtype is not None:
             return dtype, at + nbytes
     kind, length = _unpack("<4sI", data, at)
-    if kind != _TEXT or not 1 <= length <= _MAX_NAME_BYTES:
+    if kind not in (_TEXT, _UTF8_TEXT) or not 1 <= length <= _MAX_NAME_BYTES:
         raise Hdf5Error(f"{name} has another dtype than in a shard")
     return np.dtype(f"S{length}"), at + 8

@@ -117,7 +117,7 @@ def test_a_run_leaves_what_it_should(run):
         assert (run / name).is_file(), name
     assert list(run.glob("events.out.tfevents.*"))
     log = (run / "train.log").read_text()
-    line = r"epoch: 1 step: 2, loss is \d+\.\d+, lr [\d.e-]+, [\d.]+ clips/s, data wait [\d.]+ %, eta \d\d:\d\d"
+    line = r"epoch: 1 step: 2, loss is \d+\.\d+, lr [\d.e-]+, [\d.]+ clips/s, data wait [\d.]+ %.*, eta \d\d:\d\d"
     assert re.search(line, log), log
     records = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "train/loss" in record] == list(range(1, 9))
@@ -207,6 +207,7 @@ def test_checkpoint_export_and_safetensors_score_alike(run, words, folder, capsy
     (path,) = (run / "export").glob("*.mindir")
     assert str(path) in said
     facts = json.loads(path.with_name(path.name + ".json").read_text())
+    del facts["checksum"]  # without it, other facts would not be refused
     assert len(facts["classes"]) == 8 and facts["input"]["layout"] == "NCTHW"
     assert facts["input"]["shape"] == [1, 3, 8, 56, 56] and facts["clip"]["num_frames"] == 8
     assert facts["normalisation"]["mean"] == [0.43216, 0.394666, 0.37645]
@@ -244,6 +245,7 @@ def test_checkpoint_export_and_safetensors_score_alike(run, words, folder, capsy
 def test_weights_of_other_classes_are_not_scored(run, words, folder, capsys):
     best, other = best_of(run), folder / "other.ckpt"
     facts = json.loads(best.with_suffix(".json").read_text())
+    del facts["checksum"]
     facts["sha256"] = {other.name: facts["sha256"][best.name]}
     facts["classes"], facts["recipe"]["fps"] = [f"not {name}" for name in facts["classes"]], 30.0
     other.write_bytes(best.read_bytes())

@@ -134,14 +134,15 @@ def test_planes_of_zeros_stay_zero(steps):
 @pytest.mark.parametrize(("saved", "loaded"), [("NTHWC", "NCTHW"), ("NCTHW", "NTHWC")])
 def test_a_checkpoint_is_of_no_layout(steps, saved, loaded, tmp_path):
     *_, network, training = steps[saved]
-    path = checkpoint.save(tmp_path, "one", network, training, {})
+    position = {"step": int(training["global_step"].asnumpy().item()), "epoch": 0, "best": -1.0}
+    path = checkpoint.save(tmp_path, "one", network, training, position)
     other, settings = network_of(loaded), Optimizer(weight_decay=0.0)
     other.freeze(1)
     state = TrainStep(
         NetworkWithLoss(other, nn.Identity()), make_optimizer(settings, other, [0.01] * 2), settings
     ).state()
     checkpoint.load(path, other, state)
-    checkpoint.save(tmp_path, "two", other, state, {})
+    checkpoint.save(tmp_path, "two", other, state, position)
     for ending in (".ckpt", ".optimizer.ckpt"):
         assert (tmp_path / f"one{ending}").read_bytes() == (tmp_path / f"two{ending}").read_bytes()
 
