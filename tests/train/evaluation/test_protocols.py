@@ -1,0 +1,31 @@
+"""Protocols take the clips that their authors' programs take, and find them among the stored frames."""
+
+import json
+
+import pytest
+from paths import ROOT
+
+from train.evaluation.protocols import PROTOCOLS, source_frames
+
+CASES = json.loads((ROOT / "tests/resources/torchvision_clip_indices.json").read_text())
+
+
+@pytest.mark.parametrize("protocol", ["torchvision-clip", "torchvision-video"])
+def test_clips_are_torchvisions_in_all_160_cases(protocol):
+    assert len(CASES) == 160
+    for case in CASES:
+        options = {key: case[key] for key in ("clip_len", "num_clips")}
+        clips = source_frames(protocol, case["source_frames"], case["source_fps"], **options)
+        assert clips == case["source_frame_of_clips"], case
+
+
+def test_vmz_spreads_ten_clips_and_repeats_short_videos():
+    starts = [clip[0] for clip in source_frames("vmz", 100, 15, num_clips=10)]
+    assert starts == [i * (100 - 16) // 9 for i in range(10)]
+    assert source_frames("vmz", 10, 15, num_clips=1) == [[*range(10), *range(6)]]
+
+
+def test_clips_of_stored_frames_have_no_source_frames():
+    with pytest.raises(ValueError, match="got one-clip"):
+        source_frames("one-clip", 100, 15)
+    assert {name for name, each in PROTOCOLS.items() if each.stored} == {"vmz-pt"}
