@@ -1,26 +1,46 @@
-"""Score a checkpoint on a split: clip and video top-1 / top-5 with their denominators.     (make eval)
+"""Score a checkpoint by published protocols: accuracy of clips and of videos, all from one pass.     (make eval)
 
-    python -m train.evaluate -c train/configs/sample.yaml [--eval.pretrained_model=FILE]
+    python -m train.evaluate -c train/configs/sample.yaml [--eval.protocols=[torchvision-clip,torchvision-video]]
 
 Reads a checkpoint (.ckpt, .safetensors, .pth, or an exported .mindir; default: the best of the newest run) and the
-shards of `data_loader.eval.dataset.split`.  Writes `eval/<checkpoint>-<split>.json` and `.csv` (one row for each video)
-into the checkpoint's run folder.
+shards of `data_loader.eval.dataset.split`.  Prints a table, then writes `<checkpoint>-<protocol>-<split>/` into the
+folder `eval` of the checkpoint's run (or `eval.output_dir`): summary.json, videos.csv, classes.csv, confusion.csv and
+.png, scores.npz.  `make eval DEVICES=N` shares the videos among N processes.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK
 from train.data.videos import class_names, count_classes
+from train.device.launch import note_exit_code
+from train.device.processes import Exchange, join_world
 from train.device.select import start_device
-from train.evaluation.scoring import evaluation_source, log_step, score, write_results
+from train.device.signals import StopRequests
+from train.evaluation.results import (
+    Result,
+    folder_for,
+    line_of,
+    results_of,
+    settings_of,
+    table_of,
+    try_folder,
+    write_files,
+)
+from train.evaluation.scoring import Evaluation, combine, log_step, score
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
+from train.experiment.sections import Config
 from train.network.build import with_recorded_network
 from train.network.predictor import load_predictor
+from train.pictures.confusion import draw_confusion
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import check_class_names
+from train.weights.sealed_json import sha256
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +52,7 @@ _COMMON_KEYS = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate and print one line of results."""
+    """Evaluate; print a table, and one line for each protocol."""
     parser = cli.parser("train.evaluate", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
     _args, document = cli.parse(
         parser,
@@ -42,29 +62,74 @@ def main(argv: list[str] | None = None) -> int:
     cli.set_up_logging()
     config = load_config(document)
     path = weights_of(config.eval.pretrained_model, config, document, class_names(config))
-    folder = (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "eval"
+    folder = Path(config.eval.output_dir) if config.eval.output_dir else results_folder(path)
     cli.say_target(f"{folder}")
     config = with_recorded_network(config, document, path)
     config = with_num_classes(config, lambda: count_classes(config))
-    start_device(config)
-    predictor, facts = load_predictor(config, path)
-    source = evaluation_source(config)
-    check_class_names(facts, source.videos.class_names, path, source.videos.name)
-    log.info("evaluating %s on %s, %d batches", path, source.videos.name, source.num_batches)
-    scores = score(predictor, source, log_step(source))
-    summary = scores.summary()
-    result = {"checkpoint": str(path), "split": source.videos.name, **summary}
-    results = write_results(folder, f"{path.stem}-{source.options.split}", source, scores, result)
-    if "video_top1" in summary:
-        print(
-            f"video top-1 {summary['video_top1']:.4f} top-5 {summary['video_top5']:.4f}, clip top-1 "
-            f"{summary['clip_top1']:.4f} top-5 {summary['clip_top5']:.4f}, loss {summary['loss']:.4f}: "
-            f"{source.videos.name}, {summary['num_clips']} clips, {source.views.num_views} a video -> {results}"
-        )
-    else:
-        print(f"{source.videos.name} has no labels: predictions only -> {results.with_suffix('.csv')}")
+    with StopRequests():  # Ctrl-C ends with 130 and a line; MindSpore's own handler would answer with 143 and none
+        start_device(config)
+        world = join_world(config)
+        predictor, facts = load_predictor(config, path)
+        source = Evaluation(config, rank=world.rank, world=world.size)
+        check_class_names(facts, source.videos.class_names, path, source.videos.name)
+        if world.rank == 0:
+            try_folder(folder)
+        log.info("evaluating %s on %s, %d batches", path, source.videos.name, source.num_batches)
+        scores = score(predictor, source, log_step(source))
+        combine(scores, Exchange(world).add_up)
+        if world.rank == 0:
+            results = results_of(source, scores)
+            names = names_of_classes(config, facts, source.videos.class_names)
+            _print_and_write(folder, path, config, source, results, names)
     return EXIT_OK
 
 
+def results_folder(path: Path) -> Path:
+    """Where the results of a file of weights are: `eval` in its run folder, or beside the file."""
+    return (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "eval"
+
+
+def names_of_classes(config: Config, facts: dict[str, Any], listed: Sequence[str]) -> list[str]:
+    """A name for each class: that of the ledger, else that of the weights, else its number."""
+    names = []
+    for number in range(config.model.classes):
+        known = (each[number] for each in (listed, facts.get("classes") or []) if number < len(each) and each[number])
+        names.append(next(known, f"class {number}"))
+    return names
+
+
+def _print_and_write(
+    folder: Path, path: Path, config: Config, source: Evaluation, results: list[Result], names: list[str]
+) -> None:
+    """Print the results, and then write them."""
+    split, where = source.videos.split, source.videos.name
+    settings = settings_of(config, sha256(path), where)
+    if any("top1" in result.summary for result in results):
+        for line in table_of(results):
+            print(line)
+    for result in results:
+        target = folder_for(folder, f"{path.stem}-{result.name}-{split}", settings)
+        for note in _notes(result):
+            log.info("%s: %s", result.name, note)
+        print(f"{line_of(result, where)} -> {target}", flush=True)
+        facts = {"checkpoint": str(path), "split": where}
+        matrix = write_files(target, source, result, names, facts, settings)
+        if matrix is not None:
+            draw_confusion(target / "confusion.png", matrix, names, f"{path.stem}, {result.name}, {where}")
+
+
+def _notes(result: Result) -> list[str]:
+    """What a reader of a protocol's numbers must know."""
+    inexact, shorter = (result.summary[key] for key in ("num_inexact_videos", "num_short_videos"))
+    notes = []
+    if inexact:
+        notes.append(f"{inexact:,} videos lack a stored frame that it names; they show the nearest one")
+    if shorter:
+        happens = "they have no clip" if result.protocol.short == "none" else "their frames repeat"
+        notes.append(f"{shorter:,} videos are shorter than a clip; {happens}")
+    return notes
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    with note_exit_code():
+        cli.run(main)

@@ -3,7 +3,7 @@
     python -m train.infer -c train/configs/sample.yaml --infer.image_path=VIDEO [--infer.pretrained_model=FILE]
 
 The file is decoded in a process of its own with the recipe and the limits of `preprocess`, so the pixels are those of a
-shard, and the network sees the same views as in evaluation.
+shard, and the network sees the views that evaluation takes by the first of `eval.protocols`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from mindspore import Tensor
 from numpy.typing import NDArray
 
 from pipeline.common import cli
@@ -23,10 +22,10 @@ from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder
 from pipeline.labels.class_ids import frozen_classes
 from pipeline.shards.encoding import frames_of
+from train.data.timeline import Timeline
 from train.data.videos import class_names, count_classes
-from train.data.views import views_of
 from train.device.select import start_device
-from train.evaluation.metrics import log_softmax
+from train.evaluation.scoring import video_scores
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
 from train.network.build import with_recorded_network
@@ -49,8 +48,11 @@ def _frozen_names(config: Config) -> list[str]:
     return classes[0] if classes is not None and len(classes[0]) == config.model.classes else []
 
 
-def decode_video(path: Path, settings: Preprocess) -> tuple[NDArray[np.uint8], float]:
-    """The frames (T, height, width, 3) uint8 RGB that a shard would give of a video, wherever it lies; and their rate.
+def decode_video(path: Path, settings: Preprocess) -> tuple[NDArray[np.uint8], float, Timeline]:
+    """The frames (T, height, width, 3) uint8 RGB that a shard would give of a video, wherever it lies.
+
+    Returns:
+        The frames, their rate, and which source frames they are.
 
     Raises:
         UserError: it cannot be decoded.
@@ -62,7 +64,9 @@ def decode_video(path: Path, settings: Preprocess) -> tuple[NDArray[np.uint8], f
             raise MachineError(f"{path}: {result.reason}. Run the same command again.")
         if result.encoded is None:
             raise UserError(f"{path}: cannot be decoded: {result.status}: {result.reason}. Give another video.")
-        return frames_of(result.encoded), float(result.facts["fps"])
+        frames, facts = frames_of(result.encoded), result.facts
+        columns = (facts["source_frames"], facts["source_fps"], len(frames), facts["fps"])
+        return frames, float(facts["fps"]), Timeline(*(np.array([value]) for value in columns))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,14 +87,13 @@ def main(argv: list[str] | None = None) -> int:
             "Run `make infer VIDEO=clip.mp4`."
         )
     make_folder(Path(config.infer.output_dir), "Set infer.output_dir to another folder.")
-    frames, fps = decode_video(video_path, config.preprocess)
+    frames, fps, timeline = decode_video(video_path, config.preprocess)
     path = weights_of(config.infer.pretrained_model, config, document, class_names(config))
     config = with_recorded_network(config, document, path)
     config = with_num_classes(config, lambda: count_classes(config) or saved_classes(path))
     start_device(config)
     predictor, facts = load_predictor(config, path)
-    logits = predictor(Tensor(views_of(frames, config))).asnumpy()
-    probabilities = np.exp(log_softmax(logits)).mean(axis=0)
+    probabilities = video_scores(predictor, frames, timeline, config)
     names = facts.get("classes") or _frozen_names(config)
     best = np.argsort(-probabilities, kind="stable")[:5]
     log.info("%s: %d frames at %g fps, checkpoint %s", video_path, len(frames), fps, path)

@@ -39,7 +39,7 @@ def bytes_of_ledgers(folder):
 
 def scores(folder, checkpoint):
     assert evaluate.main([*WORDS, PYNATIVE, f"--eval.pretrained_model={checkpoint}"]) == EXIT_OK
-    newest = max(folder.rglob("*-val.json"), key=lambda path: path.stat().st_mtime_ns)
+    newest = max(folder.rglob("summary.json"), key=lambda path: path.stat().st_mtime_ns)
     return json.loads(newest.read_text())
 
 

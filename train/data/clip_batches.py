@@ -27,7 +27,7 @@ from train.data import batch_order
 from train.data.buffers import Buffers
 from train.data.clip_sampling import as_ranges
 from train.data.videos import Videos
-from train.data.views import Views
+from train.data.views import PlannedViews, Views
 from train.experiment.sections import Dataset, Loader
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class ClipBatches:
         drop_remainder: leave out the last incomplete batch instead of filling it.
         rank: number of this process among those that train together.
         world: number of processes; each has batches of `batch_size`.
+        views: the views to take; None: those of `loader`.
 
     Attributes:
         num_batches: in an epoch, on each rank.
@@ -89,10 +90,11 @@ class ClipBatches:
         drop_remainder: bool,
         rank: int = 0,
         world: int = 1,
+        views: PlannedViews | None = None,
     ) -> None:
         self.videos = videos
         self.options: Dataset = loader.dataset
-        self.views = Views(loader, (settings.height, settings.width), seed)
+        self.views = views or Views(loader, settings.frame_size, seed, settings.fps)
         self._recipe_sha256 = settings.fingerprint()
         self._seed, self._rank, self._world = seed, rank, world
         memory = free_memory_bytes()
@@ -105,7 +107,7 @@ class ClipBatches:
             "mapped" if self._stay_mapped else "raw clips without gaps are read with preadv, others mapped",
             "in the first epoch" if self._fits else "in every epoch, because the page cache cannot hold them",
         )  # fmt: skip
-        num_samples = len(videos.video_ids) * self.views.num_views
+        num_samples = self.views.num_samples(len(videos.video_ids))
         size = self.options.batch_size
         self.num_batches = batch_order.num_batches(num_samples, size, world=world, drop_remainder=drop_remainder)
         if not self.num_batches:
@@ -128,10 +130,10 @@ class ClipBatches:
         """Choose the clips of an epoch (0-based) and their order; must be called before `batch`."""
         self.read_ahead = not (self._fits and self._begun)
         self._begun = True
-        num_views, options = self.views.num_views, self.options
-        ordered = np.arange(len(self.videos.video_ids) * num_views)
+        options = self.options
+        ordered = np.arange(self.views.num_samples(len(self.videos.video_ids)))
         if options.shuffle:
-            shard_of = np.repeat(self.videos.shard_of, num_views)
+            shard_of = self.videos.shard_of[self.views.video_of(ordered)]
             ordered = batch_order.shuffled(shard_of, seed=self._seed, epoch=epoch, open_shards=options.shuffle_shards)
         # Keep the blocks that the threads may be working on, and those of batches that wait.
         blocks = 2 + (options.num_parallel_workers + 6) // self._batches_planned
@@ -176,10 +178,10 @@ class ClipBatches:
         size, rank, world = self.options.batch_size, self._rank, self._world
         samples = np.stack([batch_order.samples_of(ordered, each, size, rank=rank, world=world) for each in numbers])
         real = samples[samples >= 0]  # all but at the end of the epoch
-        videos = real // self.views.num_views
+        videos = self.views.video_of(real)
         labels = np.full(samples.shape, -1, np.int32)
         labels[samples >= 0] = self.videos.label_ids[videos]
-        frames, *places = self.views.cuts(real, self.videos.num_frames[videos], epoch)
+        frames, *places = self.views.cuts(real, self.videos.timeline.of(videos), epoch)
         columns = [videos.tolist(), self.videos.shard_of[videos].tolist(), as_ranges(frames)]
         columns += [each.tolist() for each in places]
         return _Plan(samples, labels, list(zip(*columns, strict=True)))

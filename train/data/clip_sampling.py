@@ -4,8 +4,9 @@ Every policy gives T indices in 0..num_frames-1.  Drawn for a video of 12 frames
 
     part       ....xxxx....   T consecutive frames from a random start (zjut_mindvideo)
     interval   ..x.x.x.x...   every `interval`-th frame from a random start (zjut_mindvideo)
-    random     ..xxxx......   as interval, but each clip of a video starts at another frame (torchvision in training)
-    uniform    x.x.x.x.....   clip j of `num_clips`, starts spread evenly (torchvision in evaluation)
+    random     ..xxxx......   as interval, but each clip of a video starts at another frame (torchvision in training;
+                              train/data/views.py takes the windows of the resampled source, as torchvision does)
+    uniform    x.x.x.x.....   clip j of `num_clips`, starts spread evenly over the stored frames
     discrete   .x..x...xx..   T different random frames, in order (zjut_mindvideo)
     average    .x..x..x..x.   one frame in each of T equal parts, all at the same random phase (zjut_mindvideo)
 
@@ -56,17 +57,29 @@ def clip_indices(
         return np.minimum((np.arange(clip_len) + draws) * count / clip_len, count - 1).astype(np.int64)
     stride = 1 if mode == "part" else interval
     last_start = np.maximum(num_frames - 1 - (clip_len - 1) * stride, 0)
-    if mode == "uniform":  # torchvision's UniformClipSampler: floor of an even spread over all windows
+    if mode == "uniform":  # the floor of an even spread over all windows
         spread = last_start / max(num_clips - 1, 1) * clip
         start = np.where((clip > 0) & (clip == num_clips - 1), last_start, spread).astype(np.int64)
-    elif mode == "random":  # torchvision's RandomClipSampler: the first of a permutation of all windows
-        which = clip % (last_start + 1)
-        each = zip(draws.tolist(), which.tolist(), (last_start + 1).tolist(), strict=True)
-        start = np.array([_different(draw[: place + 1], windows)[place] for draw, place, windows in each], np.int64)
+    elif mode == "random":
+        start = random_starts(last_start + 1, draws, clip)
     else:
         start = (draws[:, 0] * (last_start + 1)).astype(np.int64)
     frames = start[:, None] + stride * np.arange(clip_len)
     return np.where(frames < count, frames, frames % count)
+
+
+def random_starts(windows: NDArray[np.int64], draws: NDArray[np.float64], clip: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A start (N,) for each clip, below `windows`, (N,), and different for the clips of a video.
+
+    The starts of a video are the first of a permutation of all windows, as in torchvision's RandomClipSampler.
+
+    Args:
+        windows: at least 1.
+        draws: (N, num_clips) in [0, 1), the same for all clips of a video.
+        clip: (N,) number of each clip among its video's.
+    """
+    each = zip(draws.tolist(), (clip % windows).tolist(), windows.tolist(), strict=True)
+    return np.array([_different(draw[: place + 1], count)[place] for draw, place, count in each], np.int64)
 
 
 def as_ranges(frames: NDArray[np.int64]) -> list[range | list[int]]:

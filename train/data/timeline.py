@@ -5,6 +5,7 @@ Source frames are those of the video file, stored frames those that `make prepro
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
@@ -29,7 +30,8 @@ class Timeline(NamedTuple):
 
     def of(self, videos: NDArray[np.int64]) -> Timeline:
         """The frames of some of these videos, by number, in that order."""
-        return Timeline(*(values[videos] for values in self))
+        frames, rate, stored, stored_rate = self
+        return Timeline(frames[videos], rate[videos], stored[videos], stored_rate[videos])
 
     def known(self) -> Timeline:
         """The same; where the source is unknown, the stored frames count as the source's."""
@@ -39,7 +41,11 @@ class Timeline(NamedTuple):
         return Timeline(frames, np.where(unknown, rate, self.source_fps), self.stored_frames, self.stored_fps)
 
 
-def num_resampled(num_frames: NDArray[np.int64], source_fps: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
+Rate = float | NDArray[np.float64]
+"""Frames per second: one of all videos, or (N,)."""
+
+
+def num_resampled(num_frames: NDArray[np.int64], source_fps: NDArray[np.float64], fps: Rate) -> NDArray[np.int64]:
     """How many frames (N,) torchvision's VideoClips makes of `num_frames` at `source_fps` when it resamples to `fps`.
 
     If the step from one frame to the next is a whole number, it slices, and otherwise takes floor(num_frames * fps /
@@ -50,7 +56,7 @@ def num_resampled(num_frames: NDArray[np.int64], source_fps: NDArray[np.float64]
     return np.where(step % 1 == 0, sliced, np.floor(num_frames * (fps / source_fps)).astype(np.int64))
 
 
-def resampled(positions: NDArray[np.int64], source_fps: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
+def resampled(positions: NDArray[np.int64], source_fps: NDArray[np.float64], fps: Rate) -> NDArray[np.int64]:
     """The source frame of each resampled frame, floor(k * source_fps / fps) in float32 as in torchvision.
 
     Args:
@@ -99,8 +105,9 @@ def stored_of(
     return stored, by_rule & shown.reshape(len(shown), -1).all(axis=1)
 
 
+@functools.lru_cache(maxsize=4096)
 def _step(source_fps: float, fps: float | Literal["source"]) -> Fraction:
     """Source frames per stored frame, as pipeline/decoding/resample.py has them: rates are a container's fractions."""
-    if fps == "source" or source_fps <= float(fps):
+    if fps == "source" or source_fps <= fps:
         return Fraction(1)
-    return Fraction(source_fps).limit_denominator(1_000_000) / Fraction(float(fps)).limit_denominator(1_000_000)
+    return Fraction(source_fps).limit_denominator(1_000_000) / Fraction(fps).limit_denominator(1_000_000)

@@ -16,9 +16,13 @@ from pipeline.common.tables import list_of
 from pipeline.common.text import some
 from pipeline.ledger import files
 from pipeline.ledger import table as ledger_table
+from train.data.timeline import Timeline
 from train.experiment.sections import Config, Model
 
-_NEEDED = ("video_id", "label", "label_id", "split", "status", "num_frames", "shard", "nbytes", "crc32")
+_NEEDED = (
+    "video_id", "label", "label_id", "split", "status", "source_fps", "source_frames", "num_frames", "fps", "shard",
+    "nbytes", "crc32",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,23 +33,29 @@ class Videos:
         video_ids: key of each video.
         label_ids: (V,) int32, -1 where unlabelled.
         num_frames: (V,) int64, stored frames.
+        timeline: the V source and stored frames.
         crc32: (V,) int64, of the stored bytes.
         shard_of: (V,) int32, index into `shards`.
         shards: paths of the shards that hold them.
         nbytes: of all of them together, stored.
         class_names: label of each label_id.
         name: which subset of which split this is, `k400-val@<hash> (19,404 of 19,906)`.
+        split: the split.
+        num_listed: labelled rows of the ledger, those included whose video is missing or corrupted.
     """
 
     video_ids: list[str]
     label_ids: NDArray[np.int32]
     num_frames: NDArray[np.int64]
+    timeline: Timeline
     crc32: NDArray[np.int64]
     shard_of: NDArray[np.int32]
     shards: list[Path]
     nbytes: int
     class_names: list[str]
     name: str
+    split: str
+    num_listed: int
 
 
 def read_videos(settings: Preprocess, split: str) -> Videos:
@@ -77,16 +87,25 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
             f"{store / names[missing[0]]}: shard not found, but {path} lists {some(video_ids, shown=1)} in it. "
             f"{len(missing)} of {len(names)} shards are missing. Run `make preprocess`."
         )
+    num_frames = stored["num_frames"].to_numpy(np.int64)
     return Videos(
         video_ids=list_of(stored["video_id"]),
         label_ids=stored["label_id"].to_numpy(np.int32),
-        num_frames=stored["num_frames"].to_numpy(np.int64),
+        num_frames=num_frames,
+        timeline=Timeline(
+            stored["source_frames"].to_numpy(np.int64),
+            stored["source_fps"].to_numpy(np.float64),
+            num_frames,
+            stored["fps"].to_numpy(np.float64),
+        ),
         crc32=stored["crc32"].to_numpy(np.int64),
         shard_of=shard_of.astype(np.int32),
         shards=[store / name for name in names],
         nbytes=int(stored["nbytes"].sum()),
         class_names=ledger_table.class_names(table),
         name=ledger_table.videos_name(settings.dataset, table),
+        split=split,
+        num_listed=int((table["label_id"] >= 0).sum()),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.timeline import num_resampled, resampled
+from train.experiment.sections import Dataset
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,17 @@ PROTOCOLS: dict[str, Protocol] = {
 }  # fmt: skip
 
 
-def spread_starts(windows: NDArray[np.int64], num_clips: int) -> NDArray[np.int64]:
+OWN = "configured"
+"""The name under which the keys of `data_loader.eval.dataset` are scored where `eval.protocols` names nothing."""
+
+
+def protocols_of(names: Sequence[str], dataset: Dataset) -> dict[str, Protocol]:
+    """The protocols of `eval.protocols`, each once; without names, the one that `dataset` describes."""
+    own = Protocol("settings", dataset.num_clips, clip_len=None, num_crops=dataset.num_crops)
+    return {name: PROTOCOLS[name] for name in names} or {OWN: own}
+
+
+def starts_of(windows: NDArray[np.int64], num_clips: int) -> NDArray[np.int64]:
     """(N, num_clips) starts spread evenly over `windows`, (N,): floor(linspace(0, windows - 1, num_clips)).
 
     Whole numbers: torchvision's float32 gives the same, because (W - 1) / 4 and (W - 1) / 9 are rounded so that the
@@ -85,7 +96,7 @@ def windows_of(
     """
     available = num_resampled(num_frames, source_fps, fps)
     windows = available - clip_len + 1
-    positions = spread_starts(np.maximum(windows, 1), num_clips)[..., None] + np.arange(clip_len)
+    positions = starts_of(np.maximum(windows, 1), num_clips)[..., None] + np.arange(clip_len)
     positions %= np.maximum(available, 1)[:, None, None]  # only acts on short videos
     return np.minimum(resampled(positions, source_fps, fps), num_frames[:, None, None] - 1), windows
 

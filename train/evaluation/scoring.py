@@ -1,104 +1,173 @@
-"""Scores every view of every video of a split, and writes the results as files, for train.evaluate and the trainer."""
+"""Scores the views that protocols take of the videos of a split, each once, for train.evaluate and the trainer."""
 
 from __future__ import annotations
 
-import csv
 import logging
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from mindspore import Tensor
+from numpy.typing import NDArray
 
-from pipeline.common.files import replacing, write_json
-from train.data.clip_batches import ClipBatches
+from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate
-from train.data.videos import Videos, check_classes, read_videos
+from train.data.timeline import Timeline
+from train.data.videos import check_classes, read_videos
 from train.evaluation.metrics import Scores
+from train.evaluation.plan import Pass, check_protocols, make_plan
+from train.evaluation.protocols import protocols_of
 from train.experiment.sections import Config
 
 log = logging.getLogger(__name__)
 
+OnStep = Callable[[int, int, float, Scores, float], None]
 
-def score(
-    predict: Callable[[Tensor], Tensor],
-    source: ClipBatches,
-    on_step: Callable[[int, int, float, Scores, float], None] | None = None,
-) -> Scores:
-    """Run every view of every video through the network.
+
+class Evaluation:
+    """The videos of `data_loader.eval`, and the batches of their views.
+
+    Args:
+        config: the whole experiment, with a number in `model.num_classes`.
+        rank: number of this process; it looks at the videos rank, rank + world, ...
+        world: number of processes that share the videos.
+
+    Attributes:
+        config: the same.
+        videos: all videos of the split.
+        plan: the views of this process's videos.
+        num_batches: of this process.
+
+    Raises:
+        UserError: the ledger or the shards are missing, the network lacks a class, or a protocol needs other frames.
+    """
+
+    def __init__(self, config: Config, *, rank: int = 0, world: int = 1) -> None:
+        loader = config.data_loader.eval
+        protocols = protocols_of(config.eval.protocols, loader.dataset)
+        check_protocols(protocols, config)
+        self.config = config
+        self.videos = read_videos(config.preprocess, loader.dataset.split)
+        check_classes(config.model, self.videos.label_ids, self.videos.class_names, self.videos.name)
+        self._own = own = np.arange(rank, len(self.videos.video_ids), world)
+        self.plan = make_plan(protocols, config, self.videos.timeline, own, self.videos.name)
+        self._batches = [
+            (each, ClipBatches(
+                self.videos, each.loader, config.preprocess,
+                seed=config.train.seed, drop_remainder=False, views=each.views,
+            ))
+            for each in self.plan.passes if each.views.num_samples(len(own))
+        ]  # fmt: skip
+        self.num_batches = sum(source.num_batches for _, source in self._batches)
+
+    def __iter__(self) -> Iterator[tuple[Pass, Batch]]:
+        """Every batch, with the pass that it belongs to."""
+        for each, source in self._batches:
+            for batch in iterate(source, epoch=0):
+                yield each, batch
+
+    def new_scores(self) -> list[Scores]:
+        """Empty scores for each of `plan.counts`."""
+        classes, labels = self.config.model.classes, self.videos.label_ids
+        scores = [Scores(len(labels), classes, count.protocol.average, labels) for count in self.plan.counts]
+        for each, inexact, short in zip(scores, self.plan.inexact, self.plan.short, strict=True):
+            each.inexact[self._own], each.short[self._own] = inexact, short
+        return scores
+
+
+def score(predict: Callable[[Tensor], Tensor], source: Evaluation, on_step: OnStep | None = None) -> list[Scores]:
+    """Run every view of this process's videos through the network.
 
     Args:
         predict: uint8 clips (N, T, H, W, 3) -> logits (N, K).
         source: the split's batches.
-        on_step: called after each batch with its number, its views, their mean loss (NaN when none is labelled), the
-            scores so far and its seconds.
+        on_step: called after each batch with its number, its views, their mean loss for the first protocol (NaN when
+            none is labelled), that protocol's scores so far and the batch's seconds.
+
+    Returns:
+        The scores for each of `source.plan.counts`.
     """
-    scores: Scores | None = None
+    scores = source.new_scores()
     began = time.perf_counter()
-    for number, (clips, labels, samples) in enumerate(iterate(source, epoch=0)):
-        logits = predict(Tensor(clips)).asnumpy()
+    for number, (views_of_pass, (clips, labels, samples)) in enumerate(source):
         real = samples >= 0
-        if scores is None:
-            scores = Scores(len(source.videos.video_ids), logits.shape[1])
-        loss = scores.add(logits[real], labels[real], samples[real] // source.views.num_views)
+        logits, labels, samples = predict(Tensor(clips)).asnumpy()[real], labels[real], samples[real]
+        videos = views_of_pass.views.video_of(samples)
+        losses = {}
+        for count, times in views_of_pass.times.items():
+            used = times[samples] > 0
+            losses[count] = scores[count].add(logits[used], labels[used], videos[used], times[samples[used]])
         now = time.perf_counter()
         if on_step is not None:
-            on_step(number, int(real.sum()), loss, scores, now - began)
+            on_step(number, len(samples), losses.get(0, float("nan")), scores[0], now - began)
         began = now
-    assert scores is not None
     return scores
 
 
-def evaluation_source(config: Config) -> ClipBatches:
-    """The batches of `data_loader.eval`."""
-    loader = config.data_loader.eval
-    videos = read_videos(config.preprocess, loader.dataset.split)
-    check_classes(config.model, videos.label_ids, videos.class_names, videos.name)
-    return ClipBatches(videos, loader, config.preprocess, seed=config.train.seed, drop_remainder=False)
+def combine(scores: list[Scores], add_up: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> None:
+    """Give every process the scores of all videos.
+
+    Args:
+        scores: those of this process's videos; they are completed in place.
+        add_up: adds up an array over all processes; each element is other than 0 in one of them at most.
+    """
+    for each in scores:
+        for values in each.sums():
+            values[...] = add_up(values.astype(np.float64))
 
 
-def log_step(source: ClipBatches) -> Callable[[int, int, float, Scores, float], None]:
+def video_scores(
+    predict: Callable[[Tensor], Tensor], frames: NDArray[np.uint8], timeline: Timeline, config: Config
+) -> NDArray[np.float64]:
+    """The scores (K,) of one video outside the shards, by the first protocol as `score` gives them.
+
+    Args:
+        predict: uint8 clips (N, T, H, W, 3) -> logits (N, K).
+        frames: (frames, height, width, 3) uint8, as a shard would hold them.
+        timeline: of this one video.
+        config: as for `Evaluation`.
+
+    Raises:
+        UserError: the video is too short for the protocol, or it needs other frames.
+    """
+    protocols = protocols_of(config.eval.protocols, config.data_loader.eval.dataset)
+    name = next(iter(protocols))
+    check_protocols({name: protocols[name]}, config)
+    plan = make_plan({name: protocols[name]}, config, timeline, np.zeros(1, np.int64), "this file")
+    scores = [Scores(1, config.model.classes, count.protocol.average) for count in plan.counts]
+    for each in plan.passes:
+        clips = _clips_of(frames, each, timeline)
+        logits = predict(Tensor(clips)).asnumpy()
+        unlabelled, video = np.full(len(clips), -1, np.int32), np.zeros(len(clips), np.int64)
+        for count, times in each.times.items():
+            used = times > 0
+            scores[count].add(logits[used], unlabelled[used], video[used], times[used])
+    return np.mean([each.probabilities()[0] for each in scores], axis=0)
+
+
+def _clips_of(frames: NDArray[np.uint8], planned: Pass, timeline: Timeline) -> NDArray[np.uint8]:
+    """The views of one video, (num_views, T, H, W, 3) uint8."""
+    num_views = planned.views.num_samples(1)
+    height, width = planned.views.crop
+    clips = np.empty((num_views, planned.loader.dataset.seq, height, width, 3), np.uint8)
+    cuts = planned.views.cuts(np.arange(num_views), timeline)
+    for clip, indices, top, left in zip(clips, cuts.frames, cuts.top, cuts.left, strict=True):
+        clip[:] = frames[indices, top : top + height, left : left + width]
+    return clips
+
+
+def log_step(source: Evaluation) -> OnStep:
     """A function for `on_step` that logs zjut_mindvideo's line for each step, with clips/s added."""
 
     def on_step(number: int, num_views: int, loss: float, scores: Scores, seconds: float) -> None:
         running = scores.of_clips()
         names = {"Loss": "loss", "Top_1_Accuracy": "clip_top1", "Top_5_Accuracy": "clip_top5"}
+        of_loss = f", loss:[{loss:.3f}/{running['loss']:.3f}]" if running else ""
         log.info(
-            "step:[%5d/%5d], metrics:%s, loss:[%.3f/%.3f], time:%.3f ms, %.1f clips/s",
+            "step:[%5d/%5d], metrics:%s%s, time:%.3f ms, %.1f clips/s",
             number + 1, source.num_batches,
             [f"{name}: {running[key]:.4f}" for name, key in names.items() if key in running],
-            loss, running.get("loss", float("nan")), 1000 * seconds, num_views / seconds,
+            of_loss, 1000 * seconds, num_views / seconds,
         )  # fmt: skip
 
     return on_step
-
-
-def write_results(folder: Path, name: str, source: ClipBatches, scores: Scores, summary: dict[str, Any]) -> Path:
-    """Write `<name>.json` (`summary`) and `<name>.csv` (label, best five classes and probability of each video).
-
-    Returns:
-        The path of the JSON.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    videos, probabilities = source.videos, scores.probabilities()
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
-    with (
-        replacing(folder / f"{name}.csv") as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["video_id", "label_id", "label", "predicted_id", "predicted", "probability", "top5"])
-        for row, video_id in enumerate(videos.video_ids):
-            label, top = int(videos.label_ids[row]), best[row]
-            writer.writerow([
-                video_id, label, _class_name(videos, label), int(top[0]), _class_name(videos, int(top[0])),
-                f"{probabilities[row, top[0]]:.6f}", " ".join(map(str, top)),
-            ])  # fmt: skip
-    write_json(folder / f"{name}.json", summary)
-    return folder / f"{name}.json"
-
-
-def _class_name(videos: Videos, label_id: int) -> str:
-    return videos.class_names[label_id] if 0 <= label_id < len(videos.class_names) else ""

@@ -24,6 +24,9 @@ from pipeline.common.value_types import (
 from train.experiment.transforms import Map, Transforms, standard_map
 
 Device = Literal["auto", "CPU", "GPU", "Ascend"]
+ProtocolName = Literal[
+    "torchvision-clip", "torchvision-video", "vmz", "vmz-pt", "zjut", "views-10x3", "one-clip",
+]  # fmt: skip
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
@@ -221,9 +224,14 @@ class Eval:
 
     Attributes:
         pretrained_model: checkpoint to score; empty: the best of the newest run.
+        protocols: published ways to choose and average clips (train/evaluation/protocols.py), all from one pass; the
+            first one also scores in training and in infer.  Empty: as the keys of `data_loader.eval.dataset` say.
+        output_dir: folder for the results; empty: `eval` in the run folder, or beside the weights.
     """
 
     pretrained_model: PathText = ""
+    protocols: tuple[ProtocolName, ...] = ()
+    output_dir: PathText = ""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,11 @@ from pipeline.common.settings import to_plain
 from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate, waiting_hint
 from train.data.videos import check_classes, check_same_classes, read_videos
-from train.device.processes import World
+from train.data.views import CLIP_POLICY, Views
+from train.device.processes import Exchange, World
 from train.device.signals import StopRequests, TrainingStopped
-from train.evaluation.scoring import evaluation_source, score
+from train.evaluation.results import results_of
+from train.evaluation.scoring import Evaluation, combine, score
 from train.experiment.sections import Config
 from train.loop import dropout
 from train.loop.compile_cache import cached_compilation
@@ -89,7 +91,11 @@ class Trainer:
             videos, loader, config.preprocess,
             seed=config.train.seed, drop_remainder=True, rank=world.rank, world=world.size,
         )  # fmt: skip
-        self.validation = evaluation_source(config) if config.train.eval_epochs else None
+        self.validation = None
+        if config.train.eval_epochs:
+            first = replace(config, eval=replace(config.eval, protocols=config.eval.protocols[:1]))
+            self.validation = Evaluation(first, rank=world.rank, world=world.size)
+            self.exchange = Exchange(world)
         if self.validation is not None:
             check_same_classes(videos, self.validation.videos)
         self.group_size = config.data_loader.group_size
@@ -156,10 +162,22 @@ class Trainer:
                 log.warning("warning: %s. Resuming from %s instead.", error, checkpoints[number + 1].stem)
                 continue
             check_clip_settings(path, state, self._clip_settings())
+            self._set_clip_policy(int(state.get("clip_policy", 1)))
             self.train_step.swap_average()
             self.position = Position(step=int(state["step"]), epoch=int(state["epoch"]), best=float(state["best"]))
             log.info("resuming from %s at step %d", path, self.position.step)
             return
+
+    def _set_clip_policy(self, version: int) -> None:
+        """Choose clips as the run that is resumed did."""
+        views = self._views()
+        if version != views.clip_policy and self.source.options.seq_mode == "random":
+            log.info("clips are chosen by policy %d, as when this run began; new runs use %d", version, CLIP_POLICY)
+        views.clip_policy = version
+
+    def _views(self) -> Views:
+        assert isinstance(self.source.views, Views)
+        return self.source.views
 
     def fit(self) -> dict[str, float | int]:
         """Train to the last epoch; returns the last evaluation's summary (empty without evaluation).
@@ -278,8 +296,9 @@ class Trainer:
             self.run.record(self.position.step, values)
 
     def _evaluate(self, epoch: int) -> dict[str, float | int]:
-        """Score the validation split, in every process the same; returns nothing if a signal came meanwhile."""
+        """Score the validation split, whose videos the processes share; returns nothing if a signal came meanwhile."""
         assert self.validation is not None
+        source = self.validation
 
         def predict(clips: Tensor) -> Tensor:
             if self.stop.exit_code is not None:
@@ -290,17 +309,22 @@ class Trainer:
         began = time.perf_counter()
         self.predictor.set_train(False)
         self.train_step.swap_average()
+        stopped = False
         try:
-            summary = score(predict, self.validation).summary()
+            scores = score(predict, source)
         except TrainingStopped:
-            return {}
+            stopped = True
         finally:
             self.train_step.swap_average()
+        if self.exchange.any_of(stopped):  # the others must not wait for this process
+            return {}
+        combine(scores, self.exchange.add_up)
+        summary = results_of(source, scores)[0].summary
         if "video_top1" in summary:
             log.info(
                 "epoch: %d evaluation: video top-1 %.4f top-5 %.4f, clip top-1 %.4f, loss %.4f, %s, %.1f s",
                 epoch + 1, summary["video_top1"], summary["video_top5"], summary["clip_top1"], summary["loss"],
-                self.validation.videos.name, time.perf_counter() - began,
+                source.videos.name, time.perf_counter() - began,
             )  # fmt: skip
             names = {"val/loss": "loss", "val/acc1": "video_top1", "val/acc5": "video_top5"}
             self._record({name: float(summary[key]) for name, key in names.items()})
@@ -336,6 +360,7 @@ class Trainer:
         stem = checkpoint.stem(math.ceil(step / self.steps_per_epoch), step)
         state = {
             **self._clip_settings(), "step": step, "epoch": self.position.epoch, "best": self.position.best,
+            "clip_policy": self._views().clip_policy,
             "model": self.config.model.type, "classes": self.source.videos.class_names,
             "recipe": self.config.preprocess.stored(), "network": to_plain(self.config.model),
         }  # fmt: skip

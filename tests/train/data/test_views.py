@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from train.data.timeline import Timeline
 from train.data.views import Views
 from train.experiment.sections import Dataset, Loader
 from train.experiment.transforms import standard_map
@@ -14,9 +15,15 @@ def views(cut="centre", size=(112, 112), stored=STORED, seed=0, **options) -> Vi
     return Views(Loader(Dataset(**options), standard_map(stored, cut, size)), stored, seed)
 
 
+def unknown_source(num_frames: np.ndarray) -> Timeline:
+    """The frames of videos of whose source nothing is known."""
+    zero = np.zeros(len(num_frames))
+    return Timeline(zero.astype(np.int64), zero, num_frames, zero)
+
+
 def cut(chosen: Views, samples: list[int], num_frames: int = 150, epoch: int = 0):
     """(frames, top, left, flip) of each sample, as Python numbers."""
-    cuts = chosen.cuts(np.array(samples), np.full(len(samples), num_frames), epoch)
+    cuts = chosen.cuts(np.array(samples), unknown_source(np.full(len(samples), num_frames)), epoch)
     return list(zip(*(each.tolist() for each in cuts), strict=True))
 
 

@@ -55,4 +55,4 @@ def test_videos_are_scored_by_the_mean_of_their_views():
 def test_an_unlabelled_split_has_no_accuracy():
     scores = Scores(num_videos=1, num_classes=2)
     scores.add(np.zeros((1, 2), np.float32), np.array([-1], np.int32), np.array([0]))
-    assert set(scores.summary()) == {"num_videos", "num_labelled_videos", "num_clips"}
+    assert set(scores.summary()) == {"num_videos", "num_labelled_videos", "num_clips", "num_labelled_clips"}

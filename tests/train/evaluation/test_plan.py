@@ -1,0 +1,152 @@
+"""Each distinct view is planned once, and protocols get the crops and clips that they name."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.common.errors import UserError
+from pipeline.common.recipe import Preprocess
+from pipeline.decoding.resample import kept_frames
+from train.data.timeline import Timeline
+from train.evaluation.plan import check_protocols, make_plan
+from train.evaluation.protocols import PROTOCOLS, protocols_of, source_frames
+from train.experiment.sections import Config, Dataset, DataLoader, Eval, Loader, ProtocolName
+
+ALL = ("torchvision-clip", "torchvision-video", "vmz", "zjut", "views-10x3", "one-clip")
+
+
+def config_with(*protocols: str, recipe: Preprocess | None = None, **dataset: object) -> Config:
+    options = {"split": "val", "seq_mode": "uniform", "shuffle": False, **dataset}
+    loaders = DataLoader(eval=Loader(Dataset(**options)))
+    return Config(data_loader=loaders, eval=Eval(protocols=protocols), preprocess=recipe or Preprocess())
+
+
+def sources(frames: list[int], rates: list[float], fps: float | str = 15.0) -> Timeline:
+    stored = [kept_frames(count, rate, fps) for count, rate in zip(frames, rates, strict=True)]
+    return Timeline(
+        np.array(frames), np.array(rates, np.float64), np.array([len(kept) for kept, _ in stored]),
+        np.array([rate for _, rate in stored]),
+    )  # fmt: skip
+
+
+def plan_of(config: Config, timeline: Timeline, videos=None):
+    protocols = protocols_of(config.eval.protocols, config.data_loader.eval.dataset)
+    videos = np.arange(len(timeline.source_frames)) if videos is None else np.array(videos)
+    return make_plan(protocols, config, timeline, videos, "these")
+
+
+def views_in(plan, number: int):
+    """The views that count number `number` takes: (video, frames, top, left), as often as they count."""
+    (taking,) = (each for each in plan.passes if number in each.times)
+    samples = np.repeat(np.arange(len(taking.times[number])), taking.times[number])
+    cuts = taking.views.cuts(samples, None)
+    videos = taking.views.video_of(samples).tolist()
+    return list(zip(videos, map(tuple, cuts.frames.tolist()), cuts.top.tolist(), cuts.left.tolist(), strict=True))
+
+
+def test_names_in_settings_are_those_of_the_table():
+    assert ProtocolName.__args__ == tuple(PROTOCOLS)
+
+
+@pytest.mark.parametrize("fps", [15.0, "source"])
+def test_stored_views_show_the_source_frames(fps):
+    rates = [10, 24000 / 1001, 25, 30000 / 1001, 30, 50, 60000 / 1001]
+    timeline = sources([100, 240, 250, 300, 300, 500, 600], rates, fps)
+    plan = plan_of(config_with("torchvision-video", recipe=Preprocess(fps=fps)), timeline)
+    taken = views_in(plan, 0)
+    for video, rate in enumerate(rates):
+        kept, _ = kept_frames(int(timeline.source_frames[video]), rate, fps)
+        shown = [kept[list(frames)].tolist() for number, frames, *_ in taken if number == video]
+        assert shown == source_frames("torchvision-video", int(timeline.source_frames[video]), rate)
+    assert not plan.inexact[0].any() and not plan.short[0].any()
+    assert {place[2:] for place in taken} == {(8, 30)}
+
+
+def test_frames_that_are_not_stored_are_counted():
+    by_time = sources([300], [30])._replace(stored_frames=np.array([140]))
+    for fps, timeline, inexact in (
+        (20, sources([300, 300, 300], [15, 30, 50], 20), [False, True, True]),
+        (15, sources([4000, 4000, 4000], [30, 17.5, 62.5]), [False, True, True]),  # floored in float32
+        (15, by_time, [True]),
+    ):
+        plan = plan_of(config_with("torchvision-video", recipe=Preprocess(fps=fps)), timeline)
+        assert plan.inexact[0].tolist() == inexact
+        assert all(max(view[1]) < timeline.stored_frames[view[0]] for view in views_in(plan, 0))
+
+
+def test_short_videos_have_no_clip_or_repeat():
+    timeline = sources([10, 300, 31], [30, 30, 30])
+    plan = plan_of(config_with("torchvision-clip", "vmz", "one-clip"), timeline)
+    assert [sum(view[0] == 0 for view in views_in(plan, number)) for number in range(3)] == [0, 10, 1]
+    assert [each.tolist() for each in plan.short] == [[True, False, False]] * 3
+    assert {view[2:] for view in views_in(plan, 1)} == {(8, 29)}  # rounded down
+    assert views_in(plan, 1)[0][1] == (0, 1, 2, 3, 4) * 3 + (0,)
+    assert views_in(plan, 2)[1][1] == tuple(range(67, 83))  # the middle of 135 windows
+    with pytest.raises(UserError, match="torchvision-clip has no clip, because every video of these is shorter"):
+        plan_of(config_with("torchvision-clip"), sources([10, 20], [30, 30]))
+
+
+def test_distinct_views_are_planned_once():
+    timeline = sources([300, 40, 250, 33], [30, 30, 25, 30])
+    together = plan_of(config_with(*ALL), timeline)
+    (one,) = together.passes
+    cuts = one.views.cuts(np.arange(one.views.num_samples(4)), None)
+    rows = np.column_stack([one.views.video_of(np.arange(len(cuts.top))), cuts.frames, cuts.top, cuts.left])
+    assert len(np.unique(rows, axis=0)) == len(rows) < sum(each.sum() for each in one.times.values())
+    names = [count.name for count in together.counts]
+    assert names == ["torchvision-clip", "torchvision-video", "vmz", *["zjut"] * 5, "views-10x3", "one-clip"]
+    for name in ALL:
+        alone = plan_of(config_with(name), timeline)
+        for number, count in enumerate(alone.counts):
+            place = names.index(name) + count.seed
+            assert views_in(alone, number) == views_in(together, place)
+    assert len(views_in(together, names.index("views-10x3"))) == 4 * 30
+    assert {view[3] for view in views_in(together, names.index("views-10x3"))} == {0, 30, 59}
+
+
+def test_views_of_a_video_do_not_depend_on_others():
+    timeline, config = sources([300, 40, 250, 33], [30, 30, 25, 30]), config_with(*ALL)
+    whole = plan_of(config, timeline)
+    for videos in ([0, 2], [1, 3]):
+        part = plan_of(config, timeline, videos)
+        for number in range(len(whole.counts)):
+            assert views_in(part, number) == [view for view in views_in(whole, number) if view[0] in videos]
+
+
+def test_clips_of_other_lengths_are_another_pass():
+    plan = plan_of(config_with("vmz", "one-clip", seq=8), sources([300], [30]))
+    assert [each.loader.dataset.seq for each in plan.passes] == [16, 8]
+
+
+def test_stored_frames_that_cannot_give_a_protocol():
+    def refused(name: str, **recipe: object) -> str:
+        config = config_with(name, recipe=Preprocess(**recipe))
+        with pytest.raises(UserError) as caught:
+            check_protocols(protocols_of(config.eval.protocols, config.data_loader.eval.dataset), config)
+        return str(caught.value)
+
+    assert "vmz-pt needs stored frames of (128, 174), but" in refused("vmz-pt")
+    assert "vmz needs 15 frames per second, but preprocess.fps stores 10" in refused("vmz", fps=10)
+    wide = config_with("vmz-pt", recipe=Preprocess(width=174))
+    check_protocols({"vmz-pt": PROTOCOLS["vmz-pt"]}, wide)
+    assert {view[2:] for view in views_in(plan_of(wide, sources([300], [30])), 0)} == {(8, 31)}
+
+
+def test_views_of_2000_videos_are_chosen_fast():
+    rng = np.random.default_rng(0)
+    frames, rates = rng.integers(60, 300, 2_000), rng.choice([24, 25, 30000 / 1001, 30], 2_000)
+    steps = np.maximum(rates / 15, 1)
+    timeline = Timeline(frames, rates, np.ceil(frames / steps).astype(np.int64), rates / steps)
+    began = time.process_time()
+    plan_of(config_with("torchvision-clip", "torchvision-video", "views-10x3"), timeline)
+    assert time.process_time() - began < 1  # 0.1 s alone
+
+
+def test_own_keys_of_the_configuration_are_a_protocol():
+    config = config_with(num_clips=3, num_crops=3, seq=4)
+    assert len(views_in(plan_of(config, sources([300, 9], [30, 30])), 0)) == 18
+    random = replace(config.data_loader.eval.dataset, seq_mode="random")
+    config = replace(config, data_loader=replace(config.data_loader, eval=Loader(random)))
+    assert len(set(views_in(plan_of(config, sources([300], [30])), 0))) == 9

@@ -1,0 +1,82 @@
+"""Draws a confusion matrix that can be read with 3 classes and with 400: sorted into blocks, with the worst pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from train.pictures.charts import save_png
+
+MAX_NAMES = 40  # classes whose names are written at the axes
+MAX_PAIRS = 20  # most confused pairs that are listed
+
+
+def block_order(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
+    """An order (K,) of classes in which those that are taken for each other stand together.
+
+    Each class is followed by the one that shares most confusions with the block so far; a class without any begins
+    a new block.
+    """
+    shared = (matrix + matrix.T).astype(np.float64)
+    np.fill_diagonal(shared, 0)
+    left, order = set(range(len(matrix))), []
+    pull = np.zeros(len(matrix))
+    while left:
+        rest = sorted(left)
+        chosen = max(rest, key=lambda number: (pull[number], shared[number].sum(), -number))
+        order.append(chosen)
+        left.remove(chosen)
+        pull = pull / 2 + shared[chosen]
+    return np.array(order)
+
+
+def draw_confusion(path: Path, matrix: NDArray[np.int64], names: list[str], title: str) -> None:
+    """Write the picture: rows are labels, columns predictions, shares of each label's videos.
+
+    Args:
+        path: the PNG.
+        matrix: (K, K) videos by label and prediction.
+        names: (K,) of the classes.
+        title: of the picture.
+    """
+    order = block_order(matrix)
+    totals = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    shares = (matrix / totals)[np.ix_(order, order)]
+    figure = Figure(figsize=(13, 8), dpi=100, layout="constrained")
+    axes, texts = figure.subplots(1, 2, width_ratios=(8, 5))
+    figure.suptitle(title, fontsize=13, parse_math=False)
+    picture = axes.imshow(shares, cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(picture, ax=axes, shrink=0.6, label="share of the label's videos")
+    axes.set_xlabel("predicted", fontsize=11)
+    axes.set_ylabel("label", fontsize=11)
+    if len(names) <= MAX_NAMES:
+        places, short = range(len(names)), [_short(names[number], 24) for number in order]
+        size = 10 if len(names) <= 20 else 7
+        axes.set_xticks(places, short, rotation=90, fontsize=size, parse_math=False)
+        axes.set_yticks(places, short, fontsize=size, parse_math=False)
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(f"{len(names)} classes; those that are confused stand together", fontsize=10)
+    texts.axis("off")
+    texts.set_title("most confused: label > predicted, videos", fontsize=11, loc="left")
+    for row, line in enumerate(_pairs(matrix, names)):
+        texts.text(0, 0.97 - row * 0.048, line, fontsize=9, va="top", parse_math=False, transform=texts.transAxes)
+    save_png(figure, path)
+
+
+def _pairs(matrix: NDArray[np.int64], names: list[str]) -> list[str]:
+    wrong = matrix * ~np.eye(len(matrix), dtype=bool)
+    best = np.argsort(-wrong, axis=None, kind="stable")[:MAX_PAIRS]
+    pairs = [divmod(int(place), len(matrix)) for place in best]
+    return [
+        f"{wrong[label, taken]:4d}   {_short(names[label], 30)} > {_short(names[taken], 30)}"
+        for label, taken in pairs if wrong[label, taken]
+    ] or ["none"]  # fmt: skip
+
+
+def _short(name: str, longest: int) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
