@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -45,22 +46,21 @@ def draw_confusion(path: Path, matrix: NDArray[np.int64], names: list[str], titl
     order = block_order(matrix)
     totals = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shares = (matrix / totals)[np.ix_(order, order)]
-    figure = Figure(figsize=(13, 8), dpi=100, layout="constrained")
-    axes, texts = figure.subplots(1, 2, width_ratios=(8, 5))
+    figure = Figure(figsize=(14, 8), dpi=100, layout="constrained")
+    axes, texts = figure.subplots(1, 2, width_ratios=(8, 6))
     figure.suptitle(title, fontsize=13, parse_math=False)
-    picture = axes.imshow(shares, cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
+    # The square root, so that a few confused videos are seen beside the diagonal.
+    picture = axes.imshow(shares, cmap="magma_r", norm=PowerNorm(0.5, 0, 1), interpolation="nearest", aspect="auto")
     figure.colorbar(picture, ax=axes, shrink=0.6, label="share of the label's videos")
-    axes.set_xlabel("predicted", fontsize=11)
-    axes.set_ylabel("label", fontsize=11)
+    axes.set_title(f"{len(names)} classes: row label, column prediction; confused ones stand together", fontsize=10)
     if len(names) <= MAX_NAMES:
-        places, short = range(len(names)), [_short(names[number], 24) for number in order]
+        places, short = range(len(names)), [_short(names[number], 20) for number in order]
         size = 10 if len(names) <= 20 else 7
         axes.set_xticks(places, short, rotation=90, fontsize=size, parse_math=False)
         axes.set_yticks(places, short, fontsize=size, parse_math=False)
     else:
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_title(f"{len(names)} classes; those that are confused stand together", fontsize=10)
     texts.axis("off")
     texts.set_title("most confused: label > predicted, videos", fontsize=11, loc="left")
     for row, line in enumerate(_pairs(matrix, names)):
@@ -73,7 +73,7 @@ def _pairs(matrix: NDArray[np.int64], names: list[str]) -> list[str]:
     best = np.argsort(-wrong, axis=None, kind="stable")[:MAX_PAIRS]
     pairs = [divmod(int(place), len(matrix)) for place in best]
     return [
-        f"{wrong[label, taken]:4d}   {_short(names[label], 30)} > {_short(names[taken], 30)}"
+        f"{wrong[label, taken]:4d}   {_short(names[label], 28)} > {_short(names[taken], 28)}"
         for label, taken in pairs if wrong[label, taken]
     ] or ["none"]  # fmt: skip
 

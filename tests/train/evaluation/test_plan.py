@@ -12,7 +12,7 @@ from pipeline.decoding.resample import kept_frames
 from train.data.timeline import Timeline
 from train.evaluation.plan import check_protocols, make_plan
 from train.evaluation.protocols import PROTOCOLS, protocols_of, source_frames
-from train.experiment.sections import Config, Dataset, DataLoader, Eval, Loader, ProtocolName
+from train.experiment.sections import Config, DataLoader, Dataset, Eval, Loader, ProtocolName
 
 ALL = ("torchvision-clip", "torchvision-video", "vmz", "zjut", "views-10x3", "one-clip")
 
