@@ -1,0 +1,144 @@
+"""Counts, intervals and files of results are right, and no result replaces one of other settings."""
+
+from __future__ import annotations
+
+import csv
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.evaluation.metrics import Scores, wilson
+from train.evaluation.plan import Count
+from train.evaluation.protocols import PROTOCOLS
+from train.evaluation.results import confusion, folder_for, line_of, results_of, table_of, write_files
+from train.experiment.sections import Config
+from train.pictures.confusion import block_order, draw_confusion
+
+NAMES = [f"class {number}" for number in range(7)]
+
+
+def scored(name: str = "one-clip", labelled: bool = True, num_videos: int = 60):
+    """A source and its scores: random logits, one video without a clip, one without a label."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 6, num_videos).astype(np.int32) if labelled else np.full(num_videos, -1, np.int32)
+    labels[1] = -1
+    scores = Scores(num_videos, 7, labels=labels)
+    seen = np.delete(np.arange(num_videos), 2)
+    scores.add(rng.normal(size=(len(seen), 7)).astype(np.float32), labels[seen], seen)
+    videos = SimpleNamespace(
+        video_ids=[f"v{number:03d}" for number in range(num_videos)], label_ids=labels, num_listed=num_videos + 9,
+        name="these", split="val",
+    )  # fmt: skip
+    plan = SimpleNamespace(counts=[Count(name, PROTOCOLS[name], 0)])
+    return SimpleNamespace(videos=videos, plan=plan, config=Config()), scores
+
+
+def rows_of(path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_counts_are_those_of_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    source, scores = scored()
+    (result,) = results_of(source, [scores])
+    seen = (scores.labels >= 0) & (scores.views > 0)
+    labels, probabilities = scores.labels[seen], result.probabilities[seen]
+    total = int((scores.labels >= 0).sum())
+    assert result.summary["num_labelled_videos"] == total == 59
+    for k in (1, 5):
+        right = metrics.top_k_accuracy_score(labels, probabilities, k=k, labels=range(7), normalize=False)
+        assert result.summary[f"video_top{k}"] * total == pytest.approx(right)
+        assert result.summary[f"clip_top{k}"] * (total - 1) == pytest.approx(right)
+        assert result.summary[f"video_top{k}_if_missing_are_wrong"] == pytest.approx(right / 69)
+    matrix = confusion(scores.labels, result.probabilities, result.views)
+    assert (matrix == metrics.confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(7))).all()
+    assert result.summary["loss"] == pytest.approx(metrics.log_loss(labels, probabilities, labels=range(7)))
+    recalls = metrics.recall_score(labels, probabilities.argmax(axis=1), average=None, labels=range(6))
+    totals = np.bincount(scores.labels[scores.labels >= 0])
+    with_view = np.bincount(labels)
+    assert result.summary["mean_class"] == pytest.approx((recalls * with_view / totals).mean())
+
+
+def test_intervals_are_those_of_scipy():
+    stats = pytest.importorskip("scipy.stats", reason="SciPy is not installed")
+    for total in (1, 2, 59, 19404):
+        for hits in {0, 1, total // 3, total - 1, total}:
+            expected = stats.binomtest(hits, total).proportion_ci(0.95, method="wilson")
+            assert wilson(hits, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_files_hold_what_was_scored(tmp_path):
+    source, scores = scored()
+    (result,) = results_of(source, [scores])
+    matrix = write_files(tmp_path / "r", source, result, NAMES, {"checkpoint": "best.ckpt"}, {"seed": 0})
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {
+        "summary.json", "videos.csv", "classes.csv", "confusion.csv", "scores.npz"
+    }  # fmt: skip
+    rows = rows_of(tmp_path / "r" / "videos.csv")
+    assert len(rows) == 60 and rows[1]["label"] == "" and rows[1]["loss"] == "" and rows[1]["predicted_1"] in NAMES
+    assert rows[2]["views"] == "0" and rows[2]["predicted_1"] == "" and rows[2]["label"] in NAMES
+    right = sum(row["label_id"] == row["predicted_id_1"] for row in rows)
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["video_top1"] == right / 59 and summary["checkpoint"] == "best.ckpt"
+    with np.load(tmp_path / "r" / "scores.npz") as arrays:
+        assert np.array_equal(arrays["probabilities"], result.probabilities)
+        assert arrays["class_names"].tolist() == NAMES and arrays["video_ids"].tolist() == source.videos.video_ids
+    classes = rows_of(tmp_path / "r" / "classes.csv")
+    assert sum(int(row["correct"]) for row in classes) == right and classes[6]["accuracy"] == ""
+    with open(tmp_path / "r" / "confusion.csv", newline="") as file:
+        table = list(csv.reader(file))
+    assert table[0][1:] == NAMES and np.array([row[1:] for row in table[1:]]).astype(int).tolist() == matrix.tolist()
+    worst = summary["most_confused"][0]
+    assert worst["videos"] == max(matrix[i, j] for i in range(7) for j in range(7) if i != j)
+
+
+def test_a_split_without_labels_has_no_accuracy(tmp_path):
+    source, scores = scored(labelled=False)
+    (result,) = results_of(source, [scores])
+    assert line_of(result, "these") == "these has no labels: predictions only"
+    assert write_files(tmp_path / "r", source, result, NAMES, {}, {}) is None
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"summary.json", "videos.csv", "scores.npz"}
+    assert "NaN" not in (tmp_path / "r" / "summary.json").read_text()
+    assert "nan" not in (tmp_path / "r" / "videos.csv").read_text()
+
+
+def test_another_setting_never_replaces_a_result(tmp_path):
+    source, scores = scored()
+    (result,) = results_of(source, [scores])
+    folders = [folder_for(tmp_path, "best-one-clip-val", {"seed": seed}) for seed in (0, 0)]
+    for settings, expected in (({"seed": 0}, ""), ({"seed": 1}, "-2"), ({"seed": 0}, ""), ({"seed": (2,)}, "-3"),
+                               ({"seed": 1}, "-2"), ({"seed": (2,)}, "-3")):  # fmt: skip
+        folder = folder_for(tmp_path, "best-one-clip-val", settings)
+        assert folder.name == f"best-one-clip-val{expected}"
+        write_files(folder, source, result, NAMES, {}, settings)
+    assert len(list(tmp_path.iterdir())) == 3 and folders[0] == folders[1]
+    (tmp_path / "best-one-clip-val" / "summary.json").write_text("{")  # cannot be read, so it is kept
+    assert folder_for(tmp_path, "best-one-clip-val", {"seed": 0}).name == "best-one-clip-val-4"
+
+
+def test_table_has_the_published_numbers_of_400_classes():
+    source, scores = scored("torchvision-video")
+    header, row = table_of(results_of(source, [scores]))
+    assert header.split()[:3] == ["protocol", "top-1", "95"] and row.startswith("torchvision-video")
+    assert "67.46 / 86.17" in row or "67.46 / 86.18" in row
+    values = results_of(source, [scores])[0].summary
+    assert values["difference"]["top1"] == pytest.approx(100 * values["video_top1"] - 67.463)
+    source.config = Config(model=type(source.config.model)(num_classes=7))
+    assert "published" not in results_of(source, [scores])[0].summary
+
+
+def test_confused_classes_stand_together(tmp_path):
+    matrix = np.diag([9] * 6)
+    for one, other in ((0, 3), (3, 5), (1, 4)):
+        matrix[one, other] += 4
+    order = block_order(matrix).tolist()
+    assert sorted(order) == list(range(6))
+    assert sorted(order.index(number) for number in (0, 3, 5)) in ([0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5])
+    assert abs(order.index(1) - order.index(4)) == 1
+    draw_confusion(tmp_path / "c.png", matrix, NAMES[:6], "$a title$ with_marks")
+    with Image.open(tmp_path / "c.png") as picture:
+        assert picture.size == (1400, 800)
