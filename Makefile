@@ -10,10 +10,11 @@
 #   CKPT=FILE          the checkpoint or the run folder to use      (eval, infer, export, report; default: the newest run)
 #   SPLIT=SPLIT        the split to score: train, val or test       (eval)
 #   VIDEO=FILE         the video to predict                         (infer)
-#   OUT=DIR            the folder of the pictures                   (infer)
+#   OUT=DIR            the folder of the results                    (eval, infer)
 #   FROM=FILE TO=FILE  weights to read and to write                 (convert)
 #   GPU=1              install NVIDIA's libraries too (they stay installed)
-#   DEVICES=N          train on N devices of this machine with MindSpore's msrun, one process each; they meet at PORT=P
+#   DEVICES=N          train or eval on N devices of this machine with MindSpore's msrun, one process each; they meet at
+#                      PORT=P
 #   ARGS="..."         more flags for the verb, quoted as in a shell: ARGS="--train.epochs=2 --train.ckpt_path='my runs'"
 #                      With several verbs only --section.key=VALUE, which all of them get.  Of it, verbs that run
 #                      because a later one needs them get --preprocess.key=VALUE.
@@ -54,11 +55,11 @@ TAKE_WEIGHTS = train
 TAKE_CKPT    = eval infer export report
 TAKE_SPLIT   = eval
 TAKE_VIDEO   = infer
-TAKE_OUT     = infer
+TAKE_OUT     = eval infer
 TAKE_FROM    = convert
 TAKE_TO      = convert
-TAKE_DEVICES = train
-TAKE_PORT    = train
+TAKE_DEVICES = train eval
+TAKE_PORT    = train eval
 $(foreach v,$(TYPED),$(if $(and $($v),$(TAKE_$v)),$(if $(call asked,$(TAKE_$v)),,$(error \
 	$v: got a value, but only these verbs take it: $(TAKE_$v). Remove it, or run another verb))))
 
@@ -96,8 +97,10 @@ train: $(if $(call asked,preprocess),preprocess,.shards) ## Train on the shards 
 	$(RUN) $(if $(filter-out 1,$(DEVICES)),train.msrun --devices="$$DEVICES" --port="$$PORT",train.train) $(SETTINGS) $(START) $(FLAGS)
 
 eval: $(if $(call asked,preprocess train),$(call asked,preprocess train),$(if $(CHOSEN),.shards,install)) ## Score a checkpoint (CKPT=FILE, or the newest run's best)
-	$(RUN) train.evaluate $(OF_RUN) $(if $(CKPT),--eval.pretrained_model="$$CKPT") \
-		$(if $(SPLIT),--data_loader.eval.dataset.split="$$SPLIT") $(FLAGS)
+	$(RUN) $(if $(filter-out 1,$(DEVICES)),train.msrun --program=evaluate --devices="$$DEVICES" --port="$$PORT",train.evaluate) \
+		$(OF_RUN) $(if $(CKPT),--eval.pretrained_model="$$CKPT") \
+		$(if $(SPLIT),--data_loader.eval.dataset.split="$$SPLIT") \
+		$(if $(OUT),--eval.output_dir="$$OUT") $(FLAGS)
 
 infer: install ## Predict a video (VIDEO=FILE): top 5 classes, and a GIF with the label
 	$(RUN) train.infer $(OF_RUN) --infer.image_path="$$VIDEO" $(if $(OUT),--infer.output_dir="$$OUT") \
@@ -136,7 +139,8 @@ clean: ## Remove the sample, its ledgers and shards; runs and .venv stay
 # Errors that would stop training or evaluation are found before hours of decoding: those of the settings at once, and
 # those that need the ledgers after `make manifests`.
 CHECK = $(RUN) train.check $(SETTINGS) $(START) $(if $(CKPT),--ckpt="$$CKPT") \
-	$(if $(SPLIT),--data_loader.eval.dataset.split="$$SPLIT") $(if $(filter-out 1,$(DEVICES)),--devices="$$DEVICES") $(CHECKED_ARGS)
+	$(if $(SPLIT),--data_loader.eval.dataset.split="$$SPLIT") $(if $(OUT),--eval.output_dir="$$OUT") \
+	$(if $(filter-out 1,$(DEVICES)),--devices="$$DEVICES") $(CHECKED_ARGS)
 
 .checked: install
 	$(CHECK) $(if $(call asked,train),--for=train,--for=eval) >&2

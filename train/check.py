@@ -18,6 +18,8 @@ from pipeline.common.settings import Document
 from train.data.ledger_fit import check_ledgers
 from train.data.videos import class_names, count_classes
 from train.device.request import check_request
+from train.evaluation.plan import check_protocols
+from train.evaluation.protocols import protocols_of
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
 
@@ -94,7 +96,11 @@ def _check_evaluation(config: Config, document: Document, args: argparse.Namespa
     names = class_names(config) if args.with_ledgers else None  # before `make manifests` they may be out of date
     path = weights_of(args.ckpt or config.eval.pretrained_model, config, document, names)
     config = with_recorded_network(config, document, path)
-    check_writable(path.parent.parent if path.parent.name == "ckpt" else path.parent, "Move the checkpoint.")
+    check_protocols(protocols_of(config.eval.protocols, config.data_loader.eval.dataset), config)
+    folder = path.parent.parent if path.parent.name == "ckpt" else path.parent
+    check_writable(
+        Path(config.eval.output_dir or folder), "Give another folder with --eval.output_dir (make: OUT=DIR)."
+    )
     if not args.with_ledgers:
         return
     config = with_num_classes(config, lambda: count_classes(config))

@@ -39,7 +39,7 @@ from train.network.build import with_recorded_network
 from train.network.predictor import load_predictor
 from train.pictures.confusion import draw_confusion
 from train.runs.choose import config_of_run, has_best, weights_of
-from train.weights.compatibility import check_class_names
+from train.weights.compatibility import check_class_names, warn_if_seen_differently
 from train.weights.sealed_json import sha256
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
         predictor, facts = load_predictor(config, path)
         source = Evaluation(config, rank=world.rank, world=world.size)
         check_class_names(facts, source.videos.class_names, path, source.videos.name)
+        for clip in clips_of(source):
+            warn_if_seen_differently(facts, config, path, clip)
         if world.rank == 0:
             try_folder(folder)
         log.info("evaluating %s on %s, %d batches", path, source.videos.name, source.num_batches)
@@ -87,6 +89,18 @@ def main(argv: list[str] | None = None) -> int:
 def results_folder(path: Path) -> Path:
     """Where the results of a file of weights are: `eval` in its run folder, or beside the file."""
     return (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "eval"
+
+
+def clips_of(source: Evaluation) -> list[dict[str, int]]:
+    """The distinct `seq` and `frame_interval` of the clips that protocols take."""
+    options = source.config.data_loader.eval.dataset
+    clips = []
+    for _, protocol, _ in source.plan.counts:
+        interval = 1 if protocol.frames == "windows" else options.frame_interval
+        clip = {"seq": protocol.clip_len or options.seq, "frame_interval": interval}
+        if clip not in clips:
+            clips.append(clip)
+    return clips
 
 
 def names_of_classes(config: Config, facts: dict[str, Any], listed: Sequence[str]) -> list[str]:

@@ -286,5 +286,7 @@ def _value(hint: Any, value: Any, key: tuple[str, ...], document: Document, erro
     except MisfitError as misfit:
         got = parsed(value) if isinstance(value, Typed) else value
         problem = f"got {shown(got)}, expected {str(misfit) or type_name(hint)}"
-        errors.add(key, problem, got if isinstance(got, str) else "", choices(hint), list_all=False)
+        allowed = choices(hint)
+        words = [item for item in (got if isinstance(got, list) else [got]) if isinstance(item, str)]
+        errors.add(key, problem, next((word for word in words if word not in allowed), ""), allowed, list_all=False)
         return None

@@ -24,7 +24,12 @@ VERBS = {
     "train": ("train.train", {**SETTINGS, "WEIGHTS": "--train.pretrained_model"}),
     "eval": (
         "train.evaluate",
-        {**SETTINGS, "CKPT": "--eval.pretrained_model", "SPLIT": "--data_loader.eval.dataset.split"},
+        {
+            **SETTINGS,
+            "CKPT": "--eval.pretrained_model",
+            "SPLIT": "--data_loader.eval.dataset.split",
+            "OUT": "--eval.output_dir",
+        },
     ),
     "infer": (
         "train.infer",
@@ -153,8 +158,8 @@ def test_places_are_only_passed_when_given(folder):
 
 @pytest.mark.parametrize(
     ("words", "variable", "takers"),
-    [(["export", "OUT=x"], "OUT", "infer"), (["infer", "SPLIT=val"], "SPLIT", "eval"),
-     (["train", "FROM=x"], "FROM", "convert"), (["verify", "DEVICES=2"], "DEVICES", "train")],
+    [(["export", "OUT=x"], "OUT", "eval infer"), (["infer", "SPLIT=val"], "SPLIT", "eval"),
+     (["train", "FROM=x"], "FROM", "convert"), (["verify", "DEVICES=2"], "DEVICES", "train eval")],
 )  # fmt: skip
 def test_variable_that_no_verb_takes_is_refused(words, variable, takers, folder):
     made = run_make(folder, *words)
@@ -165,6 +170,7 @@ def test_variable_that_no_verb_takes_is_refused(words, variable, takers, folder)
 def test_devices_and_port_are_words_too(folder):
     words = run_make(folder, "train", "DEVICES=2;touch x", "PORT=`touch x`").words("train.msrun")
     assert words[:2] == ["--devices=2;touch x", "--port=`touch x`"] and not (folder / "x").exists()
+    assert run_make(folder, "eval", "DEVICES=3").words("train.msrun")[:2] == ["--program=evaluate", "--devices=3"]
 
 
 def test_only_the_asked_verb_prints_on_stdout(folder):

@@ -112,8 +112,15 @@ def test_unwritable_eval_folder_is_named(words, tmp_path, monkeypatch):
     monkeypatch.setattr(
         check.tempfile, "TemporaryDirectory", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only"))
     )
-    with pytest.raises(UserError, match=r"kept: cannot be written: Read-only\. Move the checkpoint\."):
+    with pytest.raises(UserError, match=r"kept: cannot be written: Read-only\. Give another folder"):
         check.main([*words, "--for=eval", f"--ckpt={run}"])
+
+
+def test_protocol_of_other_frames_is_refused(words):
+    message = refused(words, "--for=eval", f"--ckpt={CHECKPOINT}", "--eval.protocols=[one-clip, vmz-pt]")
+    assert "vmz-pt needs stored frames of (128, 174)" in message
+    with pytest.raises(UserError, match="nearest valid: torchvision-video"):
+        check.main([*words, "--for=eval", "--eval.protocols=[torchvision-vdeo]"])
 
 
 def test_checkpoint_of_other_classes_is_refused(words, tmp_path):

@@ -41,7 +41,9 @@ def note_exit_code() -> Iterator[None]:
         note.with_suffix(".code").write_text(str(code))
 
 
-def launch(program: list[str], *, devices: int, port: int, log_dir: Path) -> int:
+def launch(
+    program: list[str], *, devices: int, port: int, log_dir: Path, action: str = "Resume with --resume auto."
+) -> int:
     """Run a program once for each device with msrun, and wait until all have ended.
 
     Args:
@@ -49,6 +51,7 @@ def launch(program: list[str], *, devices: int, port: int, log_dir: Path) -> int
         devices: number of processes.
         port: TCP port where the processes meet.
         log_dir: for worker_<rank>.log and scheduler.log; the output of process 0 is also shown here.
+        action: what to do after a process crashed or was stopped.
 
     Returns:
         0; or the exit code of the first process that ended with another one; or 75 if one was killed or crashed.
@@ -83,7 +86,7 @@ def launch(program: list[str], *, devices: int, port: int, log_dir: Path) -> int
                     process.wait(timeout=0.2)
         for number, handler in before.items():
             signal.signal(number, handler)
-        return _exit_code(process.returncode, Path(folder), received, log_dir)
+        return _exit_code(process.returncode, Path(folder), received, log_dir, action)
 
 
 def check_port(port: int) -> None:
@@ -104,7 +107,7 @@ def check_port(port: int) -> None:
             raise UserError(f"--port: {port} cannot be used: {error.strerror}. {action}") from None
 
 
-def _exit_code(of_msrun: int, notes: Path, received: list[int], log_dir: Path) -> int:
+def _exit_code(of_msrun: int, notes: Path, received: list[int], log_dir: Path, action: str) -> int:
     """The exit code of this command; prints the reason and what to do next.
 
     Args:
@@ -112,6 +115,7 @@ def _exit_code(of_msrun: int, notes: Path, received: list[int], log_dir: Path) -
         notes: where the processes wrote their exit codes.
         received: signals that were passed on to the processes.
         log_dir: where the processes' logs are.
+        action: what to do after a process crashed or was stopped.
     """
     if of_msrun == 0:
         return EXIT_OK
@@ -122,11 +126,10 @@ def _exit_code(of_msrun: int, notes: Path, received: list[int], log_dir: Path) -
         return EXIT_SIGINT if received[-1] == signal.SIGINT else EXIT_SIGTERM
     if not code:
         print(
-            f"error: One process crashed or was killed, so all were stopped. See {log_dir}/*.log. "
-            "Resume with --resume auto.",
+            f"error: One process crashed or was killed, so all were stopped. See {log_dir}/*.log. {action}",
             file=sys.stderr,
         )
         return EXIT_RETRY
-    action = "Resume with --resume auto." if code in _SAVED else "Fix the error there and run this command again."
+    action = action if code in _SAVED else "Fix the error there and run this command again."
     print(f"Process {rank} ended with exit code {code}. See {log_dir}/worker_{rank}.log. {action}", file=sys.stderr)
     return code

@@ -9,6 +9,8 @@ from typing import Any
 
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess, differences
+from pipeline.common.settings import to_plain
+from train.experiment.sections import Config
 from train.weights import checkpoint
 from train.weights.files import read_safetensors
 from train.weights.mindir import read_facts
@@ -73,6 +75,55 @@ def warn_if_preprocessed_differently(facts: dict[str, Any], settings: Preprocess
             "warning: %s: These weights were trained with different preprocessing. Which keys differ was not saved.",
             path,
         )
+
+
+def warn_if_seen_differently(facts: dict[str, Any], config: Config, path: Path, clip: dict[str, int]) -> None:
+    """Warn if weights were trained to see other clips than they get now, and name the keys; or if they name no classes.
+
+    Args:
+        facts: what was saved with the weights; what they lack is not compared.
+        config: its `model` and `data_loader.eval` are used.
+        path: the weights.
+        clip: `seq` and `frame_interval` of the clips that they get.
+    """
+    different = [
+        f"{key}: {here} here, {there} there"
+        for key, (here, there) in _seen(facts, config, clip).items() if there is not None and to_plain(here) != there
+    ]  # fmt: skip
+    if different:
+        log.warning(
+            "warning: %s: These weights were trained to see other clips. %s. Results are lower than they could be.",
+            path, "; ".join(different),
+        )  # fmt: skip
+    if not facts.get("classes"):
+        log.warning(
+            "warning: %s: These weights do not name their classes, so they cannot be compared with the ledger's.", path
+        )
+
+
+def _seen(facts: dict[str, Any], config: Config, clip: dict[str, int]) -> dict[str, tuple[Any, Any]]:
+    """What decides the input of a network, by key: now, and as recorded with weights (None: not recorded)."""
+    views, exported = _of(facts, "views"), _of(facts, "normalisation")
+    options = _of(views, "dataset") or {
+        "seq": _of(facts, "clip").get("num_frames"), "frame_interval": _of(facts, "clip").get("interval"),
+    }  # fmt: skip
+    network = _of(facts, "network") or _of(facts, "model")
+    seen = {f"data_loader.eval.dataset.{key}": (value, options.get(key)) for key, value in clip.items()}
+    recorded = {each.get("type"): each for each in _of(views, "map").get("operations") or [] if isinstance(each, dict)}
+    for operation in config.data_loader.eval.map.operations or ():
+        there = recorded.get(operation.type, {})
+        for key in ("size", "mean", "std"):
+            if getattr(operation, key) is not None:
+                seen[f"data_loader.eval.map.{operation.type}.{key}"] = (
+                    getattr(operation, key), there.get(key, exported.get(key)),
+                )  # fmt: skip
+    seen["model.bn_eps"] = (config.model.bn_eps, network.get("bn_eps"))
+    return seen
+
+
+def _of(record: dict[str, Any], key: str) -> dict[str, Any]:
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _pixels(recipe: dict[str, Any]) -> str:

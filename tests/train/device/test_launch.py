@@ -56,7 +56,7 @@ def test_first_process_that_fails_gives_the_exit_code(
         leave(tmp_path, rank, code, monkeypatch)
         os.utime(tmp_path / f"{rank}.code", ns=(rank, rank))
         assert (tmp_path / f"{rank}.pid").read_text() == str(os.getpid())
-    assert _exit_code(of_msrun, tmp_path, asked, Path("logs")) == expected
+    assert _exit_code(of_msrun, tmp_path, asked, Path("logs"), "Resume with --resume auto.") == expected
     printed = capsys.readouterr().err
     assert said in printed and bool(said) == bool(printed)
 

@@ -7,7 +7,13 @@ import pytest
 
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess
-from train.weights.compatibility import check_class_names, warn_if_preprocessed_differently
+from pipeline.common.settings import to_plain
+from train.experiment.sections import Config
+from train.weights.compatibility import (
+    check_class_names,
+    warn_if_preprocessed_differently,
+    warn_if_seen_differently,
+)
 
 PATH = Path("runs/x/ckpt/best.ckpt")
 
@@ -47,3 +53,49 @@ def test_frames_of_another_recipe_are_warned_of(facts, said, caplog):
     with caplog.at_level(logging.WARNING):
         warn_if_preprocessed_differently(facts, Preprocess(), PATH)
     assert said in caplog.text if said else not caplog.records
+
+
+def recorded(**changes):
+    """What a checkpoint records of its input, as train/weights/record.py writes it."""
+    config = Config()
+    operations = [
+        {key: value for key, value in each.items() if value is not None}
+        for each in to_plain(config.data_loader.eval.map)["operations"]
+    ]
+    dataset = {"seq": 16, "seq_mode": "uniform", "frame_interval": 1}
+    views = {"dataset": dataset, "map": {"operations": operations}}
+    return {"classes": ["a"], "network": {"bn_eps": 1e-5}, "views": views, **changes}
+
+
+CLIP = {"seq": 16, "frame_interval": 1}
+
+
+def test_other_clips_are_a_warning_that_names_keys(caplog):
+    warn_if_seen_differently(recorded(), Config(), Path("w"), CLIP)
+    assert caplog.text == ""
+    facts = recorded(network={"bn_eps": 1e-3})
+    for operation in facts["views"]["map"]["operations"]:
+        if operation["type"] == "VideoNormalize":
+            operation |= {"mean": [0, 0, 0], "std": [1, 1, 1]}
+        if operation["type"] == "VideoCenterCrop":
+            operation["size"] = [56, 56]
+    warn_if_seen_differently(facts, Config(), Path("w.ckpt"), {"seq": 8, "frame_interval": 2})
+    (record,) = caplog.records
+    for text in ("w.ckpt", "dataset.seq: 8 here, 16 there", "frame_interval: 2 here, 1 there", "VideoNormalize.mean",
+                 "VideoNormalize.std", "VideoCenterCrop.size: (112, 112) here, [56, 56] there",
+                 "model.bn_eps: 1e-05 here, 0.001 there"):  # fmt: skip
+        assert text in record.getMessage()
+
+
+def test_weights_without_names_or_record_say_so(caplog):
+    warn_if_seen_differently({}, Config(), Path("w"), CLIP)
+    assert [record.getMessage() for record in caplog.records] == [
+        "warning: w: These weights do not name their classes, so they cannot be compared with the ledger's."
+    ]
+    caplog.clear()
+    exported = {"classes": ["a"], "clip": {"num_frames": 8, "interval": 1}, "normalisation": {"mean": [0.5] * 3}}
+    warn_if_seen_differently(exported, Config(), Path("w"), CLIP)
+    assert "seq: 16 here, 8 there" in caplog.text and "VideoNormalize.mean" in caplog.text
+    caplog.clear()
+    warn_if_seen_differently(recorded(views=3, network="x"), Config(), Path("w"), CLIP)  # a damaged record
+    assert caplog.text == ""
