@@ -11,9 +11,12 @@ folder `eval` of the checkpoint's run (or `eval.output_dir`): summary.json, vide
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from mindspore import Tensor
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK
@@ -69,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     with StopRequests():  # Ctrl-C ends with 130 and a line; MindSpore's own handler would answer with 143 and none
         start_device(config)
         world = join_world(config)
-        predictor, facts = load_predictor(config, path)
         source = Evaluation(config, rank=world.rank, world=world.size)
+        predictor, facts = load_for(source, path)
         check_class_names(facts, source.videos.class_names, path, source.videos.name)
         for clip in clips_of(source):
             warn_if_seen_differently(facts, config, path, clip)
@@ -84,6 +87,16 @@ def main(argv: list[str] | None = None) -> int:
             names = names_of_classes(config, facts, source.videos.class_names)
             _print_and_write(folder, path, config, source, results, names)
     return EXIT_OK
+
+
+def load_for(source: Evaluation, path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    """`load_predictor` for the clips of every protocol; an exported file takes one clip length only."""
+    config = source.config
+    seen = [replace(config, data_loader=replace(config.data_loader, eval=each.loader)) for each in source.plan.passes]
+    if path.suffix == ".mindir":
+        for other in seen[1:]:
+            load_predictor(other, path)
+    return load_predictor(seen[0], path)
 
 
 def results_folder(path: Path) -> Path:

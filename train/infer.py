@@ -25,7 +25,7 @@ from pipeline.shards.encoding import frames_of
 from train.data.timeline import Timeline
 from train.data.videos import class_names, count_classes
 from train.device.select import start_device
-from train.evaluation.scoring import video_scores
+from train.evaluation.scoring import as_evaluated, video_scores
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
 from train.network.build import with_recorded_network
@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     config = with_recorded_network(config, document, path)
     config = with_num_classes(config, lambda: count_classes(config) or saved_classes(path))
     start_device(config)
+    config = as_evaluated(config)
     predictor, facts = load_predictor(config, path)
     probabilities = video_scores(predictor, frames, timeline, config)
     names = facts.get("classes") or _frozen_names(config)

@@ -192,8 +192,9 @@ def test_commands_are_understood(path, folder, monkeypatch):
             if words[:1] != ["-m"] or words[1] == "pipeline.common.cli" or words[1].split(".")[0] not in STAGES:
                 continue
             module, argv = words[1], [word.replace("=mine.yaml", f"={CONFIGS}/r2plus1d18.yaml") for word in words[2:]]
-            if module == "train.msrun":  # the words after its own are for train.train
-                module, argv = "train.train", argv[2:]
+            if module == "train.msrun":  # the words after its own are for another command
+                evaluates = argv[0] == "--program=evaluate"
+                module, argv = ("train.evaluate", argv[3:]) if evaluates else ("train.train", argv[2:])
             try:
                 importlib.import_module(module).main(argv)
                 pytest.fail(f"{command}: {module} began to work")

@@ -51,7 +51,7 @@ def words(made, monkeypatch):
     return ["-c", str(config), "--context.mode=1", f"--eval.pretrained_model={weights}"]
 
 
-def worker() -> int:
+def evaluation() -> int:
     """What `launch` starts several times: an evaluation of the tiny network."""
     predictor.build_network = lambda _settings: TinyNetwork()
     return evaluate.main(sys.argv[1:])
@@ -119,7 +119,7 @@ def test_names_are_those_of_the_weights_without_labels(words, tmp_path, capsys, 
     assert predicted <= {"clapping", "jumping", "running"}
 
 
-def start(module: str, words: list[str]) -> subprocess.Popen:
+def start_program(module: str, words: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{HELPERS}"}
     return subprocess.Popen([sys.executable, module, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)  # fmt: skip
@@ -129,7 +129,7 @@ def start(module: str, words: list[str]) -> subprocess.Popen:
 def test_interrupt_ends_with_130_and_a_word(words, tmp_path):
     path = ROOT / "tests/train/test_evaluate.py"
     many = ["--eval.protocols=[views-10x3]", "--data_loader.eval.dataset.batch_size=1", "--context.mode=0"]
-    with start(str(path), [*words, *many, f"--eval.output_dir={tmp_path}"]) as process:
+    with start_program(str(path), [*words, *many, f"--eval.output_dir={tmp_path}"]) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "step:[" in line:
@@ -155,7 +155,7 @@ def test_three_processes_have_the_counts_of_one(words, tmp_path, monkeypatch):
             assert code == EXIT_OK, (tmp_path / "logs" / "worker_0.log").read_text()
             time.sleep(1)  # until the port is free
         else:
-            with start(program, [*words, *more]) as process:
+            with start_program(program, [*words, *more]) as process:
                 assert process.wait(timeout=200) == EXIT_OK
         folders = sorted(out.iterdir())
         assert len(folders) == 3
@@ -170,4 +170,4 @@ def test_three_processes_have_the_counts_of_one(words, tmp_path, monkeypatch):
 
 if __name__ == "__main__":
     with launch.note_exit_code():
-        cli.run(worker)
+        cli.run(evaluation)

@@ -33,8 +33,8 @@ def test_pixels_are_those_of_a_shard(tmp_path, codec):
     task = Task(tmp_path / "train-00000-of-00001.h5", "train", (PlannedVideo("a", "a.mp4"),))
     with Decoder(settings) as decoder:
         write_shard(task, settings, Store(tmp_path), decoder, lambda _outcome: None)
-    frames, fps = infer.decode_video(path, replace(settings, data_root=str(tmp_path / "elsewhere")))
-    assert fps == 15.0
+    frames, fps, timeline = infer.decode_video(path, replace(settings, data_root=str(tmp_path / "elsewhere")))
+    assert fps == 15.0 and [values.tolist() for values in timeline] == [[30], [30.0], [15], [15.0]]
     np.testing.assert_array_equal(frames, ShardReader(task.path).frames(0))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from mindspore import Tensor
@@ -116,6 +117,14 @@ def combine(scores: list[Scores], add_up: Callable[[NDArray[np.float64]], NDArra
             values[...] = add_up(values.astype(np.float64))
 
 
+def as_evaluated(config: Config) -> Config:
+    """The settings with the clip length of the first of `eval.protocols`."""
+    loader = config.data_loader.eval
+    protocol = next(iter(protocols_of(config.eval.protocols, loader.dataset).values()))
+    dataset = replace(loader.dataset, seq=protocol.clip_len or loader.dataset.seq)
+    return replace(config, data_loader=replace(config.data_loader, eval=replace(loader, dataset=dataset)))
+
+
 def video_scores(
     predict: Callable[[Tensor], Tensor], frames: NDArray[np.uint8], timeline: Timeline, config: Config
 ) -> NDArray[np.float64]:
@@ -134,15 +143,16 @@ def video_scores(
     name = next(iter(protocols))
     check_protocols({name: protocols[name]}, config)
     plan = make_plan({name: protocols[name]}, config, timeline, np.zeros(1, np.int64), "this file")
-    scores = [Scores(1, config.model.classes, count.protocol.average) for count in plan.counts]
+    probabilities = []
     for each in plan.passes:
-        clips = _clips_of(frames, each, timeline)
-        logits = predict(Tensor(clips)).asnumpy()
-        unlabelled, video = np.full(len(clips), -1, np.int32), np.zeros(len(clips), np.int64)
+        logits = predict(Tensor(_clips_of(frames, each, timeline))).asnumpy()
+        unlabelled, video = np.full(len(logits), -1, np.int32), np.zeros(len(logits), np.int64)
         for count, times in each.times.items():
             used = times > 0
-            scores[count].add(logits[used], unlabelled[used], video[used], times[used])
-    return np.mean([each.probabilities()[0] for each in scores], axis=0)
+            scores = Scores(1, logits.shape[1], plan.counts[count].protocol.average)
+            scores.add(logits[used], unlabelled[used], video[used], times[used])
+            probabilities.append(scores.probabilities()[0])
+    return np.mean(probabilities, axis=0)
 
 
 def _clips_of(frames: NDArray[np.uint8], planned: Pass, timeline: Timeline) -> NDArray[np.uint8]:

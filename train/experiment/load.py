@@ -89,6 +89,11 @@ def without_effect(config: Config) -> list[str]:
             )
         if loader.dataset.shuffle_shards and not loader.dataset.shuffle:
             lines.append(f"data_loader.{name}.dataset.shuffle_shards: has no effect without shuffle: true")
+        if name == "eval" and config.eval.protocols:
+            lines += [
+                f"data_loader.eval.dataset.{key}: has no effect with eval.protocols, which say how many are taken"
+                for key in ("num_clips", "num_crops") if getattr(loader.dataset, key) != 1
+            ]  # fmt: skip
         if loader.map.input_columns != ("video",):
             lines.append(f"data_loader.{name}.map.input_columns: has no effect; operations always act on the video")
     return lines

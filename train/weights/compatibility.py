@@ -108,7 +108,9 @@ def _seen(facts: dict[str, Any], config: Config, clip: dict[str, int]) -> dict[s
         "seq": _of(facts, "clip").get("num_frames"), "frame_interval": _of(facts, "clip").get("interval"),
     }  # fmt: skip
     network = _of(facts, "network") or _of(facts, "model")
-    seen = {f"data_loader.eval.dataset.{key}": (value, options.get(key)) for key, value in clip.items()}
+    seen: dict[str, tuple[Any, Any]] = {
+        f"data_loader.eval.dataset.{key}": (value, options.get(key)) for key, value in clip.items()
+    }
     recorded = {each.get("type"): each for each in _of(views, "map").get("operations") or [] if isinstance(each, dict)}
     for operation in config.data_loader.eval.map.operations or ():
         there = recorded.get(operation.type, {})

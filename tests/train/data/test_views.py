@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from pipeline.decoding.resample import kept_frames
 from train.data.timeline import Timeline
 from train.data.views import Views
+from train.evaluation.protocols import source_frames
 from train.experiment.sections import Dataset, Loader
 from train.experiment.transforms import standard_map
 
@@ -53,6 +55,23 @@ def test_random_clips_differ_in_a_video_and_by_epoch():
     assert len(set(starts)) > 10
     others = [tuple(each[0][0] for each in cut(chosen, list(range(40, 45)), 20, epoch)) for epoch in range(20)]
     assert sum(one == other for one, other in zip(starts, others, strict=True)) < 4
+
+
+def test_random_windows_are_torchvisions_of_the_source():
+    frames, rate = 260, 30000 / 1001
+    kept, _ = kept_frames(frames, rate, 15)
+    timeline = Timeline(*(np.full(400, value) for value in (frames, rate, len(kept), 15.0)))
+    loader = Loader(Dataset(seq_mode="random", num_clips=5), standard_map(STORED, "random"))
+    new, old = (Views(loader, STORED, 0, 15.0) for _ in range(2))
+    old.clip_policy = 1
+    cuts, samples = new.cuts(np.arange(400), timeline), range(400)
+    windows = source_frames("torchvision-video", frames, rate, num_clips=130 - 16 + 1)  # each window once
+    shown = {tuple(kept[list(cuts.frames[sample])].tolist()) for sample in samples}
+    assert shown <= set(map(tuple, windows)) and len(shown) > 90
+    before = old.cuts(np.arange(400), timeline).frames
+    assert (before[:, 0].max(), cuts.frames[:, 0].max()) == (len(kept) - 16, 130 - 16)  # 131 frames are stored
+    short = Timeline(*(np.full(5, value) for value in (6, 7.5, 6, 7.5)))  # 12 frames of 15 a second
+    assert new.cuts(np.arange(5), short).frames[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 0, 1, 1]
 
 
 def test_a_view_is_a_function_of_seed_epoch_and_sample():

@@ -52,7 +52,7 @@ def source_of(config, *names: str, **options: int) -> Evaluation:
     return Evaluation(replace(config, eval=replace(config.eval, protocols=names)), **options)
 
 
-def same(one, other) -> bool:
+def same_result(one, other) -> bool:
     arrays = ("probabilities", "losses", "views")
     equal = [np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True) for name in arrays]
     return one.name == other.name and one.summary == other.summary and all(equal)
@@ -73,7 +73,7 @@ def test_one_pass_has_the_bits_of_single_passes(config, predict):
     for result in together:
         alone = source_of(config, result.name)
         (expected,) = results_of(alone, score(counting, alone))
-        assert same(result, expected), result.name
+        assert same_result(result, expected), result.name
     assert in_one < sum(clips)
     counts = {result.name: result.summary["num_clips"] for result in together}
     assert counts == {
@@ -97,7 +97,7 @@ def test_processes_share_the_videos_exactly(config, predict, world):
     sums = iter(zip(*others, strict=True))
     combine(parts[0], lambda values: values + sum(each.astype(np.float64) for each in next(sums)))
     results = results_of(sources[0], parts[0])
-    assert all(same(result, other) for result, other in zip(results, expected, strict=True))
+    assert all(same_result(result, other) for result, other in zip(results, expected, strict=True))
 
 
 def test_more_processes_than_videos_is_no_error(config, predict):

@@ -19,7 +19,7 @@ def test_clips_are_torchvisions_in_all_160_cases(protocol):
         assert clips == case["source_frame_of_clips"], case
 
 
-def test_vmz_spreads_ten_clips_and_repeats_short_videos():
+def test_vmz_spreads_ten_clips_and_loops_short_videos():
     starts = [clip[0] for clip in source_frames("vmz", 100, 15, num_clips=10)]
     assert starts == [i * (100 - 16) // 9 for i in range(10)]
     assert source_frames("vmz", 10, 15, num_clips=1) == [[*range(10), *range(6)]]

@@ -36,7 +36,7 @@ def scored(name: str = "one-clip", labelled: bool = True, num_videos: int = 60):
     return SimpleNamespace(videos=videos, plan=plan, config=Config()), scores
 
 
-def rows_of(path) -> list[dict[str, str]]:
+def csv_rows(path) -> list[dict[str, str]]:
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -78,7 +78,7 @@ def test_files_hold_what_was_scored(tmp_path):
     assert {path.name for path in (tmp_path / "r").iterdir()} == {
         "summary.json", "videos.csv", "classes.csv", "confusion.csv", "scores.npz"
     }  # fmt: skip
-    rows = rows_of(tmp_path / "r" / "videos.csv")
+    rows = csv_rows(tmp_path / "r" / "videos.csv")
     assert len(rows) == 60 and rows[1]["label"] == "" and rows[1]["loss"] == "" and rows[1]["predicted_1"] in NAMES
     assert rows[2]["views"] == "0" and rows[2]["predicted_1"] == "" and rows[2]["label"] in NAMES
     right = sum(row["label_id"] == row["predicted_id_1"] for row in rows)
@@ -87,7 +87,7 @@ def test_files_hold_what_was_scored(tmp_path):
     with np.load(tmp_path / "r" / "scores.npz") as arrays:
         assert np.array_equal(arrays["probabilities"], result.probabilities)
         assert arrays["class_names"].tolist() == NAMES and arrays["video_ids"].tolist() == source.videos.video_ids
-    classes = rows_of(tmp_path / "r" / "classes.csv")
+    classes = csv_rows(tmp_path / "r" / "classes.csv")
     assert sum(int(row["correct"]) for row in classes) == right and classes[6]["accuracy"] == ""
     with open(tmp_path / "r" / "confusion.csv", newline="") as file:
         table = list(csv.reader(file))
@@ -120,7 +120,7 @@ def test_another_setting_never_replaces_a_result(tmp_path):
     assert folder_for(tmp_path, "best-one-clip-val", {"seed": 0}).name == "best-one-clip-val-4"
 
 
-def test_table_has_the_published_numbers_of_400_classes():
+def test_table_has_published_numbers_of_400_classes():
     source, scores = scored("torchvision-video")
     header, row = table_of(results_of(source, [scores]))
     assert header.split()[:3] == ["protocol", "top-1", "95"] and row.startswith("torchvision-video")

@@ -25,6 +25,7 @@ from pipeline.common.settings import Document, SettingsError, to_plain
 from train import evaluate, export, infer, train
 from train.data.clip_batches import ClipBatches
 from train.data.loader import iterate
+from train.data.timeline import Timeline
 from train.data.videos import read_videos
 from train.device import select
 from train.device.processes import World
@@ -182,7 +183,7 @@ def complaint(command) -> Callable:
     """The error of a command that cannot continue."""
 
     def observe(config: Config, words: list[str], patch: pytest.MonkeyPatch):
-        patch.setattr(infer, "decode_video", lambda *_: (None, 15))
+        patch.setattr(infer, "decode_video", lambda *_: (None, 15, None))
         with pytest.raises(UserError) as caught:
             command.main(words)
         return str(caught.value)
@@ -192,7 +193,8 @@ def complaint(command) -> Callable:
 
 def picture(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     frames = np.zeros((20, 16, 20, 3), np.uint8)
-    patch.setattr(infer, "decode_video", lambda *_: (frames, 15))
+    timeline = Timeline(np.array([40]), np.array([30.0]), np.array([20]), np.array([15.0]))
+    patch.setattr(infer, "decode_video", lambda *_: (frames, 15, timeline))
     predict = lambda clips: ms.Tensor(np.zeros((len(clips), 6), np.float32))  # noqa: E731
     patch.setattr(infer, "load_predictor", lambda *_: (predict, {}))
     patch.setattr(infer, "with_recorded_network", lambda config, *_: config)

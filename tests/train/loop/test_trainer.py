@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -124,6 +125,23 @@ def test_interrupted_training_sees_same_clips_and_bits(config, tmp_path, seen, m
     assert steps == [1, 2, 3, 4, 5, 6, 7, 8, 8]  # each once, and the evaluation
     state = json.loads((folder / f"{LAST}.json").read_text())
     assert state["epoch"] == 2 and state["best"] >= 0
+
+
+@pytest.mark.parametrize(("saved", "policy"), [({}, 1), ({"clip_policy": 1}, 1), ({"clip_policy": 2}, 2)])
+def test_run_of_an_old_clip_policy_is_resumed_under_it(config, monkeypatch, saved, policy):
+    options = {"data_loader.train.dataset.seq_mode": "random", "data_loader.train.dataset.num_clips": "2"}
+    training = trainer.Trainer(load_config(Document(config, options)), World(), None)
+    assert training.source.views.clip_policy == 2
+    state = {**training._clip_settings(), "step": 3, "epoch": 0, "best": 0.5, **saved}
+    monkeypatch.setattr(trainer.checkpoint, "load", lambda *_: state)
+    training.resume([Path("x.ckpt")])
+    assert training.source.views.clip_policy == policy
+    written = {}
+    monkeypatch.setattr(trainer.checkpoint, "save", lambda *given: written.update(given[-1]))
+    monkeypatch.setattr(trainer.checkpoint, "prune", lambda *_: None)
+    training.run = SimpleNamespace(checkpoints=Path("."))
+    training.save()
+    assert written["clip_policy"] == policy
 
 
 def test_stop_in_evaluation_resumes_with_evaluation(config, tmp_path, monkeypatch):
