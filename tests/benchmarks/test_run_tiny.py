@@ -16,6 +16,11 @@ NO_TORCH = ["--torch-python", shutil.which("false") or "false"]  # the arm is le
 
 # The words of each run, the beginning of each row of its table, and how many numbers the row has at least.
 RUNS = {
+    "bench_evaluate": (
+        ["--videos", "50", "--rounds", "1", "--tiny"],
+        {"  views of 50 videos  ": 2, "  results of 50 videos, 400 classes  ": 2,
+         "  evaluation / bare forward, clips/s  ": 3},
+    ),
     "bench_loader": (
         ["--rounds", "1", "--videos", "16", *NO_TORCH],
         {
