@@ -16,6 +16,12 @@ def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
+def mean_loss(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
+    """The mean cross-entropy of the labelled of N logits (N, K); NaN when none is labelled."""
+    known = labels >= 0
+    return float(-log_softmax(logits[known])[np.arange(known.sum()), labels[known]].mean()) if known.any() else np.nan
+
+
 def topk_correct(scores: NDArray, labels: NDArray[np.int32], k: int) -> NDArray[np.bool_]:
     """(N,) whether the label is among the k best scores.
 

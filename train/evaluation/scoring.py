@@ -15,7 +15,7 @@ from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate
 from train.data.timeline import Timeline
 from train.data.videos import check_classes, read_videos
-from train.evaluation.metrics import Scores
+from train.evaluation.metrics import Scores, mean_loss
 from train.evaluation.plan import Pass, check_protocols, make_plan
 from train.evaluation.protocols import protocols_of
 from train.experiment.sections import Config
@@ -82,8 +82,8 @@ def score(predict: Callable[[Tensor], Tensor], source: Evaluation, on_step: OnSt
     Args:
         predict: uint8 clips (N, T, H, W, 3) -> logits (N, K).
         source: the split's batches.
-        on_step: called after each batch with its number, its views, their mean loss for the first protocol (NaN when
-            none is labelled), that protocol's scores so far and the batch's seconds.
+        on_step: called after each batch with its number, its views, their mean loss (NaN when none is labelled), the
+            scores so far of the first protocol that takes clips of this length, and the batch's seconds.
 
     Returns:
         The scores for each of `source.plan.counts`.
@@ -94,13 +94,13 @@ def score(predict: Callable[[Tensor], Tensor], source: Evaluation, on_step: OnSt
         real = samples >= 0
         logits, labels, samples = predict(Tensor(clips)).asnumpy()[real], labels[real], samples[real]
         videos = views_of_pass.views.video_of(samples)
-        losses = {}
         for count, times in views_of_pass.times.items():
             used = times[samples] > 0
-            losses[count] = scores[count].add(logits[used], labels[used], videos[used], times[samples[used]])
+            scores[count].add(logits[used], labels[used], videos[used], times[samples[used]])
         now = time.perf_counter()
         if on_step is not None:
-            on_step(number, len(samples), losses.get(0, float("nan")), scores[0], now - began)
+            first = min(views_of_pass.times)
+            on_step(number, len(samples), mean_loss(logits, labels), scores[first], now - began)
         began = now
     return scores
 
@@ -172,7 +172,7 @@ def log_step(source: Evaluation) -> OnStep:
     def on_step(number: int, num_views: int, loss: float, scores: Scores, seconds: float) -> None:
         running = scores.of_clips()
         names = {"Loss": "loss", "Top_1_Accuracy": "clip_top1", "Top_5_Accuracy": "clip_top5"}
-        of_loss = f", loss:[{loss:.3f}/{running['loss']:.3f}]" if running else ""
+        of_loss = f", loss:[{'-' if np.isnan(loss) else f'{loss:.3f}'}/{running['loss']:.3f}]" if running else ""
         log.info(
             "step:[%5d/%5d], metrics:%s%s, time:%.3f ms, %.1f clips/s",
             number + 1, source.num_batches,
