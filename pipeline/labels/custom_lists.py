@@ -59,18 +59,31 @@ def read_list(path: Path, encoding: str, settings: Preprocess, bad_values: list[
     return table, f"list of path and label_id, {len(set(labels))} classes named by {source}"
 
 
-def own_videos(raw: pd.DataFrame, settings: Preprocess, bad_values: list[BadValue]) -> pd.DataFrame:
-    """Check rows that name a file; if all files are named like Kinetics segments, the rows are Kinetics rows."""
+def own_videos(
+    raw: pd.DataFrame, settings: Preprocess, bad_values: list[BadValue], *, from_folders: bool = False
+) -> pd.DataFrame:
+    """Check rows that name a file; if all files are named like Kinetics segments, the rows are Kinetics rows.
+
+    An empty split is that of the path's first folder; `made_split` makes one where no row has any.
+
+    Args:
+        raw: columns path, label, split, file, row.
+        settings: where the videos are.
+        bad_values: gets every value that breaks a rule.
+        from_folders: the rows are those of class folders, so an empty split is one that is to be made.
+    """
     root = str(Path(settings.data_root).resolve()) + "/"
     raw = raw.copy()
     raw["path"] = [posixpath.normpath(path.strip().removeprefix(root)) if path.strip() else "" for path in raw["path"]]
-    first = raw["path"].str.split("/").str[0]
-    raw["split"] = raw["split"].where(raw["split"].ne("") | ~first.isin(SPLITS), first)
+    if not from_folders:
+        first = raw["path"].str.split("/").str[0]
+        raw["split"] = raw["split"].where(raw["split"].ne("") | ~first.isin(SPLITS), first)
     unlabelled = raw["split"].eq("test")
+    unsplit = from_folders or raw["split"].eq("").all()
     rules = {
         "path": expect("a path inside data_root", lambda path: inside(path) & full_matches(r"[^\x00-\x1f]+", path)),
         "label": expect("a label", lambda label: label.ne("") | unlabelled),
-        "split": expect(SPLIT_RULE, lambda split: split.isin(SPLITS)),
+        "split": expect(SPLIT_RULE, lambda split: split.isin(SPLITS) | split.eq("") & unsplit),
     }
     schema = pa.DataFrameSchema({name: pa.Column(None, rule) for name, rule in rules.items()})
     bad_values += collect(schema, raw, raw["file"].iloc[0], raw["row"].to_list())
@@ -86,7 +99,7 @@ def own_videos(raw: pd.DataFrame, settings: Preprocess, bad_values: list[BadValu
         rule = "a name whose end time is after its start time"
         backwards = table[table["time_end"].le(table["time_start"])]
         bad_values += [BadValue(row.file, row.row, "path", row.path, rule) for row in backwards.itertuples()]
-        return table.assign(path="")
+        return table
     table["youtube_id"], table["time_start"], table["time_end"] = "", 0, 0
     table["video_id"] = [re.sub(r"[^\w.-]", "_", posixpath.splitext(path)[0]) for path in table["path"]]
     _one_file_an_id(table, bad_values)

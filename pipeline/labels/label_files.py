@@ -2,14 +2,15 @@
 
 Kinetics: CSVs of ActivityNet's crawler (K400 with `is_cc`, K600), DeepMind's tarballs (`validate.csv`), CVDF's
 `annotations/`, K700.  A byte-order mark, CRLF, quotes, `;` or tabs, float times, and a test split without labels are
-all accepted.  Own videos: CSVs of `path,label` and lists of `path label_id` (custom_lists.py).
+all accepted.  Own videos: CSVs of `path,label`, lists of `path label_id` (custom_lists.py), or class folders.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.common.recipe import SPLITS, Preprocess
+from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import BadValue, InputError
+from pipeline.common.text import some
+from pipeline.labels.class_folders import read_class_folders
 from pipeline.labels.class_ids import class_ids
 from pipeline.labels.custom_lists import is_list, other_numbering, own_videos, read_list
+from pipeline.labels.find_files import FORMS, columns, find_label_files, head
 from pipeline.labels.kinetics import kinetics_rows, release_of, shared_ids
+from pipeline.labels.made_split import fill_splits, listing_path
 from pipeline.labels.split_words import SPLIT_WORDS, split_of
 
-FORMS = "columns youtube_id,time_start,time_end and label (no label in a test split), or path,label"
-_DELIMITERS = ",;\t"
 _TOO_LONG = re.compile(r"Expected (?P<expected>\d+) fields in line (?P<line>\d+), saw (?P<got>\d+)")  # pandas' words
 
 
@@ -35,108 +38,142 @@ class Labels:
 
     Attributes:
         table: one row a video: video_id, youtube_id, time_start, time_end, label, label_id, split, path.  `path` is
-            empty in Kinetics; for own videos it is the file.
+            empty in Kinetics' label files; for own videos it is the file.
         kinetics: whether videos are identified by YouTube id and times; otherwise by path.
         verdict: what was recognised, in words.
         warnings: what is unusual but usable.
+        listing: the label CSV that must be written to `made_split.listing_path`, because it keeps the splits that were
+            made here: path, label, split.  None: there is nothing new to keep.
     """
 
     table: pd.DataFrame
     kinetics: bool
     verdict: list[str]
     warnings: list[str]
+    listing: pd.DataFrame | None = None
 
 
-def load_labels(settings: Preprocess) -> Labels:
-    """Find, read and join the label files of a dataset.
+def load_labels(settings: Preprocess, videos: Sequence[str] = ()) -> Labels:
+    """Find, read and join the label files of a dataset; without one, class folders name the labels.
+
+    Args:
+        settings: where label files are, and how a split is made.
+        videos: every video file, relative to data_root.
 
     Raises:
         InputError: there are none, a column is missing, or rows are wrong or contradict each other (all such rows
             of all files are listed).
     """
     paths, searched = find_label_files(settings)
+    listed = listing_path(settings)
+    if not paths and not videos and listed.is_file():
+        paths = [listed]  # the videos are gone, or data_root is not set
+    if not paths and not settings.data_root:
+        raise InputError("preprocess.data_root and preprocess.labels are not set. Set --preprocess.data_root=FOLDER.")
+    if not paths and not videos:
+        raise InputError(
+            f"{settings.data_root}: no label CSV here or in annotations/, and no video. Name CSV files with {FORMS} in "
+            "preprocess.labels, or put the videos into class folders."
+        )
     bad_values: list[BadValue] = []
-    tables, verdict = [], []
+    tables, verdict, warned = [], [], []
     for path in paths:
         table, form = _read(path, settings, bad_values)
         tables.append(table)
-        splits = ", ".join(f"{split} {count:,}" for split, count in table["split"].value_counts(sort=False).items())
-        verdict.append(f"labels: {path}: {form}; {len(table):,} rows ({splits})")
+        verdict.append(f"labels: {path}: {form}; {len(table):,} rows ({_counts(table)})")
+    if not paths:
+        raw, form, warned = read_class_folders(videos, settings.data_root)
+        verdict.append(form)
+        tables.append(own_videos(raw.assign(file=settings.data_root, row=0), settings, bad_values, from_folders=True))
+    earlier = None
+    unsplit = [table for table in tables if table["split"].eq("").any()]
+    if (unsplit or not paths) and listed.is_file():
+        earlier, _ = _read(listed, settings, bad_values)
     if bad_values:
         raise InputError(f"label files: {len(bad_values):,} errors. Fix them and run this command again.", bad_values)
+    if unsplit and len(unsplit) < len(tables):
+        raise InputError(_only_some_split(unsplit[0], tables))
     table = pd.concat(tables, ignore_index=True)
     if searched:
         _one_file_a_split(table)
     kinetics = table["youtube_id"].ne("").any()
     if kinetics and table["youtube_id"].eq("").any():
         raise InputError("label files: some identify videos by YouTube id, others by path. Use files of one kind.")
-    table, warned = _join(table)
+    listing = None
+    if unsplit or not paths:
+        table, listing, lines, more = _with_splits(table, earlier, settings, keep_rows=not paths)
+        verdict += [*lines, f"labels: {listed}: {_counts(table)}"]
+        warned += more
+    table, more = _join(table)
     label_id, origin = class_ids(table, settings)
     table = table.assign(label_id=label_id).drop(columns=["file", "row"])
-    warned += [*_odd_labels(table), *other_numbering(settings, table), *(shared_ids(table) if kinetics else [])]
-    return Labels(table, bool(kinetics), [*verdict, origin], warned)
+    warned += [*more, *_odd_labels(table), *other_numbering(settings, table), *(shared_ids(table) if kinetics else [])]
+    return Labels(table, bool(kinetics), [*verdict, origin], warned, listing)
 
 
-def find_label_files(settings: Preprocess) -> tuple[list[Path], bool]:
-    """The label files of a dataset, and whether data_root was searched for them.
+def _counts(table: pd.DataFrame) -> str:
+    """The number of rows of each split."""
+    counts = table["split"].value_counts(sort=False)
+    return ", ".join(f"{split or 'no split'} {count:,}" for split, count in counts.items())
 
-    They are those in `preprocess.labels` (relative to the current folder or to data_root), else those in
-    `<manifests>/<dataset>/labels/` (a subset's), else CSVs with the right columns in data_root and its annotations/.
 
-    Raises:
-        InputError: there are none, or one in `preprocess.labels` does not exist.
+def _only_some_split(without: pd.DataFrame, tables: list[pd.DataFrame]) -> str:
+    """Why label files with a split and without one cannot be used together."""
+    other = next(table["file"].iloc[0] for table in tables if table["split"].ne("").all())
+    return (
+        f"{without['file'].iloc[0]}: no split, but {other} has one. Give it a column split, or name the label files in "
+        "preprocess.labels."
+    )
+
+
+def _with_splits(
+    table: pd.DataFrame, earlier: pd.DataFrame | None, settings: Preprocess, *, keep_rows: bool
+) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str], list[str]]:
+    """`table` with a split in every row, those of the earlier listing first.
+
+    Args:
+        table: rows of own videos, some without a split.
+        earlier: the listing of an earlier run.
+        settings: how a split is made.
+        keep_rows: keep the rows of the listing as they are, and add only those of other files to them.
+
+    Returns:
+        The table; the listing, if it must be written; what was done, in words; warnings.
     """
-    root = Path(settings.data_root)
-    if settings.labels is not None:
-        chosen = [next((p for p in (Path(name), root / name) if p.is_file()), None) for name in settings.labels]
-        missing = [name for name, path in zip(settings.labels, chosen, strict=True) if path is None]
-        if not chosen:
-            raise InputError("preprocess.labels: the list is empty. Name a label file, or leave the key out.")
-        if missing:
-            raise InputError(f"preprocess.labels: no such file: {', '.join(missing)}. Correct the list.")
-        return [path for path in chosen if path is not None], False
-    folder = Path(settings.manifests) / settings.dataset / "labels"
-    of_subset = [path for split in SPLITS if (path := folder / f"{split}.csv").is_file()]
-    if of_subset:
-        return of_subset, False
-    if not settings.data_root:
-        raise InputError("preprocess.data_root and preprocess.labels are not set. Set --preprocess.data_root=FOLDER.")
-    candidates = [*sorted(root.glob("*.csv")), *sorted((root / "annotations").glob("*.csv"))]
-    paths = [path for path in candidates if _is_label_file(path)]
-    if not paths:
-        raise InputError(
-            f"{root}: no label CSV here or in annotations/. Name CSV files with {FORMS} in preprocess.labels."
-        )
-    return paths, True
-
-
-def _is_label_file(path: Path) -> bool:
-    """Whether a CSV has a label file's header or a split's name; `_read` raises if the latter has no such header."""
-    head, _ = _head(path, allow_empty=True)
-    return bool({"youtube_id", "path"} & set(_columns(head)[0])) or bool(split_of(path.stem))
-
-
-def _head(path: Path, allow_empty: bool = False) -> tuple[str, str]:
-    """The first line of a file, and its encoding."""
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
-    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    if not allow_empty and not head.decode(encoding, "replace").strip():
-        raise InputError(f"{path}: The file is empty. Expected {FORMS}.")
-    return (head.decode(encoding, "replace").lstrip("\r\n").splitlines() or [""])[0], encoding
-
-
-def _columns(head: str) -> tuple[list[str], str]:
-    """The names in a header line, and its delimiter."""
-    delimiter = max(_DELIMITERS, key=head.count)
-    return [name.strip().strip('"').lower() for name in head.split(delimiter)], delimiter
+    warned = []
+    if earlier is not None:
+        key = {unicodedata.normalize("NFC", path): row for row, path in enumerate(earlier["path"])}
+        known = np.array([key.get(unicodedata.normalize("NFC", path), -1) for path in table["path"]], dtype="int64")
+        if keep_rows:
+            if not (known >= 0).any():
+                raise InputError(
+                    f"{listing_path(settings)}: none of its {len(earlier):,} videos is in {settings.data_root}. If "
+                    "these are other videos, set another preprocess.dataset (make: NAME=). Otherwise remove this file."
+                )
+            gone = np.setdiff1d(np.arange(len(earlier)), known)
+            if len(gone):
+                names = some(earlier["path"].iloc[gone])
+                warned.append(
+                    f"{len(gone):,} videos of {listing_path(settings)} are not on disk: {names}. Remove the rows of "
+                    "files that were moved or renamed; keep those that are stored."
+                )
+            table = pd.concat([earlier, table[known < 0]], ignore_index=True)
+        else:
+            splits = np.where(known >= 0, earlier["split"].to_numpy(object)[known], table["split"])
+            table = table.assign(split=splits)
+    splits, lines, more = fill_splits(table, settings)
+    table = table.assign(split=pd.Series(splits, index=table.index, dtype=object))
+    names = ["path", "label", "split"]
+    listing = table[names].reset_index(drop=True)
+    same = earlier is not None and listing.equals(earlier[names].reset_index(drop=True))
+    return table, None if same else listing, lines, [*warned, *more]
 
 
 def _read(path: Path, settings: Preprocess, bad_values: list[BadValue]) -> tuple[pd.DataFrame, str]:
     """One label file as a table with the columns of Labels.table, `file` and `row`; and its form in words."""
-    head, encoding = _head(path)
-    names, delimiter = _columns(head)
-    if not {"youtube_id", "path"} & set(names) and is_list(head):
+    first, encoding = head(path)
+    names, delimiter = columns(first)
+    if not {"youtube_id", "path"} & set(names) and is_list(first):
         raw, form = read_list(path, encoding, settings, bad_values)
     else:
         raw = _rows(path, names, delimiter, encoding)
@@ -147,7 +184,7 @@ def _read(path: Path, settings: Preprocess, bad_values: list[BadValue]) -> tuple
         raw["split"] = split_of(path.stem)
     if "label" not in raw:
         if raw["split"].ne("test").any():
-            raise InputError(f"{path}:1: no column label, got {head}. Only a test split needs none.")
+            raise InputError(f"{path}:1: no column label, got {first}. Only a test split needs none.")
         raw["label"] = ""
     raw["label"] = each_unique(raw["label"], str.strip)
     raw["file"] = str(path)

@@ -22,7 +22,7 @@ from pipeline.ledger.table import blank_rows, ledger_path
 from pipeline.rebuild import known_outcomes
 from pipeline.shards.store import Store
 from pipeline.videos.matching import Match, match_videos
-from pipeline.videos.names import ENDINGS
+from pipeline.videos.names import ENDINGS, is_video
 from pipeline.videos.scan import Files, scan_videos
 
 
@@ -37,6 +37,7 @@ class BuiltLedgers:
         unchanged: splits whose ledger is equal to the earlier one, and so is valid already.
         verdict: what was recognised, in words.
         warnings: what is unusual but usable.
+        listing: the label CSV to be written to `made_split.listing_path`; None: it stays as it is.
     """
 
     ledgers: dict[str, pd.DataFrame]
@@ -45,6 +46,7 @@ class BuiltLedgers:
     unchanged: list[str]
     verdict: list[str]
     warnings: list[str]
+    listing: pd.DataFrame | None
 
 
 def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = ()) -> BuiltLedgers:
@@ -61,11 +63,11 @@ def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = (
     root = settings.data_root
     if root and not Path(root).is_dir():
         raise InputError(f"{root}: no such folder. Set --preprocess.data_root=FOLDER (make: DATA=FOLDER).")
-    labels = load_labels(settings)
     files = scan_videos(Path(root)) if root else Files([], frozenset(), [])
+    labels = load_labels(settings, [path for path in files.paths if is_video(path)])
     match = match_videos(labels, files)
     verdict, warnings = [*labels.verdict, *match.verdict], [*labels.warnings, *match.warnings]
-    built = BuiltLedgers({}, match.extra, [], [], verdict, warnings)
+    built = BuiltLedgers({}, match.extra, [], [], verdict, warnings, labels.listing)
     for split in SPLITS:
         fresh = _rows(labels.table, match, split)
         if len(fresh):

@@ -1,0 +1,132 @@
+"""Divides own videos into train and val where nobody has: in each class, by a seed, and never again for the same video.
+
+The division is written as an ordinary label CSV, `<manifests>/<dataset>/labels/videos.csv`, which a person can edit.
+Later runs keep each of its rows, and give a split to new videos only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.common.recipe import Preprocess
+from pipeline.common.text import some
+
+
+def listing_path(settings: Preprocess) -> Path:
+    """`<manifests>/<dataset>/labels/videos.csv`."""
+    return Path(settings.manifests) / settings.dataset / "labels" / "videos.csv"
+
+
+def fill_splits(table: pd.DataFrame, settings: Preprocess) -> tuple[list[str], list[str], list[str]]:
+    """A split for each row that has none.
+
+    Args:
+        table: columns path, label, split; an empty split is filled, every other one stays.
+        settings: `val_fraction`, `group_by` and `seed`.
+
+    Returns:
+        The split of each row; what was done, in words; and warnings.
+    """
+    paths, labels, splits = (table[name].tolist() for name in ("path", "label", "split"))
+    new = [row for row, split in enumerate(splits) if not split]
+    if not new:
+        return splits, [], []
+    keys = _recordings(paths, settings.group_by)
+    side = {key: split for key, split in zip(keys, splits, strict=True) if split in ("train", "val")}
+    total = Counter(label for label, split in zip(labels, splits, strict=True) if split != "test")
+    target = {label: _target(count, settings.val_fraction) for label, count in total.items()}
+    in_val = Counter(label for label, split in zip(labels, splits, strict=True) if split == "val")
+    groups: dict[str, list[int]] = {}
+    for row in new:
+        groups.setdefault(keys[row], []).append(row)
+    for key in sorted(groups, key=lambda key: _drawn(settings.seed, key)):
+        counts = Counter(labels[row] for row in groups[key])
+        fits = all(in_val[label] + count <= target[label] for label, count in counts.items())
+        side.setdefault(key, "val" if fits else "train")
+        if side[key] == "val":
+            in_val.update(counts)
+    _one_recording_at_least(groups, side, labels, total, in_val, target)
+    for row in new:
+        splits[row] = side[keys[row]]
+    counted = Counter(splits[row] for row in new)
+    done = [
+        f"split: {len(new):,} videos had none, so {counted['val']:,} went to val and {counted['train']:,} to train "
+        f"(preprocess.val_fraction {settings.val_fraction:g}, preprocess.seed {settings.seed}). "
+        f"Edit {listing_path(settings)} to change it."
+    ]
+    if not settings.group_by:
+        done += _pieces([paths[row] for row in new])
+    return splits, done, _without_val(total, in_val, settings.val_fraction)
+
+
+def _target(count: int, fraction: float) -> int:
+    """How many of the videos of a class go to val: at least one of two, and never all."""
+    return min(max(round(count * fraction), 1), count - 1) if fraction else 0
+
+
+def _drawn(seed: int, key: str) -> bytes:
+    """A random number of a recording that does not depend on which others there are."""
+    return hashlib.blake2b(f"{seed}\n{key}".encode(), digest_size=8).digest()
+
+
+def _recordings(paths: list[str], group_by: str) -> list[str]:
+    """The recording of each path; its own, where `group_by` finds none."""
+    if not group_by:
+        return paths
+    search = re.compile(group_by).search
+    matches = [search(path) for path in paths]
+    return [
+        path if match is None else f"recording {match.group(1 if match.re.groups else 0)}"
+        for path, match in zip(paths, matches, strict=True)
+    ]
+
+
+def _one_recording_at_least(
+    groups: dict[str, list[int]],
+    side: dict[str, str],
+    labels: list[str],
+    total: Counter[str],
+    in_val: Counter[str],
+    target: dict[str, int],
+) -> None:
+    """Move the smallest recording of each class that has none in val, if train keeps one of all its classes."""
+    lacking = {label for label, wanted in target.items() if wanted and not in_val[label]}
+    if not lacking:
+        return
+    for key in sorted(groups, key=lambda key: (len(groups[key]), key)):
+        counts = Counter(labels[row] for row in groups[key])
+        useful = side[key] == "train" and any(label in lacking and not in_val[label] for label in counts)
+        if useful and all(in_val[label] + count < total[label] for label, count in counts.items()):
+            side[key] = "val"
+            in_val.update(counts)
+
+
+def _pieces(paths: Iterable[str]) -> list[str]:
+    """A line if names look like numbered pieces of longer recordings."""
+    recordings: dict[str, list[str]] = {}
+    for path in paths:
+        stem = path.rsplit(".", 1)[0]
+        recording = stem.rstrip("0123456789")  # `match1_` of `match1_003`
+        if recording != stem and any(letter.isalpha() for letter in recording[recording.rfind("/") + 1 :]):
+            recordings.setdefault(recording, []).append(path)
+    several = [names for names in recordings.values() if len(names) > 1]
+    if not several:
+        return []
+    return [
+        f"split: {sum(map(len, several)):,} names look like pieces of {len(several):,} recordings, such as "
+        f"{some(several[0][:2])}. If they are, set preprocess.group_by, which keeps them on one side."
+    ]
+
+
+def _without_val(total: Counter[str], in_val: Counter[str], fraction: float) -> list[str]:
+    """A warning that names the classes of which no video could go to val."""
+    single = sorted(label for label in total if not in_val[label]) if fraction else []
+    if not single:
+        return []
+    return [f"{len(single):,} classes have one video (or one recording) and are in train only: {some(single, 50)}"]
