@@ -25,6 +25,7 @@ from train.network.build import build_network
 from train.weights import checkpoint
 from train.weights.files import write_safetensors
 from train.weights.load import MisfitError, load_weights
+from train.weights.record import network_of
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +52,10 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
         for problem in error.problems:
             log.error("%s", problem)
         raise
-    kept = {key: facts[key] for key in ("classes", "videos", "recipe", "recipe_sha256") if facts.get(key)}
+    kept = {key: facts[key] for key in ("classes", "videos", "recipe", "recipe_sha256", "views") if facts.get(key)}
     if train.head == "new":
         kept = {}
-    facts = {**kept, "model": model.type, "converted_from": source.name}
+    facts = {**kept, "model": model.type, "network": network_of(model), "converted_from": source.name}
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".ckpt":
         checkpoint.save_weights(target, network, facts)

@@ -22,6 +22,7 @@ from train.network.predictor import load_predictor
 from train.runs.run_folder import runs_root
 from train.weights import checkpoint
 from train.weights.compatibility import check_class_names
+from train.weights.record import read_record, with_network
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     path = Path(config.eval.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
     folder = (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "eval"
     cli.say_target(f"{folder}")
+    config = with_network(config, read_record(path), path)
     config = with_num_classes(config, lambda: count_classes(config))
     start_device(config)
     predictor, facts = load_predictor(config, path)

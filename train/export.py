@@ -28,6 +28,7 @@ from train.weights.compatibility import saved_classes
 from train.weights.export import Shape, example_clips, export, metadata
 from train.weights.load import load_weights
 from train.weights.mindir import facts_path
+from train.weights.record import read_record, with_input, with_network
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     source = Path(options.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
     folder = source.parent.parent / "export" if source.parent.name == "ckpt" else source.parent
     cli.say_target(f"{folder}")
-    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(source))
+    record = read_record(source)
+    config = with_input(with_network(config, record, source), record, source)
+    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(record))
     network = build_network(replace(config.model, layout="NCTHW"))  # every runtime knows its operators
     state = load_weights(source, network)
     shape: Shape = (

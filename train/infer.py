@@ -30,6 +30,7 @@ from train.pictures.clips import write_gif
 from train.runs.run_folder import runs_root
 from train.weights import checkpoint
 from train.weights.compatibility import saved_classes
+from train.weights.record import read_record, with_input, with_network
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,14 @@ def main(argv: list[str] | None = None) -> int:
             "Run `make infer VIDEO=clip.mp4`."
         )
     make_folder(Path(config.infer.output_dir), "Set infer.output_dir to another folder.")
+    path = Path(config.infer.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
+    record = read_record(path)
+    config = with_input(with_network(config, record, path), record, path)
     try:
         video = decode_video(video_path, config.preprocess)
     except DecodeError as error:
         raise UserError(f"{video_path}: cannot be decoded: {error}. Give another video.") from None
-    path = Path(config.infer.pretrained_model or checkpoint.newest(runs_root(config, document), "best"))
-    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(path))
+    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(record))
     start_device(config)
     predictor, facts = load_predictor(config, path)
     logits = predictor(Tensor(views_of(video.frames, config))).asnumpy()

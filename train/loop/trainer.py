@@ -41,6 +41,7 @@ from train.runs.run_folder import RunFolder
 from train.weights import checkpoint
 from train.weights.compatibility import check_classes
 from train.weights.load import load_weights
+from train.weights.record import network_of, views_of
 
 log = logging.getLogger(__name__)
 
@@ -331,7 +332,8 @@ class Trainer:
         state = {
             **self._clip_settings(), "step": step, "epoch": self.position.epoch, "best": self.position.best,
             "model": self.config.model.type, "classes": self.source.videos.class_names,
-            "recipe": self.config.preprocess.stored(),
+            "recipe": self.config.preprocess.stored(), "network": network_of(self.config.model),
+            "views": views_of(self.config),
         }  # fmt: skip
         began = time.perf_counter()
         self.train_step.swap_average()

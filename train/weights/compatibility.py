@@ -13,22 +13,12 @@ from numpy.typing import NDArray
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess, differences
 from train.experiment.sections import Model
-from train.weights import checkpoint
-from train.weights.files import read_safetensors
-from train.weights.mindir import read_facts
 
 log = logging.getLogger(__name__)
 
 
-def saved_classes(path: Path) -> int | None:
-    """How many classes a file of weights names in what was saved with it; None where it names none.
-
-    Raises:
-        UserError: the file is missing, or what was saved with it is damaged.
-    """
-    if path.suffix == ".mindir":
-        return len(read_facts(path).get("classes", [])) or None
-    facts = read_safetensors(path)[1] if path.suffix == ".safetensors" else checkpoint.read_state(path)
+def saved_classes(facts: dict[str, Any]) -> int | None:
+    """How many classes weights name in what was saved with them; None where they name none."""
     return len(facts.get("classes", [])) or None
 
 

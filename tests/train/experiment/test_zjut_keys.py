@@ -195,6 +195,7 @@ def picture(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     patch.setattr(infer, "decode_video", lambda *_: SimpleNamespace(frames=frames, fps=15))
     predict = lambda clips: ms.Tensor(np.zeros((len(clips), 6), np.float32))  # noqa: E731
     patch.setattr(infer, "load_predictor", lambda *_: (predict, {}))
+    patch.setattr(infer, "read_record", lambda _path: {})
     assert infer.main([*words, "--infer.pretrained_model=x.ckpt"]) == 0
     (made,) = Path().rglob("*.gif")
     made.unlink()
@@ -204,6 +205,7 @@ def picture(config: Config, words: list[str], patch: pytest.MonkeyPatch):
 def exported(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     asked = []
     patch.setattr(export, "load_weights", lambda *_: {})
+    patch.setattr(export, "read_record", lambda _path: {})
     patch.setattr(export, "export", lambda _net, shape, path, _facts: asked.append((shape, path)) or 0.0)
     patch.setattr(Path, "stat", lambda *_, **__: SimpleNamespace(st_size=0, st_mode=stat.S_IFDIR))
     assert export.main([*words, "--export.pretrained_model=x.ckpt"]) == 0
