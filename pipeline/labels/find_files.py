@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError
-from pipeline.labels.custom_lists import is_list
+from pipeline.labels.custom_lists import is_hmdb_list, is_list
 from pipeline.labels.split_words import split_of
 
 FORMS = "columns youtube_id,time_start,time_end and label (no label in a test split), or path,label"
@@ -59,7 +59,7 @@ def _is_label_file(path: Path) -> bool:
     """
     first, _ = head(path, allow_empty=True)
     if path.suffix == ".txt":
-        return bool(split_of(path.stem)) and is_list(first)
+        return is_hmdb_list(path) or bool(split_of(path.stem)) and is_list(first)
     return bool({"youtube_id", "path"} & set(columns(first)[0])) or bool(split_of(path.stem))
 
 

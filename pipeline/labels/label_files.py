@@ -8,7 +8,6 @@ all accepted.  Own videos: CSVs of `path,label`, lists of `path label_id` (custo
 from __future__ import annotations
 
 import re
-import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,15 +19,17 @@ import pandas as pd
 
 from pipeline.common.recipe import Preprocess
 from pipeline.common.tables import BadValue, InputError
-from pipeline.common.text import some
 from pipeline.labels.class_folders import read_class_folders
 from pipeline.labels.class_ids import class_ids
-from pipeline.labels.custom_lists import is_list, other_numbering, own_videos, read_list
+from pipeline.labels.custom_lists import is_hmdb_list, is_list, keep_apart, own_videos, read_list
 from pipeline.labels.find_files import FORMS, columns, find_label_files, head
 from pipeline.labels.kinetics import kinetics_rows, release_of, shared_ids
-from pipeline.labels.made_split import fill_splits, listing_path
+from pipeline.labels.made_split import listing_path, with_splits
+from pipeline.labels.number_names import name_numbers, other_numbering
+from pipeline.labels.own_paths import OwnPaths
 from pipeline.labels.split_words import SPLIT_WORDS, split_of
 
+_USED = ("label", "label_id", "split", "row")  # columns that are read besides those that are needed
 _TOO_LONG = re.compile(r"Expected (?P<expected>\d+) fields in line (?P<line>\d+), saw (?P<got>\d+)")  # pandas' words
 
 
@@ -43,7 +44,8 @@ class Labels:
         verdict: what was recognised, in words.
         warnings: what is unusual but usable.
         listing: the label CSV that must be written to `made_split.listing_path`, because it keeps the splits that were
-            made here: path, label, split.  None: there is nothing new to keep.
+            made here: path, label, split, and label_id for a list with numbers.  None: there is nothing new to keep.
+        hint: which file was looked for first, and which is nearest, if no path of a label file is on disk.
     """
 
     table: pd.DataFrame
@@ -51,6 +53,7 @@ class Labels:
     verdict: list[str]
     warnings: list[str]
     listing: pd.DataFrame | None = None
+    hint: str = ""
 
 
 def load_labels(settings: Preprocess, videos: Sequence[str] = ()) -> Labels:
@@ -76,19 +79,26 @@ def load_labels(settings: Preprocess, videos: Sequence[str] = ()) -> Labels:
             "preprocess.labels, or put the videos into class folders."
         )
     bad_values: list[BadValue] = []
-    tables, verdict, warned = [], [], []
-    for path in paths:
-        table, form = _read(path, settings, bad_values)
+    own_paths = OwnPaths(settings, videos)
+    raws = [_parse(path, bad_values) for path in paths]
+    verdict = name_numbers([raw for raw, form in raws if form], settings, bad_values)
+    warned: list[str] = []
+    tables = []
+    for path, (raw, form) in zip(paths, raws, strict=True):
+        table = _checked(raw, own_paths, bad_values)
         tables.append(table)
+        num_classes = table.loc[table["label"].ne(""), "label"].nunique()
+        form = form or release_of(path, columns(head(path)[0])[0], num_classes)
         verdict.append(f"labels: {path}: {form}; {len(table):,} rows ({_counts(table)})")
     if not paths:
         raw, form, warned = read_class_folders(videos, settings.data_root)
         verdict.append(form)
-        tables.append(own_videos(raw.assign(file=settings.data_root, row=0), settings, bad_values, from_folders=True))
+        raw = raw.assign(file=settings.data_root, row=0, number=-1)
+        tables.append(own_videos(raw, own_paths, bad_values, from_folders=True))
     earlier = None
     unsplit = [table for table in tables if table["split"].eq("").any()]
     if (unsplit or not paths) and listed.is_file():
-        earlier, _ = _read(listed, settings, bad_values)
+        earlier = _checked(_parse(listed, bad_values)[0], OwnPaths(settings, ()), bad_values)
     if bad_values:
         raise InputError(f"label files: {len(bad_values):,} errors. Fix them and run this command again.", bad_values)
     if unsplit and len(unsplit) < len(tables):
@@ -101,14 +111,17 @@ def load_labels(settings: Preprocess, videos: Sequence[str] = ()) -> Labels:
         raise InputError("label files: some identify videos by YouTube id, others by path. Use files of one kind.")
     listing = None
     if unsplit or not paths:
-        table, listing, lines, more = _with_splits(table, earlier, settings, keep_rows=not paths)
+        table, listing, lines, more = with_splits(table, earlier, settings, keep_rows=not paths)
         verdict += [*lines, f"labels: {listed}: {_counts(table)}"]
         warned += more
-    table, more = _join(table)
+    table, repeated = _without_copy_of_val(table)
+    table, more = _join(keep_apart(table))
     label_id, origin = class_ids(table, settings)
-    table = table.assign(label_id=label_id).drop(columns=["file", "row"])
-    warned += [*more, *_odd_labels(table), *other_numbering(settings, table), *(shared_ids(table) if kinetics else [])]
-    return Labels(table, bool(kinetics), [*verdict, origin], warned, listing)
+    table = table.assign(label_id=label_id).drop(columns=["file", "row", "number"])
+    warned += [*repeated, *more, *_odd_labels(table), *other_numbering(settings, table)]
+    if kinetics:
+        warned += shared_ids(table)
+    return Labels(table, bool(kinetics), [*verdict, *own_paths.lines, origin], warned, listing, own_paths.hint)
 
 
 def _counts(table: pd.DataFrame) -> str:
@@ -126,70 +139,49 @@ def _only_some_split(without: pd.DataFrame, tables: list[pd.DataFrame]) -> str:
     )
 
 
-def _with_splits(
-    table: pd.DataFrame, earlier: pd.DataFrame | None, settings: Preprocess, *, keep_rows: bool
-) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str], list[str]]:
-    """`table` with a split in every row, those of the earlier listing first.
-
-    Args:
-        table: rows of own videos, some without a split.
-        earlier: the listing of an earlier run.
-        settings: how a split is made.
-        keep_rows: keep the rows of the listing as they are, and add only those of other files to them.
-
-    Returns:
-        The table; the listing, if it must be written; what was done, in words; warnings.
-    """
-    warned = []
-    if earlier is not None:
-        key = {unicodedata.normalize("NFC", path): row for row, path in enumerate(earlier["path"])}
-        known = np.array([key.get(unicodedata.normalize("NFC", path), -1) for path in table["path"]], dtype="int64")
-        if keep_rows:
-            if not (known >= 0).any():
-                raise InputError(
-                    f"{listing_path(settings)}: none of its {len(earlier):,} videos is in {settings.data_root}. If "
-                    "these are other videos, set another preprocess.dataset (make: NAME=). Otherwise remove this file."
-                )
-            gone = np.setdiff1d(np.arange(len(earlier)), known)
-            if len(gone):
-                names = some(earlier["path"].iloc[gone])
-                warned.append(
-                    f"{len(gone):,} videos of {listing_path(settings)} are not on disk: {names}. Remove the rows of "
-                    "files that were moved or renamed; keep those that are stored."
-                )
-            table = pd.concat([earlier, table[known < 0]], ignore_index=True)
-        else:
-            splits = np.where(known >= 0, earlier["split"].to_numpy(object)[known], table["split"])
-            table = table.assign(split=splits)
-    splits, lines, more = fill_splits(table, settings)
-    table = table.assign(split=pd.Series(splits, index=table.index, dtype=object))
-    names = ["path", "label", "split"]
-    listing = table[names].reset_index(drop=True)
-    same = earlier is not None and listing.equals(earlier[names].reset_index(drop=True))
-    return table, None if same else listing, lines, [*warned, *more]
-
-
-def _read(path: Path, settings: Preprocess, bad_values: list[BadValue]) -> tuple[pd.DataFrame, str]:
-    """One label file as a table with the columns of Labels.table, `file` and `row`; and its form in words."""
+def _parse(path: Path, bad_values: list[BadValue]) -> tuple[pd.DataFrame, str]:
+    """The rows of a label file, not yet checked, with `number` (-1: none); and its form in words, if it is a list."""
     first, encoding = head(path)
     names, delimiter = columns(first)
-    if not {"youtube_id", "path"} & set(names) and is_list(first):
-        raw, form = read_list(path, encoding, settings, bad_values)
+    if not {"youtube_id", "path"} & set(names) and (is_list(first) or is_hmdb_list(path)):
+        raw, form = read_list(path, encoding, bad_values)
     else:
-        raw = _rows(path, names, delimiter, encoding)
-        form = ""
+        raw, form = _rows(path, names, delimiter, encoding), ""
     if "split" in raw:
         raw["split"] = each_unique(raw["split"], lambda text: SPLIT_WORDS.get(text.strip().lower(), text))
     else:
         raw["split"] = split_of(path.stem)
+        if "youtube_id" in raw and not split_of(path.stem):
+            raise InputError(
+                f"{path}: no split: there is no column split, and the file's name has no word such as train or val. "
+                "Rename the file."
+            )
     if "label" not in raw:
         if raw["split"].ne("test").any():
             raise InputError(f"{path}:1: no column label, got {first}. Only a test split needs none.")
         raw["label"] = ""
     raw["label"] = each_unique(raw["label"], str.strip)
     raw["file"] = str(path)
-    table = kinetics_rows(raw, bad_values) if "youtube_id" in raw else own_videos(raw, settings, bad_values)
-    return table, form or release_of(path, names, table.loc[table["label"].ne(""), "label"].nunique())
+    if "number" not in raw:
+        raw["number"] = _numbers(raw, bad_values)
+    return raw, form
+
+
+def _numbers(raw: pd.DataFrame, bad_values: list[BadValue]) -> pd.Series | int:
+    """The column `label_id` of a CSV of own videos as numbers; -1: none."""
+    if "label_id" not in raw:
+        return -1
+    wrong = ~raw["label_id"].str.fullmatch(r"-1|\d{1,6}")
+    rows = raw[wrong]
+    bad_values += [BadValue(row.file, row.row, "label_id", row.label_id, "a class number") for row in rows.itertuples()]
+    return raw["label_id"].where(~wrong, "-1").astype("int64")
+
+
+def _checked(raw: pd.DataFrame, own_paths: OwnPaths, bad_values: list[BadValue]) -> pd.DataFrame:
+    """Rows of a label file with the columns of Labels.table, `number`, `file` and `row`."""
+    if "youtube_id" not in raw:
+        return own_videos(raw, own_paths, bad_values)
+    return kinetics_rows(raw, bad_values).assign(number=-1)
 
 
 def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.DataFrame:
@@ -219,7 +211,7 @@ def _rows(path: Path, names: list[str], delimiter: str, encoding: str) -> pd.Dat
     table["row"] = np.arange(2, len(table) + 2)
     suspects = table[table[needed[0]].eq("")]  # few, if any; one with some value is kept, and the rules report it
     blank = suspects.index[suspects.drop(columns="row").eq("").all(axis=1)]
-    used = [name for name in table.columns if name in {*needed, "label", "split", "row"}]
+    used = [name for name in table.columns if name in {*needed, *_USED}]
     table = table.loc[:, used].drop(index=blank).reset_index(drop=True)
     if table.empty:
         raise InputError(f"{path}: The file has a header but no rows. Expected {FORMS}.")
@@ -244,10 +236,20 @@ def each_unique(column: pd.Series, change: Callable[[str], str]) -> pd.Series:
 
 
 def _one_file_a_split(table: pd.DataFrame) -> None:
+    table = table[[not is_hmdb_list(Path(file)) for file in table["file"]]]
     for split, files in table.groupby("split")["file"].unique().items():
         if len(files) > 1:
             names = ", ".join(files)
             raise InputError(f"split {split} has {len(files)} label files: {names}. Name one in preprocess.labels.")
+
+
+def _without_copy_of_val(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Leave out a test split with the videos of val, as many lists for SlowFast have one; with a warning."""
+    ids = {split: set(table.loc[table["split"].eq(split), "video_id"]) for split in ("val", "test")}
+    if not ids["test"] or ids["test"] != ids["val"]:
+        return table, []
+    kept = table[table["split"].ne("test")].reset_index(drop=True)
+    return kept, [f"test has the same videos as val, and is left out: {len(ids['test']):,} videos"]
 
 
 def _join(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

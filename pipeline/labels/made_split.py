@@ -8,19 +8,75 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from pipeline.common.recipe import Preprocess
+from pipeline.common.tables import InputError
 from pipeline.common.text import some
 
 
 def listing_path(settings: Preprocess) -> Path:
     """`<manifests>/<dataset>/labels/videos.csv`."""
     return Path(settings.manifests) / settings.dataset / "labels" / "videos.csv"
+
+
+def with_splits(
+    table: pd.DataFrame, earlier: pd.DataFrame | None, settings: Preprocess, *, keep_rows: bool
+) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str], list[str]]:
+    """`table` with a split in every row, and those of the earlier listing as they are there.
+
+    Args:
+        table: rows of own videos, some without a split.
+        earlier: the listing of an earlier run.
+        settings: how a split is made.
+        keep_rows: keep the rows of the listing with their labels, and add only those of other files to them.
+
+    Returns:
+        The table; the listing, if it must be written; what was done, in words; warnings.
+
+    Raises:
+        InputError: the listing is one of other videos.
+    """
+    warned = []
+    if earlier is not None:
+        rows = {unicodedata.normalize("NFC", path): row for row, path in enumerate(earlier["path"])}
+        known = np.array([rows.get(unicodedata.normalize("NFC", path), -1) for path in table["path"]], dtype="int64")
+        if keep_rows:
+            warned = _lost(earlier, known, settings)
+            table = pd.concat([earlier, table[known < 0]], ignore_index=True)
+        else:
+            splits = np.where(known >= 0, earlier["split"].to_numpy(object)[known], table["split"])
+            table = table.assign(split=splits)
+    splits, lines, more = fill_splits(table, settings)
+    table = table.assign(split=pd.Series(splits, index=table.index, dtype=object))
+    names = ["path", "label", "split", *(["number"] if table["number"].ge(0).any() else [])]
+    listing = table[names].rename(columns={"number": "label_id"}).reset_index(drop=True)
+    before = None if earlier is None else earlier[names].rename(columns={"number": "label_id"}).reset_index(drop=True)
+    same = before is not None and listing.astype(object).equals(before.astype(object))
+    return table, None if same else listing, lines, [*warned, *more]
+
+
+def _lost(earlier: pd.DataFrame, known: np.ndarray, settings: Preprocess) -> list[str]:
+    """A warning for rows of the listing whose file is not on disk."""
+    listed = listing_path(settings)
+    if not (known >= 0).any():
+        raise InputError(
+            f"{listed}: none of its {len(earlier):,} videos is in {settings.data_root}. If these are other videos, set "
+            "another preprocess.dataset (make: NAME=). Otherwise remove this file."
+        )
+    gone = np.setdiff1d(np.arange(len(earlier)), known)
+    if not len(gone):
+        return []
+    return [
+        f"{len(gone):,} videos of {listed} are not on disk: {some(earlier['path'].iloc[gone])}. Remove the rows of "
+        "files that were moved or renamed, and keep those that are stored."
+    ]
 
 
 def fill_splits(table: pd.DataFrame, settings: Preprocess) -> tuple[list[str], list[str], list[str]]:

@@ -78,9 +78,10 @@ def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = (
         if fresh.empty and (count := int(match.extra["split"].eq(split).sum())):
             built.warnings.append(f"{count:,} videos are in {split} folders, but no label file has rows of {split}.")
     if root and all(ledger["status"].eq("missing").all() for ledger in built.ledgers.values()):
+        hint = f" {labels.hint}" if labels.hint else ""
         raise InputError(
             f"{root}: none of the {len(labels.table):,} videos of the label files is here or in a shard. Expected "
-            f"{_expected(labels.kinetics)}. (For ledgers of label files only, set --preprocess.data_root= and "
+            f"{_expected(labels.kinetics)}.{hint} (For ledgers of label files only, set --preprocess.data_root= and "
             "preprocess.labels.)",
             details=built.warnings,
         )

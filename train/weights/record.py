@@ -1,4 +1,4 @@
-"""What is recorded with weights of their network and of what it sees, so that they can be used without their YAML file."""
+"""What is recorded with weights of their network and of what it sees; they can be used without their YAML file."""
 
 from __future__ import annotations
 
