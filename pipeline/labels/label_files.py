@@ -8,6 +8,7 @@ all accepted.  Own videos: CSVs of `path,label`, lists of `path label_id` (custo
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -282,7 +283,20 @@ def _join(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _odd_labels(table: pd.DataFrame) -> list[str]:
-    """A warning for labels that differ in case only: two classes in Kinetics-600, elsewhere likely a mistake."""
-    labels = pd.Series(table["label"].unique())
-    same = labels[labels.str.lower().duplicated(keep=False)].sort_values(key=lambda names: names.str.lower())
-    return [f"Labels that differ only in case are different classes: {', '.join(same)}"] if len(same) else []
+    """One warning for labels that look alike: two of Kinetics-600 differ in case only; elsewhere it is a mistake."""
+    labels: dict[str, list[str]] = {}
+    for label in sorted(table["label"].unique()):  # NFKC also makes a no-break space a space
+        labels.setdefault(" ".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
+    alike = [" and ".join(ascii(name) if len(set(map(_shape, names))) < len(names) else repr(name) for name in names)
+             for names in labels.values() if len(names) > 1]  # fmt: skip
+    if not alike:
+        return []
+    return [
+        f"{len(alike):,} groups of labels differ only in case, spaces or Unicode form, and are different classes: "
+        f"{'; '.join(alike)}"
+    ]
+
+
+def _shape(label: str) -> str:
+    """What a label looks like when it is printed."""
+    return unicodedata.normalize("NFC", label).replace("\xa0", " ")

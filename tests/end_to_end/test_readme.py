@@ -28,7 +28,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 VERBS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.M))
 VARIABLES = set(re.findall(r"^([A-Z]+)\s*\?=", MAKEFILE, re.M))
 CODE = [path for top in ("pipeline", "model", "train", "tests") for path in ROOT.glob(f"{top}/**/*.py")]
-ENDINGS = {"py", "csv", "log", "yaml", "json"}  # endings of files, whose names look like keys
+ENDINGS = {"py", "csv", "log", "yaml", "json", "txt"}  # endings of files, whose names look like keys
 FOREIGN = {"--nthreads"}  # of Dask
 
 

@@ -214,7 +214,7 @@ def test_labels_that_differ_in_case_are_two_classes(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}Zumba,{A},1,11,val\nzumba,{B},1,11,val\n")
     found = load(tmp_path)
     assert found.table["label_id"].tolist() == [0, 1]
-    assert "differ only in case" in found.warnings[0]
+    assert "1 groups of labels differ only in case, spaces or Unicode form" in found.warnings[0]
 
 
 def test_the_frozen_classes_are_torchvisions_order():
