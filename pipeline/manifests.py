@@ -24,7 +24,7 @@ from pipeline.labels.find_files import kinetics_files
 from pipeline.labels.made_split import listing_path
 from pipeline.ledger import compare, coverage
 from pipeline.ledger.schema import BAD_STATUSES, UNWRITTEN_STATUSES
-from pipeline.ledger.subset import choose_subset, write_subset_labels
+from pipeline.ledger.subset import choose_subset, subset_settings, write_subset_labels
 from pipeline.ledger.table import ledger_folder, ledger_path, read_ledgers, write_ledgers
 from pipeline.rebuild.check_sources import check_sources
 from pipeline.rebuild.join import BuiltLedgers, join_sources
@@ -151,8 +151,10 @@ def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
         counts = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
         text = f"The subset {name} would have {sum(sizes.values()):,} videos: {counts}."
         return {"subset": name, "videos": sizes}, text
-    subset = write_subset_labels(settings, ledgers, chosen, name)
-    log.info("subset: %s. Use it with --preprocess.dataset=%s and a new --preprocess.store.", name, name)
+    subset = subset_settings(settings, name)
+    check_recipe(Store(Path(subset.store)), subset)  # before anything is written
+    write_subset_labels(subset, ledgers, chosen)
+    log.info("subset: %s. Use it with --preprocess.dataset=%s --preprocess.store=%s", name, name, subset.store)
     return _build(args, subset)
 
 

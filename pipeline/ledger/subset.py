@@ -7,6 +7,7 @@ parent's (`labels/classes.csv`), so that a checkpoint means the same on both.
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import numpy as np
 import pandas as pd
@@ -55,11 +56,23 @@ def choose_subset(
     return chosen
 
 
-def write_subset_labels(
-    settings: Preprocess, ledgers: dict[str, pd.DataFrame], chosen: dict[str, pd.DataFrame], name: str
-) -> Preprocess:
-    """Write the label files of a subset; returns the settings for building its ledgers."""
-    subset = dataclasses.replace(settings, dataset=name, labels=None)
+def subset_settings(settings: Preprocess, name: str) -> Preprocess:
+    """The settings of a subset: a dataset of its own, with a store of its own beside that of the whole.
+
+    The store has the name that `store: auto` gives it.
+    """
+    store = os.path.join(os.path.dirname(settings.store.rstrip("/")), f"{name}-shards")
+    return dataclasses.replace(settings, dataset=name, labels=None, store=store)
+
+
+def write_subset_labels(subset: Preprocess, ledgers: dict[str, pd.DataFrame], chosen: dict[str, pd.DataFrame]) -> None:
+    """Write the label files of a subset.
+
+    Args:
+        subset: from `subset_settings`.
+        ledgers: of the whole, by split; their class numbers stay.
+        chosen: from `choose_subset`.
+    """
     folder = ledger_folder(subset) / "labels"
     names = class_names(*ledgers.values())
     classes = pd.DataFrame({"label_id": range(len(names)), "label": names})
@@ -68,4 +81,3 @@ def write_subset_labels(
         columns = ["label", "youtube_id", "time_start", "time_end", "split"] if kinetics else ["path", "label", "split"]
         write_table(folder / f"{split}.csv", rows[columns])
     write_table(folder / "classes.csv", classes)
-    return subset

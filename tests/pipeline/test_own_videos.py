@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,9 +10,14 @@ from make_ledgers import touch
 from paths import CONFIGS, ROOT
 
 from pipeline import manifests
+from pipeline.common import recipe
 from pipeline.common.errors import EXIT_OK
+from pipeline.common.outcome import Outcome
+from pipeline.common.settings import Document
 from pipeline.common.tables import InputError
 from pipeline.ledger.table import read_ledger
+from pipeline.shards.format import shard_name
+from pipeline.shards.writer import ShardWriter
 
 PER_CLASS = 5
 
@@ -75,3 +81,26 @@ def test_kinetics_release_needs_its_configuration(own, config, name):
 def test_json_is_alone_on_stdout(own, capsys):
     assert manifests_of(own, "--json") == EXIT_OK
     assert json.loads(capsys.readouterr().out)["splits"]["val"]["rows"] == 2
+
+
+def test_subset_of_a_stored_dataset_is_used_as_printed(own, capsys):
+    touch(own, *(f"eel/eel {n}.mp4" for n in range(PER_CLASS)))
+    manifests_of(own)
+    whole = read_ledger("data_manifests/pets_at_home/train.csv")
+    store = recipe.load(Document("train/configs/own.yaml", {"preprocess.data_root": str(own)}))
+    Path(store.store).mkdir(parents=True)
+    with ShardWriter(Path(store.store) / shard_name("train", 0, 1), store, "train") as writer:
+        writer.add(Outcome(video_id=whole["video_id"][0], status="timeout"))
+    assert manifests_of(own, "--classes", "2", "--per-class", "2", "--seed", "1") == EXIT_OK
+    printed = (
+        next(line for line in capsys.readouterr().err.splitlines() if "Use it with" in line)
+        .split("Use it with ")[1]
+        .split()
+    )
+    name = "pets_at_home-c2-p2-s1"
+    assert printed == [f"--preprocess.dataset={name}", f"--preprocess.store=data/{name}-shards"]
+    assert manifests_of(own, *printed) == manifests_of(own, *printed[:1]) == EXIT_OK, "auto gives the same store"
+    part = read_ledger(f"data_manifests/{name}/train.csv")
+    numbers = dict(zip(whole["label"], whole["label_id"], strict=True))
+    assert len(part) == 4 and set(part["status"]) == {"pending"}
+    assert {label: numbers[label] for label in part["label"]} == dict(zip(part["label"], part["label_id"], strict=True))
