@@ -105,7 +105,7 @@ def load_labels(settings: Preprocess, videos: Sequence[str] = ()) -> Labels:
     if unsplit and len(unsplit) < len(tables):
         raise InputError(_only_some_split(unsplit[0], tables))
     table = pd.concat(tables, ignore_index=True)
-    if searched:
+    if searched and paths:
         _one_file_a_split(table)
     kinetics = table["youtube_id"].ne("").any()
     if kinetics and table["youtube_id"].eq("").any():
@@ -237,11 +237,11 @@ def each_unique(column: pd.Series, change: Callable[[str], str]) -> pd.Series:
 
 
 def _one_file_a_split(table: pd.DataFrame) -> None:
-    table = table[[not is_hmdb_list(Path(file)) for file in table["file"]]]
-    for split, files in table.groupby("split")["file"].unique().items():
+    for split, names in table.groupby("split")["file"].unique().items():
+        files = [name for name in names if not is_hmdb_list(Path(name))]
         if len(files) > 1:
-            names = ", ".join(files)
-            raise InputError(f"split {split} has {len(files)} label files: {names}. Name one in preprocess.labels.")
+            listed = ", ".join(files)
+            raise InputError(f"split {split} has {len(files)} label files: {listed}. Name one in preprocess.labels.")
 
 
 def _without_copy_of_val(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

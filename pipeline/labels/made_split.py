@@ -102,10 +102,13 @@ def fill_splits(table: pd.DataFrame, settings: Preprocess) -> tuple[list[str], l
     for row in new:
         groups.setdefault(keys[row], []).append(row)
     for key in sorted(groups, key=lambda key: _drawn(settings.seed, key)):
-        counts = Counter(labels[row] for row in groups[key])
-        fits = all(in_val[label] + count <= target[label] for label, count in counts.items())
-        side.setdefault(key, "val" if fits else "train")
-        if side[key] == "val":
+        label = labels[groups[key][0]]
+        if len(groups[key]) == 1:  # as most are, and this is fast
+            counts, fits = {label: 1}, in_val[label] < target[label]
+        else:
+            counts = Counter(labels[row] for row in groups[key])
+            fits = all(in_val[label] + count <= target[label] for label, count in counts.items())
+        if side.setdefault(key, "val" if fits else "train") == "val":
             in_val.update(counts)
     _one_recording_at_least(groups, side, labels, total, in_val, target)
     for row in new:
@@ -169,7 +172,7 @@ def _pieces(paths: Iterable[str]) -> list[str]:
     for path in paths:
         stem = path.rsplit(".", 1)[0]
         recording = stem.rstrip("0123456789")  # `match1_` of `match1_003`
-        if recording != stem and any(letter.isalpha() for letter in recording[recording.rfind("/") + 1 :]):
+        if recording != stem and any(map(str.isalpha, recording[recording.rfind("/") + 1 :])):
             recordings.setdefault(recording, []).append(path)
     several = [names for names in recordings.values() if len(names) > 1]
     if not several:
