@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     names = facts.get("classes") or _frozen_names(config)
     best = np.argsort(-probabilities, kind="stable")[:5]
     log.info("%s: %d frames at %g fps, checkpoint %s", video_path, len(video.frames), video.fps, path)
-    lines = [(names[k] if k < len(names) else f"class {k}", float(probabilities[k])) for k in best]
+    # A number of a list that no video had is a class without a name.
+    lines = [((names[k] if k < len(names) else "") or f"class {k}", float(probabilities[k])) for k in best]
     for rank, (name, probability) in enumerate(lines, start=1):
         print(f"{rank}. {name}  {probability:.4f}")
     gif = Path(config.infer.output_dir) / f"{video_path.stem}.gif"

@@ -86,8 +86,8 @@ def own_videos(
     """
     raw = raw.copy()
     if not from_folders:
-        given = (raw[name].tolist() for name in ("path", "split"))
-        raw["path"] = paths.relative(*given, str(raw["file"].iloc[0]), raw["row"].tolist())
+        file, rows = str(raw["file"].iloc[0]), raw["row"].tolist()
+        raw["path"] = paths.relative(raw["path"].tolist(), raw["split"].tolist(), file, rows)
         first = raw["path"].str.split("/").str[0]
         raw["split"] = raw["split"].where(raw["split"].ne("") | ~first.isin(SPLITS), first)
     unlabelled = raw["split"].eq("test")

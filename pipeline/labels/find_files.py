@@ -21,7 +21,7 @@ def find_label_files(settings: Preprocess) -> tuple[list[Path], bool]:
     """The label files of a dataset, and whether data_root was searched for them.
 
     They are those in `preprocess.labels` (relative to the current folder or to data_root), else those in
-    `<manifests>/<dataset>/labels/` (a subset's), else CSVs and lists in data_root.  There may be none.
+    `<manifests>/<dataset>/labels/` (a subset's), else CSVs in data_root, else lists there.  There may be none.
 
     Raises:
         InputError: one in `preprocess.labels` does not exist.
@@ -42,14 +42,17 @@ def find_label_files(settings: Preprocess) -> tuple[list[Path], bool]:
     if not settings.data_root:
         return [], False
     places = [root / name for name in _FOLDERS]
-    candidates = [path for ending in ("csv", "txt") for place in places for path in sorted(place.glob(f"*.{ending}"))]
-    return _first_divisions([path for path in candidates if _is_label_file(path)]), True
+    for ending in ("csv", "txt"):
+        paths = [path for place in places for path in sorted(place.glob(f"*.{ending}")) if _is_label_file(path)]
+        if paths:
+            return _first_divisions(paths), True
+    return [], True
 
 
 def kinetics_files(settings: Preprocess) -> list[Path]:
-    """The label files with the columns of a Kinetics release."""
-    paths, _ = find_label_files(settings)
-    return [path for path in paths if "youtube_id" in columns(head(path, allow_empty=True)[0])[0]]
+    """The label files in data_root with the columns of a Kinetics release."""
+    paths, searched = find_label_files(settings)
+    return [path for path in paths if searched and "youtube_id" in columns(head(path, allow_empty=True)[0])[0]]
 
 
 def _is_label_file(path: Path) -> bool:

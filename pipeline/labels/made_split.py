@@ -51,8 +51,7 @@ def with_splits(
             warned = _lost(earlier, known, settings)
             table = pd.concat([earlier, table[known < 0]], ignore_index=True)
         else:
-            splits = np.where(known >= 0, earlier["split"].to_numpy(object)[known], table["split"])
-            table = table.assign(split=splits)
+            table = table.assign(split=np.where(known >= 0, earlier["split"].to_numpy(object)[known], table["split"]))
     splits, lines, more = fill_splits(table, settings)
     table = table.assign(split=pd.Series(splits, index=table.index, dtype=object))
     names = ["path", "label", "split", *(["number"] if table["number"].ge(0).any() else [])]

@@ -61,9 +61,9 @@ def name_numbers(lists: list[pd.DataFrame], settings: Preprocess, bad_values: li
         for index, number, label in zip(table.index, table["number"].tolist(), table["label"].tolist(), strict=True):
             known = labels.get(number) if number >= 0 else label if label in number_of else None
             if known is None:
-                got = ("label_id", str(number)) if number >= 0 else ("label", label)
-                file, row = str(table.at[index, "file"]), int(table.at[index, "row"])
-                bad_values.append(BadValue(file, row, *got, f"one of {names.source}"))
+                column, got = ("label_id", str(number)) if number >= 0 else ("label", label)
+                file, row = str(table["file"][index]), int(table["row"][index])
+                bad_values.append(BadValue(file, row, column, got, f"one of {names.source}"))
         numbers = [number if number >= 0 else number_of.get(label, -1)
                    for number, label in zip(table["number"], table["label"], strict=True)]  # fmt: skip
         table["label"] = [labels.get(number, "?") for number in numbers]

@@ -12,13 +12,14 @@ from paths import CONFIGS, ROOT
 
 from pipeline.ledger.table import read_ledger
 from pipeline.sample_videos.dataset import plan_sample, write_video
+from train.weights.files import read_ckpt
 
 pytestmark = pytest.mark.slow
 CLASSES = ("moving left", "rotating clockwise", "growing")
 TINY = ["--train.epochs=1", "--context.mode=1", "--model.stage_channels=[4, 4, 4, 4]", "--train.eval_epochs=1"]
 
 
-def command(module, here, *words):
+def output_of(module, here, *words):
     """Run a command as a person does, in the folder `here`; its stdout."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-m", module, *map(str, words)]
@@ -31,10 +32,10 @@ def train_and_score(here, data, *words):
     """What `make train DATA=...` runs, with more words for each; the stdout of the training."""
     words = ["-c", CONFIGS / "own.yaml", f"--preprocess.data_root={data}", *words]
     shared = [word for word in words if not str(word).startswith(("--train.", "--context.", "--model."))]
-    command("pipeline.manifests", here, *shared)
-    command("pipeline.preprocess", here, *shared)
-    trained = command("train.train", here, *words)
-    assert "video top-1" in command("train.evaluate", here, *words)
+    output_of("pipeline.manifests", here, *shared)
+    output_of("pipeline.preprocess", here, *shared)
+    trained = output_of("train.train", here, *words)
+    assert "video top-1" in output_of("train.evaluate", here, *words)
     return trained
 
 
@@ -64,7 +65,7 @@ def test_24_clips_are_learned_in_three_minutes(tmp_path):
     (weights,) = tmp_path.glob("runs/own/*/ckpt/best.json")
     for path in unseen:
         words = ["-c", CONFIGS / "own.yaml", f"--preprocess.data_root={data}", f"--infer.image_path={path}"]
-        predicted = command("train.infer", tmp_path, *words)
+        predicted = output_of("train.infer", tmp_path, *words)
         assert predicted.startswith(f"1. {path.stem}  "), predicted
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -105,7 +106,7 @@ def test_each_way_to_label_ends_in_a_prediction(tmp_path, way):
     # With another configuration, the network and what it sees come from the checkpoint's own record.
     (best,) = (path for path in tmp_path.glob("runs/own/*/ckpt/epoch_*.ckpt") if "optimizer" not in path.name)
     words = ["-c", CONFIGS / "sample.yaml", f"--infer.image_path={data / paths[0]}", "--context.mode=1"]
-    lines = command("train.infer", tmp_path, *words, f"--infer.pretrained_model={best}").splitlines()
+    lines = output_of("train.infer", tmp_path, *words, f"--infer.pretrained_model={best}").splitlines()
     probabilities = {
         line.split("  ")[0].split(". ")[1]: float(line.split("  ")[1]) for line in lines[: max(numbers.values()) + 1]
     }
@@ -117,6 +118,24 @@ def test_each_way_to_label_ends_in_a_prediction(tmp_path, way):
         f"--preprocess.data_root={data}",
         "--data_loader.eval.dataset.num_clips=2",
     ]
-    assert command("train.infer", tmp_path, *own).splitlines()[:2] == lines[:2]
-    exported = command("train.export", tmp_path, *own, "--export.file_formate=ONNX")
+    assert output_of("train.infer", tmp_path, *own).splitlines()[:2] == lines[:2]
+    exported = output_of("train.export", tmp_path, *own, "--export.file_formate=ONNX")
     assert "reloaded and run" in exported
+
+
+def test_fine_tuning_uses_the_same_shards(tmp_path):
+    two_classes(tmp_path / "pets", "{c}/{n}.mp4")
+    train_and_score(tmp_path, tmp_path / "pets", *TINY)
+    stored = {path: path.stat().st_mtime_ns for path in tmp_path.glob("data/pets-shards/*.h5")}
+    (weights,) = (path for path in tmp_path.glob("runs/own/*/ckpt/epoch_*.ckpt") if "optimizer" not in path.name)
+    words = ["-c", CONFIGS / "finetune.yaml", f"--preprocess.data_root={tmp_path / 'pets'}"]
+    for module in ("pipeline.manifests", "pipeline.preprocess"):
+        output_of(module, tmp_path, *words)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("data/pets-shards/*.h5")} == stored and stored
+    words += [f"--train.pretrained_model={weights}", *TINY, "--data_loader.train.dataset.seq=8"]
+    output_of("train.train", tmp_path, *words)
+    (tuned,) = (path for path in tmp_path.glob("runs/finetune/*/ckpt/epoch_*.ckpt") if "optimizer" not in path.name)
+    before, after = read_ckpt(weights), read_ckpt(tuned)
+    same = {name for name in before if np.array_equal(before[name], after[name])}
+    assert {name for name in before if name.startswith(("stem", "layer1"))} <= same
+    assert "fc.weight" in before and not {"fc.weight", "fc.bias"} & same
