@@ -133,6 +133,7 @@ def test_fine_tuning_uses_the_same_shards(tmp_path):
         output_of(module, tmp_path, *words)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("data/pets-shards/*.h5")} == stored and stored
     words += [f"--train.pretrained_model={weights}", *TINY, "--data_loader.train.dataset.seq=8"]
+    words += ["--model.stage_strides=[[1, 4, 4], [1, 2, 2], [2, 2, 2], [2, 2, 2]]"]  # those of the narrow network
     output_of("train.train", tmp_path, *words)
     (tuned,) = (path for path in tmp_path.glob("runs/finetune/*/ckpt/epoch_*.ckpt") if "optimizer" not in path.name)
     before, after = read_ckpt(weights), read_ckpt(tuned)
