@@ -16,7 +16,7 @@ def test_configurations_of_own_videos_load(name, data, caplog):
     assert config.model.num_classes == "auto" and caplog.text == ""
 
 
-def test_fine_tuning_starts_from_weights_with_a_new_head():
+def test_fine_tuning_starts_from_weights():
     config = load_config(Document(CONFIGS / "finetune.yaml", {"train.pretrained_model": "x.ckpt"}))
     assert config.train.pre_trained and config.train.head == "new"
     assert config.model.stage_channels == (64, 128, 256, 512) and config.model.freeze_stages == 2
