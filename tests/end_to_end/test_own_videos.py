@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,13 @@ from pipeline.ledger.table import read_ledger
 from pipeline.sample_videos.dataset import plan_sample, write_video
 from train.weights.files import read_ckpt
 
-pytestmark = pytest.mark.slow
-CLASSES = ("moving left", "rotating clockwise", "growing")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+# Classes that are easy to tell apart: each has a motion and a colour (dark, middle, light).
+CLASSES = {
+    "moving left": ((40, 0, 0), (180, 40, 40), (255, 190, 190)),
+    "rotating clockwise": ((0, 40, 0), (40, 180, 40), (190, 255, 190)),
+    "growing": ((0, 0, 40), (40, 40, 180), (190, 190, 255)),
+}
 TINY = ["--train.epochs=1", "--context.mode=1", "--model.stage_channels=[4, 4, 4, 4]", "--train.eval_epochs=1"]
 
 
@@ -40,7 +46,7 @@ def train_and_score(here, data, *words):
 
 
 def moving_clips(folder, per_class):
-    """Clips of three motions in class folders; yields the path of a clip of each that is not in them."""
+    """Draw clips of three classes into class folders; yields the path of a clip of each class outside of them."""
     counts = dict.fromkeys(CLASSES, 0)
     for video in plan_sample({"train": 400, "val": 0, "test": 0}):
         if video.defect or counts.get(video.label, per_class + 1) > per_class:
@@ -50,7 +56,7 @@ def moving_clips(folder, per_class):
             folder / video.label / f"clip {number}.mp4" if number < per_class else folder.parent / f"{video.label}.mp4"
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(path, video)
+        write_video(path, replace(video, motion=replace(video.motion, colours=CLASSES[video.label])))
         counts[video.label] += 1
         if number == per_class:
             yield path
