@@ -43,7 +43,7 @@ def is_hmdb_list(path: Path) -> bool:
 def read_list(path: Path, encoding: str, bad_values: list[BadValue]) -> tuple[pd.DataFrame, str]:
     """A list as columns path, label (empty: see number), number (-1: none), split, row; and its form in words."""
     try:
-        lines = path.read_text(encoding=encoding).splitlines()
+        lines = path.read_text(encoding=encoding).split("\n")  # splitlines also ends one at U+2028 within a name
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not readable as text: {error}. Save it as UTF-8.") from None
     rows = [(index, line) for index, line in enumerate(lines, 1) if line.strip()]

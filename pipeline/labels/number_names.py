@@ -92,7 +92,11 @@ def _read_names(folder: Path, settings: Preprocess) -> _Names | None:
 
 def _lines(path: Path) -> _Names:
     """The names of a text file: `7 name` in each line, or a name in each line."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not readable as text: {error}. Save it as UTF-8.") from None
+    lines = [line.strip() for line in text.split("\n")]  # splitlines also ends a line at U+2028 within a name
     matches = [_NUMBERED.fullmatch(line) for line in lines if line]
     if matches and all(matches):
         labels = {int(match[1]): match[2] for match in matches if match}
@@ -121,7 +125,7 @@ def index_of(path: Path) -> dict[str, int]:
     """
     try:
         numbers = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}. Fix or remove it.") from None
     if not isinstance(numbers, dict) or not all(type(number) is int for number in numbers.values()):
         raise InputError(f"{path}: not a JSON object of label: number. Fix or remove it.")

@@ -213,3 +213,15 @@ def test_test_list_that_repeats_val_is_left_out(data):
     labels = read(data, CATS)
     assert [row[3] for row in rows(labels)] == ["train", "val"]
     assert "test has the same videos as val, and is left out" in said(labels)
+
+
+def test_unreadable_names_are_one_line(data):
+    put(data, train_txt="c/1.mp4 0\nd/2.mp4 1\n")
+    (data / "label_map.txt").write_bytes("f\u00f6len\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"label_map\.txt: not readable as text"):
+        read(data, CATS)
+    for text in ("[" * 100_000, '{"a": 0, "b": 0}', '{"a": "0"}', "{"):
+        put(data, cls2index_json=text)
+        with pytest.raises(InputError, match="Fix or remove it") as error:
+            read(data, CATS)
+        assert len(str(error.value).splitlines()) == 1
