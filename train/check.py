@@ -86,14 +86,14 @@ def _check_training(config: Config, args: argparse.Namespace) -> None:
 
 
 def _check_evaluation(config: Config, document: Document, args: argparse.Namespace) -> None:
-    from train.network.build import with_recorded_network  # these take MindSpore's seconds
-    from train.network.predictor import load_predictor
+    from train.network.predictor import load_predictor  # these take MindSpore's seconds
     from train.runs.choose import weights_of
     from train.weights.compatibility import check_class_names
+    from train.weights.record import read_record, with_network
 
     names = class_names(config) if args.with_ledgers else None  # before `make manifests` they may be out of date
     path = weights_of(args.ckpt or config.eval.pretrained_model, config, document, names)
-    config = with_recorded_network(config, document, path)
+    config = with_network(config, document, read_record(path), path)
     check_writable(path.parent.parent if path.parent.name == "ckpt" else path.parent, "Move the checkpoint.")
     if not args.with_ledgers:
         return

@@ -19,12 +19,13 @@ import numpy as np
 from model import weights
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
-from pipeline.common.settings import build, to_plain
+from pipeline.common.settings import build
 from train.experiment.sections import Model, Train
 from train.network.build import build_network
 from train.weights import checkpoint, sealed_json
 from train.weights.files import write_safetensors
 from train.weights.load import MisfitError, load_weights
+from train.weights.record import network_of
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +55,10 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
         for problem in error.problems:
             log.error("%s", problem)
         raise
-    kept = {key: facts[key] for key in ("classes", "videos", "recipe", "recipe_sha256") if facts.get(key)}
+    kept = {key: facts[key] for key in ("classes", "videos", "recipe", "recipe_sha256", "views") if facts.get(key)}
     if train.head == "new":
         kept = {}
-    facts = {**kept, "model": model.type, "network": to_plain(model), "converted_from": source.name}
+    facts = {**kept, "model": model.type, "network": network_of(model), "converted_from": source.name}
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".ckpt":
         checkpoint.save_weights(target, network, facts)

@@ -17,10 +17,10 @@ from train.data.videos import class_names, count_classes
 from train.device.select import start_device
 from train.evaluation.scoring import evaluation_source, log_step, score, write_results
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
-from train.network.build import with_recorded_network
 from train.network.predictor import load_predictor
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import check_class_names
+from train.weights.record import read_record, with_network
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     path = weights_of(config.eval.pretrained_model, config, document, class_names(config))
     folder = (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "eval"
     cli.say_target(f"{folder}")
-    config = with_recorded_network(config, document, path)
+    config = with_network(config, document, read_record(path), path)
     config = with_num_classes(config, lambda: count_classes(config))
     start_device(config)
     predictor, facts = load_predictor(config, path)

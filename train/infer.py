@@ -29,11 +29,11 @@ from train.device.select import start_device
 from train.evaluation.metrics import log_softmax
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
-from train.network.build import with_recorded_network
 from train.network.predictor import load_predictor
 from train.pictures.clips import write_gif
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import saved_classes
+from train.weights.record import read_record, with_input, with_network
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,11 @@ def main(argv: list[str] | None = None) -> int:
             "Run `make infer VIDEO=clip.mp4`."
         )
     make_folder(Path(config.infer.output_dir), "Set infer.output_dir to another folder.")
-    frames, fps = decode_video(video_path, config.preprocess)
     path = weights_of(config.infer.pretrained_model, config, document, class_names(config))
-    config = with_recorded_network(config, document, path)
-    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(path))
+    record = read_record(path)
+    config = with_input(with_network(config, document, record, path), record, path)
+    frames, fps = decode_video(video_path, config.preprocess)
+    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(record))
     start_device(config)
     predictor, facts = load_predictor(config, path)
     logits = predictor(Tensor(views_of(frames, config))).asnumpy()
@@ -94,7 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     names = facts.get("classes") or _frozen_names(config)
     best = np.argsort(-probabilities, kind="stable")[:5]
     log.info("%s: %d frames at %g fps, checkpoint %s", video_path, len(frames), fps, path)
-    lines = [(names[k] if k < len(names) else f"class {k}", float(probabilities[k])) for k in best]
+    # A number of a list that no video had is a class without a name.
+    lines = [((names[k] if k < len(names) else "") or f"class {k}", float(probabilities[k])) for k in best]
     for rank, (name, probability) in enumerate(lines, start=1):
         print(f"{rank}. {name}  {probability:.4f}")
     gif = Path(config.infer.output_dir) / f"{video_path.stem}.gif"

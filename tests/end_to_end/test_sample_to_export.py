@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import mindspore as ms
@@ -307,6 +308,11 @@ def test_what_can_be_had_is_checked_without_a_word(words, run, capsys):
         check.main([*words, "--ckpt=gone.ckpt"])
 
 
-def test_a_checkpoint_of_another_network_is_refused(words, run):
+def test_network_is_the_one_recorded_with_its_weights(words, run, tmp_path, capsys):
+    other = [*words, "--model.stage_channels=[8, 4, 4, 4]", PYNATIVE]
+    assert evaluate.main(other) == EXIT_OK
+    assert "this configuration has another model.stage_channels" in capsys.readouterr().err
+    best = json.loads((run / "ckpt" / "best.json").read_text())["stem"]
+    without_record = shutil.copy(run / "ckpt" / f"{best}.ckpt", tmp_path)
     with pytest.raises(UserError, match="does not fit this network"):
-        evaluate.main([*words, "--model.stage_channels=[8, 4, 4, 4]"])
+        evaluate.main([*other, f"--eval.pretrained_model={without_record}"])

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.common.errors import EXIT_RETRY, UserError
-from pipeline.common.settings import to_plain
 from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate, waiting_hint
 from train.data.videos import check_classes, check_same_classes, read_videos
@@ -41,6 +40,7 @@ from train.runs.run_folder import RunFolder
 from train.weights import checkpoint
 from train.weights.compatibility import check_class_names
 from train.weights.load import load_weights
+from train.weights.record import network_of, views_of
 
 log = logging.getLogger(__name__)
 
@@ -337,7 +337,8 @@ class Trainer:
         state = {
             **self._clip_settings(), "step": step, "epoch": self.position.epoch, "best": self.position.best,
             "model": self.config.model.type, "classes": self.source.videos.class_names,
-            "recipe": self.config.preprocess.stored(), "network": to_plain(self.config.model),
+            "recipe": self.config.preprocess.stored(), "network": network_of(self.config.model),
+            "views": views_of(self.config),
         }  # fmt: skip
         began = time.perf_counter()
         self.train_step.swap_average()

@@ -9,31 +9,13 @@ from typing import Any
 
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess, differences
-from train.weights import checkpoint
-from train.weights.files import read_safetensors
-from train.weights.mindir import read_facts
 
 log = logging.getLogger(__name__)
 
 
-def saved_facts(path: Path) -> dict[str, Any]:
-    """What was saved with a file of weights, such as `classes`; empty where nothing was.
-
-    Raises:
-        UserError: the file is missing, or what was saved with it is corrupted.
-    """
-    if path.suffix == ".mindir":
-        return read_facts(path)
-    return read_safetensors(path)[1] if path.suffix == ".safetensors" else checkpoint.read_state(path)
-
-
-def saved_classes(path: Path) -> int | None:
-    """How many classes a file of weights names in what was saved with it; None where it names none.
-
-    Raises:
-        UserError: the file is missing, or what was saved with it is corrupted.
-    """
-    return len(saved_facts(path).get("classes", [])) or None
+def saved_classes(facts: dict[str, Any]) -> int | None:
+    """How many classes weights name in what was saved with them; None where they name none."""
+    return len(facts.get("classes", [])) or None
 
 
 def check_class_names(facts: dict[str, Any], names: list[str], path: Path, where: str) -> None:
