@@ -182,7 +182,8 @@ def test_append_is_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "x").read_bytes() == b"first\nthird\n"
 
 
-def test_log_that_cannot_be_written_is_one_warning(settings, tmp_path, capsys):
+def test_log_that_cannot_be_written_is_one_warning(settings, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # those of `run`
     with RunFolder(tmp_path, settings, {}) as run:
         with disk_of(3):
             logging.getLogger().warning("one")
