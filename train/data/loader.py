@@ -91,8 +91,8 @@ def iterate(batches: ClipBatches, epoch: int, start: int = 0) -> Generator[Batch
 
 
 def waiting_hint(options: Dataset, data_wait: float) -> str:
-    """What to change if more than 1 % of the time is spent waiting for batches; empty below that."""
-    if data_wait <= 0.01:
+    """What to change if more than 5 % of the time is spent waiting for batches; empty below that."""
+    if data_wait <= 0.05:
         return ""
     threads, cores = options.num_parallel_workers, os.cpu_count() or 1
     if options.verify_checksums:
