@@ -104,4 +104,4 @@ def _check_evaluation(config: Config, document: Document, args: argparse.Namespa
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, resumes=False)

@@ -120,4 +120,4 @@ def _say_how_to_train_longer(trainer: Trainer, path: Path) -> None:
 
 if __name__ == "__main__":
     with note_exit_code():
-        cli.run(main)
+        cli.run(main, resumes=False)

@@ -82,9 +82,7 @@ def iterate(batches: ClipBatches, epoch: int, start: int = 0) -> Generator[Batch
         if isinstance(source.failure, UserError):
             raise source.failure from None
         if source.failure is not None:
-            raise LoaderError(
-                f"A thread that makes batches died: {source.failure!r}. Run this command again."
-            ) from source.failure
+            raise LoaderError(f"A thread that makes batches died: {source.failure!r}.") from source.failure
     finally:
         source.close()
         ready.close()

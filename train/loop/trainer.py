@@ -28,7 +28,7 @@ from train.evaluation.scoring import evaluation_source, score
 from train.experiment.sections import Config
 from train.loop import dropout
 from train.loop.compile_cache import cached_compilation
-from train.loop.health import FiniteLosses, memory_errors_in_one_line
+from train.loop.health import FiniteLosses, evaluation_memory_errors, training_memory_errors
 from train.loop.log_values import UNKNOWN, Interval, Remaining
 from train.loop.lr_schedule import learning_rates
 from train.loop.resume import check_clip_settings, check_schedule, clip_settings
@@ -290,7 +290,7 @@ class Trainer:
             waited = time.perf_counter()
             clips, labels, samples = next(batches)
             waited = time.perf_counter() - waited
-            with memory_errors_in_one_line(self.source.options.batch_size):
+            with training_memory_errors(self.source.options.batch_size):
                 loss, logits = self.train_step(
                     Tensor(clips), Tensor(labels), number + 1 == self.group_size, self._dropout_factors(samples, epoch)
                 )
@@ -342,7 +342,7 @@ class Trainer:
         def predict(clips: Tensor) -> Tensor:
             if self.stop.exit_code is not None:
                 raise TrainingStopped(self.stop.exit_code)
-            with memory_errors_in_one_line(len(clips), evaluating=True):
+            with evaluation_memory_errors(len(clips)):
                 return self.predictor(clips)
 
         began = time.perf_counter()

@@ -1,7 +1,7 @@
 """Records every start of a run in its starts.jsonl: when, by which command, on which machine and with which settings.
 
-config.yaml and env.json are of the last start; this file keeps all of them.  Each line is one JSON object: what env.json
-holds, and
+config.yaml and env.json are of the last start; this file keeps all of them.  Each line is one JSON object: what
+env.json holds, and
 
     step      finished steps when training started; 0 in a new run
     git       commit of this program, and whether a file of it was changed since (`dirty`); null outside a repository
