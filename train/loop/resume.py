@@ -175,12 +175,13 @@ def check_schedule(path: Path, state: dict[str, Any], config: Config, document: 
     if before == now:
         return
     problem = f"{path}: cannot resume: train.epochs is {before} in the checkpoint and {now} now"
-    step, in_epoch, clips, done = (state.get(key) for key in ("step", "steps_per_epoch", _CLIPS, "epoch"))
-    if not all(type(value) is int for value in (before, step, in_epoch, clips, done)):
+    numbers = [state.get(key) for key in ("epochs", "step", "steps_per_epoch", _CLIPS, "epoch")]
+    if not all(type(number) is int for number in numbers):
         raise UserError(f"{problem}. Set it back, or start again without --resume.")
+    _, step, in_epoch, clips, done = map(int, numbers)  # type: ignore[arg-type]
     rates = [
         learning_rates(config.learning_rate, epochs=epochs, steps_per_epoch=in_epoch, clips_per_step=clips)[:step]
-        for epochs in (before, now)
+        for epochs in (int(before), now)  # type: ignore[arg-type]
     ]
     if rates[0] == rates[1]:
         return

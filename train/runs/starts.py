@@ -26,6 +26,7 @@ from train.weights import sealed_json
 
 STARTS = "starts.jsonl"
 
+_ROOT = Path(__file__).resolve().parents[2]
 _GIT_S = 5.0  # seconds after which git is not waited for
 
 
@@ -73,16 +74,17 @@ def read_starts(run: Path) -> list[dict[str, Any]]:
     return starts
 
 
-def git_facts() -> dict[str, Any] | None:
-    """The commit of this program and whether files of it were changed since; None outside a git repository."""
-    commit = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+def git_facts(root: Path = _ROOT) -> dict[str, Any] | None:
+    """The commit of the program in `root` and whether its files were changed since; None if that cannot be known."""
+    if not (root / ".git").exists():  # git would look in the folders above, which belong to something else
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no") if commit else None
     return {"commit": commit, "dirty": bool(changed)} if commit and changed is not None else None
 
 
-def _git(*words: str) -> str | None:
+def _git(root: Path, *words: str) -> str | None:
     """What a git command prints; None if it fails."""
-    root = Path(__file__).resolve().parents[2]
     # --no-optional-locks: nothing is written; core.fsmonitor could start another program.
     command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(root), *words]
     try:

@@ -103,7 +103,8 @@ def ignore_all() -> None:
 
 def test_signals_that_are_ignored_stay_ignored(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "400", "result"], cwd=tmp_path, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", COMMAND, "400", "result"], cwd=tmp_path, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=ignore_all,
     )  # fmt: skip
     assert process.stdout is not None and process.stdout.readline() == "in C\n"

@@ -37,6 +37,7 @@ def test_metrics_are_json_for_everyone(settings, tmp_path):
 def test_a_start_that_is_refused_leaves_no_folder(settings, tmp_path):
     with pytest.raises(UserError, match="no such data"), RunFolder(tmp_path, settings, {}) as run:
         logging.getLogger().warning("before anything begins")
+        assert list(tmp_path.iterdir()) == []  # so one that is killed here leaves nothing either
         raise UserError("no such data")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="later"), RunFolder(tmp_path, settings, {}) as run:
