@@ -1,6 +1,7 @@
 """Every start of a run stays on record, with what changed since the start before."""
 
 import json
+import logging
 import subprocess
 from pathlib import Path
 
@@ -17,9 +18,8 @@ from train.runs.starts import STARTS, git_facts, read_starts
 
 
 def settings(**overrides: str) -> Config:
-    return load_config(
-        Document("train/configs/sample.yaml", {key.replace("__", "."): overrides[key] for key in overrides})
-    )
+    given = {key.replace("__", "."): value for key, value in overrides.items()}
+    return load_config(Document("train/configs/sample.yaml", given))
 
 
 def start(root: Path, config: Config, facts: dict[str, object], step: int, existing: Path | None = None) -> Path:
@@ -28,7 +28,8 @@ def start(root: Path, config: Config, facts: dict[str, object], step: int, exist
     return run.path
 
 
-def test_every_start_is_kept_with_what_changed(tmp_path):
+def test_every_start_is_kept_with_what_changed(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     run = start(tmp_path, settings(), {"host": "a"}, 0)
     before = (run / STARTS).read_bytes()
     start(tmp_path, settings(learning_rate__lr="0.01", loss__label_smoothing="0.1"), {"host": "b"}, 8, run)
