@@ -44,13 +44,8 @@ def test_memory_that_runs_out_is_one_line(
     monkeypatch.setattr(command, doing, full)
     weights = tmp_path / "w.ckpt"
     weights.touch()
-    words = [
-        "-c",
-        str(CONFIGS / "sample.yaml"),
-        f"--preprocess.manifests={tmp_path}",
-        f"--{section}.pretrained_model={weights}",
-        f"--infer.output_dir={tmp_path}",
-    ]
+    words = ["-c", str(CONFIGS / "sample.yaml"), f"--preprocess.manifests={tmp_path}"]
+    words += [f"--{section}.pretrained_model={weights}", f"--infer.output_dir={tmp_path}"]
     with pytest.raises(OutOfMemoryError) as caught:
         command.main([*words, f"--infer.image_path={weights}"])
     assert str(caught.value).startswith(f"{key}, which does not fit in memory (") and "\n" not in str(caught.value)

@@ -46,7 +46,7 @@ from train.weights.load import load_weights
 log = logging.getLogger(__name__)
 
 _SCORES = ("loss", "clip_top1", "clip_top5", "video_top1", "video_top5")
-_SHOWN_EVERY_S = 30.0  # between two lines of the same epoch on the terminal; train.log has every one
+_SHOWN_EVERY_S = 60.0  # between two lines of the same epoch on the terminal; train.log has every one
 
 
 @dataclass

@@ -39,7 +39,7 @@ def config(tmp_path_factory) -> Path:
     return write_config(tmp_path_factory.mktemp("finished"), eval_epochs=1)
 
 
-def contents(folder: Path) -> dict[Path, bytes]:
+def files_below(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -50,9 +50,9 @@ def test_finished_run_is_left_alone_and_can_be_longer(config, tmp_path, capsys):
     assert re.fullmatch(
         rf"video top-1 [\d.]+ top-5 [\d.]+, best ([\d.]+) at epoch [12], 4 steps -> {run}\n", capsys.readouterr().out
     )
-    before = contents(run)
+    before = files_below(run)
     assert train.main([*words, "--train.epochs=2", "--learning_rate.lr=0.5", *RESUME]) == EXIT_OK
-    assert contents(run) == before
+    assert files_below(run) == before
     shown = capsys.readouterr()
     assert re.fullmatch(rf"Nothing to train: best [\d.]+ at epoch [12], finished before -> {run}\n", shown.out)
     assert "has finished its 2 epochs (train.epochs). To train longer, use --resume auto with a larger" in shown.err
@@ -85,24 +85,24 @@ def test_command_for_another_schedule_can_be_run(config, tmp_path):
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", *FAST]
     assert train.main([*words, "--train.epochs=2"]) == EXIT_OK
     (run,) = (tmp_path / "tiny").iterdir()
-    before = contents(run)
+    before = files_below(run)
     with pytest.raises(UserError, match="lr_scheduler cosine_annealing the learning rates of the finished") as caught:
         train.main([*words, "--train.epochs=3", *RESUME])
-    assert contents(run) == before
+    assert files_below(run) == before
     _make, verb, given, args = shlex.split(str(caught.value).partition("from these weights: ")[2])
     assert verb == "train" and given == f"CONFIG={config}"
     assert train.main(["-c", str(config), *with_args(["--args=" + args.removeprefix("ARGS=")])]) == EXIT_OK
-    assert checkpoints_of(tmp_path / "tiny")[0].stem == "epoch_001-step_000002" and contents(run) == before
+    assert checkpoints_of(tmp_path / "tiny")[0].stem == "epoch_001-step_000002" and files_below(run) == before
 
 
 def test_start_that_is_refused_does_not_touch_the_run(config, tmp_path):
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", *FAST, "--train.eval_epochs=0", "--train.epochs=1"]
     assert train.main(words) == EXIT_OK
     (run,) = (tmp_path / "tiny").iterdir()
-    before = contents(run)
+    before = files_below(run)
     with pytest.raises(UserError, match="cannot resume: seed is 0 in the checkpoint and 7 now"):
         train.main([*words, "--train.seed=7", *RESUME])
-    assert contents(run) == before
+    assert files_below(run) == before
 
 
 def test_equal_scores_are_decided_by_the_loss():
@@ -114,7 +114,7 @@ def test_equal_scores_are_decided_by_the_loss():
     assert not earlier.improve(0.5, 0.1, 3) and earlier.improve(0.6, 7.0, 4)
 
 
-def test_disk_too_small_for_the_checkpoints_is_said_first(config, tmp_path, monkeypatch):
+def test_disk_too_small_for_checkpoints_is_named_first(config, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**9, 0, 4000)
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", *FAST]
     with monkeypatch.context() as patch, pytest.raises(MachineError) as caught:

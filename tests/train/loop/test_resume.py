@@ -106,7 +106,7 @@ def test_checkpoint_without_a_required_key_is_refused(key):
         ({"lr_scheduler": "constant", "warmup_epochs": "50"}, "60", 45, False),  # the warm-up was cut short
     ],
 )
-def test_more_epochs_where_finished_steps_stay_the_same(schedule, epochs, step, allowed):
+def test_more_epochs_where_finished_steps_stay(schedule, epochs, step, allowed):
     given = {"train.epochs": epochs, **{f"learning_rate.{key}": value for key, value in schedule.items()}}
     document = Document(CONFIGS / "sample.yaml", given)
     state = {**saved(), "epochs": 45, "steps_per_epoch": 1, "step": step, "epoch": step}

@@ -17,12 +17,12 @@ from train.runs.run_folder import RunFolder
 from train.runs.starts import STARTS, git_facts, read_starts
 
 
-def settings(**overrides: str) -> Config:
+def sample_with(**overrides: str) -> Config:
     given = {key.replace("__", "."): value for key, value in overrides.items()}
     return load_config(Document("train/configs/sample.yaml", given))
 
 
-def start(root: Path, config: Config, facts: dict[str, object], step: int, existing: Path | None = None) -> Path:
+def begun(root: Path, config: Config, facts: dict[str, object], step: int, existing: Path | None = None) -> Path:
     with RunFolder(root, config, facts, existing) as run:
         run.begin(step)
     return run.path
@@ -30,10 +30,10 @@ def start(root: Path, config: Config, facts: dict[str, object], step: int, exist
 
 def test_every_start_is_kept_with_what_changed(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    run = start(tmp_path, settings(), {"host": "a"}, 0)
+    run = begun(tmp_path, sample_with(), {"host": "a"}, 0)
     before = (run / STARTS).read_bytes()
-    start(tmp_path, settings(learning_rate__lr="0.01", loss__label_smoothing="0.1"), {"host": "b"}, 8, run)
-    start(tmp_path, settings(learning_rate__lr="0.01", loss__label_smoothing="0.1"), {"host": "c"}, 9, run)
+    begun(tmp_path, sample_with(learning_rate__lr="0.01", loss__label_smoothing="0.1"), {"host": "b"}, 8, run)
+    begun(tmp_path, sample_with(learning_rate__lr="0.01", loss__label_smoothing="0.1"), {"host": "c"}, 9, run)
     assert (run / STARTS).read_bytes().startswith(before)
     first, second, third = read_starts(run)
     assert [each["host"] for each in (first, second, third)] == ["a", "b", "c"]
@@ -50,20 +50,20 @@ def test_every_start_is_kept_with_what_changed(tmp_path, caplog):
 
 
 def test_last_start_of_an_earlier_version_is_kept_too(tmp_path):
-    run = start(tmp_path, settings(), {"host": "a"}, 0)
+    run = begun(tmp_path, sample_with(), {"host": "a"}, 0)
     (run / STARTS).unlink()
-    start(tmp_path, settings(optimizer__momentum="0.8"), {"host": "b"}, 8, run)
+    begun(tmp_path, sample_with(optimizer__momentum="0.8"), {"host": "b"}, 8, run)
     first, second = read_starts(run)
     assert first["host"] == "a" and first["settings"]["optimizer"]["momentum"] == 0.9
     assert second["host"] == "b" and second["changed"] == {"optimizer.momentum": [0.9, 0.8]}
 
 
 def test_line_cut_by_a_power_failure_costs_only_itself(tmp_path):
-    run = start(tmp_path, settings(), {}, 0)
-    start(tmp_path, settings(), {}, 3, run)
+    run = begun(tmp_path, sample_with(), {}, 0)
+    begun(tmp_path, sample_with(), {}, 3, run)
     path = run / STARTS
     path.write_bytes(path.read_bytes()[:-50])
-    start(tmp_path, settings(learning_rate__lr="0.01"), {}, 5, run)
+    begun(tmp_path, sample_with(learning_rate__lr="0.01"), {}, 5, run)
     assert [each["step"] for each in read_starts(run)] == [0, 5]
     assert read_starts(run)[1]["changed"] == {"learning_rate.lr": [0.05, 0.01]}
 
@@ -87,7 +87,7 @@ def test_git_commit_and_changed_files_are_recorded(tmp_path):
 
 
 def test_link_in_the_place_of_a_run_file_is_refused(tmp_path):
-    run = start(tmp_path / "runs", settings(), {}, 0)
+    run = begun(tmp_path / "runs", sample_with(), {}, 0)
     victim = tmp_path / "victim"
     victim.write_text("mine")
     for name in ("train.log", "metrics.jsonl", STARTS):
@@ -98,5 +98,5 @@ def test_link_in_the_place_of_a_run_file_is_refused(tmp_path):
     (run / "train.log").unlink()
     (run / "train.log").symlink_to(victim)
     with pytest.raises(UserError, match=r"train\.log: got a symbolic link"):
-        start(tmp_path / "runs", settings(), {}, 1, run)
+        begun(tmp_path / "runs", sample_with(), {}, 1, run)
     assert victim.read_text() == "mine"
