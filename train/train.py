@@ -91,7 +91,9 @@ def main(argv: list[str] | None = None) -> int:
                 log.info("The last checkpoint is kept. Resume with --resume auto.")
             raise
         if run is not None:
-            print(f"{_result(trainer, summary)}{trainer.position.step} steps -> {run.path}", flush=True)
+            result = f"{_result(trainer, summary)}{trainer.position.step} steps -> {run.path}"
+            run.note(result)
+            print(result, flush=True)
             for line in next_commands(config, document, run.path):
                 log.info("%s", line)
     return EXIT_OK

@@ -47,9 +47,9 @@ def test_finished_run_is_left_alone_and_can_be_longer(config, tmp_path, capsys):
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", *FAST, *CONSTANT]
     assert train.main([*words, "--train.epochs=2"]) == EXIT_OK
     (run,) = (tmp_path / "tiny").iterdir()
-    assert re.fullmatch(
-        rf"video top-1 [\d.]+ top-5 [\d.]+, best ([\d.]+) at epoch [12], 4 steps -> {run}\n", capsys.readouterr().out
-    )
+    result = capsys.readouterr().out
+    assert re.fullmatch(rf"video top-1 [\d.]+ top-5 [\d.]+, best [\d.]+ at epoch [12], 4 steps -> {run}\n", result)
+    assert f" {result}" in (run / "train.log").read_text()
     before = files_below(run)
     assert train.main([*words, "--train.epochs=2", "--learning_rate.lr=0.5", *RESUME]) == EXIT_OK
     assert files_below(run) == before
