@@ -14,9 +14,11 @@ import logging
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK
 from train.data.videos import class_names, count_classes
+from train.device import signals
 from train.device.select import start_device
 from train.evaluation.scoring import evaluation_source, log_step, score, write_results
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
+from train.loop.health import evaluation_memory_errors
 from train.network.predictor import load_predictor
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import check_class_names
@@ -47,11 +49,13 @@ def main(argv: list[str] | None = None) -> int:
     config = with_network(config, document, read_record(path), path)
     config = with_num_classes(config, lambda: count_classes(config))
     start_device(config)
-    predictor, facts = load_predictor(config, path)
+    with evaluation_memory_errors(config.data_loader.eval.dataset.batch_size):
+        predictor, facts = load_predictor(config, path)
     source = evaluation_source(config)
     check_class_names(facts, source.videos.class_names, path, source.videos.name)
     log.info("evaluating %s on %s, %d batches", path, source.videos.name, source.num_batches)
-    scores = score(predictor, source, log_step(source))
+    with evaluation_memory_errors(source.options.batch_size):
+        scores = score(predictor, source, log_step(source))
     summary = scores.summary()
     result = {"checkpoint": str(path), "split": source.videos.name, **summary}
     results = write_results(folder, f"{path.stem}-{source.options.split}", source, scores, result)
@@ -67,4 +71,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    signals.run(main)

@@ -16,8 +16,10 @@ from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.common.files import write_json
 from train.data.videos import class_names, count_classes
+from train.device import signals
 from train.device.select import start_device
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
+from train.loop.health import memory_errors_in_one_line
 from train.network.build import build_network
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import saved_classes
@@ -68,11 +70,14 @@ def main(argv: list[str] | None = None) -> int:
         write_json(facts_path(path), facts)
         check = "not checked, because only Ascend's tools can run it"
     else:
-        check = f"reloaded and run: largest difference {export(network, shape, path, facts):.1e}"
+        size = options.batch_size
+        with memory_errors_in_one_line("export.batch_size", size, "Give a smaller number, or smaller clips."):
+            difference = export(network, shape, path, facts)
+        check = f"reloaded and run: largest difference {difference:.1e}"
     size_mb = path.stat().st_size / 1e6
     print(f"{path}: {size_mb:.1f} MB, input {list(shape)}, {check}")
     return EXIT_OK
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    signals.run(main)

@@ -25,10 +25,12 @@ from pipeline.labels.class_ids import frozen_classes
 from pipeline.shards.encoding import frames_of
 from train.data.videos import class_names, count_classes
 from train.data.views import views_of
+from train.device import signals
 from train.device.select import start_device
 from train.evaluation.metrics import log_softmax
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
+from train.loop.health import memory_errors_in_one_line
 from train.network.predictor import load_predictor
 from train.pictures.clips import write_gif
 from train.runs.choose import config_of_run, has_best, weights_of
@@ -89,8 +91,10 @@ def main(argv: list[str] | None = None) -> int:
     frames, fps = decode_video(video_path, config.preprocess)
     config = with_num_classes(config, lambda: count_classes(config) or saved_classes(record))
     start_device(config)
-    predictor, facts = load_predictor(config, path)
-    logits = predictor(Tensor(views_of(frames, config))).asnumpy()
+    views = config.data_loader.eval.dataset
+    with memory_errors_in_one_line("data_loader.eval.dataset.num_clips", views.num_clips, "Give a smaller number."):
+        predictor, facts = load_predictor(config, path)
+        logits = predictor(Tensor(views_of(frames, config))).asnumpy()
     probabilities = np.exp(log_softmax(logits)).mean(axis=0)
     names = facts.get("classes") or _frozen_names(config)
     best = np.argsort(-probabilities, kind="stable")[:5]
@@ -106,4 +110,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    signals.run(main)

@@ -122,7 +122,7 @@ def test_a_run_leaves_what_it_should(run):
     assert re.search(line, log), log
     records = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "train/loss" in record] == list(range(1, 9))
-    assert {"val/loss", "val/acc1", "val/acc5"} <= set(records[-1])
+    assert {"epoch", "val/loss", "val/video_top1", "val/video_top5", "val/clip_top1"} <= set(records[-1])
     state = json.loads((run / "ckpt" / "epoch_002-step_000008.json").read_text())
     assert len(state["classes"]) == 8 and state["step"] == 8
 

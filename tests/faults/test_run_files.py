@@ -153,8 +153,8 @@ def test_start_that_fails_leaves_no_folder(settings, tmp_path, monkeypatch):
             run.begin(0)
     with monkeypatch.context() as patch:
         patch.setattr("train.runs.run_folder.AppendFile", full)
-        with pytest.raises(OSError, match="No space left"):
-            RunFolder(tmp_path, settings, {})
+        with pytest.raises(OSError, match="No space left"), RunFolder(tmp_path, settings, {}) as run:
+            run.begin(0)
     with pytest.raises(OSError, match="File name too long"):
         RunFolder(tmp_path / ("x" * 300), settings, {})
     assert list(tmp_path.iterdir()) == []
@@ -185,6 +185,7 @@ def test_append_is_whole_or_not_at_all(tmp_path):
 def test_log_that_cannot_be_written_is_one_warning(settings, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # those of `run`
     with RunFolder(tmp_path, settings, {}) as run:
+        run.begin(0)
         with disk_of(3):
             logging.getLogger().warning("one")
             logging.getLogger().warning("two")

@@ -191,7 +191,8 @@ class Train:
         save_checkpoint_steps: also write a checkpoint after every so many steps (0: never).
         keep_checkpoint_max: number of newest checkpoints to keep; the best one is always kept.
         eval_epochs: evaluate after every so many epochs, and after the last (0: never).
-        log_steps: number of steps between two lines of the log.
+        log_steps: number of steps between two lines of train.log and metrics.jsonl; the terminal shows the last one of
+            an epoch, and others at most once a minute.
         seed: random seed of the initial weights, the order of videos and the augmentation.
         run_distribute: train with one process per device (data parallel); set by `make train DEVICES=N`.
         amp_level: number format: O0: all float32; O2: convolutions and the linear layer in float16; O3: also the layers

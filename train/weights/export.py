@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from model.r2plus1d import VideoResNet
 from pipeline.common.errors import EXIT_UNEXPECTED, UserError
+from pipeline.common.files import unfinished
 from pipeline.common.settings import to_plain
 from train.experiment.sections import Config
 from train.weights.mindir import facts_path
@@ -100,11 +101,11 @@ def write_with_mindspore(network: nn.Cell, shape: Shape, path: Path, file_format
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     name = f".export.{os.getpid()}.tmp.{file_format.lower()}"
     try:
-        target = f"/proc/self/fd/{folder}/{name}"
-        ms.export(network, example_clips(shape), file_name=target, file_format=file_format)
-        path.with_name(name).replace(path)
+        with unfinished(path.with_name(name)):
+            target = f"/proc/self/fd/{folder}/{name}"
+            ms.export(network, example_clips(shape), file_name=target, file_format=file_format)
+            path.with_name(name).replace(path)
     finally:
-        path.with_name(name).unlink(missing_ok=True)
         os.close(folder)
 
 

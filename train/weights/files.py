@@ -6,6 +6,7 @@ maps them).  A .safetensors file written here contains a SHA-256 of its content,
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -23,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pipeline.common.errors import UserError
-from pipeline.common.files import replacing
+from pipeline.common.files import open_to_read, replacing
 
 _CKPT_TYPES = {
     "Float16": np.float16,
@@ -54,6 +55,7 @@ def read_ckpt(path: Path) -> dict[str, NDArray]:
 
     Raises:
         WeightFileError: the file is corrupted or no checkpoint.
+        OSError: it cannot be read now.
     """
     content = path.read_bytes()
     if content[-17:-10] == b"crc_num":  # what save_checkpoint(crc_check=True) appends
@@ -85,7 +87,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
 
     Raises:
         WeightFileError: the file is corrupted, no .safetensors, or has numbers that numpy lacks, such as float8.
+        OSError: it cannot be read now.
     """
+    open_to_read(path).close()  # errors of safetensors lack the reason: too many open files are "not found"
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: _tensor(path, file, name) for name in file.keys()}  # noqa: SIM118  not a mapping
@@ -95,7 +99,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
         raise
     except RecursionError:
         raise WeightFileError(f"{path}: corrupted: the JSON in its header is nested too deep") from None
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except OSError as error:  # without a number
+        raise OSError(error.errno or errno.EIO, str(error), str(path)) from None
+    except (SafetensorError, ValueError, TypeError) as error:
         raise WeightFileError(f"{path}: corrupted: cannot be read as safetensors: {_first_line(error)}") from None
     if facts and facts.pop("sha256", None) != _digest(arrays, facts):
         raise WeightFileError(
@@ -120,6 +126,7 @@ def read_pth(path: Path) -> dict[str, NDArray]:
 
     Raises:
         WeightFileError: the file is corrupted, holds more than weights, or PyTorch is not installed.
+        OSError: it cannot be read now.
     """
     try:
         import torch
@@ -139,6 +146,8 @@ def read_pth(path: Path) -> dict[str, NDArray]:
     except WeightFileError:
         raise
     except Exception as error:  # PyTorch's reader raises anything on a pickle with code or on corrupted bytes
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: an offset outside the file
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise WeightFileError(
             f"{path}: refused, and nothing in it was executed: it is corrupted or holds more than weights: "
             f"{_first_line(error)}"
