@@ -55,12 +55,9 @@ def _decode(file: VideoFile, settings: Preprocess, allocate: Allocate, with_deco
         pass
     if video is None:
         with file.in_memory() as copy:
-            video = (
-                (decode_with_decord(copy, settings, allocate) if with_decord else None)
-                or decode_with_pyav(copy, settings, skip=True)
-                or decode_with_pyav(copy, settings, skip=False)
-            )
-    if file.has_changed() or video is None:
+            video = decode_with_decord(copy, settings, allocate) if with_decord else None
+            video = video or decode_with_pyav(copy, settings)
+    if file.has_changed():
         raise DecodeError("io", "file changed while it was decoded")
     return video
 
