@@ -84,9 +84,11 @@ def gate(container: av.container.InputContainer, size: int) -> tuple[av.VideoStr
     if codec not in CODECS:
         raise DecodeError("unsupported_codec", f"codec {codec}, expected one of {', '.join(CODECS)}")
     rate = float(stream.average_rate or stream.guessed_rate or 0)
-    duration_s = (container.duration or 0) / av.time_base
+    duration_s, start_s = (container.duration or 0) / av.time_base, (container.start_time or 0) / av.time_base
     if stream.duration and stream.time_base:
         duration_s = float(stream.duration * stream.time_base)
+    if not stream.frames and start_s < duration_s:
+        duration_s -= start_s  # Matroska and fragments of mp4 say when they end, also as a part of a longer video
     if stream.width * stream.height > MAX_FRAME_PIXELS:
         raise DecodeError("too_large", f"{stream.width}x{stream.height}, at most {MAX_FRAME_PIXELS} pixels a frame")
     if duration_s > MAX_DURATION_S:

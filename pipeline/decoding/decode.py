@@ -15,7 +15,6 @@ from typing import Any
 
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.container import probe
-from pipeline.decoding.declared_length import declared_bytes
 from pipeline.decoding.frames import Allocate, DecodedVideo, new_frames
 from pipeline.decoding.video_file import DecodeError, VideoFile, open_video
 from pipeline.decoding.with_decord import decode_with_decord
@@ -47,7 +46,6 @@ def decode_video(
 
 
 def _decode(file: VideoFile, settings: Preprocess, allocate: Allocate, with_decord: bool) -> DecodedVideo:
-    _check_end(file)
     video: DecodedVideo | None = None
     try:
         video = decode_with_decord(file, settings, allocate) if with_decord else None
@@ -60,13 +58,6 @@ def _decode(file: VideoFile, settings: Preprocess, allocate: Allocate, with_deco
     if file.has_changed():
         raise DecodeError("io", "file changed while it was decoded")
     return video
-
-
-def _check_end(file: VideoFile) -> None:
-    """Raise DecodeError for a file that is shorter than its header says."""
-    declared = declared_bytes(file)
-    if declared > file.size + 1:  # AVI pads to even lengths
-        raise DecodeError("truncated", f"file has {file.size} of {declared} bytes")
 
 
 def _facts_of_bad(file: VideoFile) -> dict[str, Any]:

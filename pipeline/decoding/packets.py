@@ -1,12 +1,10 @@
-"""What the packets of a video say before decoding: when frames are shown, at which rate, whether some are lost.
+"""What the packets of a video say before decoding: when frames are shown, at which rate.
 
-Headers are believed only where packets agree: some say 1,000 frames/s, count frames that never were, or were written
-for a file of which this is a part.
+A header's rate is believed only where packets agree: some say 1,000 frames/s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.decoding import container as containers
 from pipeline.decoding.container import Source, ffmpeg_errors, gate, open_container
+from pipeline.decoding.lost_parts import Packet, check_end, check_packets, missing_bytes
 from pipeline.decoding.video_file import DecodeError, VideoFile
 
 _STEADY_S = 1e-3  # a time may be so far from that of a constant rate, or one unit of time if that is longer
@@ -47,10 +46,18 @@ def read_timing(file: VideoFile) -> tuple[Source, Timing]:
         DecodeError: the file is not admitted, or a part of it is lost.
         ReadError: the machine failed.
     """
-    with ffmpeg_errors(file), open_container(file) as container:
-        stream, source = gate(container, file.size)
-        packets = list(all_packets(container, stream))
-        timing = timing_of(packets, stream.time_base or Fraction(1, 1000), source.source_fps, source.duration_s)
+    try:
+        with ffmpeg_errors(file), open_container(file) as container:
+            stream, source = gate(container, file.size)
+            tick_s = stream.time_base or Fraction(1, 1000)
+            packets = [_facts(packet) for packet in container.demux(stream) if packet.size]
+            check_packets(file, container, stream, packets)
+            timing = timing_of(packets, tick_s, source.source_fps, source.duration_s)
+            check_end(file, container, packets, tick_s, timing.rate)
+    except DecodeError as error:
+        if error.status in ("unreadable", "no_video_stream") and (lost := missing_bytes(file)):
+            raise DecodeError("truncated", lost) from None
+        raise
     if timing.rate <= 0:
         raise DecodeError("unreadable", "no frame rate")
     if timing.rate > containers.MAX_FPS:
@@ -58,24 +65,13 @@ def read_timing(file: VideoFile) -> tuple[Source, Timing]:
     return replace(source, source_fps=timing.rate), timing
 
 
-def all_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of a stream that hold data.
-
-    Raises:
-        DecodeError: one is cut short, or there are fewer than the container says.
-    """
-    count = 0
-    for packet in container.demux(stream):
-        if packet.is_corrupt:
-            raise DecodeError("truncated", f"packet {count} is cut short")
-        if packet.size:
-            count += 1
-            yield packet
-    if count < stream.frames:
-        raise DecodeError("truncated", f"file has {count} of {stream.frames} packets")
+def _facts(packet: av.Packet) -> Packet:
+    if packet.has_sidedata("encryption_info"):
+        raise DecodeError("unreadable", "the video is encrypted; no key is known here")
+    return Packet(packet.pts, packet.dts, packet.duration or 0, packet.pos or 0, packet.is_discard, packet.is_corrupt)
 
 
-def timing_of(packets: list[av.Packet], tick_s: Fraction, declared: float, declared_s: float) -> Timing:
+def timing_of(packets: list[Packet], tick_s: Fraction, declared: float, declared_s: float) -> Timing:
     """When frames are shown.
 
     Args:
@@ -109,10 +105,29 @@ def _rate(ticks: NDArray[np.int64], tick_s: Fraction, declared: float) -> tuple[
     def steady(rate: float) -> bool:
         return rate > 0 and bool(np.abs(times_s - numbers / rate).max() <= tolerance_s)
 
-    mean = numbers[-1] / times_s[-1]
+    mean = float(numbers[-1] / (int(ticks[-1]) * tick_s))
     if steady(declared) or (steady(mean) and abs(declared * times_s[-1] - numbers[-1]) <= 1):
         return declared, False
     for rate in (float(round(mean)), round(mean * 1.001) / 1.001, mean):
         if steady(rate):
             return rate, False
-    return len(ticks) / (2 * times_s[-1] - times_s[-2]), True  # the last frame is shown as long as the one before it
+    length = 2 * int(ticks[-1]) - int(ticks[-2])  # the last frame is shown as long as the one before it
+    return float(len(ticks) / (length * tick_s)), True
+
+
+def holds_no_picture(packet: av.Packet, stream: av.VideoStream) -> bool:
+    """Whether an intact packet of H.264 holds only other data, such as the end of a sequence or padding."""
+    if stream.codec_context.name != "h264":
+        return False
+    data, header = bytes(packet), stream.codec_context.extradata or b""
+    if header[:1] != b"\1":  # units begin with 00 00 01
+        units = [unit.rstrip(b"\0") for unit in data.split(b"\0\0\1")[1:]]
+    else:
+        units, place, wide = [], 0, (header[4] & 3) + 1
+        while place < len(data):
+            length = int.from_bytes(data[place : place + wide], "big")
+            units.append(data[place + wide : place + wide + length])
+            place += wide + length
+        if place != len(data):
+            return False
+    return bool(units) and all(unit and unit[0] >> 7 == 0 and 6 <= unit[0] & 31 <= 13 for unit in units)

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.container import Source, ffmpeg_errors, ffmpeg_message, gate, open_container
 from pipeline.decoding.frames import MAX_STORED_BYTES, DecodedVideo
-from pipeline.decoding.packets import Timing, all_packets, read_timing
+from pipeline.decoding.packets import Timing, holds_no_picture, read_timing
 from pipeline.decoding.resample import resampling, seconds, since_first, ticks_between
 from pipeline.decoding.resize import FrameResizer
 from pipeline.decoding.video_file import DecodeError, VideoFile
@@ -43,8 +43,8 @@ def _decode(file: VideoFile, settings: Preprocess, source: Source, timing: Timin
     with ffmpeg_errors(file), open_container(file) as container:
         stream, _ = gate(container, file.size)
         try:
-            for packet in all_packets(container, stream):
-                for picture in packet.decode():
+            for packet in container.demux(stream):
+                for picture in _pictures(packet, stream) if packet.size else ():
                     collector.take(picture)
             for picture in stream.decode(None):
                 collector.take(picture)
@@ -54,6 +54,15 @@ def _decode(file: VideoFile, settings: Preprocess, source: Source, timing: Timin
             status = "truncated" if collector.seen else "unreadable"
             raise DecodeError(status, f"after {collector.seen} frames: {ffmpeg_message(error)}") from None
     return collector.video()
+
+
+def _pictures(packet: av.Packet, stream: av.VideoStream) -> list[av.VideoFrame]:
+    try:
+        return packet.decode()
+    except av.error.InvalidDataError:  # FFmpeg takes an H.264 packet without a picture for an error
+        if holds_no_picture(packet, stream):
+            return []
+        raise
 
 
 class _Collector:
