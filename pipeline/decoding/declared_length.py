@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pipeline.decoding.video_file import Stream, VideoFile
 
-_EBML = bytes.fromhex("1a45dfa3")
+EBML = bytes.fromhex("1a45dfa3")
 _SEGMENT = bytes.fromhex("18538067")
 
 
@@ -22,7 +22,7 @@ def declared_bytes(video: VideoFile) -> int:
     if head[:4] == b"RIFF" and head[8:] == b"AVI ":
         length = int.from_bytes(head[4:8], "little")
         return 8 + length if length else 0  # 0: the writer died before it wrote the length
-    if head[:4] == _EBML:
+    if head[:4] == EBML:
         file.seek(4)
         return _matroska_bytes(file)
     return 0

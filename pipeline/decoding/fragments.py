@@ -34,7 +34,7 @@ def read_fragments(file: VideoFile) -> Fragments:
         ReadError: the machine failed.
     """
     declared_bytes, declared_s, gaps, last = 0, 0.0, [], None
-    for kind, start, body, end in _boxes(file, 0, file.size):
+    for kind, start, body, end in boxes(file, 0, file.size):
         if kind == b"sidx":
             declared_bytes = max(declared_bytes, _end_of_indexed(file.read_at(body, end - body), end))
         elif kind == b"moov":
@@ -47,7 +47,7 @@ def read_fragments(file: VideoFile) -> Fragments:
     return Fragments(declared_bytes, declared_s, gaps)
 
 
-def _boxes(file: VideoFile, place: int, limit: int) -> Iterator[tuple[bytes, int, int, int]]:
+def boxes(file: VideoFile, place: int, limit: int) -> Iterator[tuple[bytes, int, int, int]]:
     """Kind, start, start of the content and end of each box in a part of a file; one that is cut short is not given."""
     while place + 8 <= limit:
         head = file.read_at(place, 16)
@@ -75,12 +75,12 @@ def _end_of_indexed(sidx: bytes, end: int) -> int:
 def _declared_s(file: VideoFile, body: int, end: int) -> float:
     """The length of the whole file in seconds, by the header of its fragments."""
     scale = ticks = 0
-    for kind, _, inner, last in _boxes(file, body, end):
+    for kind, _, inner, last in boxes(file, body, end):
         if kind == b"mvhd":
             content = file.read_at(inner, 32)
             scale = int.from_bytes(content[20:24] if content[:1] == b"\1" else content[12:16], "big")
         elif kind == b"mvex":
-            for deeper, _, start, stop in _boxes(file, inner, last):
+            for deeper, _, start, stop in boxes(file, inner, last):
                 if deeper == b"mehd":
                     content = file.read_at(start, stop - start)
                     ticks = int.from_bytes(content[4:12] if content[:1] == b"\1" else content[4:8], "big")
@@ -89,7 +89,7 @@ def _declared_s(file: VideoFile, body: int, end: int) -> float:
 
 def _number(file: VideoFile, body: int, end: int) -> int:
     """The number of a fragment, by its header; 0: it has none."""
-    for kind, _, inner, _ in _boxes(file, body, end):
+    for kind, _, inner, _ in boxes(file, body, end):
         if kind == b"mfhd":
             return int.from_bytes(file.read_at(inner + 4, 4), "big")
     return 0

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.frames import MAX_STORED_BYTES, Allocate, DecodedVideo
+from pipeline.decoding.mirrored import is_mirrored
 from pipeline.decoding.packets import read_timing
 from pipeline.decoding.resample import kept_by_time, kept_frames, seconds, since_first
 from pipeline.decoding.resize import resize_rgb
@@ -23,8 +24,8 @@ decord.logging.set_level(decord.logging.QUIET)
 def decode_with_decord(file: VideoFile, settings: Preprocess, allocate: Allocate) -> DecodedVideo | None:
     """Decode with decord; None if it cannot decode the file.
 
-    That is so if decord raises, or if it gives other frames than a player shows.  Of a file cut without re-encoding it
-    counts too many, and fills the rest with copies of the last frame.
+    That is so if decord raises, or if it gives other frames than a player shows.  It mirrors no picture.  Of a file cut
+    without re-encoding it counts too many frames, and fills the rest with copies of the last one.
 
     Raises:
         DecodeError: no decoder can decode the file.
@@ -32,7 +33,7 @@ def decode_with_decord(file: VideoFile, settings: Preprocess, allocate: Allocate
     """
     source, timing = read_timing(file)
     shown, times_known = timing.shown, len(timing.ticks) == timing.shown
-    if timing.varying and not times_known:
+    if (timing.varying and not times_known) or is_mirrored(file):
         return None
     if timing.varying:
         indices, fps = kept_by_time(timing.ticks, timing.tick_s, timing.rate, settings.fps)

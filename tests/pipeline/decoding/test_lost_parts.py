@@ -22,7 +22,7 @@ SIX = {"g": "6", "bf": "0", "sc_threshold": "0"}  # frames of a fragment
 pytestmark = pytest.mark.usefixtures("either_decoder")
 
 
-def frames_of(path: Path, fps: float | str = "source") -> list[int]:
+def shown_in(path: Path, fps: float | str = "source") -> list[int]:
     """The numbers on the stored frames; at the source's rate these are all frames of the source."""
     video = decode_video(path, replace(SOURCE, fps=fps))
     assert fps != "source" or video.source.source_frames == len(video.frames)
@@ -36,7 +36,7 @@ def bad(path: Path) -> str:
     return str(caught.value)
 
 
-def changed(path: Path, change: Callable[[bytearray], bytes | bytearray | None]) -> Path:
+def patch_file(path: Path, change: Callable[[bytearray], bytes | bytearray | None]) -> Path:
     """Change the bytes of a file in place, or replace them by those returned."""
     content = bytearray(path.read_bytes())
     path.write_bytes(change(content) or content)
@@ -66,8 +66,8 @@ def remux(source: Path, target: Path, packets: Callable[[list[av.Packet]], Itera
 
 def test_packed_b_frames_are_each_stored_once() -> None:
     path = RESOURCES / "packed_b_frames.avi"  # a packet with two pictures, then one with none, ten times and once more
-    assert frames_of(path) == list(range(24))
-    assert frames_of(path, 15.0) == list(range(0, 24, 2))
+    assert shown_in(path) == list(range(24))
+    assert shown_in(path, 15.0) == list(range(0, 24, 2))
 
 
 def test_leading_pictures_of_a_cut_are_not_copies(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_leading_pictures_of_a_cut_are_not_copies(tmp_path: Path) -> None:
     cut = remux(whole, tmp_path / "cut.mkv", from_second_key)
     with av.open(str(cut)) as container:
         kept = sum(packet.size > 0 for packet in container.demux(video=0))
-    stored = frames_of(cut)
+    stored = shown_in(cut)
     assert stored == list(range(stored[0], 40)) and 1 <= kept - len(stored) <= 3
-    assert frames_of(cut, 10.0) == stored[::3]
+    assert shown_in(cut, 10.0) == stored[::3]
 
 
 UNITS = {
@@ -121,7 +121,7 @@ def insert_packet(path: Path, content: bytes, place: int) -> Path:
 @pytest.mark.parametrize(("codec", "unit", "place"), CASES)
 def test_packet_without_a_picture_is_no_frame(tmp_path: Path, codec: str, unit: str, place: int) -> None:
     path = write_mp4(tmp_path / "a.mp4", 20, codec=codec)
-    assert frames_of(insert_packet(path, UNITS[codec][unit], place)) == list(range(20))
+    assert shown_in(insert_packet(path, UNITS[codec][unit], place)) == list(range(20))
 
 
 def test_packet_whose_picture_is_damaged_is_a_loss(tmp_path: Path) -> None:
@@ -155,12 +155,12 @@ def with_empty_chunks(content: bytearray, empty: set[int]) -> bytes:
 @pytest.mark.parametrize("empty", [{5, 6, 7, 13}, {14, 15, 16}, {0, 15}])
 def test_empty_chunks_repeat_a_frame_and_are_none(tmp_path: Path, empty: set[int]) -> None:
     path = write_mp4(tmp_path / "a.avi", 14, 30, codec="mpeg4")
-    changed(path, lambda content: with_empty_chunks(content, empty))
-    assert frames_of(path) == list(range(14))
+    patch_file(path, lambda content: with_empty_chunks(content, empty))
+    assert shown_in(path) == list(range(14))
     if empty == {5, 6, 7, 13}:
         places = [number for number in range(18) if number not in empty]
         shown = [max(i for i, place in enumerate(places) if place <= 2 * k) for k in range(9)]
-        assert frames_of(path, 15.0) == shown
+        assert shown_in(path, 15.0) == shown
 
 
 def claim_more(content: bytearray, nbytes: int = 8) -> None:
@@ -177,15 +177,15 @@ def claim_more(content: bytearray, nbytes: int = 8) -> None:
 @pytest.mark.parametrize("name", ["a.avi", "a.mkv", "a.webm"])
 def test_length_that_is_claimed_too_large_is_no_loss(tmp_path: Path, name: str) -> None:
     codec = {"a.avi": "mpeg4", "a.mkv": "h264", "a.webm": "vp8"}[name]
-    path = changed(write_mp4(tmp_path / name, 20, codec=codec), claim_more)
-    assert frames_of(path) == list(range(20))
+    path = patch_file(write_mp4(tmp_path / name, 20, codec=codec), claim_more)
+    assert shown_in(path) == list(range(20))
 
 
 @pytest.mark.parametrize("options", [FRAGMENTED, INDEXED, {"movflags": "frag_keyframe"}])
 @pytest.mark.parametrize("pts", [None, [0, 1, 2, 3, 9, 20, 21, 22, 30, 31, 50, 51]])
 def test_whole_fragmented_file_is_stored(tmp_path: Path, options: dict[str, str], pts: list[int] | None) -> None:
     path = write_mp4(tmp_path / "a.mp4", 12, pts=pts, container_options=options, options={"g": "4"})
-    assert frames_of(path) == list(range(12))
+    assert shown_in(path) == list(range(12))
 
 
 def without_fragment(content: bytearray, number: int) -> bytes:
@@ -197,21 +197,21 @@ def without_fragment(content: bytearray, number: int) -> bytes:
 
 def test_fragments_lost_at_the_end_are_named(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.mp4", 24, container_options=INDEXED, options=SIX)
-    assert frames_of(path) == list(range(24))
-    assert bad(changed(path, lambda content: without_fragment(content, -2))).startswith("truncated: file has ")
+    assert shown_in(path) == list(range(24))
+    assert bad(patch_file(path, lambda content: without_fragment(content, -2))).startswith("truncated: file has ")
 
 
 def test_fragment_lost_in_the_middle_is_named(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.mp4", 24, container_options=FRAGMENTED, options=SIX)
-    assert frames_of(path) == list(range(24))
-    changed(path, lambda content: without_fragment(content, 2))
+    assert shown_in(path) == list(range(24))
+    patch_file(path, lambda content: without_fragment(content, 2))
     assert bad(path) == "truncated: 0.2 s are missing after packet 12"
 
 
 def test_fragments_of_a_live_stream_begin_late(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.mp4", 24, container_options=FRAGMENTED, options=SIX)
-    changed(path, lambda content: without_fragment(content, 0))
-    assert frames_of(path) == list(range(6, 24))
+    patch_file(path, lambda content: without_fragment(content, 0))
+    assert shown_in(path) == list(range(6, 24))
 
 
 def declare_seconds(content: bytearray, milliseconds: int) -> bytes:
@@ -226,9 +226,9 @@ def declare_seconds(content: bytearray, milliseconds: int) -> bytes:
 
 def test_declared_length_of_all_fragments_is_compared(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.mp4", 24, container_options=FRAGMENTED, options=SIX)
-    changed(path, lambda content: declare_seconds(content, 800))
-    assert frames_of(path) == list(range(24))
-    assert bad(changed(path, lambda content: without_fragment(content, -3))) == "truncated: file has 0.60 of 0.80 s"
+    patch_file(path, lambda content: declare_seconds(content, 800))
+    assert shown_in(path) == list(range(24))
+    assert bad(patch_file(path, lambda content: without_fragment(content, -3))) == "truncated: file has 0.60 of 0.80 s"
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".webm"])
@@ -252,7 +252,7 @@ def test_late_fragments_are_not_long(tmp_path: Path) -> None:
             content[place + 8 : place + 16] = time.to_bytes(8, "big")
             place = content.find(b"tfdt", place + 1)
 
-    assert frames_of(changed(path, two_hours_later)) == list(range(24))
+    assert shown_in(patch_file(path, two_hours_later)) == list(range(24))
 
 
 def test_times_that_are_all_zero_are_those_of_the_rate(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_times_that_are_all_zero_are_those_of_the_rate(tmp_path: Path) -> None:
         assert int.from_bytes(content[place : place + 4], "big") == 1
         content[place + 8 : place + 12] = bytes(4)
 
-    video = decode_video(changed(path, no_time), SOURCE)
+    video = decode_video(patch_file(path, no_time), SOURCE)
     assert [read_number(frame) for frame in video.frames] == list(range(20))
     assert (video.fps, video.source.source_fps) == (30.0, 30.0)
     assert video.times_s == pytest.approx([k / 30 for k in range(20)])
