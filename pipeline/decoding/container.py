@@ -75,7 +75,7 @@ def gate(container: av.container.InputContainer, size: int) -> tuple[av.VideoStr
     """The stream to decode and what its container says.
 
     Raises:
-        DecodeError: its codec, size or length is not admitted.
+        DecodeError: its codec or size is not admitted.
     """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
@@ -91,8 +91,6 @@ def gate(container: av.container.InputContainer, size: int) -> tuple[av.VideoStr
         duration_s -= start_s  # Matroska and fragments of mp4 say when they end, also as a part of a longer video
     if stream.width * stream.height > MAX_FRAME_PIXELS:
         raise DecodeError("too_large", f"{stream.width}x{stream.height}, at most {MAX_FRAME_PIXELS} pixels a frame")
-    if duration_s > MAX_DURATION_S:
-        raise DecodeError("too_large", f"{duration_s:.0f} s, at most {MAX_DURATION_S:.0f}")
     if not stream.width or not stream.height:
         raise DecodeError("unreadable", "no size of pictures")
     stream.codec_context.thread_count = 1  # every core has a decoder, so threads inside it only add delay

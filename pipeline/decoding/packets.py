@@ -38,6 +38,11 @@ class Timing:
     rate: float
     varying: bool
 
+    @property
+    def span_s(self) -> float:
+        """Seconds from the first time to the last; 0: unknown."""
+        return float(int(self.ticks[-1]) * self.tick_s) if len(self.ticks) else 0.0
+
 
 def read_timing(file: VideoFile) -> tuple[Source, Timing]:
     """Read every packet of a file; the source's rate is that of its packets.
@@ -62,6 +67,8 @@ def read_timing(file: VideoFile) -> tuple[Source, Timing]:
         raise DecodeError("unreadable", "no frame rate")
     if timing.rate > containers.MAX_FPS:
         raise DecodeError("too_large", f"{timing.rate:g} frames/s, at most {containers.MAX_FPS:g}")
+    if (length_s := max(timing.shown / timing.rate, timing.span_s)) > containers.MAX_DURATION_S:
+        raise DecodeError("too_large", f"{length_s:.0f} s, at most {containers.MAX_DURATION_S:.0f}")
     return replace(source, source_fps=timing.rate), timing
 
 

@@ -37,7 +37,7 @@ class FrameResizer:
             self._graph = _to_rgb(picture, self._size)
         self._graph.push(picture)
         converted = self._graph.vpull().to_ndarray()
-        upright = np.ascontiguousarray(_upright(converted, display_matrix(picture)), np.uint8)
+        upright = np.ascontiguousarray(_upright(np.asarray(converted, np.uint8), display_matrix(picture)))
         resize_rgb(upright, out, self._interpolation)
         return upright.shape[0], upright.shape[1]
 

@@ -78,7 +78,7 @@ class _Collector:
         self._resize = FrameResizer(source.source_height, source.source_width, settings.interpolation)
         self._shape = (settings.height, settings.width, 3)
         # Rates are means, so there may be more frames than expected.  Pages that are never written use no memory.
-        expected = max(timing.shown, source.duration_s * timing.rate) / float(self.step)
+        expected = timing.span_s * self.fps if self._every else timing.shown / float(self.step)
         self._limit = MAX_STORED_BYTES // (settings.height * settings.width * 3)
         if expected > self._limit:
             raise DecodeError("too_large", f"{expected:.0f} stored frames, at most {self._limit}")

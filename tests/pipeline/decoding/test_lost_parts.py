@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -273,3 +274,24 @@ def test_encrypted_video_says_so(tmp_path: Path) -> None:
     options = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "0" * 31 + "1", "encryption_kid": "0" * 32}
     path = write_mp4(tmp_path / "a.mp4", 10, container_options=options)
     assert bad(path) == "unreadable: the video is encrypted; no key is known here"
+
+
+def test_length_in_seconds_is_that_of_the_packets(tmp_path: Path) -> None:
+    def two_hours_long(content: bytearray) -> None:
+        place = content.index(bytes.fromhex("448988")) + 3
+        content[place : place + 8] = struct.pack(">d", 7_200_000.0)
+
+    path = patch_file(write_mp4(tmp_path / "a.mkv", 20), two_hours_long)
+    assert shown_in(path) == list(range(20))
+    assert bad(patch_file(path, lambda content: content[:-40])).startswith("truncated: ")
+
+
+def test_sample_without_bytes_is_no_frame(tmp_path: Path) -> None:
+    path = write_mp4(tmp_path / "a.mp4", 20, options={"bf": "0"})
+
+    def no_bytes(content: bytearray) -> None:
+        place = content.index(b"stsz") + 12 + 4 * 20
+        assert int.from_bytes(content[place : place + 4], "big")
+        content[place : place + 4] = bytes(4)
+
+    assert shown_in(patch_file(path, no_bytes)) == list(range(19))
