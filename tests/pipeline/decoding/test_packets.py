@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from make_inputs import files, make_inputs, moved, path_of, train_rows
 from make_videos import read_number, write_mp4
+from paths import RESOURCES
 
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.decode import decode_video
 from pipeline.decoding.frames import DecodedVideo
 from pipeline.decoding.packets import _rate
+from pipeline.decoding.process import Decoder
 from pipeline.decoding.resample import kept_by_time
+from pipeline.execution.run import preprocess_store
+from pipeline.shards.reader import ShardReader
 
 SOURCE = Preprocess(fps="source", height=64, width=96)
 FIFTEEN = replace(SOURCE, fps=15.0)
@@ -87,3 +95,33 @@ def test_by_time_is_the_frame_shown_at_each_instant(gaps: list[int], fps: int) -
         assert (indices.tolist(), stored_fps) == (list(range(len(times_ms))), mean)
     else:
         assert (indices.tolist(), stored_fps) == (shown_at(times_ms, fps), float(fps))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_ledger_says_which_videos_are_stored_by_time(
+    tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(make_inputs(tmp_path, num_videos=4, broken=None), height=64, width=96)
+    varying, packed, steady = (path_of(settings, number) for number in (0, 1, 3))
+    ticks = [*range(0, 40, 5), *range(40, 80)]
+    write_mp4(varying, len(ticks), 50, pts=ticks)
+    shutil.copyfile(RESOURCES / "packed_b_frames.avi", packed)
+    write_mp4(steady, 20, 30)
+    if decoder == "pyav":
+        monkeypatch.setattr(Decoder, "_ask", partialmethod(_ask_pyav, Decoder._ask))
+    runs = [moved(settings, tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2)]
+    for each in runs:
+        assert preprocess_store(each) == 0
+    assert files(runs[0]) == files(runs[1])
+    rows = train_rows(runs[0])
+    assert rows["chosen_by"].tolist() == ["time", "", "", ""] and rows["source_frames"].tolist() == [48, 24, 0, 20]
+    expected = {0: shown_at([20 * tick for tick in ticks], 15), 1: list(range(0, 24, 2)), 3: list(range(0, 20, 2))}
+    for number, numbers in expected.items():
+        reader = ShardReader(Path(runs[0].store) / rows["shard"].iloc[number])
+        row = reader.row_of(rows.index[number])
+        assert [read_number(frame) for frame in reader.frames(row)] == numbers
+
+
+def _ask_pyav(decoder: Decoder, honest: Callable[..., None], number: int, path: Path, _with_decord: bool) -> None:
+    honest(decoder, number, path, False)
