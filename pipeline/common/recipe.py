@@ -48,7 +48,7 @@ class Preprocess:
         interpolation: how frames are resized: bilinear as in torchvision (not antialiased), area as in zjut_mindvideo
             (cv2.INTER_AREA), or bicubic.
         fps: stored frames per second; `source`: every frame of the video.  Stored frame k is source frame
-            floor(k * source_fps / fps), as in torchvision.
+            floor(k * source_fps / fps), as in torchvision; if the rate varies, the frame shown at k / fps seconds.
         codec: how a frame is stored: raw (uint8 RGB) or jpeg (one JPEG per frame).
         jpeg_quality: quality of each JPEG, with codec jpeg.
         videos_per_shard: number of videos in a shard.
