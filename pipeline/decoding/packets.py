@@ -73,7 +73,7 @@ def read_timing(file: VideoFile) -> tuple[Source, Timing]:
 
 
 def _facts(packet: av.Packet) -> Packet:
-    if packet.has_sidedata("encryption_info"):
+    if packet.is_keyframe and packet.has_sidedata("encryption_info"):
         raise DecodeError("unreadable", "the video is encrypted; no key is known here")
     return Packet(packet.pts, packet.dts, packet.duration or 0, packet.pos or 0, packet.is_discard, packet.is_corrupt)
 
