@@ -10,6 +10,11 @@ from pipeline.decoding.fragments import boxes
 from pipeline.decoding.resize import display_matrix
 from pipeline.decoding.video_file import DecodeError, VideoFile
 
+_HEADER_BYTES = 256 << 10
+# Matroska has no mirror: FFmpeg takes a picture turned about its upright or level axis (yaw, pitch) for one.  These are
+# the two elements, each with a length of 4 or 8; by chance they may be in any file.
+_POSES = tuple(bytes.fromhex(element) for element in ("767384", "767388", "767484", "767488"))
+
 
 def is_mirrored(file: VideoFile) -> bool:
     """Whether a video is shown mirrored, also if it is turned too.
@@ -20,7 +25,10 @@ def is_mirrored(file: VideoFile) -> bool:
     head = file.read_at(0, 4)
     if head == b"RIFF":  # AVI has no orientation
         return False
-    return _is_first_picture_mirrored(file) if head == EBML else _has_mirrored_track(file)
+    if head != EBML:
+        return _has_mirrored_track(file)
+    header = file.read_at(0, _HEADER_BYTES)
+    return any(pose in header for pose in _POSES) and _is_first_picture_mirrored(file)
 
 
 def _is_first_picture_mirrored(file: VideoFile) -> bool:

@@ -5,6 +5,7 @@ A header's rate is believed only where packets agree: some say 1,000 frames/s.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -73,7 +74,7 @@ def read_timing(file: VideoFile) -> tuple[Source, Timing]:
 
 
 def _facts(packet: av.Packet) -> Packet:
-    if packet.has_sidedata("encryption_info"):
+    if packet.is_keyframe and packet.has_sidedata("encryption_info"):
         raise DecodeError("unreadable", "the video is encrypted; no key is known here")
     return Packet(packet.pts, packet.dts, packet.duration or 0, packet.pos or 0, packet.is_discard, packet.is_corrupt)
 
@@ -88,11 +89,14 @@ def timing_of(packets: list[Packet], tick_s: Fraction, declared: float, declared
         declared_s: seconds of the video by the header; 0: unknown.
     """
     shown = [packet.pts for packet in packets if not packet.is_discard]
-    # A hidden VP8 picture has the time of the next one.  Where most frames have no time of their own, no time is right.
-    ticks = np.array(sorted({pts for pts in shown if pts is not None}), np.int64)
-    if len(ticks) < 2 or 2 * len(ticks) <= len(shown):
+    known = sorted({pts for pts in shown if pts is not None})
+    ticks = np.array(known, np.int64)
+    # A hidden VP8 picture has the time of the next one.  Where most frames have no time of their own, or one comes an
+    # hour after another (a counter that overflowed), no time is right.
+    jump = max((after - before for before, after in itertools.pairwise(known)), default=0) * tick_s
+    if len(ticks) < 2 or 2 * len(ticks) <= len(shown) or jump > containers.MAX_DURATION_S:
         rate = declared
-        if declared_s and abs(declared * declared_s - len(shown)) > 1:
+        if 0 < declared_s <= containers.MAX_DURATION_S and abs(declared * declared_s - len(shown)) > 1:
             rate = len(shown) / declared_s
         return Timing(len(shown), ticks[:0], tick_s, rate, varying=False)
     ticks -= ticks[0]

@@ -134,7 +134,8 @@ class _Collector:
         height, width = self.size
         indices = np.array(self._indices)
         known = [pts for pts in self._pts if pts is not None]
-        ticks = np.array(known) - known[0] if len(known) == self.seen else np.full(self.seen, np.nan)
+        believed = len(self.timing.ticks) > 0 and len(known) == self.seen
+        ticks = np.array(known) - known[0] if believed else np.full(self.seen, np.nan)
         times_s = since_first(seconds(ticks, self.timing.tick_s), np.arange(self.seen), self.timing.rate)[indices]
         source = replace(self.source, source_width=width, source_height=height, source_frames=self.seen)
         chosen_by = "time" if self.timing.varying else ""

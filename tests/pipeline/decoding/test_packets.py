@@ -77,6 +77,14 @@ def test_rate_of_a_header_that_packets_deny(tmp_path: Path, fps: int, nanosecond
     assert (video.source.source_fps, video.fps, video.chosen_by) == (fps, 15.0, "")
 
 
+@either
+def test_times_hours_apart_are_not_believed(tmp_path: Path) -> None:
+    path = write_mp4(tmp_path / "a.mkv", 20, 30, pts=[*range(10), *range(26 * 3600 * 30, 26 * 3600 * 30 + 10)])
+    video = decode_video(set_default_duration(path, 33_333_333), FIFTEEN)
+    assert numbers_on(video) == list(range(0, 20, 2))
+    assert video.times_s == pytest.approx(np.arange(10) / 15, abs=1e-3)
+
+
 @pytest.mark.parametrize("rate", [24000 / 1001, 25.0, 30000 / 1001, 30.0, 12.5, 60000 / 1001])
 @pytest.mark.parametrize("declared", [1.0, 14.0])
 def test_constant_rate_is_found_in_rounded_times(rate: float, declared: float) -> None:
