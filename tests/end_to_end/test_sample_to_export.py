@@ -114,7 +114,15 @@ def test_forgotten_bad_video_is_decoded_again(words, store, folder, capsys):
 
 
 def test_a_run_leaves_what_it_should(run):
-    for name in ("config.yaml", "env.json", "train.log", "metrics.jsonl", "ckpt/latest.json", "ckpt/best.json"):
+    for name in (
+        "config.yaml",
+        "env.json",
+        "starts.jsonl",
+        "train.log",
+        "metrics.jsonl",
+        "ckpt/latest.json",
+        "ckpt/best.json",
+    ):
         assert (run / name).is_file(), name
     assert list(run.glob("events.out.tfevents.*"))
     log = (run / "train.log").read_text()
