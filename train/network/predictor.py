@@ -1,4 +1,4 @@
-"""Loads a file of weights or a .mindir as a function from stored clips to logits, for evaluation and infer."""
+"""Loads a file of weights or an export as a function from stored clips to logits, for evaluation and infer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from train.experiment.sections import Config
 from train.network.build import build_network
 from train.network.normalize import Normalize
 from train.weights.compatibility import warn_if_preprocessed_differently
+from train.weights.exported import RUNNERS, ExportedNetwork
 from train.weights.load import load_weights
-from train.weights.mindir import MindirNetwork
 
 
 class Predictor(nn.Cell):
@@ -30,7 +30,7 @@ class Predictor(nn.Cell):
 
 
 def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-    """Load a .ckpt, .safetensors or .pth with weights of the `model` section, or a .mindir.
+    """Load a .ckpt, .safetensors or .pth with weights of the `model` section, or a .mindir or .onnx of `make export`.
 
     Warns if the weights were trained with different preprocessing.
 
@@ -46,8 +46,8 @@ def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tenso
     """
     transforms = config.data_loader.eval.transforms(config.preprocess.frame_size)
     normalize = Normalize(transforms.mean, transforms.std)
-    if path.suffix == ".mindir":
-        exported = MindirNetwork(path)
+    if path.suffix in RUNNERS:
+        exported = ExportedNetwork(path)
         exported.check(config, path)
         warn_if_preprocessed_differently(exported.facts, config.preprocess, path)
         return lambda clips: exported(normalize(clips)), exported.facts
