@@ -50,7 +50,7 @@ from train.evaluation.features import PartFile
 from train.evaluation.scoring import evaluation_source
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
-from train.network.predictor import load_feature_extractor
+from train.network.predictor import FeatureExtractor, load_feature_extractor
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import check_class_names
 from train.weights.record import read_record, views_of, with_network
@@ -158,7 +158,7 @@ def _is_finished(target: Path, settings: str) -> bool:
     return True
 
 
-def _compute(extract: Any, source: ClipBatches, part: PartFile) -> None:
+def _compute(extract: FeatureExtractor, source: ClipBatches, part: PartFile) -> None:
     """Append the features of the views that `part` does not have yet."""
     size = source.options.batch_size
     num_samples = len(source.videos.video_ids) * source.views.num_views
@@ -205,7 +205,7 @@ def _write(target: Path, part: PartFile, dim: int, source: ClipBatches, settings
         with open(temporary, "r+b") as raw:
             raw.seek(offset)
             for block in part.blocks():
-                raw.write(block)
+                raw.write(block.data)
 
 
 def _starts_s(source: ClipBatches) -> NDArray[np.float64]:
