@@ -2,7 +2,7 @@
 
     python -m train.evaluate -c train/configs/sample.yaml [--eval.pretrained_model=FILE]
 
-Reads a checkpoint (.ckpt, .safetensors, .pth, or an exported .mindir; default: the best of the newest run) and the
+Reads weights (.ckpt, .safetensors, .pth, or an exported .mindir or .onnx; default: the best of the newest run) and the
 shards of `data_loader.eval.dataset.split`.  Writes `eval/<checkpoint>-<split>.json` and `.csv` (one row for each video)
 into the checkpoint's run folder.
 """

@@ -24,8 +24,8 @@ from train.network.build import build_network
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import saved_classes
 from train.weights.export import Shape, export, metadata, write_with_mindspore
+from train.weights.exported import facts_path
 from train.weights.load import load_weights
-from train.weights.mindir import facts_path
 from train.weights.record import read_record, with_input, with_network
 
 log = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ def load_weights(path: Path, network: nn.Cell, *, head: weights.Head = "same") -
     if path.suffix not in (".ckpt", ".safetensors", ".pth"):
         raise UserError(
             f"{path}: got {path.suffix or 'no ending'!r}, expected a file of weights that ends in .ckpt, .safetensors "
-            "or .pth (infer and eval also take .mindir)"
+            "or .pth (infer and eval also take .mindir and .onnx)"
         )
     facts: dict[str, Any] = {}
     if path.suffix == ".ckpt":

@@ -13,8 +13,8 @@ from pipeline.common.settings import Document, build, to_plain
 from train.experiment.sections import Config, Loader, Model
 from train.experiment.transforms import Map
 from train.weights import checkpoint
+from train.weights.exported import RUNNERS, read_facts
 from train.weights.files import read_safetensors
-from train.weights.mindir import read_facts
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, or what was saved with it is damaged.
     """
-    if path.suffix == ".mindir":
+    if path.suffix in RUNNERS:
         return read_facts(path)
     return read_safetensors(path)[1] if path.suffix == ".safetensors" else checkpoint.read_state(path)
 
@@ -86,7 +86,7 @@ def with_network(config: Config, document: Document, facts: dict[str, Any], path
 
 def _saved_network(facts: dict[str, Any], path: Path) -> Model | None:
     """The `model` section of what was saved with weights, or of the settings of their run; None without both."""
-    values = facts.get("model") if path.suffix == ".mindir" else facts.get("network")
+    values = facts.get("model") if path.suffix in RUNNERS else facts.get("network")
     if values is not None:
         return _built(Model, values, path, "network")
     settings = path.parent.parent / "config.yaml"

@@ -396,7 +396,11 @@ def test_without_pytorch_message_says_what_to_install(tmp_path, monkeypatch):
         (".", "x.ckpt", r"FROM: got .*, a folder, expected a file\. Run `make convert FROM=in TO=out"),
         ("theirs.safetensors", "x.pth", r"TO: got .*x\.pth, expected a name that ends .* `make convert FROM=in TO=out"),
         ("theirs.safetensors", "theirs.safetensors", r"which is FROM too"),
-        ("theirs.onnx", "x.ckpt", r"got '\.onnx', expected a file .* \.pth \(infer and eval also take \.mindir"),
+        (
+            "theirs.onnx",
+            "x.ckpt",
+            r"got '\.onnx', expected a file .* \.pth \(.* also take \.mindir and \.onnx",
+        ),
     ],
 )
 def test_mistakes_are_one_clear_line(source, target, message, torchvisions, tmp_path):
