@@ -7,6 +7,7 @@ Cells have torchvision's names, so only the last parts differ: MindSpore keeps a
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 Head = Literal["same", "new"]
 
 _SHOWN = 5  # problems in the text of an error
+_FLOATS = {"float16", "bfloat16", "float32", "float64"}  # what `assign` takes
 
 _BATCH_NORM = {
     "bn2d.gamma": "weight",
@@ -120,7 +122,7 @@ def assign(network: nn.Cell, weights: Mapping[str, NDArray], *, source: str, hea
         head: `new` leaves the last layer, `fc`, unchanged and ignores the weights for it.
 
     Raises:
-        WeightsError: a name is missing, unexpected or of another shape, or a value is not a finite float32; the
+        WeightsError: a name is missing, unexpected or of another shape, or a value is no finite float; the
             network is unchanged.
     """
     wanted = parameters(network)
@@ -144,12 +146,26 @@ def assign(network: nn.Cell, weights: Mapping[str, NDArray], *, source: str, hea
         parameter.set_data(Tensor(np.ascontiguousarray(weights[name], dtype=np.float32)))
 
 
+def other_floats(network: nn.Cell, weights: Mapping[str, NDArray], head: Head = "same") -> str:
+    """How many of the arrays that `assign` takes are of floats other than float32, by type; empty for none."""
+    counts = Counter(
+        weights[name].dtype.name
+        for name in parameters(network)
+        if name in weights and weights[name].dtype != np.float32 and not (head == "new" and name.startswith("fc."))
+    )
+    return ", ".join(f"{count} arrays are {kind}" for kind, count in sorted(counts.items()))
+
+
 def _bad_values(name: str, array: NDArray) -> str:
     """Why an array cannot come from training, in one line, or an empty string; finds many flipped bits."""
-    if array.dtype not in (np.float16, np.float32):
+    if array.dtype.name not in _FLOATS:
         return f"{name} holds {array.dtype}, expected float32"
+    if array.dtype.name == "bfloat16":  # numpy cannot compare them
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
         return f"{name} holds values that are not finite"
+    if array.dtype == np.float64 and array.size and np.abs(array).max() > np.finfo(np.float32).max:
+        return f"{name} holds values that are too large for float32"
     if name.endswith("moving_variance") and array.size and array.min() < 0:
         return f"{name} holds a negative variance"
     return ""

@@ -2,10 +2,10 @@
 
     python -m train.convert r2plus1d_18-91a641e6.pth kinetics.ckpt [-c FILE] [--model.type=R2Plus1d18]
 
-Reads torchvision's .pth (needs the extra `convert`), .safetensors, and MindSpore's .ckpt, ours or zjut_mindvideo's;
-writes .ckpt for this project, or .safetensors with torchvision's names.  The file's ending is its format.  Every name
-and shape must match the `model` section.  Only with `--train.head=new` the last layer is not read: it gets new random
-weights for model.num_classes classes.
+Reads PyTorch's .pth, .pt, .pth.tar and .bin, .safetensors, and MindSpore's .ckpt, with the names of this project,
+torchvision or zjut_mindvideo; writes .ckpt for this project, or .safetensors or .pth with torchvision's names.  The
+file's ending is its format.  Every name and shape must match the `model` section.  Only with `--train.head=new` the
+last layer is not read: it gets new random weights for model.num_classes classes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from train.network.build import build_network
 from train.weights import checkpoint, sealed_json
 from train.weights.files import write_safetensors
 from train.weights.load import MisfitError, load_weights
+from train.weights.pytorch import write_pth
 from train.weights.record import network_of
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,9 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
     Raises:
         UserError: the file cannot be read, or its weights do not fit; nothing is written.
     """
-    if target.suffix not in (".ckpt", ".safetensors"):
+    if target.suffix not in (".ckpt", ".safetensors", ".pth"):
         raise UserError(
-            f"TO: got {target}, expected a name that ends in .ckpt or .safetensors. "
+            f"TO: got {target}, expected a name that ends in .ckpt, .safetensors or .pth. "
             "Run `make convert FROM=in TO=out.ckpt`."
         )
     if source.is_dir():
@@ -64,7 +65,13 @@ def convert(source: Path, target: Path, model: Model, train: Train) -> str:
         checkpoint.save_weights(target, network, facts)
     else:
         arrays = {weights.torchvision_name(name): p.asnumpy() for name, p in weights.parameters(network).items()}
-        write_safetensors(target, arrays, facts)
+        if target.suffix == ".safetensors":
+            write_safetensors(target, arrays, facts)
+        else:
+            # PyTorch's batch norms also have a counter, without which load_state_dict fails; inference ignores it.
+            for name in [name for name in arrays if name.endswith(".running_var")]:
+                arrays[f"{name.removesuffix('running_var')}num_batches_tracked"] = np.zeros((), np.int64)
+            write_pth(target, arrays)
     count = sum(parameter.size for parameter in network.get_parameters())
     return f"{target}: {model.type}, {model.classes} classes, {count:,} values from {source}"
 
@@ -96,8 +103,8 @@ def main(argv: list[str] | None = None) -> int:
         "train.convert", __doc__ or "", sections={"model": Model, "train": Train}, config=None,
         common=("model.", "train.head", "train.seed"),
     )  # fmt: skip
-    parser.add_argument("source", type=Path, metavar="FROM", help=".pth, .safetensors or .ckpt")
-    parser.add_argument("target", type=Path, metavar="TO", help=".ckpt or .safetensors")
+    parser.add_argument("source", type=Path, metavar="FROM", help=".pth, .pt, .pth.tar, .bin, .safetensors or .ckpt")
+    parser.add_argument("target", type=Path, metavar="TO", help=".ckpt, .safetensors or .pth")
     args, document = cli.parse(parser, argv)
     cli.set_up_logging()
     cli.say_target(f"{args.target}")

@@ -2,11 +2,12 @@
 
 import io
 import json
+import logging
 import pickle
-import sys
 from pathlib import Path
 
 import mindspore as ms
+import ml_dtypes
 import numpy as np
 import pytest
 import reference_weights
@@ -14,6 +15,7 @@ from parameters import parameter_values
 from paths import RESOURCES
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from torch_files import write_torch
 
 from model import weights
 from model.r2plus1d import r2plus1d_18, r2plus1d_50
@@ -24,6 +26,7 @@ from train.network.build import build_network
 from train.weights import checkpoint
 from train.weights.files import read_safetensors, write_safetensors
 from train.weights.load import load_weights
+from train.weights.pytorch import read_pth
 
 NARROW = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=5"]
 SETTINGS = Model(stage_channels=(4, 4, 8, 8), num_classes=5)
@@ -192,10 +195,13 @@ def test_parameter_in_two_namings_is_refused(torchvisions, tmp_path):
 
 
 def test_numbers_of_another_kind_are_refused(torchvisions, tmp_path):
-    kind = pytest.importorskip("ml_dtypes").bfloat16
-    half = {name: array.astype(kind) for name, array in load_file(torchvisions).items()}
-    with pytest.raises(UserError, match=r"stem\.0\.weight holds bfloat16, expected float32"):
-        load_weights(write_weights(tmp_path / "half.safetensors", half), build_network(SETTINGS))
+    arrays = load_file(torchvisions)
+    whole = {**arrays, "stem.0.weight": arrays["stem.0.weight"].astype(np.int32)}
+    with pytest.raises(UserError, match=r"stem\.0\.weight holds int32, expected float32"):
+        load_weights(write_weights(tmp_path / "whole.safetensors", whole), build_network(SETTINGS))
+    large = {**arrays, "fc.bias": np.full(5, 1e300)}
+    with pytest.raises(UserError, match=r"fc\.bias holds values that are too large for float32"):
+        load_weights(write_weights(tmp_path / "large.safetensors", large), build_network(SETTINGS))
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
@@ -332,8 +338,6 @@ class Bomb:
 
 @pytest.mark.parametrize("ending", [".ckpt", ".safetensors", ".pth"])
 def test_a_pickle_with_code_is_not_executed(ending, tmp_path):
-    if ending == ".pth":
-        pytest.importorskip("torch")
     path, marker = tmp_path / f"bomb{ending}", tmp_path / "executed"
     path.write_bytes(pickle.dumps({"stem.0.weight": Bomb(marker)}, protocol=2))
     pickle.load(io.BytesIO(path.read_bytes()))  # noqa: S301  it is a bomb
@@ -344,22 +348,10 @@ def test_a_pickle_with_code_is_not_executed(ending, tmp_path):
     assert not marker.exists()
 
 
-def test_a_pytorch_file_with_code_is_not_executed(tmp_path):
-    torch = pytest.importorskip("torch")
-    marker = tmp_path / "executed"
-    torch.save({"stem.0.weight": Bomb(marker)}, tmp_path / "bomb.pth")
-    with pytest.raises(UserError, match="refused, and nothing in it was executed"):
-        load_weights(tmp_path / "bomb.pth", build_network(SETTINGS))
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("new_format", [True, False])
-def test_pytorchs_file(new_format, torchvisions, tmp_path):
-    torch = pytest.importorskip("torch")
+@pytest.mark.parametrize("older", [False, True])
+def test_pytorchs_file(older, torchvisions, tmp_path):
     path, arrays = tmp_path / "theirs.pth", load_file(torchvisions)
-    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    state["stem.1.num_batches_tracked"] = torch.tensor(3)
-    torch.save(state, path, _use_new_zipfile_serialization=new_format)
+    write_torch(path, {**arrays, "stem.1.num_batches_tracked": np.array(3)}, older=older)
     network = build_network(SETTINGS)
     load_weights(path, network)
     assert same(parameter_values(network), named(network, lambda name: name))
@@ -371,7 +363,7 @@ def test_pytorchs_file(new_format, torchvisions, tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match="SHA-256 does not begin with 91a641e6"):
         load_weights(named_path, network)
-    if new_format:
+    if not older:
         with pytest.raises(UserError, match="corrupted"):
             load_weights(path, network)
     for broken in (b"", bytes(content[: len(content) // 2])):
@@ -381,11 +373,53 @@ def test_pytorchs_file(new_format, torchvisions, tmp_path):
     assert same(parameter_values(network), before)
 
 
-def test_without_pytorch_message_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "x.pth").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"needs PyTorch\. Run pip install -e '\.\[convert\]'"):
-        load_weights(tmp_path / "x.pth", build_network(SETTINGS))
+@pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.pth.tar", "x.bin", "x.PTH"])
+def test_each_of_pytorchs_endings(name, torchvisions, tmp_path):
+    path = write_torch(tmp_path / name, {"state_dict": load_file(torchvisions), "epoch": 3})
+    network = build_network(SETTINGS)
+    assert load_weights(path, network) == {}
+    assert same(parameter_values(network), named(network, lambda name: name))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_other_floats_become_float32_in_one_line(ending, kind, torchvisions, tmp_path, caplog):
+    dtype = getattr(ml_dtypes, kind, None) or kind
+    arrays = {name: array.astype(dtype) for name, array in load_file(torchvisions).items()}
+    path = tmp_path / f"x{ending}"
+    write_torch(path, arrays) if ending == ".pth" else save_file(arrays, path)
+    network = build_network(SETTINGS)
+    with caplog.at_level(logging.INFO):
+        load_weights(path, network)
+    assert f"{path}: {len(arrays)} arrays are {kind}; converted to float32" in caplog.text
+    expected = named(network, lambda name: name)
+    for name, array in parameter_values(network).items():
+        assert np.array_equal(array, expected[name].astype(dtype).astype(np.float32)), name
+
+
+def test_there_and_back_to_pytorch(torchvisions, tmp_path):
+    there, back = tmp_path / "there.pth", tmp_path / "back.safetensors"
+    assert convert.main([str(torchvisions), str(there), *NARROW]) == EXIT_OK
+    arrays, _ = read_pth(there)
+    expected = named(build_network(SETTINGS), weights.torchvision_name)
+    counters = {name.replace("running_var", "num_batches_tracked") for name in expected if "running_var" in name}
+    assert arrays.keys() == expected.keys() | counters
+    assert convert.main([str(there), str(back), *NARROW]) == EXIT_OK
+    assert same(load_file(back), expected)
+
+
+def test_torchvision_loads_what_is_written(tmp_path):
+    resnet = pytest.importorskip("torchvision.models.video.resnet")
+    import torch
+
+    source = write_weights(tmp_path / "x.safetensors", named(r2plus1d_18(num_classes=400), weights.torchvision_name))
+    assert convert.main([str(source), str(tmp_path / "x.pth")]) == EXIT_OK
+    theirs = resnet.r2plus1d_18().eval()
+    theirs.load_state_dict(torch.load(tmp_path / "x.pth", weights_only=True))
+    with torch.no_grad():
+        logits = theirs(torch.from_numpy(reference_weights.clip((2, 3, 8, 56, 56)))).numpy()
+    expected = np.load(RESOURCES / "parity_logits.npz")["logits_2x3x8x56x56_seed0"]
+    assert np.abs(logits - expected).max() / np.abs(expected).max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -394,9 +428,9 @@ def test_without_pytorch_message_says_what_to_install(tmp_path, monkeypatch):
         ("gone.ckpt", "x.ckpt", r"gone\.ckpt: checkpoint not found"),
         ("nope", "x.ckpt", r"nope: checkpoint not found"),
         (".", "x.ckpt", r"FROM: got .*, a folder, expected a file\. Run `make convert FROM=in TO=out"),
-        ("theirs.safetensors", "x.pth", r"TO: got .*x\.pth, expected a name that ends .* `make convert FROM=in TO=out"),
+        ("theirs.safetensors", "x.pt", r"TO: got .*x\.pt, expected a name that ends .* `make convert FROM=in TO=out"),
         ("theirs.safetensors", "theirs.safetensors", r"which is FROM too"),
-        ("theirs.onnx", "x.ckpt", r"got '\.onnx', expected a file .* \.pth \(infer and eval also take \.mindir"),
+        ("theirs.onnx", "x.ckpt", r"got '\.onnx', expected a file .* \.bin \(infer and eval also take \.mindir"),
     ],
 )
 def test_mistakes_are_one_clear_line(source, target, message, torchvisions, tmp_path):
