@@ -58,7 +58,7 @@ def load_weights(path: Path, network: nn.Cell, *, head: weights.Head = "same") -
         if where:
             log.info("%s: the weights are those in %s", path, where)
     arrays, naming, left_out = weights.to_own_names(network, arrays)
-    log.info("%s: %d arrays with %s names", path, len(arrays), naming)
+    log.info("%s: %d arrays with %s", path, len(arrays), naming)
     if left_out:
         log.info(
             "%s: %d entries ignored that are no weights of a network, such as %s", path, len(left_out), left_out[0]

@@ -14,7 +14,7 @@ from mindspore import nn
 from onnx import TensorProto, helper, numpy_helper
 
 from model import weights
-from model.r2plus1d import Block, VideoResNet
+from model.r2plus1d import Block, SpatialMaxPool, VideoResNet
 
 _OPSET, _IR_VERSION = 17, 8  # of 2022: readable by onnxruntime 1.12 and later, and by most converters
 
@@ -76,6 +76,10 @@ class _Graph:
             return self.node("Relu", [value], name)
         if isinstance(cell, nn.Identity):
             return value
+        if isinstance(cell, SpatialMaxPool):
+            return self.node(
+                "MaxPool", [value], name, kernel_shape=(1, 3, 3), strides=(1, 2, 2), pads=(0, 1, 1, 0, 1, 1)
+            )
         if isinstance(cell, Block):
             shortcut = self.add(cell.downsample, f"{name}.downsample", value)
             for part in ("conv1", "conv2", "conv3"):
