@@ -193,6 +193,7 @@ class VideoResNet(nn.Cell):
         mmaction2: bool = False,
     ) -> None:
         super().__init__()
+        self.bn_eps = bn_eps
         if stage_strides is None:
             stage_strides = [(1, 1, 1)] + [(1, 2, 2) if kind == "spatial" else (2, 2, 2) for kind in kinds[1:]]
         for number, (kind, stride) in enumerate(zip(kinds, stage_strides, strict=True), start=1):
@@ -300,7 +301,7 @@ def mmaction2_r2plus1d_34(**options: Any) -> VideoResNet:
     """mmaction2's ResNet2Plus1d with depth 34, for clips of 224 x 224; its weights were trained with bn_eps 1e-3.
 
     It differs from the paper's network: 83 mid-planes in the stem, a max pool after it, and split convolutions in the
-    shortcuts too.  Batch norms within split convolutions have epsilon 1e-5 whatever bn_eps is.  midplanes has no effect.
+    shortcuts.  Batch norms within split convolutions have epsilon 1e-5 whatever bn_eps is; midplanes has no effect.
     """
     return VideoResNet(("split",) * 4, (3, 4, 6, 3), 1, mmaction2=True, **(options | {"midplanes": "paper"}))
 

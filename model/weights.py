@@ -132,7 +132,9 @@ def to_own_names(network: nn.Cell, weights: Mapping[str, NDArray]) -> tuple[dict
     for naming, their in NAMINGS.items():
         own = {their(name): name for name in names}
         prefixes = {name.removesuffix(first) for first in list(own)[:3] for name in weights if name.endswith(first)}
-        for prefix in sorted({""} | {prefix for prefix in prefixes if prefix.endswith(".")}, key=len):
+        for prefix in sorted(
+            {""} | {prefix for prefix in prefixes if prefix.endswith(".")}, key=lambda prefix: (len(prefix), prefix)
+        ):
             matching = {prefix + name: mine for name, mine in own.items() if prefix + name in weights}
             if len(matching) > len(best) or not described:
                 best = matching
@@ -294,15 +296,18 @@ def _traits(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     bottleneck = any(name.startswith("layer1.0.conv3.") for name in shapes)
     kernel = shapes.get("layer2.0.conv1.0.weight", ())
     kind = "R2Plus1d" if "layer1.0.conv1.0.0.weight" in shapes else "R3d" if kernel[2:3] == (3,) else "MC3d"
-    planes = first("layer2.0.conv2.0.0.weight")
-    one, two = channels[0] * (4 if bottleneck else 1), channels[1]
-    rules = {mid_planes(two, two): "paper", mid_planes(one, two): "shared"} if one and two else {}
+    midplanes = ""
+    for at, (before, now) in enumerate(zip(channels, channels[1:], strict=False), start=2):
+        rules = {"shared": mid_planes(before * (4 if bottleneck else 1), now or 1), "paper": mid_planes(now, now or 1)}
+        if rules["shared"] != rules["paper"]:
+            planes = first(f"layer{at}.0.conv2.0.0.weight")
+            midplanes = next((rule for rule, number in rules.items() if number == planes), midplanes)
     return {
         "convolutions": kind,
         "blocks": blocks,
         "bottleneck": bottleneck,
         "channels": channels,
-        "midplanes": rules.get(planes, ""),
+        "midplanes": midplanes,
         "shortcut": any(name.startswith("layer1.0.downsample.") for name in shapes),
         "classes": first("fc.weight"),
     }

@@ -67,6 +67,12 @@ def load_weights(path: Path, network: nn.Cell, *, head: weights.Head = "same") -
         weights.assign(network, arrays, source=str(path), head=head)
     except weights.WeightsError as error:
         raise MisfitError(error, facts) from None
+    if naming.startswith("mmaction2's") and getattr(network, "bn_eps", 1e-3) != 1e-3:
+        log.warning(
+            "warning: %s: mmaction2 trained these weights with epsilon 1e-3 in batch norms, here it is %g. Set "
+            "model.bn_eps to 1e-3.",
+            path, network.bn_eps,
+        )  # fmt: skip
     if converted := weights.other_floats(network, arrays, head):
         log.info("%s: %s; converted to float32", path, converted)
     return facts

@@ -1,9 +1,11 @@
 """Weights of every supported format are converted to ours and back, and all others are refused."""
 
+import csv
 import io
 import json
 import logging
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -18,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from torch_files import write_torch
 
 from model import weights
-from model.r2plus1d import r2plus1d_18, r2plus1d_50
+from model.r2plus1d import mmaction2_r2plus1d_34, r2plus1d_18, r2plus1d_50
 from pipeline.common.errors import EXIT_OK, UserError
 from train import convert
 from train.experiment.sections import Model
@@ -373,7 +375,7 @@ def test_pytorchs_file(older, torchvisions, tmp_path):
     assert same(parameter_values(network), before)
 
 
-@pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.pth.tar", "x.bin", "x.PTH"])
+@pytest.mark.parametrize("name", ["x.pth.tar", "x.PTH"])
 def test_each_of_pytorchs_endings(name, torchvisions, tmp_path):
     path = write_torch(tmp_path / name, {"state_dict": load_file(torchvisions), "epoch": 3})
     network = build_network(SETTINGS)
@@ -381,8 +383,10 @@ def test_each_of_pytorchs_endings(name, torchvisions, tmp_path):
     assert same(parameter_values(network), named(network, lambda name: name))
 
 
-@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
-@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [("float16", ".pth"), ("bfloat16", ".pth"), ("float64", ".pth"), ("bfloat16", ".safetensors")],
+)
 def test_other_floats_become_float32_in_one_line(ending, kind, torchvisions, tmp_path, caplog):
     dtype = getattr(ml_dtypes, kind, None) or kind
     arrays = {name: array.astype(dtype) for name, array in load_file(torchvisions).items()}
@@ -438,3 +442,97 @@ def test_mistakes_are_one_clear_line(source, target, message, torchvisions, tmp_
     with pytest.raises(UserError, match=message) as caught:
         convert.main([str(tmp_path / source), str(tmp_path / target), *NARROW])
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def resource_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    with open(RESOURCES / name, newline="") as file:
+        return {row["name"]: tuple(map(int, row["shape"].split("x"))) for row in csv.DictReader(file)}
+
+
+def test_mmaction2s_names_fit_its_network():
+    network = mmaction2_r2plus1d_34(num_classes=5, stage_channels=(8, 16, 32, 64))
+    names = [weights.mmaction2_name(name) for name in weights.parameters(network)]
+    assert sorted(names) == sorted(resource_shapes("mmaction2_r2plus1d_34_params.csv"))
+
+
+@pytest.mark.slow
+def test_generated_weights_of_mmaction2_all_fit(tmp_path):
+    shapes = resource_shapes("mmaction2_r2plus1d_34_params.csv")
+    arrays = {name: reference_weights.weight(name, shape) for name, shape in shapes.items()}
+    source = write_torch(tmp_path / "theirs.pth", {"meta": {}, "state_dict": arrays})
+    words = ["--model.type=MMAction2R2Plus1d34", "--model.bn_eps=0.001"]
+    assert convert.main([str(source), str(tmp_path / "x.ckpt"), *words]) == EXIT_OK
+    network = mmaction2_r2plus1d_34(num_classes=400)
+    load_weights(tmp_path / "x.ckpt", network)
+    assert same({weights.mmaction2_name(name): array for name, array in parameter_values(network).items()}, arrays)
+
+
+@pytest.mark.slow
+def test_mmaction2s_network_gives_its_logits(tmp_path, caplog):
+    # The expected logits were computed with PyTorch by modules built after mmaction2's, in float32.
+    settings = Model(type="MMAction2R2Plus1d34", stage_channels=(8, 16, 32, 64), num_classes=5, bn_eps=1e-3)
+    network = build_network(settings)
+    arrays = {
+        (theirs := weights.mmaction2_name(name)): reference_weights.weight(theirs, tuple(parameter.shape))
+        for name, parameter in weights.parameters(network).items()
+    }
+    load_weights(write_torch(tmp_path / "x.pth", {"state_dict": arrays}), network)
+    network.set_train(False)
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    logits = network(ms.Tensor(reference_weights.clip((2, 3, 8, 64, 64)))).asnumpy()
+    ms.set_context(mode=before)
+    expected = np.load(RESOURCES / "parity_logits_mmaction2.npz")["logits_2x3x8x64x64_seed0"]
+    assert np.abs(logits - expected).max() / np.abs(expected).max() < 1e-5
+    assert "epsilon" not in caplog.text
+    load_weights(tmp_path / "x.pth", build_network(replace(settings, bn_eps=1e-5)))
+    assert "mmaction2 trained these weights with epsilon 1e-3 in batch norms, here it is 1e-05" in caplog.text
+    with pytest.raises(UserError, match=r"Likely cause: this is mmaction2's R\(2\+1\)D: set model.type to MMAction2R2"):
+        load_weights(tmp_path / "x.pth", build_network(replace(settings, type="R2Plus1d34")))
+
+
+@pytest.mark.parametrize("classes", [359, pytest.param(487, marks=pytest.mark.slow)])
+def test_ig65ms_thirty_four_layers(classes, tmp_path):
+    # torchvision's names; the second convolution of a block that changes the channels has its own mid-planes.
+    settings = Model(type="R2Plus1d34", stage_channels=(4, 4, 8, 8), num_classes=classes, midplanes="paper")
+    network = build_network(settings)
+    assert network.layer3[0].conv2[0][0].weight.shape[0] == 27 * 8 * 8 // (9 * 8 + 3 * 8)
+    arrays = named(network, weights.torchvision_name)
+    source = write_torch(tmp_path / "r2plus1d_34_clip8_ig65m.pth", arrays)
+    load_weights(source, network)
+    assert same(parameter_values(network), named(network, lambda name: name))
+    with pytest.raises(UserError, match=r"Likely cause: it has the other mid-planes: set model.midplanes to paper"):
+        load_weights(source, build_network(replace(settings, midplanes="shared")))
+
+
+def test_class_order_names_and_then_reorders(torchvisions, tmp_path, capsys):
+    names = tmp_path / "names.txt"
+    names.write_text("e\na\nd\nb\nc\n")
+    ours, sorted_ones = tmp_path / "ours.ckpt", tmp_path / "sorted.safetensors"
+    order = [f"--class-order={names}"]
+    assert convert.main([str(torchvisions), str(ours), *NARROW, *order]) == EXIT_OK
+    assert "the outputs had no names; they now have those of the class list" in capsys.readouterr().err
+    (tmp_path / "sorted.csv").write_text("label_id,label\n0,a\n1,b\n2,c\n3,d\n4,e\n")
+    order = [f"--class-order={tmp_path / 'sorted.csv'}"]
+    assert convert.main([str(ours), str(sorted_ones), *NARROW, *order]) == EXIT_OK
+    assert "5 of 5 outputs moved into the order of the class list" in capsys.readouterr().err
+    network = build_network(SETTINGS)
+    assert load_weights(ours, network)["classes"] == list("eadbc")
+    before = network.fc.weight.asnumpy(), network.fc.bias.asnumpy()
+    assert load_weights(sorted_ones, network)["classes"] == list("abcde")
+    for old, new in zip(before, (network.fc.weight.asnumpy(), network.fc.bias.asnumpy()), strict=True):
+        assert all(np.array_equal(new["abcde".index(name)], old["eadbc".index(name)]) for name in "abcde")
+
+
+def test_class_order_of_other_classes_writes_nothing(torchvisions, tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
+    target, order = tmp_path / "x.ckpt", f"--class-order={tmp_path / 'names.txt'}"
+    with pytest.raises(UserError, match=r"--class-order: got 4 classes, but .*theirs\.safetensors has 5"):
+        convert.main([str(torchvisions), str(target), *NARROW, order])
+    checkpoint.save_weights(tmp_path / "a.ckpt", build_network(SETTINGS), {"classes": list("abcde")})
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\nx\n")
+    with pytest.raises(UserError, match=r"Only in the list: 'x'\. Only in the weights: 'e'\."):
+        convert.main([str(tmp_path / "a.ckpt"), str(target), *NARROW, order])
+    with pytest.raises(UserError, match=r"a new head \(train\.head=new\) has no classes"):
+        convert.main([str(torchvisions), str(target), *NARROW, order, "--train.head=new"])
+    assert not target.exists()
