@@ -131,10 +131,9 @@ def to_own_names(network: nn.Cell, weights: Mapping[str, NDArray]) -> tuple[dict
     described = ""
     for naming, their in NAMINGS.items():
         own = {their(name): name for name in names}
-        prefixes = {name.removesuffix(first) for first in list(own)[:3] for name in weights if name.endswith(first)}
-        for prefix in sorted(
-            {""} | {prefix for prefix in prefixes if prefix.endswith(".")}, key=lambda prefix: (len(prefix), prefix)
-        ):
+        anchors = list(own)[:3]
+        prefixes = {name.removesuffix(anchor) for anchor in anchors for name in weights if name.endswith(f".{anchor}")}
+        for prefix in ["", *sorted(prefixes, key=lambda prefix: (len(prefix), prefix))]:
             matching = {prefix + name: mine for name, mine in own.items() if prefix + name in weights}
             if len(matching) > len(best) or not described:
                 best = matching

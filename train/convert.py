@@ -90,6 +90,8 @@ def convert(source: Path, target: Path, model: Model, train: Train, class_order:
             for name in [name for name in arrays if name.endswith(".running_var")]:
                 arrays[f"{name.removesuffix('running_var')}num_batches_tracked"] = np.zeros((), np.int64)
             write_pth(target, arrays)
+            if kept.get("classes"):
+                log.info("%s: this format has no place for class names; they are only in %s", target, source)
     count = sum(parameter.size for parameter in network.get_parameters())
     return f"{target}: {model.type}, {model.classes} classes, {count:,} values from {source}"
 

@@ -20,8 +20,8 @@ STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "H
 V2 = "torch._utils._rebuild_tensor_v2"
 
 
-class Made:
-    """What is pickled as a call: `Made("torch._utils._rebuild_parameter", array, True, {})`; arrays are tensors."""
+class Called:
+    """What is pickled as a call: `Called("torch._utils._rebuild_parameter", array, True, {})`; arrays are tensors."""
 
     def __init__(self, name: str, *arguments: Any) -> None:
         self.name, self.arguments = name, arguments
@@ -50,7 +50,7 @@ class _Pickler(pickle.Pickler):
         if isinstance(value, np.ndarray):
             strides = tuple(stride // value.itemsize for stride in value.strides)
             return _named(V2), (Storage(value), 0, value.shape, strides, False, {})
-        if isinstance(value, Made):
+        if isinstance(value, Called):
             return _named(value.name), value.arguments
         return NotImplemented
 

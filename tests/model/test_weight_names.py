@@ -22,7 +22,7 @@ def arrays_of(network: nn.Cell, name_of=weights.torchvision_name) -> dict[str, n
     }
 
 
-def refusal(network: nn.Cell, arrays: dict[str, np.ndarray], **options) -> str:
+def misfit(network: nn.Cell, arrays: dict[str, np.ndarray], **options) -> str:
     named, *_ = to_own_names(network, arrays)
     with pytest.raises(WeightsError) as caught:
         weights.assign(network, named, source="x.pth", **options)
@@ -49,13 +49,13 @@ def test_what_lies_outside_the_prefix_is_unexpected(network):
 
 def test_two_networks_in_one_file_are_not_mixed(network):
     arrays = {f"{who}.{name}": array for who in ("student", "teacher") for name, array in arrays_of(network).items()}
-    assert refusal(network, arrays).startswith("some of its names begin with 'teacher.' and others do not")
+    assert misfit(network, arrays).startswith("some of its names begin with 'teacher.' and others do not")
 
 
 def test_half_a_prefix_is_named(network):
     names = list(arrays := arrays_of(network))
     mixed = {name if number < 100 else f"module.{name}": arrays[name] for number, name in enumerate(names)}
-    assert refusal(network, mixed).startswith("some of its names begin with 'module.' and others do not")
+    assert misfit(network, mixed).startswith("some of its names begin with 'module.' and others do not")
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ def test_half_a_prefix_is_named(network):
     ],
 )  # fmt: skip
 def test_a_misfit_begins_with_its_likely_cause(build, options, cause, network):
-    assert refusal(network, arrays_of(build(**(NARROW | options)))).startswith(cause)
+    assert misfit(network, arrays_of(build(**(NARROW | options)))).startswith(cause)
 
 
 def test_two_causes_are_both_named(network):
-    text = refusal(network, arrays_of(r2plus1d_18(**(NARROW | {"midplanes": "paper", "num_classes": 7}))))
+    text = misfit(network, arrays_of(r2plus1d_18(**(NARROW | {"midplanes": "paper", "num_classes": 7}))))
     assert "set model.midplanes to paper; the file has 7, this network 5: set model.num_classes to 7" in text
 
 
@@ -103,4 +103,4 @@ def test_the_cause_is_seen_from_the_other_side_too(network):
     ],
 )  # fmt: skip
 def test_other_programs_networks_are_named(names, cause, network):
-    assert refusal(network, {name: np.zeros((2, 2), np.float32) for name in names}).startswith(cause)
+    assert misfit(network, {name: np.zeros((2, 2), np.float32) for name in names}).startswith(cause)

@@ -42,7 +42,7 @@ def read_class_order(path: Path) -> list[str]:
             cells = dict(zip(header, next(csv.reader([line])), strict=False))
             numbered.append((row, cells.get("label_id", ""), cells.get("label", "")))
     elif rows and all(_NUMBERED.fullmatch(line) for _, line in rows):
-        numbered = [(row, *match.groups()) for row, line in rows if (match := _NUMBERED.fullmatch(line))]
+        numbered = [(row, match[1], match[2]) for row, line in rows if (match := _NUMBERED.fullmatch(line))]
     else:
         numbered = [(row, str(place), line) for place, (row, line) in enumerate(rows)]
     return _in_order(path, numbered)

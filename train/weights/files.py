@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from google.protobuf.message import DecodeError
 from mindspore.train.checkpoint_pb2 import Checkpoint
@@ -27,6 +28,7 @@ _CKPT_TYPES = {
     "Float16": np.float16,
     "Float32": np.float32,
     "Float64": np.float64,
+    "BFloat16": ml_dtypes.bfloat16,
     "Int32": np.int32,
     "Int64": np.int64,
 }

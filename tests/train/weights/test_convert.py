@@ -11,6 +11,7 @@ from pathlib import Path
 import mindspore as ms
 import ml_dtypes
 import numpy as np
+import onnxruntime
 import pytest
 import reference_weights
 from parameters import parameter_values
@@ -28,6 +29,7 @@ from train.network.build import build_network
 from train.weights import checkpoint
 from train.weights.files import read_safetensors, write_safetensors
 from train.weights.load import load_weights
+from train.weights.onnx_graph import build_onnx
 from train.weights.pytorch import read_pth
 
 NARROW = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=5"]
@@ -484,6 +486,11 @@ def test_mmaction2s_network_gives_its_logits(tmp_path, caplog):
     ms.set_context(mode=before)
     expected = np.load(RESOURCES / "parity_logits_mmaction2.npz")["logits_2x3x8x64x64_seed0"]
     assert np.abs(logits - expected).max() / np.abs(expected).max() < 1e-5
+    model = build_onnx(network, (None, 3, 8, 64, 64), {})
+    (exported,) = onnxruntime.InferenceSession(model.SerializeToString()).run(
+        None, {"clips": reference_weights.clip((2, 3, 8, 64, 64))}
+    )
+    assert np.abs(exported - expected).max() / np.abs(expected).max() < 1e-5
     assert "epsilon" not in caplog.text
     load_weights(tmp_path / "x.pth", build_network(replace(settings, bn_eps=1e-5)))
     assert "mmaction2 trained these weights with epsilon 1e-3 in batch norms, here it is 1e-05" in caplog.text
