@@ -113,7 +113,7 @@ export: install ## Write the network as MINDIR or ONNX, and check the file by ru
 	$(RUN) train.export $(OF_RUN) $(if $(CKPT),--export.pretrained_model="$$CKPT") $(FLAGS)
 
 # Without CONFIG, the weights are for the full network with 400 classes, not for the sample's narrow one.
-convert: $(if $(filter %.pth,$(lastword $(FROM))),.venv/.convert,install) ## Convert weights (FROM=FILE TO=FILE): .pth, .safetensors, .ckpt
+convert: install ## Convert weights (FROM=FILE TO=FILE): .pth, .safetensors, .ckpt
 	$(RUN) train.convert $(if $(GIVEN_CONFIG),--config="$$CONFIG") $(FLAGS) -- "$$FROM" "$$TO"
 
 report: install ## Draw clips and learning curves of the newest run (CKPT=FOLDER: of another)
@@ -171,10 +171,6 @@ CHECK = $(RUN) train.check $(SETTINGS) $(START) $(if $(CKPT),--ckpt="$$CKPT") \
 
 .venv/.lint: .venv/.installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[lint]'
-	touch $@
-
-.venv/.convert: .venv/.installed
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[convert]'
 	touch $@
 
 .venv/.gpu: .venv/.installed

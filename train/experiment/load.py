@@ -34,7 +34,7 @@ def load_config(document: Document, *, warns: bool = True) -> Config:
 # The `model_name` that zjut_mindvideo gives each `model.type`.
 MODEL_NAMES = {
     "R2Plus1d18": "r(2+1)d_18", "R2Plus1d34": "r(2+1)d_34", "R2Plus1d50": "r(2+1)d_50",
-    "R3d18": "r3d_18", "R3d34": "r3d_34", "MC3d18": "mc3_18",
+    "MMAction2R2Plus1d34": "mmaction2_r(2+1)d_34", "R3d18": "r3d_18", "R3d34": "r3d_34", "MC3d18": "mc3_18",
 }  # fmt: skip
 
 

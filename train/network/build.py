@@ -12,6 +12,7 @@ NETWORKS = {
     "R2Plus1d18": r2plus1d.r2plus1d_18,
     "R2Plus1d34": r2plus1d.r2plus1d_34,
     "R2Plus1d50": r2plus1d.r2plus1d_50,
+    "MMAction2R2Plus1d34": r2plus1d.mmaction2_r2plus1d_34,
     "R3d18": r2plus1d.r3d_18,
     "R3d34": r2plus1d.r3d_34,
     "MC3d18": r2plus1d.mc3_18,

@@ -32,7 +32,7 @@ class Predictor(nn.Cell):
 
 
 def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-    """Load a .ckpt, .safetensors or .pth with weights of the `model` section, or a .mindir or .onnx of `make export`.
+    """Load a file with weights of the `model` section (train/weights/load.py), or a .mindir or .onnx of `make export`.
 
     Warns if the weights were trained with different preprocessing.
 

@@ -19,10 +19,10 @@ def saved_classes(facts: dict[str, Any]) -> int | None:
 
 
 def check_class_names(facts: dict[str, Any], names: list[str], path: Path, where: str) -> None:
-    """Check that the classes of a ledger are those of the weights.
+    """Check that the classes of a ledger are those of the weights; warn if the weights do not name theirs.
 
     Args:
-        facts: what was saved with the weights; without `classes` nothing is checked.
+        facts: what was saved with the weights.
         names: label of each label_id of the ledger; empty where the ledger has no row of that class.
         path: the weights.
         where: name of the ledger, for the message.
@@ -30,6 +30,12 @@ def check_class_names(facts: dict[str, Any], names: list[str], path: Path, where
     Raises:
         UserError: a class differs; the message names the first one.
     """
+    if not facts.get("classes") and any(names):
+        log.warning(
+            "warning: %s: These weights do not name their classes, so they cannot be compared with those of %s. "
+            "To name them: make convert FROM=%s TO=named.ckpt ARGS=--class-order=LIST",
+            path, where, path,
+        )  # fmt: skip
     for label_id, (trained, listed) in enumerate(zip(facts.get("classes", []), names, strict=False)):
         if trained and listed and trained != listed:
             raise UserError(

@@ -24,7 +24,7 @@ from mindspore import nn
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from model.r2plus1d import Block, VideoResNet
+from model.r2plus1d import Block, SpatialMaxPool, VideoResNet
 
 _OPSET, _IR_VERSION = 17, 8  # of 2022: readable by onnxruntime 1.12 and later, and by most converters
 _CHANNELS = 4
@@ -121,6 +121,8 @@ class _Graph:
                 value = self.convolution(part, norm, part_name, value, extra=-part.out_channels % _CHANNELS * feeds)
             elif isinstance(part, nn.ReLU):
                 value = self.relu(part_name, value)
+            elif isinstance(part, SpatialMaxPool):
+                value = self.max_pool(part_name, value)
             elif isinstance(part, Block):
                 value = self.block(part, part_name, value)
             elif not isinstance(part, (nn.BatchNorm3d, nn.Identity)):  # a norm is in its convolution
@@ -138,6 +140,12 @@ class _Graph:
     def relu(self, name: str, value: _Value) -> _Value:
         """Append a ReLU."""
         return _Value(self.node("Relu", [value.name], name), value.view, value.height, value.extra)
+
+    def max_pool(self, name: str, value: _Value) -> _Value:
+        """Append the maximum over 3×3 pixels of a frame, at every second one."""
+        inputs = [self.viewed(value, "space").name]
+        self.node("MaxPool", inputs, name, kernel_shape=(1, 3, 3), strides=(1, 2, 2), pads=(0, 1, 1, 0, 1, 1))
+        return _Value(name, "space", -(-value.height // 2), value.extra)
 
     def convolution(self, cell: nn.Conv3d, norm: nn.BatchNorm3d, name: str, value: _Value, *, extra: int) -> _Value:
         """Append a convolution and the batch norm after it as one, with `extra` channels of zeros."""

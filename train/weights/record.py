@@ -15,6 +15,7 @@ from train.experiment.transforms import Map
 from train.weights import checkpoint
 from train.weights.exported import RUNNERS, read_facts
 from train.weights.files import read_safetensors
+from train.weights.pytorch import is_pytorch
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     if path.suffix in RUNNERS:
         return read_facts(path)
+    if is_pytorch(path):
+        return {}
     return read_safetensors(path)[1] if path.suffix == ".safetensors" else checkpoint.read_state(path)
 
 

@@ -32,6 +32,16 @@ def test_what_does_not_contradict_is_taken(facts, names):
     check_class_names(facts, names, PATH, "k-val@1")
 
 
+def test_weights_without_names_are_never_silent(caplog):
+    check_class_names({}, ["a", "b"], PATH, "k-val@1")
+    assert "best.ckpt: These weights do not name their classes, so they cannot be compared with" in caplog.text
+    assert "ARGS=--class-order=LIST" in caplog.text
+    caplog.clear()
+    check_class_names({}, [], PATH, "k-val@1")
+    check_class_names({"classes": ["a", "b"]}, ["a", "b"], PATH, "k-val@1")
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
