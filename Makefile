@@ -7,10 +7,10 @@
 #   NAME=NAME          the dataset's name, and that of its folder of ledgers
 #   STORE=DIR          the folder of shards
 #   WEIGHTS=FILE       the weights that training starts from        (train)
-#   CKPT=FILE          the checkpoint or the run folder to use      (eval, infer, export, report; default: the newest run)
-#   SPLIT=SPLIT        the split to score: train, val or test       (eval)
+#   CKPT=FILE          the checkpoint or the run folder to use      (eval, features, infer, export, report; default: newest)
+#   SPLIT=SPLIT        the split to score: train, val or test       (eval, features)
 #   VIDEO=FILE         the video to predict                         (infer)
-#   OUT=DIR            the folder of the results                    (eval, infer)
+#   OUT=DIR            the folder of the results                    (eval, features, infer)
 #   FROM=FILE TO=FILE  weights to read and to write                 (convert)
 #   GPU=1              install NVIDIA's libraries too (they stay installed)
 #   DEVICES=N          train or eval on N devices of this machine with MindSpore's msrun, one process each; they meet at
@@ -19,7 +19,7 @@
 #                      With several verbs only --section.key=VALUE, which all of them get.  Of it, verbs that run
 #                      because a later one needs them get --preprocess.key=VALUE.
 #
-# Without CONFIG and DATA, eval, infer, export and report take the newest run of all, with its own settings.
+# Without CONFIG and DATA, eval, features, infer, export and report take the newest run of all, with its own settings.
 
 # A value may hold any character.  Make does not expand it, and recipes only hold "$$DATA" and the like: the shell reads
 # the value from the environment, and runs nothing in it.
@@ -52,10 +52,10 @@ asked        = $(filter $(1),$(MAKECMDGOALS))
 
 # A variable that no verb here takes would be ignored, so it is an error.
 TAKE_WEIGHTS = train
-TAKE_CKPT    = eval infer export report
-TAKE_SPLIT   = eval
+TAKE_CKPT    = eval features infer export report
+TAKE_SPLIT   = eval features
 TAKE_VIDEO   = infer
-TAKE_OUT     = eval infer
+TAKE_OUT     = eval features infer
 TAKE_FROM    = convert
 TAKE_TO      = convert
 TAKE_DEVICES = train eval
@@ -64,12 +64,14 @@ $(foreach v,$(TYPED),$(if $(and $($v),$(TAKE_$v)),$(if $(call asked,$(TAKE_$v)),
 	$v: got a value, but only these verbs take it: $(TAKE_$v). Remove it, or run another verb))))
 
 LEDGERS = $(if $(call asked,manifests),manifests,.ledgers)
-FITS    = $(if $(call asked,train eval),.fits)
+FITS    = $(if $(call asked,train eval features),.fits)
+# What eval and features need first: the verbs that are typed with them, else shards if they do not take those of a run.
+SCORED  = $(or $(call asked,preprocess train),$(if $(CHOSEN),.shards,install))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install sample manifests estimate preprocess verify train eval infer export convert report doctor bench bench-gpu test lint clean \
+.PHONY: help install sample manifests estimate preprocess verify train eval features infer export convert report doctor bench bench-gpu test lint clean \
 	.checked .videos .ledgers .fits .shards
 
 help: ## Show this help
@@ -96,11 +98,15 @@ verify: install ## Check every shard and ledger; ARGS=--repair fixes shards and 
 train: $(if $(call asked,preprocess),preprocess,.shards) ## Train on the shards and evaluate
 	$(RUN) $(if $(filter-out 1,$(DEVICES)),train.msrun --devices="$$DEVICES" --port="$$PORT",train.train) $(SETTINGS) $(START) $(FLAGS)
 
-eval: $(if $(call asked,preprocess train),$(call asked,preprocess train),$(if $(CHOSEN),.shards,install)) ## Score a checkpoint (CKPT=FILE, or the newest run's best)
+eval: $(SCORED) ## Score a checkpoint (CKPT=FILE, or the newest run's best)
 	$(RUN) $(if $(filter-out 1,$(DEVICES)),train.msrun --program=evaluate --devices="$$DEVICES" --port="$$PORT",train.evaluate) \
 		$(OF_RUN) $(if $(CKPT),--eval.pretrained_model="$$CKPT") \
 		$(if $(SPLIT),--data_loader.eval.dataset.split="$$SPLIT") \
 		$(if $(OUT),--eval.output_dir="$$OUT") $(FLAGS)
+
+features: $(SCORED) ## Write what the network sees before its last layer (CKPT=FILE, SPLIT=val) as HDF5
+	$(RUN) train.features $(OF_RUN) $(if $(CKPT),--eval.pretrained_model="$$CKPT") \
+		$(if $(SPLIT),--data_loader.eval.dataset.split="$$SPLIT") $(if $(OUT),--output-dir="$$OUT") $(FLAGS)
 
 infer: install ## Predict a video (VIDEO=FILE): top 5 classes, and a GIF with the label
 	$(RUN) train.infer $(OF_RUN) --infer.image_path="$$VIDEO" $(if $(OUT),--infer.output_dir="$$OUT") \
@@ -110,7 +116,7 @@ export: install ## Write the network as MINDIR or ONNX, and check the file by ru
 	$(RUN) train.export $(OF_RUN) $(if $(CKPT),--export.pretrained_model="$$CKPT") $(FLAGS)
 
 # Without CONFIG, the weights are for the full network with 400 classes, not for the sample's narrow one.
-convert: $(if $(filter %.pth,$(lastword $(FROM))),.venv/.convert,install) ## Convert weights (FROM=FILE TO=FILE): .pth, .safetensors, .ckpt
+convert: install ## Convert weights (FROM=FILE TO=FILE): .pth, .safetensors, .ckpt
 	$(RUN) train.convert $(if $(GIVEN_CONFIG),--config="$$CONFIG") $(FLAGS) -- "$$FROM" "$$TO"
 
 report: install ## Draw clips and learning curves of the newest run (CKPT=FOLDER: of another)
@@ -169,10 +175,6 @@ CHECK = $(RUN) train.check $(SETTINGS) $(START) $(if $(CKPT),--ckpt="$$CKPT") \
 
 .venv/.lint: .venv/.installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[lint]'
-	touch $@
-
-.venv/.convert: .venv/.installed
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[convert]'
 	touch $@
 
 .venv/.gpu: .venv/.installed

@@ -21,7 +21,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
-from model.r2plus1d import Block, VideoResNet
+from model.r2plus1d import Block, SpatialMaxPool, VideoResNet
 
 PLANES = 8
 """Channels that a tensor core processes at a time in float16; mid-planes are padded to a multiple of it."""
@@ -164,7 +164,7 @@ def to_nthwc(network: VideoResNet) -> None:
     """Replace the cells of a network by those of layout NTHWC, in place; its input is still (N, C, T, H, W).
 
     Raises:
-        ValueError: it has a convolution over time and space at once (R3D, MC3).
+        ValueError: it has a convolution over time and space at once (R3D, MC3), or a max pool (mmaction2's R(2+1)D).
     """
     stages = network.stages[:-1]
     for stage in stages:
@@ -173,6 +173,8 @@ def to_nthwc(network: VideoResNet) -> None:
                 raise ValueError(
                     "layout NTHWC needs (1, k, k) and (k, 1, 1) convolutions only, as in R(2+1)D. Use layout NCTHW."
                 )
+            if isinstance(cell, SpatialMaxPool):
+                raise ValueError("layout NTHWC has no max pool. Use layout NCTHW.")
     for stage in stages:
         _replace(stage)
     network.channels_last = True

@@ -13,7 +13,7 @@ import math
 from mindspore import nn
 
 from model import r2plus1d
-from model.r2plus1d import Block, Triple, VideoResNet
+from model.r2plus1d import Block, SpatialMaxPool, Triple, VideoResNet
 
 CLIP: Triple = (16, 112, 112)
 
@@ -37,6 +37,8 @@ def _walk(cell: nn.Cell, size: Triple) -> tuple[Triple, int]:
     if isinstance(cell, nn.Conv3d):  # padded by half its kernel: the output is size / stride, rounded up
         t, h, w = (-(-length // step) for length, step in zip(size, cell.stride, strict=True))
         return (t, h, w), t * h * w * math.prod(cell.weight.shape)
+    if isinstance(cell, SpatialMaxPool):
+        return (size[0], -(-size[1] // 2), -(-size[2] // 2)), 0
     if isinstance(cell, Block):
         out, total = size, _walk(cell.downsample, size)[1]
         for part in (cell.conv1, cell.conv2, cell.conv3):
@@ -57,6 +59,7 @@ def main() -> None:
         "r2plus1d_18": r2plus1d.r2plus1d_18(),
         "r2plus1d_18, the paper's mid-planes": r2plus1d.r2plus1d_18(midplanes="paper"),
         "r2plus1d_34": r2plus1d.r2plus1d_34(),
+        "mmaction2_r2plus1d_34": r2plus1d.mmaction2_r2plus1d_34(),
         "r2plus1d_50": r2plus1d.r2plus1d_50(),
         "r3d_18": r2plus1d.r3d_18(),
         "r3d_34": r2plus1d.r3d_34(),

@@ -25,12 +25,13 @@ Kind = Literal["split", "full", "spatial"]
 Midplanes = Literal["shared", "paper"]
 
 
-def mid_planes(in_channels: int, out_channels: int) -> int:
-    """Channels between a spatial and a temporal convolution that keep the parameters of a full 3x3x3 one.
+def mid_planes(in_channels: int, out_channels: int, pixels: int = 3) -> int:
+    """Channels between a spatial and a temporal convolution that keep the parameters of a full one.
 
-    The paper's section 3.5: floor(t d^2 N_in N_out / (d^2 N_in + t N_out)) with t = d = 3.
+    The paper's section 3.5: floor(t d^2 N_in N_out / (d^2 N_in + t N_out)) with t = 3 frames and d = `pixels`.
     """
-    return 27 * in_channels * out_channels // (9 * in_channels + 3 * out_channels)
+    area = pixels * pixels
+    return 3 * area * in_channels * out_channels // (area * in_channels + 3 * out_channels)
 
 
 def conv(in_channels: int, out_channels: int, kernel: Triple, stride: Triple) -> nn.Conv3d:
@@ -70,16 +71,32 @@ def batch_norm(channels: int, eps: float) -> nn.BatchNorm3d:
 
 
 class Conv2Plus1d(nn.SequentialCell):
-    """A 3x3x3 convolution as 1x3x3 in space, batch norm and ReLU, then 3x1x1 in time."""
+    """A 3x3x3 convolution as 1x3x3 in space, batch norm and ReLU, then 3x1x1 in time; or of another size."""
 
-    def __init__(self, in_channels: int, out_channels: int, mid_channels: int, stride: Triple, bn_eps: float) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, mid_channels: int, stride: Triple, bn_eps: float, size: int = 3
+    ) -> None:
         stride_t, stride_h, stride_w = stride
         super().__init__(
-            conv(in_channels, mid_channels, (1, 3, 3), (1, stride_h, stride_w)),
+            conv(in_channels, mid_channels, (1, size, size), (1, stride_h, stride_w)),
             batch_norm(mid_channels, bn_eps),
             nn.ReLU(),
-            conv(mid_channels, out_channels, (3, 1, 1), (stride_t, 1, 1)),
+            conv(mid_channels, out_channels, (size, 1, 1), (stride_t, 1, 1)),
         )
+
+
+class SpatialMaxPool(nn.Cell):
+    """The maximum of 3x3 pixels at every second one, frame by frame; the input is not negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, pad_mode="pad", padding=1)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N, C, T, H/2, W/2)."""
+        n, c, t, h, w = x.shape
+        x = self.pool(x.reshape(n, c * t, h, w))
+        return x.reshape(n, c, t, x.shape[2], x.shape[3])
 
 
 class Block(nn.Cell):
@@ -97,6 +114,7 @@ class Block(nn.Cell):
         midplanes: of split convolutions: `shared`: both have the number computed from the block's input (torchvision,
             zjut_mindvideo); `paper`: computed for each.
         bn_eps: of every batch norm.
+        mmaction2: the shortcut's convolution is split too, and the batch norms within split ones have epsilon 1e-5.
     """
 
     def __init__(
@@ -109,13 +127,15 @@ class Block(nn.Cell):
         kind: Kind,
         midplanes: Midplanes,
         bn_eps: float,
+        mmaction2: bool = False,
     ) -> None:
         super().__init__()
+        eps_within = 1e-5 if mmaction2 else bn_eps
 
         def convolution(inputs: int, step: Triple) -> nn.Cell:
             if kind == "split":
                 mid = mid_planes(in_channels if midplanes == "shared" else inputs, channels)
-                return Conv2Plus1d(inputs, channels, mid, step, bn_eps)
+                return Conv2Plus1d(inputs, channels, mid, step, eps_within)
             return conv(inputs, channels, (3, 3, 3) if kind == "full" else (1, 3, 3), step)
 
         out_channels = channels * expansion
@@ -129,9 +149,11 @@ class Block(nn.Cell):
         self.relu = nn.ReLU()
         self.downsample: nn.Cell = nn.Identity()
         if tuple(stride) != (1, 1, 1) or in_channels != out_channels:
-            self.downsample = nn.SequentialCell(
-                conv(in_channels, out_channels, (1, 1, 1), stride), batch_norm(out_channels, bn_eps)
-            )
+            shortcut: nn.Cell = conv(in_channels, out_channels, (1, 1, 1), stride)
+            if mmaction2:
+                mid = mid_planes(in_channels, out_channels, 1)
+                shortcut = Conv2Plus1d(in_channels, out_channels, mid, stride, eps_within, 1)
+            self.downsample = nn.SequentialCell(shortcut, batch_norm(out_channels, bn_eps))
 
     def construct(self, x: Tensor) -> Tensor:
         """(N, C_in, T, H, W) -> (N, channels x expansion, T/stride, H/stride, W/stride)."""
@@ -151,6 +173,7 @@ class VideoResNet(nn.Cell):
             (2, 2, 2), or (1, 2, 2) if a stage is spatial.
         midplanes: see Block.
         bn_eps: of every batch norm: 1e-5 in torchvision and zjut_mindvideo, 1e-3 in the paper's Caffe2 code.
+        mmaction2: see mmaction2_r2plus1d_34.
 
     Raises:
         ValueError: a spatial stage has a temporal stride.
@@ -167,8 +190,10 @@ class VideoResNet(nn.Cell):
         stage_strides: Sequence[Triple] | None = None,
         midplanes: Midplanes = "shared",
         bn_eps: float = 1e-5,
+        mmaction2: bool = False,
     ) -> None:
         super().__init__()
+        self.bn_eps = bn_eps
         if stage_strides is None:
             stage_strides = [(1, 1, 1)] + [(1, 2, 2) if kind == "spatial" else (2, 2, 2) for kind in kinds[1:]]
         for number, (kind, stride) in enumerate(zip(kinds, stage_strides, strict=True), start=1):
@@ -180,13 +205,16 @@ class VideoResNet(nn.Cell):
         stem = stage_channels[0]
         if kinds[0] == "split":
             mid = max(1, 45 * stem // 64)  # in proportion to the published 45 mid-planes for 64 channels
+            if mmaction2:
+                mid = mid_planes(3, stem, 7)
             self.stem = nn.SequentialCell(
                 conv(3, mid, (1, 7, 7), (1, 2, 2)),  # (N, 45, T, H/2, W/2)
-                batch_norm(mid, bn_eps),
+                batch_norm(mid, 1e-5 if mmaction2 else bn_eps),
                 nn.ReLU(),
                 conv(mid, stem, (3, 1, 1), (1, 1, 1)),  # (N, 64, T, H/2, W/2)
                 batch_norm(stem, bn_eps),
                 nn.ReLU(),
+                *([SpatialMaxPool()] if mmaction2 else []),  # (N, 64, T, H/4, W/4); all later sizes are halved too
             )
         else:
             self.stem = nn.SequentialCell(
@@ -207,6 +235,7 @@ class VideoResNet(nn.Cell):
                         kind=kind,
                         midplanes=midplanes,
                         bn_eps=bn_eps,
+                        mmaction2=mmaction2,
                     )
                 )
                 in_channels = channels * expansion
@@ -266,6 +295,15 @@ def r2plus1d_18(**options: Any) -> VideoResNet:
 def r2plus1d_34(**options: Any) -> VideoResNet:
     """R(2+1)D-34, the paper's Table 1."""
     return VideoResNet(("split",) * 4, (3, 4, 6, 3), 1, **options)
+
+
+def mmaction2_r2plus1d_34(**options: Any) -> VideoResNet:
+    """mmaction2's ResNet2Plus1d with depth 34, for clips of 224 x 224; its weights were trained with bn_eps 1e-3.
+
+    It differs from the paper's network: 83 mid-planes in the stem, a max pool after it, and split convolutions in the
+    shortcuts.  Batch norms within split convolutions have epsilon 1e-5 whatever bn_eps is; midplanes has no effect.
+    """
+    return VideoResNet(("split",) * 4, (3, 4, 6, 3), 1, mmaction2=True, **(options | {"midplanes": "paper"}))
 
 
 def r2plus1d_50(**options: Any) -> VideoResNet:

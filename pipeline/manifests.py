@@ -21,10 +21,12 @@ from pipeline.common.locking import locked
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.common.tables import InputError, write_table
 from pipeline.execution.plan import check_recipe
+from pipeline.labels.find_files import kinetics_files
+from pipeline.labels.made_split import listing_path
 from pipeline.ledger import compare, coverage
 from pipeline.ledger.files import finish_renames, read_record
 from pipeline.ledger.schema import BAD_STATUSES, UNWRITTEN_STATUSES
-from pipeline.ledger.subset import choose_subset, write_subset_labels
+from pipeline.ledger.subset import choose_subset, subset_settings, write_subset_labels
 from pipeline.ledger.table import class_names, ledger_folder, ledger_path, read_ledgers, write_ledgers
 from pipeline.rebuild.check_sources import check_sources
 from pipeline.rebuild.join import BuiltLedgers, join_sources
@@ -34,7 +36,9 @@ from pipeline.videos.matching import by_split
 
 log = logging.getLogger(__name__)
 
-_COMMON_KEYS = tuple(f"preprocess.{key}" for key in ("dataset", "data_root", "labels", "manifests", "store"))
+_OWN_CONFIGS = tuple(Path(cli.DEFAULT_CONFIG).with_name(name) for name in ("own.yaml", "finetune.yaml"))
+_KEYS = ("dataset", "data_root", "labels", "manifests", "store", "val_fraction", "group_by")
+_COMMON_KEYS = tuple(f"preprocess.{key}" for key in _KEYS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_flags(parser, args)
     cli.set_up_logging()
     settings = recipe.load(document)
+    _refuse_kinetics(document.path, settings)
     looks = args.check or args.diff or args.leaks or args.dry_run
     cli.say_target("nothing" if looks else f"ledgers in {_target(args, settings)}")
     try:
@@ -55,6 +60,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     print(json.dumps(result) if args.json else text)
     return EXIT_OK
+
+
+def _refuse_kinetics(config: Path | None, settings: Preprocess) -> None:
+    """Refuse Kinetics' label files with a configuration for own videos, which a person may not have chosen.
+
+    Raises:
+        InputError: naming Kinetics' configurations.
+    """
+    if config is None or config.resolve() not in {path.resolve() for path in _OWN_CONFIGS}:
+        return
+    if paths := kinetics_files(settings):
+        raise InputError(
+            f"{paths[0]}: label file of Kinetics, but {config} is for own videos. Give "
+            "CONFIG=train/configs/r2plus1d18.yaml or CONFIG=train/configs/torchvision.yaml, or a copy of "
+            f"{config.name} under another name."
+        )
 
 
 def _check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -133,8 +154,10 @@ def _subset(args: argparse.Namespace, settings: Preprocess) -> tuple[Any, str]:
         counts = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
         text = f"The subset {name} would have {sum(sizes.values()):,} videos: {counts}."
         return {"subset": name, "videos": sizes}, text
-    subset = write_subset_labels(settings, ledgers, chosen, name)
-    log.info("subset: %s. Use it with --preprocess.dataset=%s and a new --preprocess.store.", name, name)
+    subset = subset_settings(settings, name)
+    check_recipe(Store(Path(subset.store)), subset)  # before anything is written
+    write_subset_labels(subset, ledgers, chosen)
+    log.info("subset: %s. Use it with --preprocess.dataset=%s --preprocess.store=%s", name, name, subset.store)
     return _build(args, subset)
 
 
@@ -171,6 +194,8 @@ def _write(settings: Preprocess, built: BuiltLedgers) -> None:
     for path in built.broken:
         with replacing(broken_path(path)) as temporary:
             shutil.copyfile(path, temporary)
+    if built.listing is not None:  # first: ledgers are made out of it
+        write_table(listing_path(settings), built.listing)
     valid = [ledger_path(settings, split) for split in built.unchanged]
     write_ledgers({ledger_path(settings, split): ledger for split, ledger in built.ledgers.items()}, valid)
     extra = dict(by_split(built.extra))

@@ -11,6 +11,7 @@ import pytest
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests use the CPU, on every machine
 
 import model  # noqa: F401  before any test imports mindspore: without the oneDNN setting it is 40 to 80 times slower
+from pipeline.common import files
 
 # Graphs compiled by tests do not go into the user's cache; tests and their child processes share this one.
 _cache = tempfile.TemporaryDirectory(prefix="kinetics-r2plus1d-")
@@ -28,8 +29,9 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def logging_of_one_test() -> Iterator[None]:
-    """A command that runs in this process sets up logging, which the next test must not notice."""
+def state_of_one_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a command that runs in this process sets up, and notes, must not be noticed by the next test."""
+    monkeypatch.setattr(files, "_work_is_kept", False)
     root, factory = logging.getLogger(), logging.getLogRecordFactory()
     handlers, level = root.handlers[:], root.level
     yield

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.purpose == "train":
         check_writable(Path(config.train.ckpt_path), "Set train.ckpt_path to another folder.")
         if args.with_ledgers:
-            _check_training(config, args)
+            _check_training(config, document, args)
     else:
         _check_evaluation(config, document, args)
     return EXIT_OK
@@ -68,7 +68,7 @@ def check_writable(folder: Path, action: str) -> None:
         raise UserError(f"{folder}: cannot be written: {error.strerror}. {action}") from None
 
 
-def _check_training(config: Config, args: argparse.Namespace) -> None:
+def _check_training(config: Config, document: Document, args: argparse.Namespace) -> None:
     config = with_num_classes(config, lambda: count_classes(config))
     waiting = check_ledgers(config, trains=True, world=args.devices)
     if not waiting:  # training itself comes next, and checks the rest
@@ -78,7 +78,7 @@ def _check_training(config: Config, args: argparse.Namespace) -> None:
     from train.weights.compatibility import check_class_names
     from train.weights.load import load_weights
 
-    check_before_decoding(config, class_names(config), args.resume, world=args.devices)
+    check_before_decoding(config, document, class_names(config), args.resume, world=args.devices)
     network = build_network(config.model)
     if config.train.pre_trained:
         path = Path(config.train.pretrained_model)
@@ -88,14 +88,14 @@ def _check_training(config: Config, args: argparse.Namespace) -> None:
 
 
 def _check_evaluation(config: Config, document: Document, args: argparse.Namespace) -> None:
-    from train.network.build import with_recorded_network  # these take MindSpore's seconds
-    from train.network.predictor import load_predictor
+    from train.network.predictor import load_predictor  # these take MindSpore's seconds
     from train.runs.choose import weights_of
     from train.weights.compatibility import check_class_names
+    from train.weights.record import read_record, with_network
 
     names = class_names(config) if args.with_ledgers else None  # before `make manifests` they may be out of date
     path = weights_of(args.ckpt or config.eval.pretrained_model, config, document, names)
-    config = with_recorded_network(config, document, path)
+    config = with_network(config, document, read_record(path), path)
     check_protocols(protocols_of(config.eval.protocols, config.data_loader.eval.dataset), config)
     folder = path.parent.parent if path.parent.name == "ckpt" else path.parent
     check_writable(
@@ -110,4 +110,4 @@ def _check_evaluation(config: Config, document: Document, args: argparse.Namespa
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, resumes=False)

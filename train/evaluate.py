@@ -2,7 +2,7 @@
 
     python -m train.evaluate -c train/configs/sample.yaml [--eval.protocols=[torchvision-clip,torchvision-video]]
 
-Reads a checkpoint (.ckpt, .safetensors, .pth, or an exported .mindir; default: the best of the newest run) and the
+Reads weights (.ckpt, .safetensors, .pth, or an exported .mindir or .onnx; default: the best of the newest run) and the
 shards of `data_loader.eval.dataset.split`.  Prints a table, then writes `<checkpoint>-<protocol>-<split>/` into the
 folder `eval` of the checkpoint's run (or `eval.output_dir`): summary.json, videos.csv, classes.csv, confusion.csv and
 .png, scores.npz.  `make eval DEVICES=N` shares the videos among N processes.
@@ -21,10 +21,10 @@ from mindspore import Tensor
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK
 from train.data.videos import class_names, count_classes
+from train.device import signals
 from train.device.launch import note_exit_code
 from train.device.processes import Exchange, join_world
 from train.device.select import start_device
-from train.device.signals import StopRequests
 from train.evaluation.results import (
     Result,
     folder_for,
@@ -38,11 +38,13 @@ from train.evaluation.results import (
 from train.evaluation.scoring import Evaluation, combine, log_step, score
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
-from train.network.build import with_recorded_network
+from train.loop.health import evaluation_memory_errors
 from train.network.predictor import load_predictor
 from train.pictures.confusion import draw_confusion
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import check_class_names, warn_if_seen_differently
+from train.weights.exported import RUNNERS
+from train.weights.record import read_record, with_network
 from train.weights.sealed_json import sha256
 
 log = logging.getLogger(__name__)
@@ -67,25 +69,27 @@ def main(argv: list[str] | None = None) -> int:
     path = weights_of(config.eval.pretrained_model, config, document, class_names(config))
     folder = Path(config.eval.output_dir) if config.eval.output_dir else results_folder(path)
     cli.say_target(f"{folder}")
-    config = with_recorded_network(config, document, path)
+    config = with_network(config, document, read_record(path), path)
     config = with_num_classes(config, lambda: count_classes(config))
-    with StopRequests():  # Ctrl-C ends with 130 and a line; MindSpore's own handler would answer with 143 and none
-        start_device(config)
-        world = join_world(config)
-        source = Evaluation(config, rank=world.rank, world=world.size)
+    start_device(config)
+    world = join_world(config)
+    source = Evaluation(config, rank=world.rank, world=world.size)
+    batch_size = config.data_loader.eval.dataset.batch_size
+    with evaluation_memory_errors(batch_size):
         predictor, facts = load_for(source, path)
-        check_class_names(facts, source.videos.class_names, path, source.videos.name)
-        for clip in clips_of(source):
-            warn_if_seen_differently(facts, config, path, clip)
-        if world.rank == 0:
-            try_folder(folder)
-        log.info("evaluating %s on %s, %d batches", path, source.videos.name, source.num_batches)
+    check_class_names(facts, source.videos.class_names, path, source.videos.name)
+    for clip in clips_of(source):
+        warn_if_seen_differently(facts, config, path, clip)
+    if world.rank == 0:
+        try_folder(folder)
+    log.info("evaluating %s on %s, %d batches", path, source.videos.name, source.num_batches)
+    with evaluation_memory_errors(batch_size):
         scores = score(predictor, source, log_step(source))
-        combine(scores, Exchange(world).add_up)
-        if world.rank == 0:
-            results = results_of(source, scores)
-            names = names_of_classes(config, facts, source.videos.class_names)
-            _print_and_write(folder, path, config, source, results, names)
+    combine(scores, Exchange(world).add_up)
+    if world.rank == 0:
+        results = results_of(source, scores)
+        names = names_of_classes(config, facts, source.videos.class_names)
+        _print_and_write(folder, path, config, source, results, names)
     return EXIT_OK
 
 
@@ -93,7 +97,7 @@ def load_for(source: Evaluation, path: Path) -> tuple[Callable[[Tensor], Tensor]
     """`load_predictor` for the clips of every protocol; an exported file takes one clip length only."""
     config = source.config
     seen = [replace(config, data_loader=replace(config.data_loader, eval=each.loader)) for each in source.plan.passes]
-    if path.suffix == ".mindir":
+    if path.suffix in RUNNERS:
         for other in seen[1:]:
             load_predictor(other, path)
     return load_predictor(seen[0], path)
@@ -159,4 +163,4 @@ def _notes(result: Result) -> list[str]:
 
 if __name__ == "__main__":
     with note_exit_code():
-        cli.run(main)
+        signals.run(main)

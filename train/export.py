@@ -16,14 +16,17 @@ from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.common.files import write_json
 from train.data.videos import class_names, count_classes
+from train.device import signals
 from train.device.select import start_device
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
-from train.network.build import build_network, with_recorded_network
+from train.loop.health import memory_errors_in_one_line
+from train.network.build import build_network
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import saved_classes
 from train.weights.export import Shape, export, metadata, write_with_mindspore
+from train.weights.exported import facts_path
 from train.weights.load import load_weights
-from train.weights.mindir import facts_path
+from train.weights.record import read_record, with_input, with_network
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     source = weights_of(options.pretrained_model, config, document, class_names(config))
     folder = source.parent.parent / "export" if source.parent.name == "ckpt" else source.parent
     cli.say_target(f"{folder}")
-    config = with_recorded_network(config, document, source)
-    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(source))
+    record = read_record(source)
+    config = with_input(with_network(config, document, record, source), record, source)
+    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(record))
     network = build_network(replace(config.model, layout="NCTHW"))  # every runtime knows its operators
     state = load_weights(source, network)
     shape: Shape = (
@@ -66,11 +70,14 @@ def main(argv: list[str] | None = None) -> int:
         write_json(facts_path(path), facts)
         check = "not checked, because only Ascend's tools can run it"
     else:
-        check = f"reloaded and run: largest difference {export(network, shape, path, facts):.1e}"
+        size = options.batch_size
+        with memory_errors_in_one_line("export.batch_size", size, "Give a smaller number, or smaller clips."):
+            difference = export(network, shape, path, facts)
+        check = f"reloaded and run: largest difference {difference:.1e}"
     size_mb = path.stat().st_size / 1e6
     print(f"{path}: {size_mb:.1f} MB, input {list(shape)}, {check}")
     return EXIT_OK
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    signals.run(main)

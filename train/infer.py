@@ -9,6 +9,7 @@ shard, and the network sees the views that evaluation takes by the first of `eva
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,15 +25,17 @@ from pipeline.labels.class_ids import frozen_classes
 from pipeline.shards.encoding import frames_of
 from train.data.timeline import Timeline
 from train.data.videos import class_names, count_classes
+from train.device import signals
 from train.device.select import start_device
 from train.evaluation.scoring import as_evaluated, video_scores
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
-from train.network.build import with_recorded_network
+from train.loop.health import memory_errors_in_one_line
 from train.network.predictor import load_predictor
 from train.pictures.clips import write_gif
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import saved_classes
+from train.weights.record import read_record, with_input, with_network
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +72,15 @@ def decode_video(path: Path, settings: Preprocess) -> tuple[NDArray[np.uint8], f
         return frames, float(facts["fps"]), Timeline(*(np.array([value]) for value in columns))
 
 
+def _memory_errors(config: Config) -> AbstractContextManager[None]:
+    """One line about memory that ran out, with the setting that decides how many views there are."""
+    if config.eval.protocols:
+        name = config.eval.protocols[0]
+        return memory_errors_in_one_line("eval.protocols", name, "Put a protocol with fewer views first.")
+    num_clips = config.data_loader.eval.dataset.num_clips
+    return memory_errors_in_one_line("data_loader.eval.dataset.num_clips", num_clips, "Give a smaller number.")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Predict, print the best five classes, and write the GIF."""
     parser = cli.parser("train.infer", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
@@ -87,18 +99,21 @@ def main(argv: list[str] | None = None) -> int:
             "Run `make infer VIDEO=clip.mp4`."
         )
     make_folder(Path(config.infer.output_dir), "Set infer.output_dir to another folder.")
-    frames, fps, timeline = decode_video(video_path, config.preprocess)
     path = weights_of(config.infer.pretrained_model, config, document, class_names(config))
-    config = with_recorded_network(config, document, path)
-    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(path))
+    record = read_record(path)
+    config = with_input(with_network(config, document, record, path), record, path)
+    frames, fps, timeline = decode_video(video_path, config.preprocess)
+    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(record))
     start_device(config)
     config = as_evaluated(config)
-    predictor, facts = load_predictor(config, path)
-    probabilities = video_scores(predictor, frames, timeline, config)
+    with _memory_errors(config):
+        predictor, facts = load_predictor(config, path)
+        probabilities = video_scores(predictor, frames, timeline, config)
     names = facts.get("classes") or _frozen_names(config)
     best = np.argsort(-probabilities, kind="stable")[:5]
     log.info("%s: %d frames at %g fps, checkpoint %s", video_path, len(frames), fps, path)
-    lines = [(names[k] if k < len(names) else f"class {k}", float(probabilities[k])) for k in best]
+    # A number of a list that no video had is a class without a name.
+    lines = [((names[k] if k < len(names) else "") or f"class {k}", float(probabilities[k])) for k in best]
     for rank, (name, probability) in enumerate(lines, start=1):
         print(f"{rank}. {name}  {probability:.4f}")
     gif = Path(config.infer.output_dir) / f"{video_path.stem}.gif"
@@ -108,4 +123,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    signals.run(main)

@@ -98,4 +98,4 @@ def first_clips(config: Config) -> list[LabelledClip]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, resumes=False)

@@ -3,16 +3,19 @@
     python -m train.train -c train/configs/sample.yaml [--train.epochs=2] [--resume auto]
 
 Reads the ledgers and shards that `make manifests preprocess` wrote.  Writes a run folder (train/runs/run_folder.py)
-with the log, metrics and checkpoints, evaluates on the validation split, and prints one line of results.  SIGTERM and
-Ctrl-C finish the step, save and stop, with exit codes 75 and 130; a second Ctrl-C stops at once.  `--resume auto`
-continues from the newest checkpoint.  `make train DEVICES=N` starts N of these processes with MindSpore's msrun.
+with the log, metrics and checkpoints, evaluates on the validation split, and prints one line of results.  SIGTERM,
+SIGHUP and Ctrl-C finish the step, save and stop, with exit codes 75, 75 and 130; a second Ctrl-C stops at once.
+`--resume auto` continues from the newest checkpoint.  The log ends with the commands that come next, ready to paste.
+`make train DEVICES=N` starts N of these processes with MindSpore's msrun.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import sys
+from pathlib import Path
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, ShardError
@@ -23,6 +26,7 @@ from train.device.processes import join_world
 from train.device.select import environment, start_device
 from train.device.signals import StopRequests, TrainingStopped
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
+from train.loop.next_commands import next_commands
 from train.loop.resume import checkpoints_to_resume
 from train.loop.trainer import Trainer
 from train.runs.choose import STARTED, now
@@ -60,11 +64,15 @@ def main(argv: list[str] | None = None) -> int:
             run = stack.enter_context(
                 RunFolder(root, config, facts, checkpoints[0].parent.parent if checkpoints else None)
             )
-            log.info("run folder: %s", run.path)
             if args.resume == "auto" and checkpoints:  # a process that has just ended here may have written more
                 checkpoints = checkpoint.checkpoints_in(run.checkpoints)
         trainer = Trainer(config, world, run, stop)
-        trainer.resume(checkpoints)
+        trainer.resume(checkpoints, document)
+        if trainer.is_finished:
+            if run is not None:
+                print(f"Nothing to train: {_result(trainer, {})}finished before -> {run.path}", flush=True)
+                _say_how_to_train_longer(trainer, checkpoints[0])
+            return EXIT_OK
         try:
             summary = trainer.fit()
         except TrainingStopped as stop_reason:
@@ -83,15 +91,35 @@ def main(argv: list[str] | None = None) -> int:
                 log.info("The last checkpoint is kept. Resume with --resume auto.")
             raise
         if run is not None:
-            top1 = (
-                f"video top-1 {summary['video_top1']:.4f} top-5 {summary['video_top5']:.4f}, "
-                if "video_top1" in summary
-                else ""
-            )
-            print(f"{top1}{trainer.position.step} steps -> {run.path}")
+            result = f"{_result(trainer, summary)}{trainer.position.step} steps -> {run.path}"
+            run.note(result)
+            print(result, flush=True)
+            for line in next_commands(config, document, run.path):
+                log.info("%s", line)
     return EXIT_OK
+
+
+def _result(trainer: Trainer, summary: dict[str, float | int]) -> str:
+    """The last scores, and the best one with its epoch, for the line of results; ends with a comma if there are any."""
+    parts = []
+    if "video_top1" in summary:
+        parts.append(f"video top-1 {summary['video_top1']:.4f} top-5 {summary['video_top5']:.4f}, ")
+    best = trainer.position
+    if best.best >= 0:
+        parts.append(f"best {best.best:.4f}{f' at epoch {best.best_epoch}' if best.best_epoch else ''}, ")
+    return "".join(parts)
+
+
+def _say_how_to_train_longer(trainer: Trainer, path: Path) -> None:
+    position, scheduler = trainer.position, trainer.config.learning_rate.lr_scheduler
+    how = (
+        f"start from its weights: --train.pre_trained=true --train.pretrained_model={shlex.quote(str(path))}"
+        if scheduler == "cosine_annealing"
+        else "use --resume auto with a larger --train.epochs"
+    )
+    log.info("This run has finished its %d epochs (train.epochs). To train longer, %s", position.epoch, how)
 
 
 if __name__ == "__main__":
     with note_exit_code():
-        cli.run(main)
+        cli.run(main, resumes=False)

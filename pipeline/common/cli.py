@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from pipeline.common.errors import (
     EXIT_IO,
+    EXIT_SIGHUP,
     EXIT_SIGINT,
     EXIT_SIGTERM,
     EXIT_USAGE,
@@ -298,24 +299,39 @@ def _secure_streams() -> Sequence[_Output]:
     return outputs
 
 
-def run(main: Callable[[], int]) -> NoReturn:
+class _HungUp(SystemExit):
+    """The terminal was closed (SIGHUP)."""
+
+
+def run(main: Callable[[], int], *, resumes: bool = True) -> NoReturn:
     """Run a command and exit with the project's exit codes.
 
-    A user's mistake and a fault of the machine are one line; an error in our own code keeps its traceback.
+    A user's mistake and a fault of the machine are one line; an error in our own code keeps its traceback.  Signals
+    that are ignored now, as by `nohup` or `trap '' INT`, stay ignored.
+
+    Args:
+        main: the command.
+        resumes: whether the same command continues what it was doing when it was stopped.
     """
     outputs = _secure_streams()
     with escaped_streams():
-        raise SystemExit(_exit_code(main, outputs))
+        raise SystemExit(_exit_code(main, outputs, resumes))
 
 
-def _exit_code(main: Callable[[], int], outputs: Sequence[_Output]) -> int:
+def _exit_code(main: Callable[[], int], outputs: Sequence[_Output], resumes: bool) -> int:
     def on_sigterm(_signum: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(EXIT_SIGTERM)
+
+    def on_sighup(_signum: int, _frame: FrameType | None) -> NoReturn:
+        raise _HungUp(EXIT_SIGHUP)
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         os._exit(128 + number)
 
-    signal.signal(signal.SIGTERM, on_sigterm)
+    for number, handler in ((signal.SIGTERM, on_sigterm), (signal.SIGHUP, on_sighup)):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+    to_continue = " Run the same command again to continue." if resumes else ""
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by pipeline/__init__.py; an ignored one stays ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -330,17 +346,21 @@ def _exit_code(main: Callable[[], int], outputs: Sequence[_Output]) -> int:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         code = EXIT_SIGINT
-        print("Interrupted. Run the same command again to continue.", file=sys.stderr)
+        print(f"Interrupted.{to_continue}", file=sys.stderr)
+    except _HungUp:
+        code = EXIT_SIGHUP
+        print(f"SIGHUP: the terminal was closed.{to_continue}", file=sys.stderr)
     except Exception as error:
         fault = machine_fault(error)
         if not fault:
             raise
         code = EXIT_USAGE if is_of_a_name(error) else EXIT_IO
         kept = " Finished work is kept." if work_is_kept() else ""
-        print(f"error: {fault}.{kept} Fix this and run the same command again.", file=sys.stderr)
+        again = " and run the same command again" if resumes else ""
+        print(f"error: {fault}.{kept} Fix this{again}.", file=sys.stderr)
     finally:
         # While Python shuts down, exceptions are printed and ignored: Ctrl-C would give exit code 0 and a traceback.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, leave)
     return code

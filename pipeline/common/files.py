@@ -22,6 +22,7 @@ _KINDS = {
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
 _work_is_kept = False
+_unfinished: set[Path] = set()
 
 
 def keep_work() -> None:
@@ -96,6 +97,24 @@ def create(path: Path) -> int:
 
 
 @contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[None]:
+    """Within it, a file is written that is of no use yet: it is removed at the end, and by `remove_unfinished`."""
+    _unfinished.add(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        _unfinished.discard(path)
+
+
+def remove_unfinished() -> None:
+    """Remove what this process has not finished writing; for a process that ends without Python's cleaning up."""
+    for path in list(_unfinished):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
     """Write a file under a temporary name beside `path`; it replaces `path` when the block ends without an error.
 
@@ -113,14 +132,12 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         OSError: the file cannot be written; `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
-    os.close(create(temporary))
-    try:
+    with unfinished(temporary):
+        os.close(create(temporary))
         with naming(path):
             yield temporary
         sync_file(temporary)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

@@ -16,7 +16,8 @@ class Outcome:
     """What became of one planned video; each field is a column of the ledger (data_manifests/README.md).
 
     Unknown numbers are 0, unknown texts empty.  `decoder` is empty where decord gave the frames, and in shards that
-    were written before it was recorded.
+    were written before it was recorded.  `chosen_by` is `time` where the rate of the source varies, and
+    empty where frames are chosen by their number: at a constant rate, and in shards written before it was recorded.
     """
 
     video_id: str
@@ -33,11 +34,12 @@ class Outcome:
     num_frames: int = 0
     fps: float = 0.0
     decoder: str = ""
+    chosen_by: str = ""
 
 
 OUTCOME_TYPES: dict[str, type] = typing.get_type_hints(Outcome)
 """The type of each field, in order: str, int or float."""
 
-LATER_FIELDS = ("decoder",)
+LATER_FIELDS = ("decoder", "chosen_by")
 """Fields that earlier ledgers and shards have not.  A file has one only where some video has a value of it, so that the
 same facts give the bytes that they gave before."""

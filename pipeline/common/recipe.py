@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import unicodedata
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -31,17 +33,22 @@ class Preprocess:
     """The settings of preprocessing.
 
     Attributes:
-        dataset: name of the dataset, and of its folder of ledgers in `preprocess.manifests`.
+        dataset: name of the dataset, and of its folder of ledgers in `preprocess.manifests`; `auto`: the name of the
+            folder `preprocess.data_root`.
         data_root: folder of videos (train/ val/ test/, flat or one folder per class); empty: not set.
         labels: label CSV files; null: those found in `preprocess.data_root`.
         manifests: folder of ledgers, `<manifests>/<dataset>/<split>.csv`.
-        store: folder of shards.
+        val_fraction: fraction of the videos of each class that go to val, where neither label files nor folders name
+            the splits of own videos.  `preprocess.seed` decides which; a video keeps its split in later runs.
+        group_by: regular expression that finds, in the path of an own video, the name of its recording (the first
+            group, else the whole match); pieces of one recording get the same split.  Empty: each video for itself.
+        store: folder of shards; `auto`: data/<dataset>-shards.
         height: height of a stored frame in pixels.
         width: width of a stored frame in pixels.
         interpolation: how frames are resized: bilinear as in torchvision (not antialiased), area as in zjut_mindvideo
             (cv2.INTER_AREA), or bicubic.
         fps: stored frames per second; `source`: every frame of the video.  Stored frame k is source frame
-            floor(k * source_fps / fps), as in torchvision.
+            floor(k * source_fps / fps), as in torchvision; if the rate varies, the frame shown at k / fps seconds.
         codec: how a frame is stored: raw (uint8 RGB) or jpeg (one JPEG per frame).
         jpeg_quality: quality of each JPEG, with codec jpeg.
         videos_per_shard: number of videos in a shard.
@@ -57,6 +64,8 @@ class Preprocess:
     data_root: PathText = ""
     labels: tuple[PathText, ...] | None = None
     manifests: PathText = "data_manifests"
+    val_fraction: Annotated[float, Range(min=0, max=0.9)] = 0.2
+    group_by: str = ""
     store: PathText = "data/shards"
     height: Annotated[int, Range(min=1, max=16_384)] = 128
     width: Annotated[int, Range(min=1, max=16_384)] = 171
@@ -76,6 +85,14 @@ class Preprocess:
         for key, flag in (("store", " (make: STORE=DIR)"), ("manifests", "")):
             if not getattr(self, key):
                 raise ValueError(f"{key}: got '', expected the name of a folder{flag}")
+        if self.dataset == AUTO and self.data_root:
+            object.__setattr__(self, "dataset", name_of_folder(self.data_root))
+        if self.store == AUTO:
+            object.__setattr__(self, "store", os.path.join("data", f"{self.dataset}-shards"))
+        try:
+            re.compile(self.group_by)
+        except re.error as error:
+            raise ValueError(f"group_by: got {self.group_by!r}, expected a regular expression: {error}") from None
         if self.data_root and os.path.abspath(self.data_root) == os.path.abspath(self.store):
             raise ValueError(f"store: got {self.store!r}, which is data_root; expected a folder for shards alone")
         if self.jobs == 0:
@@ -100,6 +117,17 @@ class Preprocess:
     def fingerprint(self) -> str:
         """SHA-256 of `to_json()`, 64 hexadecimal digits: the shard attribute `recipe_sha256`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+AUTO = "auto"
+"""The value of `dataset` and `store` that means: from the name of `data_root`."""
+
+
+def name_of_folder(path: str) -> str:
+    """A dataset's name from the folder of its videos: `/data/My videos (2)` -> `My_videos_2`."""
+    folder = unicodedata.normalize("NFC", os.path.basename(os.path.abspath(path)))
+    name = re.sub(r"[^\w.-]+", "_", folder).strip("._-")
+    return f"{name or 'own'}-videos" if name in ("", AUTO) else name
 
 
 _DEFAULTS = {field.name: default_of(field) for field in fields(Preprocess)}

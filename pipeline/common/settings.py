@@ -46,6 +46,7 @@ class Document:
     Attributes:
         path: the YAML file, or None when there is none.
         values: the nested mapping; overrides in it are `Typed`.
+        overrides: the text given with each dotted key.
 
     Raises:
         SettingsError: the file is missing, is not a YAML mapping, repeats a key or has an unknown section.
@@ -54,13 +55,14 @@ class Document:
     def __init__(self, path: Path | str | None, overrides: dict[str, str] | None = None) -> None:
         self.path = Path(path) if path is not None else None
         self.values: dict[str, Any] = {}
+        self.overrides = dict(overrides or {})
         self._lines: dict[tuple[str, ...], str] = {}
         if self.path is not None:
             from pipeline.common.yaml_file import read_mapping
 
             self.values, lines = read_mapping(self.path)
             self._lines = {key: f"{self.path}:{line}" for key, line in lines.items()}
-        for name, text in (overrides or {}).items():
+        for name, text in self.overrides.items():
             self._override(name, text)
         errors = Errors(self)
         for section in self.values:

@@ -32,7 +32,7 @@ class Source:
         source_width: coded width in pixels.
         source_height: coded height in pixels.
         source_bit_depth: bits of a sample; 0: unknown.
-        source_fps: mean frames per second.
+        source_fps: mean frames per second; 0: unknown.
         source_frames: number of frames in the container's header; 0: unknown.
         source_bytes: size of the file.
         duration_s: seconds; 0: unknown.
@@ -75,7 +75,7 @@ def gate(container: av.container.InputContainer, size: int) -> tuple[av.VideoStr
     """The stream to decode and what its container says.
 
     Raises:
-        DecodeError: its codec, size, length or frame rate is not admitted.
+        DecodeError: its codec or size is not admitted.
     """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
@@ -84,17 +84,15 @@ def gate(container: av.container.InputContainer, size: int) -> tuple[av.VideoStr
     if codec not in CODECS:
         raise DecodeError("unsupported_codec", f"codec {codec}, expected one of {', '.join(CODECS)}")
     rate = float(stream.average_rate or stream.guessed_rate or 0)
-    duration_s = (container.duration or 0) / av.time_base
+    duration_s, start_s = (container.duration or 0) / av.time_base, (container.start_time or 0) / av.time_base
     if stream.duration and stream.time_base:
         duration_s = float(stream.duration * stream.time_base)
+    if not stream.frames and start_s < duration_s:
+        duration_s -= start_s  # Matroska and fragments of mp4 say when they end, also as a part of a longer video
     if stream.width * stream.height > MAX_FRAME_PIXELS:
         raise DecodeError("too_large", f"{stream.width}x{stream.height}, at most {MAX_FRAME_PIXELS} pixels a frame")
-    if duration_s > MAX_DURATION_S:
-        raise DecodeError("too_large", f"{duration_s:.0f} s, at most {MAX_DURATION_S:.0f}")
-    if rate > MAX_FPS:
-        raise DecodeError("too_large", f"{rate:g} frames/s, at most {MAX_FPS:g}")
-    if rate <= 0 or not stream.width or not stream.height:
-        raise DecodeError("unreadable", "no frame rate or size")
+    if not stream.width or not stream.height:
+        raise DecodeError("unreadable", "no size of pictures")
     stream.codec_context.thread_count = 1  # every core has a decoder, so threads inside it only add delay
     depth = stream.format.components[0].bits if stream.format else 0
     source = Source(codec, stream.width, stream.height, depth, rate, stream.frames, size, duration_s)

@@ -15,7 +15,6 @@ from typing import Any
 
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.container import probe
-from pipeline.decoding.declared_length import declared_bytes
 from pipeline.decoding.frames import Allocate, DecodedVideo, new_frames
 from pipeline.decoding.video_file import DecodeError, VideoFile, open_video
 from pipeline.decoding.with_decord import decode_with_decord
@@ -47,7 +46,6 @@ def decode_video(
 
 
 def _decode(file: VideoFile, settings: Preprocess, allocate: Allocate, with_decord: bool) -> DecodedVideo:
-    _check_end(file)
     video: DecodedVideo | None = None
     try:
         video = decode_with_decord(file, settings, allocate) if with_decord else None
@@ -55,21 +53,11 @@ def _decode(file: VideoFile, settings: Preprocess, allocate: Allocate, with_deco
         pass
     if video is None:
         with file.in_memory() as copy:
-            video = (
-                (decode_with_decord(copy, settings, allocate) if with_decord else None)
-                or decode_with_pyav(copy, settings, skip=True)
-                or decode_with_pyav(copy, settings, skip=False)
-            )
-    if file.has_changed() or video is None:
+            video = decode_with_decord(copy, settings, allocate) if with_decord else None
+            video = video or decode_with_pyav(copy, settings)
+    if file.has_changed():
         raise DecodeError("io", "file changed while it was decoded")
     return video
-
-
-def _check_end(file: VideoFile) -> None:
-    """Raise DecodeError for a file that is shorter than its header says."""
-    declared = declared_bytes(file)
-    if declared > file.size + 1:  # AVI pads to even lengths
-        raise DecodeError("truncated", f"file has {file.size} of {declared} bytes")
 
 
 def _facts_of_bad(file: VideoFile) -> dict[str, Any]:

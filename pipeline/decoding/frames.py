@@ -22,6 +22,7 @@ class DecodedVideo:
         times_s: (T,) float32, the time at which each is shown, in seconds since the first.
         fps: stored frames per second.
         decoder: empty if decord gave the frames, otherwise the name of the decoder.
+        chosen_by: `time` if the rate varies, otherwise empty: the stored frames are chosen by their number.
         source: the file; width and height are of upright pictures, and its frames are those that a player shows.
     """
 
@@ -30,6 +31,7 @@ class DecodedVideo:
     fps: float
     source: Source
     decoder: str = ""
+    chosen_by: str = ""
 
 
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]

@@ -34,6 +34,38 @@ def kept_frames(num_frames: int, source_fps: float | Fraction, fps: float | str)
     return np.array([k * step.numerator // step.denominator for k in range(count)], np.int64), stored_fps
 
 
+def kept_by_time(
+    ticks: NDArray[np.int64], tick_s: Fraction, source_fps: float, fps: float | str
+) -> tuple[NDArray[np.int64], float]:
+    """The indices of the stored frames of a video whose rate varies, and their rate.
+
+    Stored frame k is the source frame that is shown k / fps seconds after the first; a frame that is shown for long is
+    stored more than once.  If the mean rate is not above `fps`, all frames are kept.
+
+    Args:
+        ticks: (n,) times of the source frames, rising from 0, in units of `tick_s`.
+        tick_s: seconds.
+        source_fps: mean rate of the source.
+        fps: of the recipe.
+    """
+    step, stored_fps = resampling(source_fps, fps)
+    if step == 1:
+        return np.arange(len(ticks)), stored_fps
+    every = ticks_between(tick_s, stored_fps)
+    wanted = [k * every.numerator // every.denominator for k in range(int(int(ticks[-1]) / every) + 1)]
+    return np.searchsorted(ticks, np.array(wanted, np.int64), "right") - 1, stored_fps
+
+
+def ticks_between(tick_s: Fraction, stored_fps: float) -> Fraction:
+    """Ticks from one stored frame to the next."""
+    return 1 / (_fraction(stored_fps) * tick_s)
+
+
+def seconds(ticks: NDArray, tick_s: Fraction) -> NDArray[np.float64]:
+    """Times in seconds, as FFmpeg computes them."""
+    return ticks * tick_s.numerator / tick_s.denominator
+
+
 def steady_times(indices: NDArray[np.int64], source_fps: float) -> NDArray[np.float32]:
     """Seconds from the first source frame to those of `indices` at a constant rate; zeros at rate 0."""
     return (indices / source_fps if source_fps else np.zeros(len(indices))).astype(np.float32)

@@ -35,12 +35,27 @@ class FrameResizer:
         """Write `picture` into `out`, (height, width, 3) uint8 RGB, C-contiguous; returns its upright size, (H, W)."""
         if self._graph is None:
             self._graph = _to_rgb(picture, self._size)
-        quarters = round(picture.rotation / 90) % 4  # counter-clockwise
         self._graph.push(picture)
         converted = self._graph.vpull().to_ndarray()
-        upright = np.ascontiguousarray(np.rot90(converted, quarters), np.uint8)
+        upright = np.ascontiguousarray(_upright(np.asarray(converted, np.uint8), display_matrix(picture)))
         resize_rgb(upright, out, self._interpolation)
         return upright.shape[0], upright.shape[1]
+
+
+def display_matrix(picture: av.VideoFrame) -> NDArray[np.int32]:
+    """How a decoded picture is shown: (2, 2) ((a, b), (c, d)), where pixel (x, y) goes to (ax + cy, bx + dy)."""
+    matrix = picture.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return np.eye(2, dtype=np.int32)
+    return np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2]  # type: ignore[call-overload]  # it is a buffer
+
+
+def _upright(picture: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) as it is shown: one of eight orientations, the nearest for other angles."""
+    (a, b), (c, d) = matrix.tolist()
+    if abs(b) > abs(a):
+        picture, a, d = picture.transpose(1, 0, 2), c, b
+    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _to_rgb(first: av.VideoFrame, size: tuple[int, int]) -> av.filter.Graph:

@@ -64,7 +64,7 @@ def _answer(path: Path, settings: Preprocess, block: SharedBlock, with_decord: b
         return {"status": "crash", "reason": reason, "facts": {}, "stored": None}
     except OSError as error:  # no memory for the result: an error of the machine, not of the video
         return {"failure": [error.errno, f"{error.strerror} (shared memory for decoded frames)"]}
-    facts = {"fps": video.fps, "decoder": video.decoder, **video.source.facts()}
+    facts = {"fps": video.fps, "decoder": video.decoder, "chosen_by": video.chosen_by, **video.source.facts()}
     return {"status": "ok", "reason": "", "facts": facts, "stored": stored}
 
 

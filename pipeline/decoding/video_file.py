@@ -145,8 +145,11 @@ class Stream:
         self.name = file.name
 
     def read(self, nbytes: int) -> bytes:
-        """The next bytes; none at the end."""
-        part = self._file.read_at(self._position, nbytes)
+        """The next bytes; none at the end, and where the machine fails, which `VideoFile.read_error` then says."""
+        try:
+            part = self._file.read_at(self._position, nbytes)
+        except ReadError:  # PyAV would print it
+            return b""
         self._position += len(part)
         return part
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import av
 import decord
 import numpy as np
 from decord._ffi.base import DECORDError, DECORDLimitReachedError
 from numpy.typing import NDArray
 
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding.container import ffmpeg_errors, gate, open_container
 from pipeline.decoding.frames import MAX_STORED_BYTES, Allocate, DecodedVideo
-from pipeline.decoding.resample import kept_frames, since_first
+from pipeline.decoding.mirrored import is_mirrored
+from pipeline.decoding.packets import read_timing
+from pipeline.decoding.resample import kept_by_time, kept_frames, seconds, since_first
 from pipeline.decoding.resize import resize_rgb
-from pipeline.decoding.video_file import DecodeError, VideoFile
-from pipeline.decoding.with_pyav import all_packets
+from pipeline.decoding.video_file import VideoFile
 
 decord.logging.set_level(decord.logging.QUIET)
 
@@ -25,43 +24,37 @@ decord.logging.set_level(decord.logging.QUIET)
 def decode_with_decord(file: VideoFile, settings: Preprocess, allocate: Allocate) -> DecodedVideo | None:
     """Decode with decord; None if it cannot decode the file.
 
-    That is so if decord raises, or if it counts other frames than a player shows by the container.  Of a file cut
-    without re-encoding it counts too many, and fills the rest with copies of the last frame.
+    That is so if decord raises, or if it gives other frames than a player shows.  It mirrors no picture.  Of a file cut
+    without re-encoding it counts too many frames, and fills the rest with copies of the last one.
 
     Raises:
         DecodeError: no decoder can decode the file.
         ReadError: the machine failed; what decord could not read it does not say, and then this returns None.
     """
-    with ffmpeg_errors(file), open_container(file) as container:
-        stream, source = gate(container, file.size)
-        shown = _count_shown(container, stream, file.size)
-    indices, fps = kept_frames(shown, source.source_fps, settings.fps)
+    source, timing = read_timing(file)
+    shown, times_known = timing.shown, len(timing.ticks) == timing.shown
+    if (timing.varying and not times_known) or is_mirrored(file):
+        return None
+    if timing.varying:
+        indices, fps = kept_by_time(timing.ticks, timing.tick_s, timing.rate, settings.fps)
+    else:
+        indices, fps = kept_frames(shown, timing.rate, settings.fps)
     shape = (len(indices), settings.height, settings.width, 3)
     if not shown or math.prod(shape) > MAX_STORED_BYTES:
         return None
     try:
-        # One thread, as every core has a decoder; with fault_tol=1 the first repeated frame is an error.
-        reader = decord.VideoReader(file.path, ctx=decord.cpu(0), num_threads=1, fault_tol=1)
+        # One thread, as every core has a decoder; the first repeated frame is an error (at fault_tol=0 none would be).
+        reader = decord.VideoReader(file.path, ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
         if len(reader) != shown:
             return None
         frames = allocate(shape)
         height, width = _read(reader, indices.tolist(), frames, settings.interpolation)
-        times_s = since_first(reader.get_frame_timestamp(indices)[:, 0], indices, source.source_fps)
     except (DECORDError, DECORDLimitReachedError, RuntimeError, StopIteration):
         return None
+    ticks = timing.ticks if times_known else np.full(shown, np.nan)
+    times_s = since_first(seconds(ticks, timing.tick_s), np.arange(shown), timing.rate)[indices]
     source = replace(source, source_width=width, source_height=height, source_frames=shown)
-    return DecodedVideo(frames, times_s, fps, source)
-
-
-def _count_shown(container: av.container.InputContainer, stream: av.VideoStream, size: int) -> int:
-    """How many frames a player shows: by the index if it has every packet, as in an mp4, otherwise by the packets."""
-    index = list(stream.index_entries)
-    if not stream.frames or len(index) != stream.frames:
-        return sum(packet.size > 0 and not packet.is_discard for packet in all_packets(container, stream))
-    end = max([entry.pos + entry.size for entry in index])
-    if end > size:
-        raise DecodeError("truncated", f"file has {size} of {end} bytes")
-    return len(index) - sum([entry.is_discard for entry in index])
+    return DecodedVideo(frames, times_s, fps, source, chosen_by="time" if timing.varying else "")
 
 
 def _read(
@@ -74,7 +67,9 @@ def _read(
     """
     size, position = (0, 0), 0
     keys = set(reader.get_key_indices())
-    for out, index in zip(frames, indices, strict=True):
+
+    def read(index: int) -> NDArray[np.uint8]:
+        nonlocal position
         while position < index:
             key = next((number for number in range(position + 1, index + 1) if number in keys), index + 1)
             if key > position + 1:
@@ -83,11 +78,20 @@ def _read(
             else:
                 reader.next()
                 position += 1
-        picture = np.from_dlpack(_Shared(reader.next()))
+        position += 1
+        return np.from_dlpack(_Shared(reader.next()))
+
+    for number, index in enumerate(indices):
+        if index < position:  # the same frame again
+            frames[number] = frames[number - 1]
+            continue
+        picture = read(index)
         if picture.shape[2] != 3:  # decord counts the padding of rows of 16, 24, 32 or 48 pixels as channels
             raise RuntimeError(f"decord returned {picture.shape[2]} channels, expected 3")
-        resize_rgb(picture, out, interpolation)
-        size, position = (picture.shape[0], picture.shape[1]), index + 1
+        resize_rgb(picture, frames[number], interpolation)
+        size = (picture.shape[0], picture.shape[1])
+    if position < len(reader):  # a packet without a picture shows only at the end, where decord repeats the last one
+        read(len(reader) - 1)
     return size
 
 

@@ -5,10 +5,8 @@ decord is tried first (decode.py).  It silently repeats frames of files cut with
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -16,67 +14,111 @@ import numpy as np
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.container import Source, ffmpeg_errors, ffmpeg_message, gate, open_container
 from pipeline.decoding.frames import MAX_STORED_BYTES, DecodedVideo
-from pipeline.decoding.resample import kept_frames, resampling, since_first
+from pipeline.decoding.packets import Timing, holds_no_picture, read_timing
+from pipeline.decoding.resample import resampling, seconds, since_first, ticks_between
 from pipeline.decoding.resize import FrameResizer
 from pipeline.decoding.video_file import DecodeError, VideoFile
 
-# Packets of files up to this size are all read before the first is decoded.  Their times give the number of each frame,
-# so that a frame which is neither kept nor needed for another one is not decoded at all.
-_MAX_AHEAD_BYTES = 64 << 20
 
-
-def decode_with_pyav(file: VideoFile, settings: Preprocess, skip: bool) -> DecodedVideo | None:
-    """Decode a file; None if a frame to keep was lost by `skip`: try again without it.
+def decode_with_pyav(file: VideoFile, settings: Preprocess) -> DecodedVideo:
+    """Decode a file.
 
     Raises:
         DecodeError: the file cannot be stored.
         ReadError: the machine failed.
     """
+    source, timing = read_timing(file)
+    try:
+        return _decode(file, settings, source, timing)
+    except _TimesDoNotRise:
+        return _decode(file, settings, source, replace(timing, varying=False))
+
+
+class _TimesDoNotRise(Exception):
+    """The pictures of a video cannot be chosen by time."""
+
+
+def _decode(file: VideoFile, settings: Preprocess, source: Source, timing: Timing) -> DecodedVideo:
+    collector = _Collector(settings, source, timing)
     with ffmpeg_errors(file), open_container(file) as container:
-        stream, source = gate(container, file.size)
-        collector = _Collector(settings, source)
+        stream, _ = gate(container, file.size)
         try:
-            complete = _decode(container, stream, source, collector, skip and source.codec == "h264")
+            for packet in container.demux(stream):
+                for picture in _pictures(packet, stream) if packet.size else ():
+                    collector.take(picture)
+            for picture in stream.decode(None):
+                collector.take(picture)
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
             status = "truncated" if collector.seen else "unreadable"
             raise DecodeError(status, f"after {collector.seen} frames: {ffmpeg_message(error)}") from None
-    return collector.video() if complete else None
+    return collector.video()
+
+
+def _pictures(packet: av.Packet, stream: av.VideoStream) -> list[av.VideoFrame]:
+    try:
+        return packet.decode()
+    except av.error.InvalidDataError:  # FFmpeg takes an H.264 packet without a picture for an error
+        if holds_no_picture(packet, stream):
+            return []
+        raise
 
 
 class _Collector:
     """Takes the pictures of a video in order and keeps those that the recipe stores."""
 
-    def __init__(self, settings: Preprocess, source: Source) -> None:
-        self.step, self.fps = resampling(source.source_fps, settings.fps)
-        self.source, self.seen, self.stored = source, 0, 0
+    def __init__(self, settings: Preprocess, source: Source, timing: Timing) -> None:
+        self.step, self.fps = resampling(timing.rate, settings.fps)
+        self.source, self.timing, self.seen = source, timing, 0
+        self._every: Fraction | None = None  # ticks from one stored frame to the next, if they are chosen by time
+        if timing.varying and self.step != 1:
+            self._every = ticks_between(timing.tick_s, self.fps)
         self.size = (0, 0)
         self._resize = FrameResizer(source.source_height, source.source_width, settings.interpolation)
         self._shape = (settings.height, settings.width, 3)
         # Rates are means, so there may be more frames than expected.  Pages that are never written use no memory.
-        expected = max(source.source_frames, source.duration_s * source.source_fps) / float(self.step)
+        expected = timing.span_s * self.fps if self._every else timing.shown / float(self.step)
         self._limit = MAX_STORED_BYTES // (settings.height * settings.width * 3)
         if expected > self._limit:
             raise DecodeError("too_large", f"{expected:.0f} stored frames, at most {self._limit}")
         self._frames = np.empty((int(expected) + 2, *self._shape), np.uint8)
-        self._times_s: list[float] = []
+        self._pts: list[int | None] = []  # of all pictures
         self._indices: list[int] = []
+        self._last: av.VideoFrame | None = None
 
-    def take(self, picture: av.VideoFrame, index: int) -> None:
-        """Resize source frame `index` if it is to be stored."""
+    def take(self, picture: av.VideoFrame) -> None:
+        """Store a picture, or the one before it, as often as the recipe says."""
+        self._pts.append(picture.pts)
         self.seen += 1
-        if index != int(self.stored * self.step):
+        if self._every is None:
+            if self.seen - 1 == int(len(self._indices) * self.step):
+                self._store(picture, self.seen - 1)
             return
-        if self.stored == len(self._frames):
-            if self.stored >= self._limit:
+        if self._last is not None:
+            now = self._since_first(self.seen - 1)
+            if now <= self._since_first(self.seen - 2):
+                raise _TimesDoNotRise
+            while len(self._indices) * self._every < now:
+                self._store(self._last, self.seen - 2)
+        self._last = picture
+
+    def _since_first(self, number: int) -> int:
+        """Ticks from the first picture to another."""
+        first, this = self._pts[0], self._pts[number]
+        if first is None or this is None:
+            raise _TimesDoNotRise
+        return this - first
+
+    def _store(self, picture: av.VideoFrame, index: int) -> None:
+        stored = len(self._indices)
+        if stored == len(self._frames):
+            if stored >= self._limit:
                 raise DecodeError("too_large", f"more than {self._limit} stored frames")
-            added = np.empty((min(2 * self.stored, self._limit) - self.stored, *self._shape), np.uint8)
+            added = np.empty((min(2 * stored, self._limit) - stored, *self._shape), np.uint8)
             self._frames = np.concatenate([self._frames, added])
-        self.size = self._resize(picture, self._frames[self.stored])
-        self._times_s.append(math.nan if picture.time is None else picture.time)
+        self.size = self._resize(picture, self._frames[stored])
         self._indices.append(index)
-        self.stored += 1
 
     def video(self) -> DecodedVideo:
         """The frames kept; `seen` is the number of source frames.
@@ -84,66 +126,17 @@ class _Collector:
         Raises:
             DecodeError: there is none.
         """
-        if not self.stored:
+        if self._every is not None and self._last is not None:
+            while len(self._indices) * self._every <= self._since_first(self.seen - 1):
+                self._store(self._last, self.seen - 1)
+        if not self._indices:
             raise DecodeError("unreadable", "no frame can be decoded")
         height, width = self.size
-        times_s = since_first(np.array(self._times_s), np.array(self._indices), self.source.source_fps)
+        indices = np.array(self._indices)
+        known = [pts for pts in self._pts if pts is not None]
+        believed = len(self.timing.ticks) > 0 and len(known) == self.seen
+        ticks = np.array(known) - known[0] if believed else np.full(self.seen, np.nan)
+        times_s = since_first(seconds(ticks, self.timing.tick_s), np.arange(self.seen), self.timing.rate)[indices]
         source = replace(self.source, source_width=width, source_height=height, source_frames=self.seen)
-        return DecodedVideo(self._frames[: self.stored], times_s, self.fps, source, "pyav")
-
-
-def _decode(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    source: Source,
-    collector: _Collector,
-    skip: bool,
-) -> bool:
-    """Give every frame to `collector`; False if a frame to keep was lost by `skip`."""
-    packets: Iterator[av.Packet] | list[av.Packet] = all_packets(container, stream)
-    numbers: dict[int | None, int] = {}
-    if skip and collector.step >= 1.5 and source.source_bytes <= _MAX_AHEAD_BYTES:
-        packets = list(packets)
-        numbers = frame_numbers(packets)
-    if not numbers:
-        counter = itertools.count()
-        for packet in packets:
-            for picture in packet.decode():
-                collector.take(picture, next(counter))
-        return True
-    wanted = set(kept_frames(len(numbers), collector.step, 1.0)[0].tolist())
-    for packet in packets:
-        needed = numbers.get(packet.pts, -1) in wanted or not packet.size
-        stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
-        for picture in packet.decode():
-            number = numbers.get(picture.pts)
-            if number is None:
-                return False
-            collector.take(picture, number)
-    collector.seen = len(numbers)
-    return collector.stored == len(wanted)
-
-
-def all_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of a stream.
-
-    Raises:
-        DecodeError: one is cut short, or there are fewer than the container says.
-    """
-    count = 0
-    for packet in container.demux(stream):
-        if packet.is_corrupt:
-            raise DecodeError("truncated", f"packet {count} is cut short")
-        count += packet.size > 0
-        yield packet
-    if count < stream.frames:
-        raise DecodeError("truncated", f"file has {count} of {stream.frames} packets")
-
-
-def frame_numbers(packets: list[av.Packet]) -> dict[int | None, int]:
-    """Presentation time -> frame number of the packets that a player shows; empty if times are missing or repeat."""
-    times = [packet.pts for packet in packets if packet.size and not packet.is_discard]
-    known = sorted(time for time in times if time is not None)
-    if len(set(known)) < len(times):
-        return {}
-    return {time: number for number, time in enumerate(known)}
+        chosen_by = "time" if self.timing.varying else ""
+        return DecodedVideo(self._frames[: len(indices)], times_s, self.fps, source, "pyav", chosen_by)

@@ -249,7 +249,7 @@ def _salvage(path: Path, claims: list[Claim], settings: Preprocess) -> dict[str,
 
 def _mean_times(outcome: Outcome, settings: Preprocess) -> NDArray[np.float32]:
     """The times of a video's stored frames by its mean rate."""
-    if outcome.source_frames > 0 and outcome.source_fps > 0:
+    if outcome.source_frames > 0 and outcome.source_fps > 0 and outcome.chosen_by != "time":
         frames, _ = kept_frames(outcome.source_frames, outcome.source_fps, settings.fps)
         if len(frames) == outcome.num_frames:
             return steady_times(frames, outcome.source_fps)

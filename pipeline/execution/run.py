@@ -31,12 +31,13 @@ from pipeline.ledger.table import awaited, fill_ledger, ledger_folder, ledger_pa
 from pipeline.shards.store import Store, outcomes_table
 
 _SHOWN_REASONS = 20
+_REPORT_S = 60.0  # seconds between two lines of progress where there is no terminal
 
 log = logging.getLogger(__name__)
 
 
 class ProgressBar:
-    """The progress bar of a run.
+    """The progress of a run: a bar on a terminal, elsewhere a line a minute.
 
     Args:
         num_videos: of the run.
@@ -48,13 +49,29 @@ class ProgressBar:
     def __init__(self, num_videos: int) -> None:
         self.frames = self._bad = 0
         self._lock = threading.Lock()
+        self._num_videos, self._done = num_videos, 0
         self._bar = tqdm(total=num_videos, unit="video", smoothing=0.05, disable=None)
+        self._began = time.monotonic()
+        self._ended = threading.Event()
+        self._reports = threading.Thread(target=self._report, name="progress", daemon=True)
+        if self._bar.disable:
+            self._reports.start()
+
+    def _report(self) -> None:
+        """Log a line a minute, also when no video is finished in it: a run that waits is not one that died."""
+        while not self._ended.wait(_REPORT_S):
+            with self._lock:
+                done, bad = self._done, self._bad
+            rate = done / (time.monotonic() - self._began)
+            left = f", about {tqdm.format_interval((self._num_videos - done) / rate)} left" if done else ""
+            log.info("%s of %s videos, %d bad, %.1f videos/s%s", f"{done:,}", f"{self._num_videos:,}", bad, rate, left)
 
     def done(self, outcome: Outcome) -> None:
         """Count a finished video; from any thread."""
         with self._lock:
             self.frames += outcome.num_frames
             self._bad += outcome.status in BAD_STATUSES
+            self._done += 1
             self._bar.set_postfix(bad=self._bad, refresh=False)
             self._bar.update()
 
@@ -62,6 +79,9 @@ class ProgressBar:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        if self._reports.is_alive():
+            self._reports.join()
         self._bar.close()
 
 

@@ -20,6 +20,7 @@ from pipeline.common.text import some
 
 KINETICS400 = Path(__file__).resolve().parents[2] / "data_manifests" / "kinetics400_classes.csv"
 
+_SPARSE = 4  # labels that are numbers stay label ids while the highest is at most so many times their count
 _SHOWN = 20  # unknown labels in an error
 _FIX = "Fix the label files."
 _OTHER_RELEASE = (
@@ -76,8 +77,12 @@ def class_ids(table: pd.DataFrame, settings: Preprocess) -> tuple[np.ndarray, st
     names = sorted((trained if len(trained) else labelled)["label"].unique())
     used = set(labelled["label"].unique())
     origin = f"{len(names)} classes, numbered in the order of the sorted labels"
+    if (own := _own_numbers(labelled)) is not None:
+        names, note = own
+        origin = f"{len(used)} classes, {note}"
     frozen = frozen_classes(settings)
     if frozen is not None and (known := used & set(frozen[0])):
+        _same_numbers(labelled, *frozen)
         names, path = frozen
         unknown = sorted(used - known)
         if unknown:
@@ -91,6 +96,51 @@ def class_ids(table: pd.DataFrame, settings: Preprocess) -> tuple[np.ndarray, st
     ids = {name: index for index, name in enumerate(names)} | {"": -1}
     codes, labels = pd.factorize(table["label"])
     return np.array([ids[label] for label in labels], dtype="int64")[codes], f"classes: {origin}"
+
+
+def _same_numbers(labelled: pd.DataFrame, names: list[str], path: Path) -> None:
+    """Refuse a list whose own numbers differ from those of the class list that the dataset must keep."""
+    number_of = {label: number for number, label in enumerate(names)}
+    pairs = labelled.loc[labelled["number"].ge(0), ["label", "number"]].drop_duplicates()
+    for label, number in zip(pairs["label"], pairs["number"], strict=True):
+        if number_of.get(label, number) != number:
+            raise InputError(
+                f"label files: {label!r} has the number {number}, but {number_of[label]} in {path.name}. To keep the "
+                "numbers of the label files, set preprocess.dataset to a name of your own."
+            )
+
+
+def _own_numbers(labelled: pd.DataFrame) -> tuple[list[str], str] | None:
+    """The label of each number, empty where none has it, and a line about them; None: labels have no numbers.
+
+    The numbers are those of a list, or of labels that are numbers themselves.
+
+    Raises:
+        InputError: a label has two numbers, or a number has two labels.
+    """
+    pairs = labelled[["label", "number"]].drop_duplicates()
+    if pairs.empty:
+        return None
+    if pairs["number"].ge(0).all():
+        for one, other in (("label", "number"), ("number", "label")):
+            twice = pairs[pairs[one].duplicated(keep=False)].sort_values(one)
+            if len(twice):
+                values = " and ".join(repr(value) for value in twice.loc[twice[one].eq(twice[one].iloc[0]), other])
+                raise InputError(f"label files: the {one} {twice[one].iloc[0]!r} has two {other}s: {values}. {_FIX}")
+        note = "with the numbers of the label files"
+    elif pairs["number"].lt(0).all() and pairs["label"].str.fullmatch(r"0|[1-9]\d{0,5}").all():
+        pairs = pairs.assign(number=pairs["label"].astype("int64"))
+        if pairs["number"].max() > _SPARSE * len(pairs):
+            return sorted(pairs["label"], key=int), "numbered in the order of the labels, which are numbers"
+        note = "whose labels are numbers and stay their label_id"
+    else:
+        return None
+    names = [""] * (int(pairs["number"].max()) + 1)
+    for label, number in zip(pairs["label"], pairs["number"], strict=True):
+        names[number] = label
+    if gaps := names.count(""):
+        note += f", 0..{len(names) - 1}; {gaps} of these numbers have no video (model.num_classes auto is {len(names)})"
+    return names, note
 
 
 def _unknown(unknown: list[str], names: list[str], where: str) -> str:

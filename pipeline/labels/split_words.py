@@ -16,4 +16,5 @@ SPLIT_RULE = " | ".join(SPLITS) + " (a column, or a word of the file's name)"
 def split_of(name: str) -> str:
     """The split in the name of a file or folder: `kinetics-400_val` -> val; empty when there is none."""
     words = re.split(r"[^a-z]+", name.lower())
+    words = [word.removesuffix("list") for word in words]  # UCF101's trainlist01
     return next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), "")

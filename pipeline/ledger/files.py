@@ -30,7 +30,7 @@ from typing import BinaryIO, TypeVar
 import pandas as pd
 
 from pipeline.common.errors import UserError
-from pipeline.common.files import sync_folder, write_json
+from pipeline.common.files import open_to_read, sync_folder, write_json
 from pipeline.common.recipe import SPLITS
 from pipeline.common.tables import InputError, write_table
 
@@ -89,7 +89,7 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / _RECORD
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             content = file.read(_LARGEST_RECORD)
     except FileNotFoundError:
         return Record()
@@ -164,10 +164,10 @@ def open_ledger(path: Path) -> tuple[BinaryIO, bool]:
 def _open(path: Path, entry: Entry | None) -> BinaryIO:
     if entry is not None:
         try:
-            return _staged(path, entry).open("rb")
+            return open_to_read(_staged(path, entry))
         except FileNotFoundError:
             pass  # it has its name
-    return path.open("rb")
+    return open_to_read(path)
 
 
 def facts_of(file: BinaryIO) -> tuple[int, int]:
@@ -209,7 +209,7 @@ def write_together(folder: Path, tables: dict[str, pd.DataFrame], classes: Seque
         for name, table in tables.items():
             staged.append(folder / f".{name}.{os.getpid()}.tmp")
             write_table(staged[-1], table)
-            with staged[-1].open("rb") as file:
+            with open_to_read(staged[-1]) as file:
                 entries[name] = Entry(*facts_of(file), numbered)
             os.replace(staged[-1], _staged(folder / name, entries[name]))
             staged[-1] = _staged(folder / name, entries[name])

@@ -43,7 +43,8 @@ _MOST = {
 
 # Known only from decoding; all other columns come from the label CSVs and the names of files.
 LEARNED = (*OUTCOME_COLUMNS, *PLACE_COLUMNS)
-STORED_COLUMNS = ("num_frames", "fps", "decoder", *PLACE_COLUMNS)  # those of LEARNED that describe stored frames
+# Those of LEARNED that describe stored frames.
+STORED_COLUMNS = ("num_frames", "fps", "decoder", "chosen_by", *PLACE_COLUMNS)
 
 SHARD_PATTERN = rf"(?:{'|'.join(SPLITS)})-\d{{5,}}-of-\d{{5,}}\.h5"
 

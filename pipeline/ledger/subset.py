@@ -57,14 +57,25 @@ def choose_subset(
     return chosen
 
 
-def write_subset_labels(
-    settings: Preprocess, ledgers: dict[str, pd.DataFrame], chosen: dict[str, pd.DataFrame], name: str
-) -> Preprocess:
-    """Write the label files of a subset; returns the settings for building its ledgers.
+def subset_settings(settings: Preprocess, name: str) -> Preprocess:
+    """The settings of a subset: a dataset of its own, with a store of its own beside that of the whole.
+
+    The store has the name that `store: auto` gives it.
+    """
+    store = os.path.join(os.path.dirname(settings.store.rstrip("/")), f"{name}-shards")
+    return dataclasses.replace(settings, dataset=name, labels=None, store=store)
+
+
+def write_subset_labels(subset: Preprocess, ledgers: dict[str, pd.DataFrame], chosen: dict[str, pd.DataFrame]) -> None:
+    """Write the label files of a subset.
 
     A new subset gets all of its files at once, so that a run that is killed leaves no split without the others.
+
+    Args:
+        subset: from `subset_settings`.
+        ledgers: of the whole, by split; their class numbers stay.
+        chosen: from `choose_subset`.
     """
-    subset = dataclasses.replace(settings, dataset=name, labels=None)
     folder = ledger_folder(subset) / "labels"
     target = folder if folder.exists() else folder.with_name(".labels.new")
     names = class_names(*ledgers.values())
@@ -76,4 +87,3 @@ def write_subset_labels(
     if target != folder:
         os.replace(target, folder)
         sync_folder(folder.parent)
-    return subset

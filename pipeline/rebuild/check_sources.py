@@ -18,7 +18,7 @@ from pipeline.labels.label_files import load_labels
 from pipeline.ledger.table import ledger_folder, ledger_path, read_ledgers
 from pipeline.videos.matching import match_videos
 from pipeline.videos.names import is_video
-from pipeline.videos.scan import scan_videos
+from pipeline.videos.scan import Files, scan_videos
 
 
 def check_sources(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], list[str]]:
@@ -63,15 +63,15 @@ def _read_sources(settings: Preprocess) -> tuple[dict[str, pd.DataFrame], _Disk 
     Raises:
         InputError: label files or data_root are missing, or label files have bad values.
     """
-    labels = load_labels(settings)
+    root = Path(settings.data_root)
+    if settings.data_root and not root.is_dir():
+        raise InputError(f"{root}: no such folder. Set --preprocess.data_root=FOLDER (make: DATA=FOLDER).")
+    files = scan_videos(root) if settings.data_root else Files([], frozenset(), [])
+    labels = load_labels(settings, [path for path in files.paths if is_video(path)])
     table = labels.table[["split", "video_id", "label", "label_id"]]
     rows = {str(split): part.drop(columns="split") for split, part in table.groupby("split")}
     if not settings.data_root:
         return rows, None
-    root = Path(settings.data_root)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder. Set --preprocess.data_root=FOLDER (make: DATA=FOLDER).")
-    files = scan_videos(root)
     spare: set[str] = set()
     if files.links:  # a build neither uses nor lists some of them: match as it does, to know which
         match = match_videos(labels, files)

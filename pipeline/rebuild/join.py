@@ -23,7 +23,7 @@ from pipeline.ledger.table import blank_rows, class_names, ledger_path, read_col
 from pipeline.rebuild import known_outcomes
 from pipeline.shards.store import Store
 from pipeline.videos.matching import Match, match_videos
-from pipeline.videos.names import ENDINGS
+from pipeline.videos.names import ENDINGS, is_video
 from pipeline.videos.scan import Files, scan_videos
 
 
@@ -39,6 +39,7 @@ class BuiltLedgers:
         verdict: what was recognised, in words.
         warnings: what is unusual but usable.
         damaged: names of damaged shards.
+        listing: the label CSV to be written to `made_split.listing_path`; None: it stays as it is.
     """
 
     ledgers: dict[str, pd.DataFrame]
@@ -48,6 +49,7 @@ class BuiltLedgers:
     verdict: list[str]
     warnings: list[str]
     damaged: list[str]
+    listing: pd.DataFrame | None
 
 
 def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = ()) -> BuiltLedgers:
@@ -64,12 +66,12 @@ def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = (
     root = settings.data_root
     if root and not Path(root).is_dir():
         raise InputError(f"{root}: no such folder. Set --preprocess.data_root=FOLDER (make: DATA=FOLDER).")
-    labels = load_labels(settings)
     files = scan_videos(Path(root)) if root else Files([], frozenset(), [])
+    labels = load_labels(settings, [path for path in files.paths if is_video(path)])
     match = match_videos(labels, files)
     verdict, warnings = [*labels.verdict, *match.verdict], [*labels.warnings, *match.warnings]
     kept: list[pd.DataFrame] = []
-    built = BuiltLedgers({}, match.extra, [], [], verdict, warnings, [])
+    built = BuiltLedgers({}, match.extra, [], [], verdict, warnings, [], labels.listing)
     for split in SPLITS:
         fresh = _rows(labels.table, match, split)
         if len(fresh):
@@ -82,9 +84,10 @@ def join_sources(settings: Preprocess, store: Store, forget: Collection[str] = (
             built.warnings.append(f"{count:,} videos are in {split} folders, but no label file has rows of {split}.")
     class_names(*built.ledgers.values(), *kept)
     if root and not built.damaged and all(ledger["status"].eq("missing").all() for ledger in built.ledgers.values()):
+        hint = f" {labels.hint}" if labels.hint else ""
         raise InputError(
             f"{root}: none of the {len(labels.table):,} videos of the label files is here or in a shard. Expected "
-            f"{_expected(labels.kinetics)}. (For ledgers of label files only, set --preprocess.data_root= and "
+            f"{_expected(labels.kinetics)}.{hint} (For ledgers of label files only, set --preprocess.data_root= and "
             "preprocess.labels.)",
             details=built.warnings,
         )

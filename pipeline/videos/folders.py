@@ -52,6 +52,10 @@ class Folders:
             self._known[path] = Folder(split, any(part.lower().startswith("replacement") for part in above), labels)
         return self._known[path]
 
+    def labels_of(self, name: str) -> frozenset[str]:
+        """The labels that the name of a folder can mean, whatever is above it."""
+        return frozenset(self._labels.get(name, ()))
+
     def describe(self, counts: dict[str, int]) -> list[str]:
         """A line for each top folder: how many videos, and in what kind of folders.
 

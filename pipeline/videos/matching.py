@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Match:
 def match_videos(labels: Labels, files: Files) -> Match:
     """Match files to the rows of `labels`: by YouTube id and times in Kinetics, otherwise by path."""
     folders = Folders(set(labels.table["label"]))
-    joined = _Segments(labels.table, files, folders) if labels.kinetics else _Paths(labels.table, files)
+    joined = _Segments(labels.table, files, folders) if labels.kinetics else _Paths(labels.table, files, folders)
     paths = [path or "" for path in joined.paths]
     reasons = [""] * len(paths)
     warnings = joined.warnings()
@@ -147,41 +148,86 @@ class _Segments:
 
     def warnings(self) -> list[str]:
         """A warning for videos in another class's folder; the label in the label file is used."""
-        astray = []
-        folders = [path and path[: max(path.rfind("/"), 0)] for path in self.paths]
-        if not any(self._folders[folder].labels for folder in set(folders) if folder):
-            return []  # flat, as most copies of Kinetics are
-        for row, (path, folder) in enumerate(zip(self.paths, folders, strict=True)):
-            if path and folder and self._labels[row]:
-                labels = self._folders[folder].labels
-                if labels and self._labels[row] not in labels:
-                    astray.append(f"{path} is {self._labels[row]!r}")
-        if not astray:
-            return []
-        return [f"{len(astray):,} videos are in another class's folder than their label file says: {some(astray)}"]
+        return _astray(self.paths, self._labels, self._folders)
 
 
 class _Paths:
-    """Files of rows that name a file, relative to data_root or to the split's folder in it."""
+    """Files of rows that name a file, relative to data_root or to the split's folder in it.
 
-    def __init__(self, table: pd.DataFrame, files: Files) -> None:
+    Names that are equal but for their Unicode form are one name: macOS writes `é` as two characters.
+    """
+
+    def __init__(self, table: pd.DataFrame, files: Files, folders: Folders) -> None:
         existing = set(files.paths)
+        self._folders, self._labels = folders, table["label"].tolist()
         self.paths: list[str | None] = []
         self._rows: dict[str, int] = {}
+        self._other_form: list[str] = []
         for row, (path, split) in enumerate(zip(table["path"].tolist(), table["split"].tolist(), strict=True)):
             places = (path, f"{split}/{path}")
             self.paths.append(next((place for place in places if place in existing), None))
             self._rows.update(dict.fromkeys(places, row))
         used = set(self.paths)
         self.extra = [(path, "in no label file") for path in files.paths if path not in used and is_video(path)]
+        if self.extra and None in self.paths:
+            self._match_other_forms()
+
+    def _match_other_forms(self) -> None:
+        """Give rows without a file those left over whose names have another Unicode form."""
+        lacking = ((place, row) for place, row in self._rows.items() if self.paths[row] is None)
+        rows = {unicodedata.normalize("NFC", place): row for place, row in lacking}
+        left = []
+        for path, why in self.extra:
+            row = rows.get(unicodedata.normalize("NFC", path), -1)
+            if row >= 0 and self.paths[row] is None:
+                self.paths[row] = path
+                self._other_form.append(path)
+            else:
+                left.append((path, why))
+        self.extra = left
 
     def row_of(self, path: str) -> int:
         """The row that names this file; -1: none."""
         return self._rows.get(path, -1)
 
     def warnings(self) -> list[str]:
-        """None: nothing can be unusual about a path."""
+        """Warnings for names in another Unicode form, and for videos in another class's folder."""
+        warned = _astray(self.paths, self._labels, self._folders)
+        if self._other_form:
+            warned.append(
+                f"{len(self._other_form):,} file names have another Unicode form than in the label file, and are "
+                f"taken as the same: {some(self._other_form)}"
+            )
+        return warned
+
+
+def _astray(paths: list[str | None], labels: list[str], folders: Folders) -> list[str]:
+    """A warning for videos that lie in the folder of another class than their label's; one for all of them.
+
+    A folder is one of a class if its name, or that of a folder above it, can mean a label.
+    """
+    classes: dict[str, frozenset[str]] = {}
+    for path in paths:
+        folder = path[: max(path.rfind("/"), 0)] if path else ""
+        if folder not in classes:
+            parts = folder.split("/")
+            classes[folder] = frozenset().union(*(folders.labels_of(part) for part in parts))
+    if not any(classes.values()):
+        return []  # flat, as most copies of Kinetics are
+    astray, inside = [], 0
+    for path, label in zip(paths, labels, strict=True):
+        known = classes[path[: max(path.rfind("/"), 0)]] if path else None
+        if known and label:
+            inside += 1
+            if label not in known:
+                astray.append(f"{path} is {label!r}")
+    if not astray:
         return []
+    hint = ". If the list counts from 1, its numbers are off by one" if len(astray) > inside // 2 else ""
+    return [
+        f"{len(astray):,} of {inside:,} videos are in another class's folder than their label file says: "
+        f"{some(astray)}{hint}"
+    ]
 
 
 def by_split(extra: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:

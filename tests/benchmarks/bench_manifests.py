@@ -1,11 +1,12 @@
 """What ledgers cost: build, rebuild and check at Kinetics-400's size, and how that grows with rows.
 
-    python tests/benchmarks/bench_manifests.py [--rows 30000 306245 650000] [--shards] [--folder DIR]
+    python tests/benchmarks/bench_manifests.py [--rows 30000 306245 650000] [--own 100000] [--shards] [--folder DIR]
 
 Writes label files of the real splits' proportions and one empty file for 98 of 100 rows into a temporary folder,
 runs the commands as a user would, each in a process of its own, and removes the folder.  Seconds are the wall
 clock's (start-up of Python included), beside those of CPU time, which other work on the machine does not
-inflate as much; MiB is the process's peak.  `--shards` also rebuilds from one-frame shards.
+inflate as much; MiB is the process's peak.  `--shards` also rebuilds from one-frame shards.  `--own` makes so many
+empty files in 400 class folders without a label file, and lets train/configs/own.yaml name and divide them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from pipeline.shards.writer import ShardWriter  # noqa: E402
 KINETICS400_ROWS = {"train": 246_534, "val": 19_906, "test": 39_805}
 ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"))
 ON_DISK = 0.98
+OWN_CLASSES = 400
 
 
 def make_split(root: Path, split: str, num_rows: int, rng: np.random.Generator) -> int:
@@ -84,9 +86,9 @@ def make_shards(folder: Path, settings: Preprocess) -> int:
     return total
 
 
-def measure(title: str, folder: Path, *flags: str) -> float:
+def measure(title: str, folder: Path, *flags: str, config: Path | None = None) -> float:
     """Run `python -m pipeline.manifests` on `folder`, print what it took, and return its seconds of CPU time."""
-    config = folder / "bench.yaml"
+    config = config or folder / "bench.yaml"
     command = [sys.executable, "-m", "pipeline.manifests", "-c", str(config), *flags]
     begun = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -133,15 +135,34 @@ def run(num_rows: int, parent: Path, with_shards: bool) -> None:
         shutil.rmtree(folder)
 
 
+def run_own(num_files: int, parent: Path) -> None:
+    """The measurements of own videos in class folders."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-manifests-", dir=parent))
+    try:
+        for number in range(OWN_CLASSES):
+            (folder / "videos" / f"class {number:03d}").mkdir(parents=True)
+        for number in range(num_files):
+            path = f"{folder}/videos/class {number % OWN_CLASSES:03d}/video {number // OWN_CLASSES:04d}.mp4"
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+        print(f"{num_files:,} own videos in {OWN_CLASSES} class folders:", flush=True)
+        flags = [f"--preprocess.data_root={folder}/videos", f"--preprocess.manifests={folder}/ledgers"]
+        for title in ("build (no ledgers yet)", "rebuild (ledgers there)"):
+            measure(title, folder, *flags, config=ROOT / "train" / "configs" / "own.yaml")
+    finally:
+        shutil.rmtree(folder)
+
+
 def main() -> None:
     """Measure each size in turn."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--rows", type=int, nargs="+", default=[30_000, 306_245, 650_000])
+    made.add_argument("--own", type=int, default=100_000, help="own videos in class folders (default %(default)s)")
     made.add_argument("--shards", action="store_true", help="also rebuild from shards (half a minute more at 306,245)")
     made.add_argument("--folder", type=Path, default=None, help="where to make the files (default: the system's)")
     args = made.parse_args()
     for num_rows in args.rows:
         run(num_rows, args.folder, args.shards)
+    run_own(args.own, args.folder)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """A training step and a forward pass of R(2+1)D-18 on the CPU, beside PyTorch's where torch and torchvision are there.
 
+The forward pass also as `make eval` and `make infer` run an .onnx: the arm "ONNX".
+
     python tests/benchmarks/bench_step.py [--rounds 5] [--batch 4] [--torch-python PYTHON]
 
 Every arm lives in a process of its own, compiled and warm, and takes its turn: A B C A B C ...  Medians and the ratios
@@ -17,6 +19,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+BOTH = ("train", "forward")
 
 # Each arm prints "ready", then answers every line on its stdin ("train" or "forward") with the seconds it took, on the
 # clock and of CPU, after the word "took".
@@ -44,6 +47,27 @@ def run(what):
     else:
         network.set_train(False)
         network(clips).asnumpy()
+"""
+
+ONNX = """
+import sys, tempfile, time
+from pathlib import Path
+import model
+import numpy as np
+import onnx
+from model.r2plus1d import r2plus1d_18
+from train.weights.exported import run_onnx
+from train.weights.onnx_graph import build_onnx
+
+network = r2plus1d_18(num_classes=400).set_train(False)
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "net.onnx"
+    onnx.save(build_onnx(network, (None, 3, 16, 112, 112), {}), str(path))
+    logits_of = run_onnx(path)
+clips = np.random.default_rng(0).standard_normal((BATCH, 3, 16, 112, 112)).astype(np.float32)
+
+def run(what):
+    logits_of(clips)
 """
 
 TORCH = """
@@ -75,7 +99,7 @@ def run(what):
 """
 
 LOOP = """
-for what in ("train", "forward"):
+for what in WHATS:
     run(what)
 print("ready", flush=True)
 for line in sys.stdin:
@@ -88,11 +112,11 @@ for line in sys.stdin:
 class Arm:
     """One library in a process of its own."""
 
-    def __init__(self, name: str, python: str, program: str) -> None:
+    def __init__(self, name: str, python: str, program: str, whats: tuple[str, ...]) -> None:
         self.name = name
-        self.seconds: dict[str, list[tuple[float, float]]] = {"train": [], "forward": []}
+        self.seconds: dict[str, list[tuple[float, float]]] = {what: [] for what in whats}
         self.process = subprocess.Popen(
-            [python, "-c", program + LOOP],
+            [python, "-c", program + LOOP.replace("WHATS", repr(list(self.seconds)))],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         self.alive = self._answer() == ["ready"]
@@ -130,27 +154,29 @@ def main() -> None:
     parser.add_argument("--torch-python", default=sys.executable, help="the Python that has torch and torchvision")
     args = parser.parse_args()
     programs = [
-        ("MindSpore", sys.executable, MINDSPORE),
-        ("PyTorch", args.torch_python, TORCH.replace("CHANNELS_LAST", "False")),
-        ("PyTorch channels_last_3d", args.torch_python, TORCH.replace("CHANNELS_LAST", "True")),
+        ("MindSpore", sys.executable, MINDSPORE, BOTH),
+        ("ONNX", sys.executable, ONNX, ("forward",)),
+        ("PyTorch", args.torch_python, TORCH.replace("CHANNELS_LAST", "False"), BOTH),
+        ("PyTorch channels_last_3d", args.torch_python, TORCH.replace("CHANNELS_LAST", "True"), BOTH),
     ]
     arms = []
-    for name, python, program in programs:
-        arm = Arm(name, python, program.replace("BATCH", str(args.batch)))
+    for name, python, program, whats in programs:
+        arm = Arm(name, python, program.replace("BATCH", str(args.batch)), whats)
         if arm.alive:
             arms.append(arm)
         else:
-            if name == "MindSpore":
-                sys.exit("MindSpore's arm does not start; see what `python -m train.train` says")
+            if not name.startswith("PyTorch"):
+                sys.exit(f"{name}'s arm does not start; see what `make doctor` says")
             print(f"{name}: left out, torch and torchvision cannot be imported by {python}")
             arm.close()
     for _ in range(args.rounds):
-        for what in ("train", "forward"):
+        for what in BOTH:
             for arm in arms:
-                arm.measure(what)
-    for what in ("train", "forward"):
-        medians = {arm.name: arm.medians(what) for arm in arms}
-        torch = [seconds for name, seconds in medians.items() if name != "MindSpore"]
+                if what in arm.seconds:
+                    arm.measure(what)
+    for what in BOTH:
+        medians = {arm.name: arm.medians(what) for arm in arms if what in arm.seconds}
+        torch = [seconds for name, seconds in medians.items() if name.startswith("PyTorch")]
         best = tuple(map(min, zip(*torch, strict=True)))
         print(f"{what}, {args.batch} clips of 3x16x112x112, median of {args.rounds}:")
         for name, (clock, cpu) in medians.items():

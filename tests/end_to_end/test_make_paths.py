@@ -31,6 +31,15 @@ VERBS = {
             "OUT": "--eval.output_dir",
         },
     ),
+    "features": (
+        "train.features",
+        {
+            **SETTINGS,
+            "CKPT": "--eval.pretrained_model",
+            "SPLIT": "--data_loader.eval.dataset.split",
+            "OUT": "--output-dir",
+        },
+    ),
     "infer": (
         "train.infer",
         {**SETTINGS, "CKPT": "--infer.pretrained_model", "VIDEO": "--infer.image_path", "OUT": "--infer.output_dir"},
@@ -148,7 +157,7 @@ def test_configuration_depends_on_data_and_weights(words, config, folder):
 def test_places_are_only_passed_when_given(folder):
     made = run_make(folder, "train", "NAME=n")
     assert made.words("train.train") == ["--config=train/configs/sample.yaml", "--preprocess.dataset=n"]
-    for verb in ("eval", "infer", "export", "report"):  # they look for the newest run of all themselves
+    for verb in ("eval", "features", "infer", "export", "report"):  # they look for the newest run of all themselves
         given = ["VIDEO=v"] if verb == "infer" else []
         words = run_make(folder, verb, "NAME=n", *given).words(VERBS[verb][0])
         assert words == ["--preprocess.dataset=n", *(["--infer.image_path=v"] if given else [])]
@@ -158,7 +167,7 @@ def test_places_are_only_passed_when_given(folder):
 
 @pytest.mark.parametrize(
     ("words", "variable", "takers"),
-    [(["export", "OUT=x"], "OUT", "eval infer"), (["infer", "SPLIT=val"], "SPLIT", "eval"),
+    [(["export", "OUT=x"], "OUT", "eval features infer"), (["infer", "SPLIT=val"], "SPLIT", "eval features"),
      (["train", "FROM=x"], "FROM", "convert"), (["verify", "DEVICES=2"], "DEVICES", "train eval")],
 )  # fmt: skip
 def test_variable_that_no_verb_takes_is_refused(words, variable, takers, folder):

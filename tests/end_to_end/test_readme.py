@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 
 import pytest
+from make_store import make_split, settings_for
 from paths import CONFIGS, ROOT
 from run_make import clone, run_make
 
@@ -27,7 +28,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 VERBS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.M))
 VARIABLES = set(re.search(r"^VARIABLES = (.*)", MAKEFILE, re.M)[1].split())  # type: ignore[index]
 CODE = [path for top in ("pipeline", "model", "train", "tests") for path in ROOT.glob(f"{top}/**/*.py")]
-ENDINGS = {"py", "csv", "log", "yaml", "json"}  # endings of files, whose names look like keys
+ENDINGS = {"py", "csv", "log", "yaml", "json", "txt"}  # endings of files, whose names look like keys
 FOREIGN = {"--nthreads"}  # of Dask
 
 
@@ -165,6 +166,17 @@ def test_modules_keys_and_flags_exist(path):
     code = "\n".join(file.read_text(encoding="utf-8") for file in CODE)
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*(?![\w.-])", text)) - FOREIGN
     assert [flag for flag in sorted(flags) if f'"{flag}"' not in code] == []
+
+
+def test_shards_are_read_as_the_readme_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    places = {"dataset": "kinetics-sample", "manifests": "data_manifests", "store": "data/sample-shards"}
+    make_split(settings_for(tmp_path, height=64, width=86, **places), "train", 5, length=16)
+    (code,) = blocks((ROOT / "pipeline" / "README.md").read_text(encoding="utf-8"), "python")
+    names: dict[str, typing.Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert (names["clip"] == names["frames"][0:16:2, 4:60, 15:71]).all()
+    assert capsys.readouterr().out == "clapping 0 (16, 64, 86, 3) (8, 56, 56, 3)\n"
 
 
 @pytest.mark.parametrize("path", READMES, ids=name_of)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import mindspore as ms
@@ -113,7 +114,15 @@ def test_forgotten_bad_video_is_decoded_again(words, store, folder, capsys):
 
 
 def test_a_run_leaves_what_it_should(run):
-    for name in ("config.yaml", "env.json", "train.log", "metrics.jsonl", "ckpt/latest.json", "ckpt/best.json"):
+    for name in (
+        "config.yaml",
+        "env.json",
+        "starts.jsonl",
+        "train.log",
+        "metrics.jsonl",
+        "ckpt/latest.json",
+        "ckpt/best.json",
+    ):
         assert (run / name).is_file(), name
     assert list(run.glob("events.out.tfevents.*"))
     log = (run / "train.log").read_text()
@@ -121,7 +130,7 @@ def test_a_run_leaves_what_it_should(run):
     assert re.search(line, log), log
     records = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "train/loss" in record] == list(range(1, 9))
-    assert {"val/loss", "val/acc1", "val/acc5"} <= set(records[-1])
+    assert {"epoch", "val/loss", "val/video_top1", "val/video_top5", "val/clip_top1"} <= set(records[-1])
     state = json.loads((run / "ckpt" / "epoch_002-step_000008.json").read_text())
     assert len(state["classes"]) == 8 and state["step"] == 8
 
@@ -226,6 +235,20 @@ def test_checkpoint_export_and_safetensors_score_alike(run, words, folder, capsy
     assert infer.main([*words, PYNATIVE, f"--infer.image_path={video}", f"--infer.pretrained_model={path}"]) == EXIT_OK
     lines = capsys.readouterr().out.splitlines()[:5]
     assert len(lines) == 5 and all(line.split("  ")[0][3:] in facts["classes"] for line in lines)
+    assert main([*words, "--export.file_formate=ONNX", "--export.batch_size=dynamic"]) == EXIT_OK
+    assert "input [None, 3, 8, 56, 56], reloaded and run: largest difference" in capsys.readouterr().out
+    content = onnx.load(str(path.with_suffix(".onnx")))
+    described = {**facts, "input": {**facts["input"], "shape": [None, 3, 8, 56, 56]}}
+    del described["sha256"]
+    assert {entry.key: json.loads(entry.value) for entry in content.metadata_props} == described
+    as_onnx = path.with_suffix(".onnx")
+    assert evaluate.main([*words, PYNATIVE, f"--eval.pretrained_model={as_onnx}"]) == EXIT_OK
+    assert capsys.readouterr().out.split(", loss ")[0] == answers[0]
+    asked = [f"--infer.image_path={video}", f"--infer.pretrained_model={as_onnx}"]
+    assert infer.main([*words, PYNATIVE, *asked]) == EXIT_OK
+    predicted = capsys.readouterr().out.splitlines()[:5]
+    assert [line.split("  ")[0] for line in predicted] == [line.split("  ")[0] for line in lines]
+
     message = r"exported for clip \(T, H, W\) \[8, 56, 56\], but the settings give \[4, 56, 56\]"
     with pytest.raises(UserError, match=message):
         evaluate.main([*words, PYNATIVE, f"--eval.pretrained_model={path}", "--data_loader.eval.dataset.seq=4"])
@@ -235,13 +258,6 @@ def test_checkpoint_export_and_safetensors_score_alike(run, words, folder, capsy
     path.with_name(path.name + ".json").write_text(json.dumps({**facts, "model": {}}))
     with pytest.raises(UserError, match=r"mindir\.json: corrupted: KeyError\('type'\)"):
         evaluate.main([*words, PYNATIVE, f"--eval.pretrained_model={path}"])
-
-    assert main([*words, "--export.file_formate=ONNX", "--export.batch_size=dynamic"]) == EXIT_OK
-    assert "input [None, 3, 8, 56, 56], reloaded and run: largest difference" in capsys.readouterr().out
-    content = onnx.load(str(path.with_suffix(".onnx")))
-    del facts["sha256"]
-    facts["input"]["shape"][0] = None
-    assert {entry.key: json.loads(entry.value) for entry in content.metadata_props} == facts
 
 
 def test_weights_of_other_classes_are_not_scored(run, words, folder, capsys):
@@ -309,6 +325,11 @@ def test_what_can_be_had_is_checked_without_a_word(words, run, capsys):
         check.main([*words, "--ckpt=gone.ckpt"])
 
 
-def test_a_checkpoint_of_another_network_is_refused(words, run):
+def test_network_is_the_one_recorded_with_its_weights(words, run, tmp_path, capsys):
+    other = [*(word for word in words if not word.startswith("--model.")), PYNATIVE]
+    assert evaluate.main(other) == EXIT_OK
+    assert "this configuration has another model.stage_channels" in capsys.readouterr().err
+    best = json.loads((run / "ckpt" / "best.json").read_text())["stem"]
+    without_record = shutil.copy(run / "ckpt" / f"{best}.ckpt", tmp_path)
     with pytest.raises(UserError, match="does not fit this network"):
-        evaluate.main([*words, "--model.stage_channels=[8, 4, 4, 4]"])
+        evaluate.main([*other, f"--eval.pretrained_model={without_record}"])

@@ -119,7 +119,7 @@ def test_checkpoint_under_another_name_is_found(folder):
 def test_damaged_pointer_is_named_and_loses_nothing(folder, content, reason, caplog):
     (folder / "best.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"best\.json: corrupted\. Give a checkpoint beside it"):
-        checkpoint.newest(folder.parents[1], "best")
+        checkpoint.weights_in(folder.parent)
     assert caplog.messages[0].startswith(f"warning: {folder}/best.json: corrupted: {reason}")
     checkpoint.prune(folder, keep=1)
     assert load_from(folder, 3) and load_from(folder, 6)  # the first may be the best
@@ -137,11 +137,11 @@ def test_odd_names_in_ckpt_are_named_and_ignored(folder, caplog):
     (folder / "epoch_003-step_000009.json").mkdir()
     os.mkfifo(folder / "epoch_003-step_000010.json")
     (folder / os.fsdecode(b"epoch_003-step_00001\xff.json")).touch()
-    assert [path.stem for path in checkpoint.resumable(folder.parents[1])] == [stem_after(6), stem_after(3)]
+    assert [path.stem for path in checkpoint.checkpoints_in(folder)] == [stem_after(6), stem_after(3)]
     (line,) = caplog.messages
     assert line.isascii() and line.startswith(f"warning: {folder}: ignored, because they are not files of a checkpoint")
     assert repr(odd[0]) in line or "more" in line
-    assert checkpoint.newest(folder.parents[1], "best").stem == stem_after(3)
+    assert checkpoint.weights_in(folder.parent).stem == stem_after(3)
 
 
 def test_failed_save_leaves_no_half_checkpoint(folder, monkeypatch):

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from make_training import TinyNetwork, write_config
+from make_training import TinyNetwork, checkpoints_of, write_config
 from paths import ROOT
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
@@ -27,7 +27,6 @@ from train.loop import trainer
 from train.runs.append_file import AppendFile
 from train.runs.metrics import read_metrics
 from train.runs.run_folder import RunFolder
-from train.weights import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +153,8 @@ def test_start_that_fails_leaves_no_folder(settings, tmp_path, monkeypatch):
             run.begin(0)
     with monkeypatch.context() as patch:
         patch.setattr("train.runs.run_folder.AppendFile", full)
-        with pytest.raises(OSError, match="No space left"):
-            RunFolder(tmp_path, settings, {})
+        with pytest.raises(OSError, match="No space left"), RunFolder(tmp_path, settings, {}) as run:
+            run.begin(0)
     with pytest.raises(OSError, match="File name too long"):
         RunFolder(tmp_path / ("x" * 300), settings, {})
     assert list(tmp_path.iterdir()) == []
@@ -183,8 +182,10 @@ def test_append_is_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "x").read_bytes() == b"first\nthird\n"
 
 
-def test_log_that_cannot_be_written_is_one_warning(settings, tmp_path, capsys):
+def test_log_that_cannot_be_written_is_one_warning(settings, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # those of `run`
     with RunFolder(tmp_path, settings, {}) as run:
+        run.begin(0)
         with disk_of(3):
             logging.getLogger().warning("one")
             logging.getLogger().warning("two")
@@ -235,7 +236,7 @@ def test_full_disk_in_training_keeps_last_checkpoint(config, tmp_path, monkeypat
         train.main(words)
     shown = capsys.readouterr().err
     assert "Traceback" not in shown and "The last checkpoint is kept. Resume with --resume auto." in shown
-    (newest,) = checkpoint.resumable(tmp_path / "runs" / "tiny")
+    (newest,) = checkpoints_of(tmp_path / "runs" / "tiny")
     assert newest.stem == "epoch_001-step_000003"
     with locked(newest.parents[1]), pytest.raises(LockedError, match="is writing here"):
         train.main([*words, "--resume", "auto"])

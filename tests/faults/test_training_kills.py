@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from paths import ROOT
 
 from train.runs.metrics import read_metrics
 
-KILLS, DAMAGES = 100, 300
+KILLS, DAMAGES, RECORDS = 100, 300, 22
 
 
 def kills(folder: Path, count: int) -> dict[str, object]:
@@ -47,6 +48,41 @@ def kills(folder: Path, count: int) -> dict[str, object]:
         steps = [record["step"] for record in read_metrics(run / "metrics.jsonl") if "train/loss" in record]
         assert steps == list(range(1, fork.NUM_STEPS + 1))  # each once
         assert not list(run.rglob(".*.tmp*"))
+        shutil.rmtree(runs)
+    return dict(outcomes)
+
+
+def records(folder: Path, count: int) -> dict[str, object]:
+    """SIGKILL trainings after their first record, their second, and so on, and resume each."""
+    import fork_training as fork
+
+    from train.runs.append_file import AppendFile
+    from train.runs.starts import read_starts
+
+    config, log, outcomes, write = fork.write_folder(folder), folder / "log", Counter(), AppendFile.write
+    assert fork.wait(fork.train_apart(config, folder / "undisturbed", log)) == 0, log.read_text()
+    expected = fork.final_weights(folder / "undisturbed")
+    for number in range(1, count + 1):
+        runs, written = folder / f"runs{number}", []
+
+        def counting(file: AppendFile, record: bytes, written: list[str] = written, last: int = number) -> None:
+            write(file, record)
+            if file._path.name != "train.log":
+                written.append(file._path.name)
+            if len(written) == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        AppendFile.write = counting  # type: ignore[method-assign]  in the child only
+        pid = fork.train_apart(config, runs, log)
+        AppendFile.write = write  # type: ignore[method-assign]
+        killed = fork.wait(pid) == -signal.SIGKILL
+        assert fork.wait(fork.train_apart(config, runs, log, "--resume", "auto")) == 0, log.read_text()
+        assert fork.final_weights(runs) == expected, number
+        (run,) = {path.parents[1] for path in runs.glob("tiny/*/ckpt/*.json")}
+        trained = [record["step"] for record in read_metrics(run / "metrics.jsonl") if "train/loss" in record]
+        assert trained == list(range(1, fork.NUM_STEPS + 1)), number
+        assert all(start["settings"] for start in read_starts(run))
+        outcomes["killed" if killed else "ended before"] += 1
         shutil.rmtree(runs)
     return dict(outcomes)
 
@@ -114,7 +150,7 @@ def damaged(content: bytes, kind: str, draw: random.Random) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize(("attack", "count"), [("kills", KILLS), ("damages", DAMAGES)])
+@pytest.mark.parametrize(("attack", "count"), [("kills", KILLS), ("damages", DAMAGES), ("records", RECORDS)])
 def test_every_attack_ends_in_the_same_weights(attack, count, tmp_path):
     paths = f"{ROOT}:{ROOT / 'tests/helpers'}"
     done = subprocess.run(
@@ -124,10 +160,11 @@ def test_every_attack_ends_in_the_same_weights(attack, count, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     outcomes = json.loads(done.stdout.splitlines()[-1])
     print(attack, outcomes)
-    assert outcomes["killed" if attack == "kills" else "same weights"] >= 0.8 * count
+    assert outcomes["same weights" if attack == "damages" else "killed"] >= 0.8 * count
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
-        print(json.dumps({"kills": kills, "damages": damages}[sys.argv[1]](Path(sys.argv[3]), int(sys.argv[2]))))
+        attacks = {"kills": kills, "damages": damages, "records": records}
+        print(json.dumps(attacks[sys.argv[1]](Path(sys.argv[3]), int(sys.argv[2]))))

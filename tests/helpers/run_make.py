@@ -46,7 +46,7 @@ def clone(folder: Path) -> Path:
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     (folder / ".venv" / "bin").mkdir(parents=True)
-    for stamp in (".installed", ".convert", ".gpu", ".lint"):
+    for stamp in (".installed", ".gpu", ".lint"):
         (folder / ".venv" / stamp).touch()
     python = folder / ".venv" / "bin" / "python"
     python.write_text(STUB)

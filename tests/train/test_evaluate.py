@@ -21,10 +21,9 @@ from make_store import make_split, settings_for
 from make_training import TinyNetwork, write_config
 from paths import HELPERS, ROOT
 
-from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, EXIT_SIGINT, UserError
 from train import evaluate
-from train.device import launch
+from train.device import launch, signals
 from train.network import predictor
 from train.weights import checkpoint
 
@@ -170,4 +169,4 @@ def test_three_processes_have_the_counts_of_one(words, tmp_path, monkeypatch):
 
 if __name__ == "__main__":
     with launch.note_exit_code():
-        cli.run(evaluation)
+        signals.run(evaluation)

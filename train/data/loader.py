@@ -82,17 +82,15 @@ def iterate(batches: ClipBatches, epoch: int, start: int = 0) -> Generator[Batch
         if isinstance(source.failure, UserError):
             raise source.failure from None
         if source.failure is not None:
-            raise LoaderError(
-                f"A thread that makes batches died: {source.failure!r}. Run this command again."
-            ) from source.failure
+            raise LoaderError(f"A thread that makes batches died: {source.failure!r}.") from source.failure
     finally:
         source.close()
         ready.close()
 
 
 def waiting_hint(options: Dataset, data_wait: float) -> str:
-    """What to change if more than 1 % of the time is spent waiting for batches; empty below that."""
-    if data_wait <= 0.01:
+    """What to change if more than 5 % of the time is spent waiting for batches; empty below that."""
+    if data_wait <= 0.05:
         return ""
     threads, cores = options.num_parallel_workers, os.cpu_count() or 1
     if options.verify_checksums:

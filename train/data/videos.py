@@ -109,6 +109,20 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
     )
 
 
+def source_of_a_video(settings: Preprocess, split: str) -> Path | None:
+    """The file of the first stored video of a split whose file still exists; None without one.
+
+    Raises:
+        UserError: a file that should be a ledger is none.
+    """
+    path = ledger_table.ledger_path(settings, split)
+    if not settings.data_root or not files.exists(path):
+        return None
+    table = ledger_table.read_columns(path, ["path", "status"])
+    stored = list_of(table["path"][(table["status"] == "ok") & (table["path"] != "")])
+    return next((file for name in stored[:100] if (file := Path(settings.data_root) / name).is_file()), None)
+
+
 def count_classes(config: Config) -> int | None:
     """The highest label_id of the ledgers that `data_loader` reads, plus 1; None without a ledger that has labels.
 

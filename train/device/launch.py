@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_SIGTERM, EXIT_UNEXPECTED, UserError
-from train.device.signals import SIGNALS, end_with_parent
+from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_UNEXPECTED, UserError
+from train.device.signals import SIGNALS, end_with_parent, exit_code_of, ignored_signals
 
 _NOTES = "KINETICS_R2PLUS1D_NOTES"  # the folder where each process writes its process id and its exit code
 _SAVED = (EXIT_RETRY, EXIT_SIGINT)  # exit codes after a checkpoint was written
@@ -65,7 +65,8 @@ def launch(
         f"--master_port={port}", "--join=True", f"--log_dir={log_dir}", "--tail_worker_log=0", "python", *program,
     ]  # fmt: skip
     received: list[int] = []
-    before = {number: signal.signal(number, lambda got, _frame: received.append(got)) for number in SIGNALS}
+    taken = SIGNALS - ignored_signals()
+    before = {number: signal.signal(number, lambda got, _frame: received.append(got)) for number in taken}
     with tempfile.TemporaryDirectory() as folder:
         environment = {
             **os.environ, _NOTES: folder,
@@ -123,13 +124,13 @@ def _exit_code(of_msrun: int, notes: Path, received: list[int], log_dir: Path, a
     codes = [(path.stem, int(path.read_text())) for path in files]
     rank, code = next(((rank, code) for rank, code in codes if code), ("*", 0))
     if not code and received:
-        return EXIT_SIGINT if received[-1] == signal.SIGINT else EXIT_SIGTERM
+        return exit_code_of(received[-1])
     if not code:
         print(
             f"error: One process crashed or was killed, so all were stopped. See {log_dir}/*.log. {action}",
             file=sys.stderr,
         )
         return EXIT_RETRY
-    action = action if code in _SAVED else "Fix the error there and run this command again."
+    action = action if code in _SAVED else "Fix the error there."
     print(f"Process {rank} ended with exit code {code}. See {log_dir}/worker_{rank}.log. {action}", file=sys.stderr)
     return code

@@ -6,6 +6,8 @@ import logging
 import os
 import platform
 import shutil
+import socket
+from pathlib import Path
 from typing import Any, Literal
 
 import mindspore as ms
@@ -74,8 +76,13 @@ def choose_convolutions(how: Literal["normal", "performance"]) -> None:
 
 def environment(device: str) -> dict[str, Any]:
     """Facts about this machine, for a run's env.json."""
+    driver = _driver() if device == "GPU" else None
     return {
         "device": device,
+        "host": socket.gethostname(),
+        "cpu": _cpu_name(),
+        "gpu": [card.name for card in driver.cards] if driver else [],
+        "driver": driver.version if driver else None,
         "python": platform.python_version(),
         "mindspore": ms.__version__,
         "numpy": np.__version__,
@@ -83,6 +90,22 @@ def environment(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "onednn": model.ONEDNN_NOTE,
     }
+
+
+def _driver() -> nvidia.Driver | None:
+    try:
+        return nvidia.Driver()
+    except nvidia.GpuError:
+        return None
+
+
+def _cpu_name() -> str | None:
+    """The model of this machine's processor; None where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 def _gpu_or_cpu(device_id: int) -> str:

@@ -26,7 +26,7 @@ def load_config(document: Document, *, warns: bool = True) -> Config:
     """
     recipe.adopt_data_root(document)
     config = build(Config, document)
-    for warning in without_effect(config) if warns else ():
+    for warning in [*without_effect(config), *_beyond_the_end(config)] if warns else ():
         log.warning("warning: %s", warning)
     return config
 
@@ -34,7 +34,7 @@ def load_config(document: Document, *, warns: bool = True) -> Config:
 # The `model_name` that zjut_mindvideo gives each `model.type`.
 MODEL_NAMES = {
     "R2Plus1d18": "r(2+1)d_18", "R2Plus1d34": "r(2+1)d_34", "R2Plus1d50": "r(2+1)d_50",
-    "R3d18": "r3d_18", "R3d34": "r3d_34", "MC3d18": "mc3_18",
+    "MMAction2R2Plus1d34": "mmaction2_r(2+1)d_34", "R3d18": "r3d_18", "R3d34": "r3d_34", "MC3d18": "mc3_18",
 }  # fmt: skip
 
 
@@ -96,6 +96,23 @@ def without_effect(config: Config) -> list[str]:
             ]  # fmt: skip
         if loader.map.input_columns != ("video",):
             lines.append(f"data_loader.{name}.map.input_columns: has no effect; operations always act on the video")
+    return lines
+
+
+def _beyond_the_end(config: Config) -> list[str]:
+    """One line for each part of the learning rate's schedule that lies after the last epoch."""
+    rates, epochs, lines = config.learning_rate, config.train.epochs, []
+    if rates.warmup_epochs > epochs:
+        lines.append(
+            f"learning_rate.warmup_epochs: {rates.warmup_epochs:g} is more than train.epochs, {epochs}; so the rate "
+            "rises during the whole training"
+        )
+    late = [str(epoch) for epoch in rates.lr_epochs if epoch >= epochs]
+    if late and rates.lr_scheduler in ("step", "multi_step"):
+        lines.append(
+            f"learning_rate.lr_epochs: the rate never falls at epoch {', '.join(late)}, because training ends after "
+            f"{epochs} epochs (train.epochs)"
+        )
     return lines
 
 

@@ -53,7 +53,7 @@ class Model:
     """The network (model/r2plus1d.py).
 
     Attributes:
-        type: network and number of layers: R(2+1)D, R3D or MC3.
+        type: network and number of layers: R(2+1)D, R3D or MC3; MMAction2R2Plus1d34 is mmaction2's R(2+1)D.
         stage_channels: number of channels of each of the four stages.
         stage_strides: stride [T, H, W] of each of the four stages; null: those published for the type.
         num_classes: number of classes; `auto`: highest label_id of the ledgers + 1.
@@ -66,7 +66,9 @@ class Model:
             auto: NTHWC for R(2+1)D on a GPU, else NCTHW.
     """
 
-    type: Literal["R2Plus1d18", "R2Plus1d34", "R2Plus1d50", "R3d18", "R3d34", "MC3d18"] = "R2Plus1d18"
+    type: Literal["R2Plus1d18", "R2Plus1d34", "R2Plus1d50", "MMAction2R2Plus1d34", "R3d18", "R3d34", "MC3d18"] = (
+        "R2Plus1d18"
+    )
     stage_channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (64, 128, 256, 512)
     stage_strides: tuple[Triple, Triple, Triple, Triple] | None = None
     num_classes: Annotated[int, Range(min=2, max=100_000)] | Literal["auto"] = 400
@@ -194,7 +196,8 @@ class Train:
         save_checkpoint_steps: also write a checkpoint after every so many steps (0: never).
         keep_checkpoint_max: number of newest checkpoints to keep; the best one is always kept.
         eval_epochs: evaluate after every so many epochs, and after the last (0: never).
-        log_steps: number of steps between two lines of the log.
+        log_steps: number of steps between two lines of train.log and metrics.jsonl; the terminal shows the last one of
+            an epoch, and others at most once a minute.
         seed: random seed of the initial weights, the order of videos and the augmentation.
         run_distribute: train with one process per device (data parallel); set by `make train DEVICES=N`.
         amp_level: number format: O0: all float32; O2: convolutions and the linear layer in float16; O3: also the layers

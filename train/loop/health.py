@@ -1,11 +1,11 @@
-"""Stops the trainer with a one-line error when the loss stays NaN or memory runs out."""
+"""Stops the trainer with a one-line error when the loss stays NaN, and any command when memory runs out."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from pipeline.common.errors import EXIT_NOT_FINITE, UserError
 
@@ -25,7 +25,7 @@ class NotFiniteError(UserError):
 
 
 class OutOfMemoryError(UserError):
-    """A step needs more memory than the device has."""
+    """A batch needs more memory than the device has."""
 
 
 class FiniteLosses:
@@ -75,12 +75,13 @@ class FiniteLosses:
 
 
 @contextmanager
-def memory_errors_in_one_line(batch_size: int, *, evaluating: bool = False) -> Iterator[None]:
+def memory_errors_in_one_line(key: str, value: object, advice: str) -> Iterator[None]:
     """Turn any error about memory that ran out into one line with what to change.
 
     Args:
-        batch_size: `data_loader.train.dataset.batch_size`, for the message.
-        evaluating: it is that of `data_loader.eval`.
+        key: the setting that decides how much memory the block needs.
+        value: its value.
+        advice: what to do, in sentences.
 
     Raises:
         OutOfMemoryError: the block ran out of memory.
@@ -93,13 +94,20 @@ def memory_errors_in_one_line(batch_size: int, *, evaluating: bool = False) -> I
             raise
         # The longest line is not MindSpore's heading.
         reason = max(lines, key=len).strip(" -:") if lines else "MemoryError"
-        if evaluating:
-            raise OutOfMemoryError(
-                f"data_loader.eval.dataset.batch_size: got {batch_size}, which does not fit in memory ({reason}). "
-                "Halve it. This gives the same result."
-            ) from None
-        raise OutOfMemoryError(
-            f"data_loader.train.dataset.batch_size: got {batch_size}, which does not fit in memory ({reason}). Halve "
-            "it and double data_loader.group_size. This gives the same result except for batch-norm statistics. "
-            "Or try --train.amp_level=O3."
-        ) from None
+        raise OutOfMemoryError(f"{key}: got {value}, which does not fit in memory ({reason}). {advice}") from None
+
+
+def training_memory_errors(batch_size: int) -> AbstractContextManager[None]:
+    """As `memory_errors_in_one_line`, for a training step."""
+    return memory_errors_in_one_line(
+        "data_loader.train.dataset.batch_size", batch_size,
+        "Halve it and double data_loader.group_size. This gives the same result except for batch-norm statistics. "
+        "Or try --train.amp_level=O3.",
+    )  # fmt: skip
+
+
+def evaluation_memory_errors(batch_size: int) -> AbstractContextManager[None]:
+    """As `memory_errors_in_one_line`, for a batch of evaluation."""
+    return memory_errors_in_one_line(
+        "data_loader.eval.dataset.batch_size", batch_size, "Halve it. This gives the same result."
+    )

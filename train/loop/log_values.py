@@ -36,13 +36,14 @@ class Interval:
         self._loss = loss
 
     def summary(self) -> dict[str, float]:
-        """The last loss, and over the interval top-1, clips/s and the fraction of time spent waiting for data."""
+        """The last loss, and of the interval top-1, clips/s, the fraction of time spent waiting, and seconds."""
         seconds = time.perf_counter() - self._began
         return {
             "train/loss": self._loss,
-            "train/acc1": self._correct / self._seen,
+            "train/clip_top1": self._correct / self._seen,
             "train/clips_per_s": self._steps * self._clips_per_step / seconds,
             "train/data_wait": self._waited_s / seconds,
+            "train/seconds": seconds,
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from pipeline.common.errors import UserError
 from pipeline.common.settings import Document, build, to_plain
 from train.experiment.sections import Config, Dataset
 from train.experiment.transforms import OPERATIONS
-from train.runs.choose import CONFIG, runs_of
+from train.loop.lr_schedule import learning_rates
+from train.runs.choose import CONFIG, Run, runs_of
 from train.weights import checkpoint
 
 log = logging.getLogger(__name__)
 
 _DATASET = "data_loader.train.dataset."
+_CLIPS = "clips a step (batch_size x group_size x devices)"
 
 # Keys of data_loader.train.dataset that do not change the clips of a step, or, as batch_size, only with other keys.
 _NOT_OF_CLIPS = {"type", "path", "batch_size", "num_parallel_workers", "verify_checksums", "batch_timeout_s"}
@@ -30,7 +33,7 @@ def checkpoints_to_resume(config: Config, class_names: Sequence[str] | None, res
         config: the whole experiment.
         class_names: label of each label_id in the ledgers; None: unknown.
         resume: `auto`: those of the newest run of the same dataset and classes, and if there are such, of the same
-            settings; or the path of one checkpoint; or None.
+            settings, or of the same but for `train.epochs`; or the path of one checkpoint; or None.
 
     Raises:
         CheckpointError: training cannot resume from this file.
@@ -47,16 +50,31 @@ def checkpoints_to_resume(config: Config, class_names: Sequence[str] | None, res
             config.train.ckpt_path, config.preprocess.dataset,
         )  # fmt: skip
         return []
-    chosen = next((run for run in candidates if _experiment_of(run.path) == _experiment(config)), candidates[0])
+    chosen = _most_alike(config, candidates)
     log.info("run to resume: %s", chosen)
     return checkpoint.checkpoints_in(chosen.path / "ckpt")
 
 
-def check_before_decoding(config: Config, class_names: Sequence[str] | None, resume: str | None, *, world: int) -> None:
+def _most_alike(config: Config, candidates: Sequence[Run]) -> Run:
+    """The first run of the same settings; else the first whose `train.epochs` only differs; else the first."""
+    ours, longer = _experiment(config), None
+    for run in candidates:
+        theirs = _experiment_of(run.path)
+        if theirs == ours:
+            return run
+        if longer is None and {**theirs, "epochs": None} == {**ours, "epochs": None}:
+            longer = run
+    return longer or candidates[0]
+
+
+def check_before_decoding(
+    config: Config, document: Document, class_names: Sequence[str] | None, resume: str | None, *, world: int
+) -> None:
     """Check that training can resume, as far as that is known before the videos are decoded.
 
     Args:
         config: the whole experiment.
+        document: what it was read from.
         class_names: label of each label_id in the ledgers; None: unknown.
         resume: as `checkpoints_to_resume`.
         world: number of processes that train together.
@@ -69,28 +87,28 @@ def check_before_decoding(config: Config, class_names: Sequence[str] | None, res
         current = clip_settings(config, clips_per_step=clips, steps_per_epoch=0, videos="")
         known = {key: value for key, value in current.items() if key not in ("steps_per_epoch", "videos")}
         with contextlib.suppress(checkpoint.CorruptedError):  # then training takes the one before
-            check_clip_settings(path, checkpoint.read_state(path), known)
+            state = checkpoint.read_state(path)
+            check_clip_settings(path, state, known)
+            check_schedule(path, state, config, document, world)
 
 
-def _experiment_of(run: Path) -> dict[str, object] | None:
-    """What a run trained; None if its settings cannot be read."""
+def _experiment_of(run: Path) -> dict[str, object]:
+    """What a run trained; empty if its settings cannot be read."""
     try:
         return _experiment(build(Config, Document(run / CONFIG)))
     except UserError:
-        return None
+        return {}
 
 
 def _experiment(config: Config) -> dict[str, object]:
     """The settings that make two trainings on one dataset different experiments."""
     sections = (config.model, config.learning_rate, config.optimizer, config.loss)
     settings = clip_settings(config, clips_per_step=0, steps_per_epoch=0, videos="")
-    return {**settings, "sections": [to_plain(section) for section in sections]}
+    return {**settings, "epochs": config.train.epochs, "sections": [to_plain(section) for section in sections]}
 
 
 def clip_settings(config: Config, *, clips_per_step: int, steps_per_epoch: int, videos: str) -> dict[str, object]:
-    """What decides the clips and the learning rate of each step, so it must be the same when training resumes.
-
-    `train.epochs` is part of it, because it is the length of the learning rate's schedule.
+    """What decides the clips of each step, so it must be the same when training resumes.
 
     Args:
         config: the whole experiment.
@@ -105,9 +123,8 @@ def clip_settings(config: Config, *, clips_per_step: int, steps_per_epoch: int, 
     given: dict[str, object] = {operation.type: to_plain(operation) for operation in loader.map.operations or ()}
     return {
         "seed": config.train.seed,
-        "clips a step (batch_size x group_size x devices)": clips_per_step,
+        _CLIPS: clips_per_step,
         "steps_per_epoch": steps_per_epoch,
-        "epochs": config.train.epochs,
         "recipe_sha256": config.preprocess.fingerprint(),
         "videos": videos,
         **_of_dataset(loader.dataset),
@@ -136,6 +153,68 @@ def check_clip_settings(path: Path, state: dict[str, Any], current: dict[str, ob
                 f"{path}: cannot resume: {key} is {saved.get(key)} in the checkpoint and {value} now. "
                 "Set it back, or start again without --resume."
             )
+
+
+def check_schedule(path: Path, state: dict[str, Any], config: Config, document: Document, devices: int) -> None:
+    """Check that the steps trained so far had the learning rates that the schedule of `train.epochs` gives them.
+
+    So training can become longer with the schedules constant, step and multi_step, and with cosine_annealing only
+    during the warm-up.
+
+    Args:
+        path: the checkpoint.
+        state: its JSON.
+        config: the settings of this training.
+        document: what they were read from.
+        devices: number of processes that train together.
+
+    Raises:
+        UserError: they had others; the message has the command that starts a new training from these weights.
+    """
+    before, now = state.get("epochs"), config.train.epochs
+    if before == now:
+        return
+    problem = f"{path}: cannot resume: train.epochs is {before} in the checkpoint and {now} now"
+    numbers = [state.get(key) for key in ("epochs", "step", "steps_per_epoch", _CLIPS, "epoch")]
+    if not all(type(number) is int for number in numbers):
+        raise UserError(f"{problem}. Set it back, or start again without --resume.")
+    _, step, in_epoch, clips, done = map(int, numbers)  # type: ignore[arg-type]
+    rates = [
+        learning_rates(config.learning_rate, epochs=epochs, steps_per_epoch=in_epoch, clips_per_step=clips)[:step]
+        for epochs in (int(before), now)  # type: ignore[arg-type]
+    ]
+    if rates[0] == rates[1]:
+        return
+    if now <= done:
+        raise UserError(f"{problem}, and {done} epochs are finished. Set it back, or start again without --resume.")
+    raise UserError(
+        f"{problem}, and with learning_rate.lr_scheduler {config.learning_rate.lr_scheduler} the learning rates of the "
+        f"finished steps depend on it. Set it back, or train {now - done} more epochs from these weights: "
+        f"{command_from_weights(path, document, epochs=now - done, devices=devices)}"
+    )
+
+
+def command_from_weights(path: Path, document: Document, *, epochs: int, devices: int) -> str:
+    """The command, for a shell, that starts a new training of the same settings from a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        document: file and overrides of this training.
+        epochs: length of the new training.
+        devices: number of processes that train together.
+    """
+    start = {"epochs": str(epochs), "pre_trained": "true", "pretrained_model": str(path), "head": "same"}
+    overrides = {**document.overrides, **{f"train.{key}": value for key, value in start.items()}}
+    overrides.pop("train.run_distribute", None)  # set by make's DEVICES
+    words = ["make", "train"]
+    if document.path is not None:
+        words.append(f"CONFIG={document.path}")
+    for name, key in (("DATA", "data_root"), ("NAME", "dataset"), ("STORE", "store")):
+        if value := overrides.pop(f"preprocess.{key}", ""):
+            words.append(f"{name}={value}")
+    if devices > 1:
+        words.append(f"DEVICES={devices}")
+    return shlex.join([*words, "ARGS=" + shlex.join(f"--{key}={value}" for key, value in overrides.items())])
 
 
 def _of_dataset(dataset: Dataset) -> dict[str, object]:

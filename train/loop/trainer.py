@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipeline.common.errors import EXIT_RETRY, UserError
-from pipeline.common.settings import to_plain
+from pipeline.common.errors import EXIT_RETRY, MachineError, UserError
+from pipeline.common.settings import Document
 from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate, waiting_hint
 from train.data.videos import check_classes, check_same_classes, read_videos
@@ -29,10 +30,10 @@ from train.evaluation.scoring import Evaluation, combine, score
 from train.experiment.sections import Config
 from train.loop import dropout
 from train.loop.compile_cache import cached_compilation
-from train.loop.health import FiniteLosses, memory_errors_in_one_line
+from train.loop.health import FiniteLosses, evaluation_memory_errors, training_memory_errors
 from train.loop.log_values import UNKNOWN, Interval, Remaining
 from train.loop.lr_schedule import learning_rates
-from train.loop.resume import check_clip_settings, clip_settings
+from train.loop.resume import check_clip_settings, check_schedule, clip_settings
 from train.loop.running_statistics import RunningStatistics
 from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.network.build import build_network
@@ -43,8 +44,12 @@ from train.runs.run_folder import RunFolder
 from train.weights import checkpoint
 from train.weights.compatibility import check_class_names
 from train.weights.load import load_weights
+from train.weights.record import network_of, views_of
 
 log = logging.getLogger(__name__)
+
+_SCORES = ("loss", "clip_top1", "clip_top5", "video_top1", "video_top5")
+_SHOWN_EVERY_S = 60.0  # between two lines of the same epoch on the terminal; train.log has every one
 
 
 @dataclass
@@ -54,12 +59,24 @@ class Position:
     Attributes:
         step: finished optimizer steps of the whole run.
         epoch: finished epochs, including their evaluation.
-        best: the best validation score so far.
+        best: the best video top-1 of the validation split so far; -1: none.
+        best_loss: the loss of the same evaluation, which decides between equal scores; None: unknown.
+        best_epoch: the epoch of the same evaluation, from 1; 0: unknown.
     """
 
     step: int = 0
     epoch: int = 0
     best: float = -1.0
+    best_loss: float | None = None
+    best_epoch: int = 0
+
+    def improve(self, top1: float, loss: float, epoch: int) -> bool:
+        """Take an evaluation as the best one if it is better; returns whether it is."""
+        tie = top1 == self.best and self.best_loss is not None and loss < self.best_loss
+        if not math.isfinite(loss) or not (top1 > self.best or tie):
+            return False
+        self.best, self.best_loss, self.best_epoch = top1, loss, epoch
+        return True
 
 
 class Trainer:
@@ -125,6 +142,7 @@ class Trainer:
         self.graph_shape = f"{self.train_step} {sections} {sizes}"
         self.finite = FiniteLosses(config.train.nonfinite_steps)
         self.remaining = Remaining(len(self.rates))
+        self._shown = time.perf_counter()  # when the terminal got a line of steps
 
     def _count_steps(self) -> int:
         steps = self.source.num_batches // self.group_size
@@ -141,11 +159,12 @@ class Trainer:
             )  # fmt: skip
         return steps
 
-    def resume(self, checkpoints: list[Path]) -> None:
+    def resume(self, checkpoints: list[Path], document: Document) -> None:
         """Continue from the first checkpoint that is not corrupted; warns about each that is.
 
         Args:
             checkpoints: the weights, best first; if empty, training starts at step 0.
+            document: what the settings were read from.
 
         Raises:
             CorruptedError: all are corrupted.
@@ -164,9 +183,20 @@ class Trainer:
             check_clip_settings(path, state, self._clip_settings())
             self._set_clip_policy(int(state.get("clip_policy", 1)))
             self.train_step.swap_average()
-            self.position = Position(step=int(state["step"]), epoch=int(state["epoch"]), best=float(state["best"]))
+            check_schedule(path, state, self.config, document, self.world.size)
+            loss, epoch = state.get("best_loss"), state.get("best_epoch")  # earlier versions have none
+            self.position = Position(
+                step=int(state["step"]), epoch=int(state["epoch"]), best=float(state["best"]),
+                best_loss=float(loss) if isinstance(loss, int | float) else None,
+                best_epoch=epoch if isinstance(epoch, int) else 0,
+            )  # fmt: skip
             log.info("resuming from %s at step %d", path, self.position.step)
             return
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is no epoch left to train."""
+        return self.position.epoch >= self.config.train.epochs
 
     def _set_clip_policy(self, version: int) -> None:
         """Choose clips as the run that is resumed did."""
@@ -183,6 +213,7 @@ class Trainer:
         """Train to the last epoch; returns the last evaluation's summary (empty without evaluation).
 
         Raises:
+            MachineError: the disk is too full for the checkpoints.
             TrainingStopped: after a signal; the checkpoint is written.
             NotFiniteError: the loss or its gradients stayed NaN or infinite.
             OutOfMemoryError: a step does not fit in memory.
@@ -200,27 +231,49 @@ class Trainer:
                 "warning: model.num_classes: got %d, but the ledgers have %d classes. The others are never trained.",
                 self.config.model.classes, known,
             )  # fmt: skip
+        self._check_free_space()
+        self.stop.training = True  # from here on there is a run folder, so a signal ends with a checkpoint
         if self.run is not None:
             self.run.begin(self.position.step)
         self.statistics = RunningStatistics(self.network, self.world.size)
         summary: dict[str, float | int] = {}
-        self.stop.training = True
         for epoch in range(self.position.epoch, self.config.train.epochs):
             self._train_epoch(epoch)
-            last = epoch + 1 == self.config.train.epochs
+            last, improved = epoch + 1 == self.config.train.epochs, False
             every = self.config.train.eval_epochs
             if self.validation is not None and (last or (epoch + 1) % every == 0):
                 summary = self._evaluate(epoch)
                 self._correct_statistics_and_maybe_stop()
+                if "video_top1" in summary:
+                    improved = self.position.improve(summary["video_top1"], summary["loss"], epoch + 1)
             self.position.epoch = epoch + 1
             every = self.config.train.save_checkpoint_epochs
-            top1 = summary.get("video_top1", -1.0) if math.isfinite(summary.get("loss", 0.0)) else -1.0
-            improved = top1 > self.position.best
             if last or improved or (every and (epoch + 1) % every == 0):
-                self.position.best = max(self.position.best, top1)
                 self.save(best=improved or self.validation is None)
         self.stop.training = False
         return summary
+
+    def _check_free_space(self) -> None:
+        """Compare the size of the checkpoints that will be kept with the free space of the disk.
+
+        Raises:
+            MachineError: they do not fit.
+        """
+        if self.run is None:
+            return
+        options, steps = self.config.train, len(self.rates)
+        made = 1 + options.epochs // (options.save_checkpoint_epochs or math.inf)
+        made += steps // (options.save_checkpoint_steps or math.inf)
+        kept = int(min(made, options.keep_checkpoint_max)) + bool(options.eval_epochs)  # the best one, too
+        kept = max(kept - len(checkpoint.checkpoints_in(self.run.checkpoints)), 1)
+        size = sum(each.nbytes for each in (*self.network.get_parameters(), *self.train_step.state().values()))
+        free = shutil.disk_usage(self.run.path).free
+        if kept * size > free:
+            raise MachineError(
+                f"{self.run.path}: {kept} checkpoints of {size / 1e6:,.1f} MB will be kept, but only "
+                f"{free / 1e6:,.1f} MB are free. Free some space, set train.ckpt_path to a folder on another disk, or "
+                "set train.keep_checkpoint_max to a smaller number."
+            )
 
     def _train_epoch(self, epoch: int) -> None:
         done = self.position.step - epoch * self.steps_per_epoch
@@ -256,7 +309,7 @@ class Trainer:
             waited = time.perf_counter()
             clips, labels, samples = next(batches)
             waited = time.perf_counter() - waited
-            with memory_errors_in_one_line(self.source.options.batch_size):
+            with training_memory_errors(self.source.options.batch_size):
                 loss, logits = self.train_step(
                     Tensor(clips), Tensor(labels), number + 1 == self.group_size, self._dropout_factors(samples, epoch)
                 )
@@ -284,12 +337,18 @@ class Trainer:
         eta = self.remaining.after(self.position.step)
         compiled = eta == UNKNOWN  # the time of this interval was that of the compiler
         hint = "" if compiled else waiting_hint(self.source.options, values["train/data_wait"])
-        log.info(
-            "epoch: %d step: %d, loss is %.6g, lr %.6g, %.1f clips/s, data wait %.1f %%%s, eta %s",
-            epoch + 1, in_epoch, values["train/loss"], rate, values["train/clips_per_s"],
-            100 * values["train/data_wait"], hint, eta,
-        )  # fmt: skip
-        self._record({**values, "train/lr": rate})
+        line = (
+            f"epoch: {epoch + 1} step: {in_epoch}, loss is {values['train/loss']:.6g}, lr {rate:.6g}, "
+            f"{values['train/clips_per_s']:.1f} clips/s, data wait {100 * values['train/data_wait']:.1f} %{hint}, "
+            f"eta {eta}"
+        )
+        now = time.perf_counter()
+        if in_epoch == self.steps_per_epoch or now - self._shown >= _SHOWN_EVERY_S:
+            log.info("%s", line)
+            self._shown = now
+        elif self.run is not None:
+            self.run.note(line)
+        self._record({"epoch": epoch + 1, **values, "train/lr": rate})
 
     def _record(self, values: dict[str, float]) -> None:
         if self.run is not None:
@@ -303,7 +362,7 @@ class Trainer:
         def predict(clips: Tensor) -> Tensor:
             if self.stop.exit_code is not None:
                 raise TrainingStopped(self.stop.exit_code)
-            with memory_errors_in_one_line(len(clips), evaluating=True):
+            with evaluation_memory_errors(len(clips)):
                 return self.predictor(clips)
 
         began = time.perf_counter()
@@ -320,14 +379,15 @@ class Trainer:
             return {}
         combine(scores, self.exchange.add_up)
         summary = results_of(source, scores)[0].summary
+        seconds = time.perf_counter() - began
         if "video_top1" in summary:
             log.info(
                 "epoch: %d evaluation: video top-1 %.4f top-5 %.4f, clip top-1 %.4f, loss %.4f, %s, %.1f s",
                 epoch + 1, summary["video_top1"], summary["video_top5"], summary["clip_top1"], summary["loss"],
-                source.videos.name, time.perf_counter() - began,
+                source.videos.name, seconds,
             )  # fmt: skip
-            names = {"val/loss": "loss", "val/acc1": "video_top1", "val/acc5": "video_top5"}
-            self._record({name: float(summary[key]) for name, key in names.items()})
+            values = {f"val/{name}": float(summary[name]) for name in _SCORES}
+            self._record({"epoch": epoch + 1, **values, "val/seconds": seconds})
         return summary
 
     def _correct_statistics_and_maybe_stop(self) -> None:
@@ -359,16 +419,18 @@ class Trainer:
         step, folder = self.position.step, self.run.checkpoints
         stem = checkpoint.stem(math.ceil(step / self.steps_per_epoch), step)
         state = {
-            **self._clip_settings(), "step": step, "epoch": self.position.epoch, "best": self.position.best,
+            **self._clip_settings(), "epochs": self.config.train.epochs, **asdict(self.position),
             "clip_policy": self._views().clip_policy,
             "model": self.config.model.type, "classes": self.source.videos.class_names,
-            "recipe": self.config.preprocess.stored(), "network": to_plain(self.config.model),
+            "recipe": self.config.preprocess.stored(), "network": network_of(self.config.model),
+            "views": views_of(self.config),
         }  # fmt: skip
         began = time.perf_counter()
         self.train_step.swap_average()
         checkpoint.save(folder, stem, self.network, self.train_step.state(), state)
         self.train_step.swap_average()
         if best:
-            checkpoint.point(folder, "best", stem, video_top1=self.position.best)
+            facts = {"epoch": self.position.best_epoch, "loss": self.position.best_loss} if self.validation else {}
+            checkpoint.point(folder, "best", stem, video_top1=self.position.best, **facts)
         checkpoint.prune(folder, self.config.train.keep_checkpoint_max)
         log.info("checkpoint: %s, %.2f s", stem, time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""Loads a file of weights or a .mindir as a function from stored clips to logits, for evaluation and infer."""
+"""Loads weights or an export as a function from stored clips to logits, or to features, for eval, infer, features."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 
 from mindspore import Tensor, nn
 
+from model.r2plus1d import VideoResNet
+from pipeline.common.errors import UserError
 from train.experiment.sections import Config
 from train.network.build import build_network
 from train.network.normalize import Normalize
 from train.weights.compatibility import warn_if_preprocessed_differently
+from train.weights.exported import RUNNERS, ExportedNetwork
 from train.weights.load import load_weights
-from train.weights.mindir import MindirNetwork
 
 
 class Predictor(nn.Cell):
@@ -30,7 +32,7 @@ class Predictor(nn.Cell):
 
 
 def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-    """Load a .ckpt, .safetensors or .pth with weights of the `model` section, or a .mindir.
+    """Load a file with weights of the `model` section (train/weights/load.py), or a .mindir or .onnx of `make export`.
 
     Warns if the weights were trained with different preprocessing.
 
@@ -46,14 +48,55 @@ def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tenso
     """
     transforms = config.data_loader.eval.transforms(config.preprocess.frame_size)
     normalize = Normalize(transforms.mean, transforms.std)
-    if path.suffix == ".mindir":
-        exported = MindirNetwork(path)
+    if path.suffix in RUNNERS:
+        exported = ExportedNetwork(path)
         exported.check(config, path)
         warn_if_preprocessed_differently(exported.facts, config.preprocess, path)
         return lambda clips: exported(normalize(clips)), exported.facts
+    network, state = _load_network(config, path)
+    return Predictor(network, normalize).set_train(False), state
+
+
+class FeatureExtractor(Predictor):
+    """Everything but the network's last layer: (N, T, H, W, 3) uint8 -> (N, dim) features, of which `fc` makes logits.
+
+    Attributes:
+        dim: features of a clip.
+    """
+
+    def __init__(self, network: VideoResNet, normalize: nn.Cell) -> None:
+        super().__init__(network, normalize)
+        self.dim: int = network.fc.in_channels
+        network.fc = nn.Identity()
+
+
+def load_feature_extractor(config: Config, path: Path) -> tuple[FeatureExtractor, dict[str, Any]]:
+    """Load weights as a function to the features before the last layer.
+
+    Args:
+        config: as for `load_predictor`.
+        path: the weights; an export has no features.
+
+    Returns:
+        The function, and what was saved with the weights.
+
+    Raises:
+        UserError: as `load_predictor`, or the file is an export.
+    """
+    if path.suffix in RUNNERS:
+        raise UserError(
+            f"{path}: got an export, which gives only logits, expected weights. "
+            "Give the checkpoint that it was made from (make: CKPT=FILE)."
+        )
+    transforms = config.data_loader.eval.transforms(config.preprocess.frame_size)
+    network, state = _load_network(config, path)
+    extractor = FeatureExtractor(network, Normalize(transforms.mean, transforms.std))
+    return extractor.set_train(False), state
+
+
+def _load_network(config: Config, path: Path) -> tuple[VideoResNet, dict[str, Any]]:
+    """The network of the `model` section with a file's weights, and what was saved with them."""
     network = build_network(config.model)
     state = load_weights(path, network)
     warn_if_preprocessed_differently(state, config.preprocess, path)
-    predictor = Predictor(network, normalize)
-    predictor.set_train(False)
-    return predictor, state
+    return network, state

@@ -48,7 +48,7 @@ def draw_run(records: list[dict[str, Any]], clips: list[LabelledClip], title: st
     """
     width = CURVES_INCHES + (CLIPS_INCHES if clips else 0)
     figure = Figure(figsize=(width, HEIGHT_INCHES), dpi=DPI, layout="constrained")
-    steps, top1 = series(records, "val/acc1")
+    steps, top1 = series(records, "val/video_top1")
     result = f":  validation top-1 {top1[-1]:.3f} after {steps[-1]:,.0f} steps" if len(steps) else ""
     figure.suptitle(title + result, fontsize=_LARGE, parse_math=False)
     if not clips:
@@ -102,9 +102,9 @@ def _draw_curves(figure: Figure | SubFigure, records: list[dict[str, Any]]) -> N
     (loss, accuracy), (rate, speed) = plots
     _noisy(loss, records, "train/loss", TRAIN)
     _points(loss, records, "val/loss", VAL)
-    _noisy(accuracy, records, "train/acc1", TRAIN)
-    _points(accuracy, records, "val/acc5", VAL5)
-    _points(accuracy, records, "val/acc1", VAL)  # drawn last, to be seen where both are 1
+    _noisy(accuracy, records, "train/clip_top1", TRAIN)
+    _points(accuracy, records, "val/video_top5", VAL5)
+    _points(accuracy, records, "val/video_top1", VAL)  # drawn last, to be seen where both are 1
     accuracy.set_ylim(0, 1.02)
     rate.plot(*series(records, "train/lr"), color=TRAIN)
     _noisy(speed, records, "train/clips_per_s", TRAIN)

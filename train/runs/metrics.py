@@ -11,16 +11,19 @@ from train.weights import sealed_json
 
 log = logging.getLogger(__name__)
 
+_EARLIER = {"train/acc1": "train/clip_top1", "val/acc1": "val/video_top1", "val/acc5": "val/video_top5"}
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl, with None for values that were not finite; empty if the file is missing.
 
+    Keys of earlier versions get their names of today (run_folder.py lists them).
     Corrupted lines are ignored with a warning, and so is an incomplete last line.
     """
     good, bad = _split(path)
     if bad:
         log.warning("warning: %s: %s corrupted. %s ignored.", path, *_counted(bad))
-    return [record for _, record in good]
+    return [{_EARLIER.get(key, key): value for key, value in record.items()} for _, record in good]
 
 
 def keep_until(path: Path, step: int) -> int:

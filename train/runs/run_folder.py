@@ -1,6 +1,25 @@
 """Writes the folder of a training run, `<ckpt_path>/<name>/<time>/`; one process at a time writes into it.
 
-config.yaml  env.json  train.log  metrics.jsonl  events.out.tfevents.*  ckpt/
+config.yaml  env.json  starts.jsonl  train.log  metrics.jsonl  events.out.tfevents.*  ckpt/
+
+A folder is made and changed only when training begins: a start that is refused, killed or has nothing to train leaves
+no trace.  The lines of metrics.jsonl have
+
+    step, time             finished steps of the run; seconds since 1970
+    epoch                  number of the epoch, from 1
+    train/loss             of the last step
+    train/clip_top1        fraction of the clips since the last line that were classified right, while weights changed
+    train/clips_per_s      over all devices
+    train/data_wait        fraction of the time in which training waited for clips
+    train/lr               learning rate of the last step
+    train/seconds          since the last line
+    val/loss               mean over the clips of the validation split
+    val/clip_top1, val/clip_top5, val/video_top1, val/video_top5
+                           fraction of clips and of videos whose class is the first, or among the first five
+    val/seconds            of the evaluation
+
+A value that was not finite is null.  Runs of earlier versions have train/acc1, val/acc1 and val/acc5, which
+runs/metrics.py reads as train/clip_top1, val/video_top1 and val/video_top5.
 """
 
 from __future__ import annotations
@@ -12,6 +31,7 @@ import math
 import shutil
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,7 +47,10 @@ from train.experiment.sections import Config
 from train.runs.append_file import AppendFile
 from train.runs.events import EventFile
 from train.runs.metrics import keep_until
+from train.runs.starts import record_start
 from train.weights.checkpoint import remove_unfinished
+
+log = logging.getLogger(__name__)
 
 
 def runs_root(config: Config, document: Document) -> Path:
@@ -45,13 +68,14 @@ def runs_root(config: Config, document: Document) -> Path:
 class RunFolder:
     """One run's folder, locked for this process: a context manager that closes its files at the end.
 
-    A new folder is removed if training does not start.
-
     Args:
         root: `runs_root(...)`.
         config: the resolved settings, written to config.yaml.
         environment: facts about the machine, written to env.json.
         existing: the folder of a run to resume, instead of a new one.
+
+    Attributes:
+        path: the folder; a new one gets its name and exists from `begin` on.
 
     Raises:
         LockedError: another process trains in `existing`.
@@ -59,25 +83,47 @@ class RunFolder:
     """
 
     def __init__(self, root: Path, config: Config, environment: dict[str, Any], existing: Path | None = None) -> None:
-        self.path, self._is_new = existing or self._new(root), existing is None
-        self.checkpoints = self.path / "ckpt"
+        self.path, self._is_new = existing or root, existing is None
         self._config, self._environment = config, environment
         self._metrics: AppendFile | None = None
         self._events: EventFile | None = None
         with contextlib.ExitStack() as stack:
-            stack.push(self._remove_unless_begun)
-            stack.enter_context(locked(self.path))
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(self.path)
-            remove_unfinished(self.checkpoints)
-            run_log = stack.enter_context(contextlib.closing(_RunLog(self.path / "train.log")))
-            logging.getLogger().addHandler(run_log)
-            stack.callback(logging.getLogger().removeHandler, run_log)
+            if self._is_new:
+                make_folder(root, "Set train.ckpt_path to another folder.")
+            else:
+                self._lock(stack)
+            self._log = stack.enter_context(contextlib.closing(_RunLog()))
+            logging.getLogger().addHandler(self._log)
+            stack.callback(logging.getLogger().removeHandler, self._log)
             self._stack = stack.pop_all()
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "ckpt"
+
+    def begin(self, step: int) -> None:
+        """Make the folder and write how this training starts; metrics after `step` are removed: they come again.
+
+        Logs the settings that differ from the start before.
+
+        Raises:
+            UserError: a new folder cannot be made, or something else than a file of a run has its name.
+            OSError: a file cannot be written; a new folder is removed again.
+        """
+        if not self._is_new:
+            self._begin(step)
+            return
+        self.path = self._made(self.path)
+        try:
+            self._lock(self._stack)
+            self._begin(step)
+        except BaseException:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
     @staticmethod
-    def _new(root: Path) -> Path:
-        make_folder(root, "Set train.ckpt_path to another folder.")
+    def _made(root: Path) -> Path:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for suffix in ("", *(f"-{number}" for number in range(2, 100))):
             path = root / (stamp + suffix)
@@ -86,14 +132,20 @@ class RunFolder:
             except FileExistsError:
                 continue
             return path
-        raise UserError(f"{root}/{stamp}: a hundred runs started in one second. Run this command again.")
+        raise UserError(f"{root}/{stamp}: a hundred runs started in one second. Start this training again.")
 
-    def begin(self, step: int) -> None:
-        """Write the settings and open the metrics; records after `step` are removed: they will be made again.
+    def _lock(self, stack: contextlib.ExitStack) -> None:
+        stack.enter_context(locked(self.path))
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(self.path)
+        remove_unfinished(self.checkpoints)
 
-        Raises:
-            OSError: a file cannot be written.
-        """
+    def _begin(self, step: int) -> None:
+        self._log.open(self.path / "train.log")
+        log.info("run folder: %s", self.path)
+        changed = record_start(self.path, self._config, self._environment, step)
+        for key, (before, now) in changed.items():
+            log.info("changed since the last start: %s was %s, is %s", key, json.dumps(before), json.dumps(now))
         text = yaml.safe_dump(to_file(self._config), sort_keys=False, allow_unicode=True, default_flow_style=None)
         write_text(self.path / "config.yaml", text)
         write_json(self.path / "env.json", self._environment)
@@ -104,7 +156,7 @@ class RunFolder:
         self._events = events
 
     def record(self, step: int, values: dict[str, float]) -> None:
-        """Append scalars (`train/loss`, `val/acc1` ...) of a global step to metrics.jsonl and TensorBoard.
+        """Append scalars (`train/loss`, `val/video_top1` ...) of a global step to metrics.jsonl and TensorBoard.
 
         Raises:
             OSError: they cannot be written, with the file's name.
@@ -115,37 +167,56 @@ class RunFolder:
         self._metrics.write(line.encode() + b"\n")
         self._events.add(step, values)
 
+    def note(self, text: str) -> None:
+        """Append a line to train.log alone."""
+        self._log.handle(logging.makeLogRecord({"msg": text, "levelno": logging.INFO}))
+
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            logging.getLogger(__name__).debug("run ended early", exc_info=error)
+        if isinstance(error, UserError | OSError):
+            self.note(f"error: {error}")
+        elif isinstance(error, Exception):
+            self.note("".join(traceback.format_exception(error)).rstrip())
         self._stack.__exit__(kind, error, trace)
-
-    def _remove_unless_begun(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove a new folder in which training did not start: only the log is in there."""
-        if isinstance(error, UserError | OSError) and self._metrics is None and self._is_new:
-            shutil.rmtree(self.path, ignore_errors=True)
 
 
 class _RunLog(logging.Handler):
     """Appends the log's lines to a file; when they cannot be written, training does not end, and one line says so."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._file = AppendFile(path)
+        self._early: list[bytes] = []  # lines before `open`
+        self._file: AppendFile | None = None
         self._complete = True
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
 
+    def open(self, path: Path) -> None:
+        """Write to this file from now on, first the lines since this handler was made.
+
+        Raises:
+            UserError: something else than a file has its name.
+            OSError: it cannot be opened.
+        """
+        self._file = AppendFile(path)
+        self._write(b"".join(self._early))
+        self._early.clear()
+
     def emit(self, record: logging.LogRecord) -> None:
         """Append one line."""
+        line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+        if self._file is None:
+            self._early.append(line)
+        else:
+            self._write(line)
+
+    def _write(self, lines: bytes) -> None:
+        assert self._file is not None, "open comes first"
         try:
-            self._file.write(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+            self._file.write(lines)
         except OSError as error:
             if self._complete and sys.stderr is not None:
                 with contextlib.suppress(OSError):
@@ -154,5 +225,6 @@ class _RunLog(logging.Handler):
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         super().close()

@@ -11,38 +11,20 @@ from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess, differences
 from pipeline.common.settings import to_plain
 from train.experiment.sections import Config
-from train.weights import checkpoint
-from train.weights.files import read_safetensors
-from train.weights.mindir import read_facts
 
 log = logging.getLogger(__name__)
 
 
-def saved_facts(path: Path) -> dict[str, Any]:
-    """What was saved with a file of weights, such as `classes`; empty where nothing was.
-
-    Raises:
-        UserError: the file is missing, or what was saved with it is corrupted.
-    """
-    if path.suffix == ".mindir":
-        return read_facts(path)
-    return read_safetensors(path)[1] if path.suffix == ".safetensors" else checkpoint.read_state(path)
-
-
-def saved_classes(path: Path) -> int | None:
-    """How many classes a file of weights names in what was saved with it; None where it names none.
-
-    Raises:
-        UserError: the file is missing, or what was saved with it is corrupted.
-    """
-    return len(saved_facts(path).get("classes", [])) or None
+def saved_classes(facts: dict[str, Any]) -> int | None:
+    """How many classes weights name in what was saved with them; None where they name none."""
+    return len(facts.get("classes", [])) or None
 
 
 def check_class_names(facts: dict[str, Any], names: list[str], path: Path, where: str) -> None:
-    """Check that the classes of a ledger are those of the weights.
+    """Check that the classes of a ledger are those of the weights; warn if the weights do not name theirs.
 
     Args:
-        facts: what was saved with the weights; without `classes` nothing is checked.
+        facts: what was saved with the weights.
         names: label of each label_id of the ledger; empty where the ledger has no row of that class.
         path: the weights.
         where: name of the ledger, for the message.
@@ -50,6 +32,12 @@ def check_class_names(facts: dict[str, Any], names: list[str], path: Path, where
     Raises:
         UserError: a class differs; the message names the first one.
     """
+    if not facts.get("classes") and any(names):
+        log.warning(
+            "warning: %s: These weights do not name their classes, so they cannot be compared with those of %s. "
+            "To name them: make convert FROM=%s TO=named.ckpt ARGS=--class-order=LIST",
+            path, where, path,
+        )  # fmt: skip
     for label_id, (trained, listed) in enumerate(zip(facts.get("classes", []), names, strict=False)):
         if trained and listed and trained != listed:
             raise UserError(
@@ -78,7 +66,7 @@ def warn_if_preprocessed_differently(facts: dict[str, Any], settings: Preprocess
 
 
 def warn_if_seen_differently(facts: dict[str, Any], config: Config, path: Path, clip: dict[str, int]) -> None:
-    """Warn if weights were trained to see other clips than they get now, and name the keys; or if they name no classes.
+    """Warn if weights were trained to see other clips than they get now, and name the keys.
 
     Args:
         facts: what was saved with the weights; what they lack is not compared.
@@ -95,10 +83,6 @@ def warn_if_seen_differently(facts: dict[str, Any], config: Config, path: Path, 
             "warning: %s: These weights were trained to see other clips. %s. Results are lower than they could be.",
             path, "; ".join(different),
         )  # fmt: skip
-    if not facts.get("classes"):
-        log.warning(
-            "warning: %s: These weights do not name their classes, so they cannot be compared with the ledger's.", path
-        )
 
 
 def _seen(facts: dict[str, Any], config: Config, clip: dict[str, int]) -> dict[str, tuple[Any, Any]]:

@@ -9,17 +9,15 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-import onnx
-import onnxruntime
 from mindspore import nn
 from numpy.typing import NDArray
 
 from model.r2plus1d import VideoResNet
 from pipeline.common.errors import EXIT_UNEXPECTED, UserError
+from pipeline.common.files import unfinished
 from pipeline.common.settings import to_plain
 from train.experiment.sections import Config
-from train.weights.mindir import facts_path
-from train.weights.onnx_graph import build_onnx
+from train.weights.exported import RUNNERS, facts_path, require_onnx
 from train.weights.sealed_json import replacing_pair
 
 # Largest allowed difference of a logit between the network and its exported file, relative to the largest logit.
@@ -49,8 +47,11 @@ def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]
 
     Raises:
         ExportError: the reloaded graph's logits differ by more than TOLERANCE.
+        ExportedError: the libraries for .onnx files are not installed.
     """
-    write, read = {".mindir": (_write_mindir, _read_mindir), ".onnx": (_write_onnx, _read_onnx)}[path.suffix]
+    write = {".mindir": _write_mindir, ".onnx": _write_onnx}[path.suffix]
+    if path.suffix == ".onnx":
+        require_onnx(path)
     network.set_train(False)
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -61,8 +62,7 @@ def export(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]
     with replacing_pair(path, facts_path(path), facts_of, path.suffix) as temporary:
         write(network, shape, temporary, facts)
         temporary.chmod(0o644)
-        run = read(temporary)
-        difference = _difference(network, run, shape)
+        difference = _difference(network, RUNNERS[path.suffix](temporary), shape)
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"{path}: not written, because its logits differ by {difference:.2e} (allowed {TOLERANCE:g}). "
@@ -100,11 +100,11 @@ def write_with_mindspore(network: nn.Cell, shape: Shape, path: Path, file_format
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     name = f".export.{os.getpid()}.tmp.{file_format.lower()}"
     try:
-        target = f"/proc/self/fd/{folder}/{name}"
-        ms.export(network, example_clips(shape), file_name=target, file_format=file_format)
-        path.with_name(name).replace(path)
+        with unfinished(path.with_name(name)):
+            target = f"/proc/self/fd/{folder}/{name}"
+            ms.export(network, example_clips(shape), file_name=target, file_format=file_format)
+            path.with_name(name).replace(path)
     finally:
-        path.with_name(name).unlink(missing_ok=True)
         os.close(folder)
 
 
@@ -112,19 +112,12 @@ def _write_mindir(network: VideoResNet, shape: Shape, path: Path, facts: dict[st
     write_with_mindspore(network, shape, path, "MINDIR")
 
 
-def _read_mindir(path: Path) -> Callable[[NDArray], NDArray]:
-    graph = nn.GraphCell(ms.load(str(path)))
-    return lambda clips: graph(ms.Tensor(clips)).asnumpy()
-
-
 def _write_onnx(network: VideoResNet, shape: Shape, path: Path, facts: dict[str, Any]) -> None:
+    import onnx
+
+    from train.weights.onnx_graph import build_onnx
+
     onnx.save(build_onnx(network, shape, facts), str(path))
-
-
-def _read_onnx(path: Path) -> Callable[[NDArray], NDArray]:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda clips: session.run(None, {name: clips})[0]
 
 
 def metadata(config: Config, state: dict[str, Any], shape: Shape, source: Path) -> dict[str, Any]:

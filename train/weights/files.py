@@ -1,4 +1,4 @@
-"""Reads files of weights (MindSpore's .ckpt, .safetensors, PyTorch's .pth) as arrays, and writes .safetensors.
+"""Reads files of weights (MindSpore's .ckpt, .safetensors) as arrays, and writes .safetensors; pytorch.py does .pth.
 
 A file is read completely or refused; nothing in it is ever executed.  Names are those in the file (model/weights.py
 maps them).  A .safetensors file written here contains a SHA-256 of its content, because the format has no checksum.
@@ -6,15 +6,15 @@ maps them).  A .safetensors file written here contains a SHA-256 of its content,
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import re
-import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from google.protobuf.message import DecodeError
 from mindspore.train.checkpoint_pb2 import Checkpoint
@@ -23,12 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pipeline.common.errors import UserError
-from pipeline.common.files import replacing
+from pipeline.common.files import open_to_read, replacing
 
 _CKPT_TYPES = {
     "Float16": np.float16,
     "Float32": np.float32,
     "Float64": np.float64,
+    "BFloat16": ml_dtypes.bfloat16,
     "Int32": np.int32,
     "Int64": np.int64,
 }
@@ -54,6 +55,7 @@ def read_ckpt(path: Path) -> dict[str, NDArray]:
 
     Raises:
         WeightFileError: the file is corrupted or no checkpoint.
+        OSError: it cannot be read now.
     """
     content = path.read_bytes()
     if content[-17:-10] == b"crc_num":  # what save_checkpoint(crc_check=True) appends
@@ -85,7 +87,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
 
     Raises:
         WeightFileError: the file is corrupted, no .safetensors, or has numbers that numpy lacks, such as float8.
+        OSError: it cannot be read now.
     """
+    open_to_read(path).close()  # errors of safetensors lack the reason: too many open files are "not found"
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: _tensor(path, file, name) for name in file.keys()}  # noqa: SIM118  not a mapping
@@ -95,7 +99,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
         raise
     except RecursionError:
         raise WeightFileError(f"{path}: corrupted: the JSON in its header is nested too deep") from None
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except OSError as error:  # without a number
+        raise OSError(error.errno or errno.EIO, str(error), str(path)) from None
+    except (SafetensorError, ValueError, TypeError) as error:
         raise WeightFileError(f"{path}: corrupted: cannot be read as safetensors: {_first_line(error)}") from None
     if facts and facts.pop("sha256", None) != _digest(arrays, facts):
         raise WeightFileError(
@@ -113,42 +119,6 @@ def _tensor(path: Path, file: Any, name: str) -> NDArray:
         raise WeightFileError(
             f"{path}: {name} has dtype {dtype}, expected F32. Save the weights as float32 where they were made."
         ) from None
-
-
-def read_pth(path: Path) -> dict[str, NDArray]:
-    """Every array of a state_dict by its name.
-
-    Raises:
-        WeightFileError: the file is corrupted, holds more than weights, or PyTorch is not installed.
-    """
-    try:
-        import torch
-    except ImportError:
-        raise WeightFileError(f"{path}: reading .pth needs PyTorch. Run pip install -e '.[convert]'.") from None
-    hash_in_name = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)  # torchvision's names end with the SHA-256
-    if hash_in_name and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(hash_in_name[1]):
-        raise WeightFileError(
-            f"{path}: corrupted: its SHA-256 does not begin with {hash_in_name[1]} from its name. Download it again."
-        )
-    try:
-        if zipfile.is_zipfile(path):  # PyTorch does not check the CRCs
-            with zipfile.ZipFile(path) as archive:
-                if broken := archive.testzip():
-                    raise WeightFileError(f"{path}: corrupted: the CRC of {broken} in it is wrong. Download it again.")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except WeightFileError:
-        raise
-    except Exception as error:  # PyTorch's reader raises anything on a pickle with code or on corrupted bytes
-        raise WeightFileError(
-            f"{path}: refused, and nothing in it was executed: it is corrupted or holds more than weights: "
-            f"{_first_line(error)}"
-        ) from None
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise WeightFileError(
-            f"{path}: got {type(content).__name__}, expected a state_dict (names to tensors). "
-            "Save model.state_dict() alone."
-        )
-    return {str(name): tensor.contiguous().numpy() for name, tensor in content.items()}
 
 
 def _digest(arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> str:

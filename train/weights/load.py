@@ -1,4 +1,4 @@
-"""Loads weights into a network from .ckpt, .safetensors or .pth: ours, torchvision's or zjut_mindvideo's."""
+"""Loads weights into a network from any file of weights that model/weights.py has the names of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from mindspore import nn
 from model import weights
 from pipeline.common.errors import UserError
 from train.weights import checkpoint
-from train.weights.files import read_pth, read_safetensors
+from train.weights.files import read_safetensors
+from train.weights.pytorch import ENDINGS, is_pytorch, read_pth
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +38,10 @@ def load_weights(path: Path, network: nn.Cell, *, head: weights.Head = "same") -
     """
     if not path.is_file():
         raise UserError(f"{path}: checkpoint not found")
-    if path.suffix not in (".ckpt", ".safetensors", ".pth"):
+    if path.suffix not in (".ckpt", ".safetensors") and not is_pytorch(path):
         raise UserError(
-            f"{path}: got {path.suffix or 'no ending'!r}, expected a file of weights that ends in .ckpt, .safetensors "
-            "or .pth (infer and eval also take .mindir)"
+            f"{path}: got {path.suffix or 'no ending'!r}, expected a file of weights that ends in .ckpt, .safetensors, "
+            f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} (infer and eval also take .mindir and .onnx)"
         )
     facts: dict[str, Any] = {}
     if path.suffix == ".ckpt":
@@ -53,9 +54,11 @@ def load_weights(path: Path, network: nn.Cell, *, head: weights.Head = "same") -
     elif path.suffix == ".safetensors":
         arrays, facts = read_safetensors(path)
     else:
-        arrays = read_pth(path)
+        arrays, where = read_pth(path)
+        if where:
+            log.info("%s: the weights are those in %s", path, where)
     arrays, naming, left_out = weights.to_own_names(network, arrays)
-    log.info("%s: %d arrays with %s names", path, len(arrays), naming)
+    log.info("%s: %d arrays with %s", path, len(arrays), naming)
     if left_out:
         log.info(
             "%s: %d entries ignored that are no weights of a network, such as %s", path, len(left_out), left_out[0]
@@ -64,4 +67,12 @@ def load_weights(path: Path, network: nn.Cell, *, head: weights.Head = "same") -
         weights.assign(network, arrays, source=str(path), head=head)
     except weights.WeightsError as error:
         raise MisfitError(error, facts) from None
+    if naming.startswith("mmaction2's") and getattr(network, "bn_eps", 1e-3) != 1e-3:
+        log.warning(
+            "warning: %s: mmaction2 trained these weights with epsilon 1e-3 in batch norms, here it is %g. Set "
+            "model.bn_eps to 1e-3.",
+            path, network.bn_eps,
+        )  # fmt: skip
+    if converted := weights.other_floats(network, arrays, head):
+        log.info("%s: %s; converted to float32", path, converted)
     return facts

@@ -366,7 +366,41 @@ from pipeline.common import cli
 assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 cli.run(lambda: os.kill(os.getpid(), signal.SIGINT))
 """
-    assert run_python("-c", program) == (130, "", "Interrupted. Run the same command again to continue.\n")
+    again = " Run the same command again to continue."
+    assert run_python("-c", program) == (130, "", f"Interrupted.{again}\n")
+    closed = program.replace("os.kill(os.getpid(), signal.SIGINT)", "os.kill(os.getpid(), signal.SIGHUP)")
+    assert run_python("-c", closed) == (129, "", f"SIGHUP: the terminal was closed.{again}\n")
+
+
+def test_again_is_only_advised_where_that_continues(capfd):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    def failing() -> int:
+        raise OSError(errno.EIO, "Input/output error", "x")
+
+    for main in (interrupted, failing):
+        with pytest.raises(SystemExit):
+            cli.run(main, resumes=False)
+    assert capfd.readouterr().err == "Interrupted.\nerror: x: Input/output error. Fix this.\n"
+
+
+def test_signals_ignored_at_the_start_stay_ignored(capfd):
+    taken = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in taken}
+
+    def main() -> int:
+        for number in taken:
+            os.kill(os.getpid(), number)
+        return 0
+
+    try:
+        with pytest.raises(SystemExit) as caught:
+            cli.run(main)
+        assert caught.value.code == 0 and all(signal.getsignal(number) == signal.SIG_IGN for number in taken)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_unknown_section_of_an_override_is_named(capsys):

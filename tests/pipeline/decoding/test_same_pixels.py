@@ -32,6 +32,7 @@ def check_same(path: Path, *rates: float | str) -> None:
         assert difference.max() <= BOUND, f"{fps}: {difference.max()} levels, mean {difference.mean():.3f}"
         assert by_decord.times_s.tolist() == by_pyav.times_s.tolist()
         assert (by_decord.fps, by_decord.source) == (by_pyav.fps, by_pyav.source)
+        assert by_decord.chosen_by == by_pyav.chosen_by
 
 
 def colourful(number: int) -> np.ndarray:
@@ -68,6 +69,14 @@ def test_turned_videos_are_the_same(tmp_path: Path, quarters: int) -> None:
 @pytest.mark.parametrize("codec", ["h264", *slow("vp9")])
 def test_a_change_of_size_is_the_same(tmp_path: Path, codec: str) -> None:
     check_same(write_changing_size(tmp_path / "a.mkv", codec), "source")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", *slow("a.mkv", "a.webm")])
+@pytest.mark.parametrize("first", [0, *slow(7, 7200 * 30)])
+def test_frames_chosen_by_time_are_the_same(tmp_path: Path, name: str, first: int) -> None:
+    pts = [first + tick for tick in (0, 1, 2, 3, 9, 20, 21, 22, 30, 31, 32, 33, 60)]
+    codec = "vp9" if name == "a.webm" else "h264"
+    check_same(write_mp4(tmp_path / name, 13, pts=pts, codec=codec), "source", 4.0, 3.7)
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def first_number(path: Path, root: Path) -> int:
     return read_number(decode_video(path, replace(SOURCE, data_root=str(root))).frames[0])
 
 
-def refused(path: Path, root: Path) -> str:
+def why_not_opened(path: Path, root: Path) -> str:
     """The words with which a video is refused."""
     with pytest.raises(DecodeError) as caught:
         first_number(path, root)
@@ -43,7 +43,7 @@ def test_link_out_of_data_root_is_not_decoded(root: Path) -> None:
     video = root / "train/a.mp4"
     video.unlink()
     video.symlink_to(root.parent / "secret/a.mp4")
-    assert refused(video, root) == "io: symlink out of data_root"
+    assert why_not_opened(video, root) == "io: symlink out of data_root"
     with Decoder(replace(SOURCE, data_root=str(root))) as decoder:
         (result,) = decoder.decode([video])
     assert (result.status, result.reason, result.encoded) == ("io", "symlink out of data_root", None)
@@ -53,10 +53,10 @@ def test_link_out_of_data_root_is_not_decoded(root: Path) -> None:
 def test_folder_that_became_a_link_is_not_followed(root: Path) -> None:
     (root / "train").rename(root / "old")
     (root / "train").symlink_to(root.parent / "secret")
-    assert refused(root / "train/a.mp4", root) == "io: symlink out of data_root"
-    assert refused(root / "../secret/a.mp4", root) == "io: symlink out of data_root"
+    assert why_not_opened(root / "train/a.mp4", root) == "io: symlink out of data_root"
+    assert why_not_opened(root / "../secret/a.mp4", root) == "io: symlink out of data_root"
     (root.parent / "data2").mkdir()
-    assert refused(write_mp4(root.parent / "data2/a.mp4", 5), root) == "io: symlink out of data_root"
+    assert why_not_opened(write_mp4(root.parent / "data2/a.mp4", 5), root) == "io: symlink out of data_root"
 
 
 def test_links_inside_and_to_data_root_are_followed(root: Path) -> None:
@@ -81,7 +81,7 @@ def test_file_that_was_checked_is_the_one_decoded(
 
     monkeypatch.setattr(decode, "decode_with_decord", swapped)
     assert first_number(video, root) == 0
-    assert refused(video, root) == "io: symlink out of data_root"
+    assert why_not_opened(video, root) == "io: symlink out of data_root"
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE])
@@ -125,6 +125,6 @@ def test_reading_leaves_no_file_open(root: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     (root / "bad.mp4").write_bytes(b"no video")
     assert first_number(root / "train/a.mp4", root) == 0
-    assert refused(root / "bad.mp4", root).startswith("unreadable")
-    assert refused(root / "absent.mp4", root) == "io: No such file or directory"
+    assert why_not_opened(root / "bad.mp4", root).startswith("unreadable")
+    assert why_not_opened(root / "absent.mp4", root) == "io: No such file or directory"
     assert len(os.listdir("/proc/self/fd")) == before

@@ -111,12 +111,12 @@ def test_a_cluster_needs_an_address():
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9])
-def test_address_of_no_scheduler_is_said_soon(undisturbed, tmp_path, monkeypatch, answer):
+def test_address_of_no_scheduler_is_said_soon(inputs, tmp_path, monkeypatch, answer):
     monkeypatch.setattr(dask_cluster, "_CONNECT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=lambda: answer and server.accept()[0].sendall(answer), daemon=True).start()
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-        settings = moved(undisturbed, tmp_path, engine="dask", scheduler=address)
+        settings = moved(inputs, tmp_path, engine="dask", scheduler=address)
         began = time.monotonic()
         with pytest.raises(UserError, match=f"preprocess.scheduler: {address} does not answer"):
             preprocess_store(settings)
@@ -125,7 +125,7 @@ def test_address_of_no_scheduler_is_said_soon(undisturbed, tmp_path, monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["scheduler", "workers"])
-def test_lost_cluster_is_said_within_ten_seconds(undisturbed, tmp_path, lost):
+def test_lost_cluster_is_said_within_ten_seconds(inputs, tmp_path, lost):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with contextlib.ExitStack() as stack:
 
@@ -143,7 +143,7 @@ def test_lost_cluster_is_said_within_ten_seconds(undisturbed, tmp_path, lost):
             f"--local-directory={tmp_path}", *options,
         )  # fmt: skip
         wait_until(lambda: file.exists() and file.read_text().endswith("}"), 60)
-        settings = moved(undisturbed, tmp_path, engine="dask", scheduler=json.loads(file.read_text())["address"])
+        settings = moved(inputs, tmp_path, engine="dask", scheduler=json.loads(file.read_text())["address"])
         with distributed.Client(settings.scheduler) as client:
             client.wait_for_workers(1, timeout=60)
         ended = []

@@ -214,7 +214,7 @@ def test_labels_that_differ_in_case_are_two_classes(tmp_path):
     write(tmp_path, "val.csv", f"{VAL}Zumba,{A},1,11,val\nzumba,{B},1,11,val\n")
     found = load(tmp_path)
     assert found.table["label_id"].tolist() == [0, 1]
-    assert "differ only in case" in found.warnings[0]
+    assert "1 groups of labels differ only in case, spaces or Unicode form" in found.warnings[0]
 
 
 def test_the_frozen_classes_are_torchvisions_order():
@@ -274,10 +274,13 @@ def test_own_paths_that_leave_data_root_are_errors(tmp_path):
     assert places(error) == [(2, "path"), (3, "path"), (4, "path")]
 
 
-def test_own_files_that_come_to_one_id_are_errors(tmp_path):
-    write(tmp_path, "train.csv", "path,label\na b.mp4,x\na_b.mp4,x\n")
-    with pytest.raises(InputError, match="rename one"):
-        load(tmp_path)
+def test_own_files_with_like_names_are_two_videos(tmp_path):
+    write(tmp_path, "train.csv", "path,label\na b.mp4,x\nc d.mp4,y\n")
+    assert load(tmp_path).table["video_id"].tolist() == ["a_b", "c_d"]
+    write(tmp_path, "train.csv", "path,label\na b.mp4,x\na_b.mp4,y\na_b.avi,y\nc d.mp4,x\n")
+    ids = load(tmp_path).table["video_id"].tolist()
+    assert ids[3] == "c_d" and len(set(ids)) == 4
+    assert all(name.startswith("a_b-") for name in ids[:3]), "none takes over what was stored as a_b"
 
 
 @pytest.mark.parametrize("line", ["cats/a b.mp4 {}", "cats/a b.mp4,{}", "cats/a b.mp4\t{}"])
@@ -286,8 +289,14 @@ def test_lists_of_path_and_label_id(tmp_path, line):
     write(tmp_path, "cls2index.json", json.dumps({"dog": 0, "cat": 1}))
     found = load(tmp_path, labels=("train_list.txt",))
     assert found.table["label"].tolist() == ["cat", "dog"]
-    assert found.table["label_id"].tolist() == [0, 1], "ours are in the order of the labels"
-    assert "numbers 2 classes differently ('cat' is 1 there and 0 here)" in found.warnings[0]
+    assert found.table["label_id"].tolist() == [1, 0], "the list's own numbers are kept"
+    assert found.warnings == []
+
+
+def test_csv_numbered_unlike_cls2index_is_a_warning(tmp_path):
+    write(tmp_path, "train.csv", "path,label\na.mp4,cat\nb.mp4,dog\n")
+    write(tmp_path, "cls2index.json", json.dumps({"dog": 0, "cat": 1}))
+    assert "numbers 2 classes differently ('cat' is 1 there and 0 here)" in load(tmp_path).warnings[0]
 
 
 def test_a_list_with_a_label_map_and_one_without(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from make_ledgers import IDS, ROWS, build_ledgers, command, ledger_bytes, recipe_of, touch, val
 from make_store import make_ledger
 
+from pipeline.common.outcome import LATER_FIELDS
 from pipeline.common.tables import InputError
 from pipeline.labels.class_ids import KINETICS400, read_class_list
 from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, is_plausible
@@ -65,7 +66,7 @@ def test_all_errors_of_a_ledger_in_one_report(root, capsys):
 
 NO_LEDGERS = {
     "empty": (b"", "the file is empty"),
-    "other columns": (b"a,b\n1,2\n", "wrong columns: 'a', 'b', 'codec', 'crc32', 'decoder' and "),
+    "other columns": (b"a,b\n1,2\n", "wrong columns: 'a', 'b', 'chosen_by', 'codec', 'crc32' and "),
     "binary": (bytes(range(256)) * 8, "not UTF-8 text"),
     "not UTF-8": (b"\xff\xfe\x00", "not UTF-8 text"),
     "NUL bytes": (b"\0" * 4096, "not a ledger: "),
@@ -96,7 +97,7 @@ def test_a_row_longer_than_the_header_is_named(tmp_path, row):
     lines = path.read_text().splitlines()
     lines[row] += ",77"
     path.write_text("\n".join([*lines, ""]))
-    with pytest.raises(InputError, match=f"not a ledger: line {row + 1} has (more|26) values"):
+    with pytest.raises(InputError, match=f"not a ledger: line {row + 1} has (more|{len(COLUMNS) + 1}) values"):
         read_ledger(path)
 
 
@@ -226,13 +227,13 @@ def test_class_names_and_name_of_videos(root):
         class_names(table, table.assign(label="other"))
 
 
-@pytest.mark.parametrize("decoder", ["", "pyav"])
-def test_decoder_is_a_column_only_where_it_is_known(tmp_path, decoder):
+@pytest.mark.parametrize(("name", "value"), [("decoder", ""), ("decoder", "pyav"), ("chosen_by", "time")])
+def test_later_field_is_a_column_only_if_known(tmp_path, name, value):
     table = make_ledger(3, "train")
-    table.loc[1, "decoder"] = decoder
+    table.loc[1, name] = value
     path = tmp_path / "train.csv"
     write_ledger(path, table)
     header = path.read_text().splitlines()[0].split(",")
-    assert header == [name for name in COLUMNS if name != "decoder" or decoder]
+    assert header == [each for each in COLUMNS if each not in LATER_FIELDS or (value and each == name)]
     assert read_ledger(path).equals(table)
-    assert read_columns(path, ["video_id", "decoder"]).equals(table[["video_id", "decoder"]])
+    assert read_columns(path, ["video_id", name]).equals(table[["video_id", name]])

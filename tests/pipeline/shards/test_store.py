@@ -13,7 +13,7 @@ from count_opens import count_opens, once_each
 from make_store import add_frames, edited, frames_of, make_split, settings_for
 
 from pipeline.common.errors import ShardError
-from pipeline.common.outcome import Outcome
+from pipeline.common.outcome import LATER_FIELDS, Outcome
 from pipeline.shards.store import Store, open_shard, outcomes_table
 from pipeline.shards.writer import ShardWriter
 
@@ -123,14 +123,14 @@ def test_many_rows_take_little_memory(tmp_path):
     assert len({id(text) for text in status}) == 1
 
 
-@pytest.mark.parametrize("decoder", ["", "pyav"])
-def test_shard_says_which_decoder_if_not_decord(tmp_path, decoder):
+@pytest.mark.parametrize(("name", "value"), [("decoder", ""), ("decoder", "pyav"), ("chosen_by", "time")])
+def test_shard_has_a_later_field_only_if_known(tmp_path, name, value):
     settings = settings_for(tmp_path)
     path = tmp_path / "train-00000-of-00001.h5"
     with ShardWriter(path, settings, "train") as writer:
-        for number, each in enumerate(("", decoder)):
-            outcome = Outcome(video_id=f"v{number}", status="ok", num_frames=2, fps=15.0, decoder=each)
+        for number, each in enumerate(("", value)):
+            outcome = Outcome(video_id=f"v{number}", status="ok", num_frames=2, fps=15.0, **{name: each})
             add_frames(writer, outcome, frames_of(number, 2, settings), settings)
     with h5py.File(path) as file:  # without the field, the bytes of a shard are those of earlier versions
-        assert ("decoder" in file["outcomes"].dtype.names) == bool(decoder)
-    assert open_shard(path).outcomes["decoder"].tolist() == ["", decoder]
+        assert [each for each in LATER_FIELDS if each in file["outcomes"].dtype.names] == [name] * bool(value)
+    assert open_shard(path).outcomes[name].tolist() == ["", value]

@@ -42,7 +42,7 @@ def leave(folder: Path, rank: int, code: int, monkeypatch) -> None:
             "Process 1 ended with exit code 75. See logs/worker_1.log. Resume with --resume auto.",
         ),
         (1, [130, 130], [signal.SIGINT], EXIT_SIGINT, "Process 0 ended with exit code 130."),
-        (1, [70], [], EXIT_NOT_FINITE, "Fix the error there and run this command again."),
+        (1, [70], [], EXIT_NOT_FINITE, "Fix the error there."),
         (1, [2], [], EXIT_USAGE, "Process 0 ended with exit code 2. See logs/worker_0.log. Fix the error there"),
         (1, [], [], EXIT_RETRY, "error: One process crashed or was killed, so all were stopped. See logs/*.log."),
         (1, [], [signal.SIGTERM], EXIT_SIGTERM, ""),

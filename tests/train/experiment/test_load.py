@@ -148,6 +148,16 @@ def test_zjut_path_becomes_an_expanded_data_root(tmp_path, monkeypatch):
     [
         ({"learning_rate.t_max": "7"}, "learning_rate.t_max: 7 has no effect"),
         ({"learning_rate.max_epoch": "7"}, "learning_rate.max_epoch: 7 has no effect"),
+        ({"train.epochs": "2", "learning_rate.warmup_epochs": "3"}, "warmup_epochs: 3 is more than train.epochs, 2;"),
+        (
+            {
+                "learning_rate.lr_scheduler": "multi_step",
+                "learning_rate.lr_gamma": "0.1",
+                "learning_rate.lr_epochs": "[3, 4, 9]",
+                "train.epochs": "4",
+            },
+            "learning_rate.lr_epochs: the rate never falls at epoch 4, 9, because training ends after 4 epochs",
+        ),
         (
             {"learning_rate.lr_epochs": "[7]"},
             "learning_rate.lr_epochs: has no effect with lr_scheduler cosine",

@@ -15,6 +15,7 @@ from train.data.videos import count_classes
 from train.experiment.load import load_config, with_num_classes
 from train.network.build import build_network
 from train.weights.compatibility import saved_classes
+from train.weights.record import read_record
 
 KEPT = RESOURCES / "made_by_24d7eab"
 CHECKPOINT = KEPT / "runs/kept/20261126-000000/ckpt/epoch_001-step_000002.ckpt"
@@ -130,4 +131,4 @@ def test_unresolved_auto_builds_no_network(config):
     "path", [CHECKPOINT, KEPT / "runs/kept.safetensors", KEPT / "runs/kept/20261126-000000/export/kept.mindir"]
 )
 def test_classes_are_read_beside_weights_of_any_form(path):
-    assert saved_classes(path) == 8
+    assert saved_classes(read_record(path)) == 8

@@ -197,7 +197,7 @@ def picture(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     patch.setattr(infer, "decode_video", lambda *_: (frames, 15, timeline))
     predict = lambda clips: ms.Tensor(np.zeros((len(clips), 6), np.float32))  # noqa: E731
     patch.setattr(infer, "load_predictor", lambda *_: (predict, {}))
-    patch.setattr(infer, "with_recorded_network", lambda config, *_: config)
+    patch.setattr(infer, "read_record", lambda _path: {})
     assert infer.main([*words, "--infer.pretrained_model=x.ckpt"]) == 0
     (made,) = Path().rglob("*.gif")
     made.unlink()
@@ -207,9 +207,9 @@ def picture(config: Config, words: list[str], patch: pytest.MonkeyPatch):
 def exported(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     asked = []
     patch.setattr(export, "load_weights", lambda *_: {})
+    patch.setattr(export, "read_record", lambda _path: {})
     patch.setattr(export, "export", lambda _net, shape, path, _facts: asked.append((shape, path)) or 0.0)
     patch.setattr(Path, "stat", lambda *_, **__: SimpleNamespace(st_size=0, st_mode=stat.S_IFDIR))
-    patch.setattr(export, "with_recorded_network", lambda config, *_: config)
     patch.setattr(export, "weights_of", lambda given, *_: Path(given))  # it would see the files that stat invents
     assert export.main([*words, "--export.pretrained_model=x.ckpt"]) == 0
     return asked

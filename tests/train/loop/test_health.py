@@ -2,7 +2,13 @@
 
 import pytest
 
-from train.loop.health import FiniteLosses, NotFiniteError, OutOfMemoryError, memory_errors_in_one_line
+from train.loop.health import (
+    FiniteLosses,
+    NotFiniteError,
+    OutOfMemoryError,
+    evaluation_memory_errors,
+    training_memory_errors,
+)
 
 NAN = float("nan")
 
@@ -37,9 +43,9 @@ def test_no_memory_in_pynative_mode_is_one_line():
     of_mindspore = (
         "Allocate memory failed\n\n-----\n- C++ Call Stack: (For framework developers)\n-----\nmindspore/x.cc"
     )
-    for evaluating, loader in ((False, "train"), (True, "eval")):
+    for errors_of, loader in ((training_memory_errors, "train"), (evaluation_memory_errors, "eval")):
         message = rf"^data_loader\.{loader}\..*batch_size: got 8, .* \(Allocate memory failed\)\. Halve it"
-        with pytest.raises(OutOfMemoryError, match=message), memory_errors_in_one_line(8, evaluating=evaluating):
+        with pytest.raises(OutOfMemoryError, match=message), errors_of(8):
             raise RuntimeError(of_mindspore)
-    with pytest.raises(RuntimeError, match="of another kind"), memory_errors_in_one_line(8):
+    with pytest.raises(RuntimeError, match="of another kind"), training_memory_errors(8):
         raise RuntimeError("of another kind")

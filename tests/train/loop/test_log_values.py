@@ -22,7 +22,8 @@ def test_interval_has_all_devices_clips_own_accuracy(clock):
     interval.add_step(2.0)
     clock[0] += 4
     assert interval.summary() == {
-        "train/loss": 2.0, "train/acc1": 0.5, "train/clips_per_s": 4.0, "train/data_wait": 0.5,
+        "train/loss": 2.0, "train/clip_top1": 0.5, "train/clips_per_s": 4.0, "train/data_wait": 0.5,
+        "train/seconds": 4.0,
     }  # fmt: skip
 
 

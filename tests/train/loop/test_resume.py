@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pipeline.common.settings import Document, to_file
 from train.experiment.load import load_config
 from train.experiment.sections import Config, DataLoader, Dataset, Loader
 from train.experiment.transforms import Map, Operation
-from train.loop.resume import check_clip_settings, checkpoints_to_resume, clip_settings
+from train.loop.resume import check_clip_settings, check_schedule, checkpoints_to_resume, clip_settings
 from train.runs.choose import now
 
 NEEDED = (
@@ -85,12 +86,50 @@ def test_missing_key_of_an_operation_counts_as_none():
         check_clip_settings(Path("x.ckpt"), state, settings_of())
 
 
-@pytest.mark.parametrize("key", ["seed", "videos", "recipe_sha256", "epochs"])
+@pytest.mark.parametrize("key", ["seed", "videos", "recipe_sha256"])
 def test_checkpoint_without_a_required_key_is_refused(key):
     state = saved()
     del state[key]
     with pytest.raises(UserError, match=f"{key} is None in the checkpoint"):
         check_clip_settings(Path("x.ckpt"), state, settings_of())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "step", "allowed"),
+    [
+        ({"lr_scheduler": "constant"}, "60", 45, True),
+        ({"lr_scheduler": "step", "lr_gamma": "0.1", "lr_epochs": "[20]"}, "60", 45, True),
+        ({"lr_scheduler": "multi_step", "lr_gamma": "0.1", "lr_epochs": "[20, 50]"}, "60", 45, True),
+        ({"lr_scheduler": "multi_step", "lr_gamma": "0.1", "lr_epochs": "[20, 50]"}, "40", 30, True),
+        ({"lr_scheduler": "cosine_annealing"}, "60", 4, True),  # in the warm-up
+        ({"lr_scheduler": "cosine_annealing"}, "60", 45, False),
+        ({"lr_scheduler": "constant", "warmup_epochs": "50"}, "60", 45, False),  # the warm-up was cut short
+    ],
+)
+def test_more_epochs_where_finished_steps_stay(schedule, epochs, step, allowed):
+    given = {"train.epochs": epochs, **{f"learning_rate.{key}": value for key, value in schedule.items()}}
+    document = Document(CONFIGS / "sample.yaml", given)
+    state = {**saved(), "epochs": 45, "steps_per_epoch": 1, "step": step, "epoch": step}
+    with contextlib.nullcontext() if allowed else pytest.raises(UserError, match="finished steps depend on it"):
+        check_schedule(Path("x.ckpt"), state, load_config(document), document, 1)
+
+
+def test_command_that_trains_longer_can_be_pasted():
+    given = {"train.epochs": "60", "preprocess.data_root": "/my videos", "learning_rate.lr": "0.1"}
+    document = Document(CONFIGS / "sample.yaml", {**given, "train.run_distribute": "true"})
+    state = {**saved(), "epochs": 45, "steps_per_epoch": 1, "step": 45, "epoch": 45}
+    with pytest.raises(UserError, match=r"train\.epochs is 45 in the checkpoint and 60 now") as caught:
+        check_schedule(Path("a run/x.ckpt"), state, load_config(document), document, 2)
+    assert "\n" not in str(caught.value)
+    *words, args = shlex.split(str(caught.value).partition("train 15 more epochs from these weights: ")[2])
+    assert words == ["make", "train", f"CONFIG={CONFIGS / 'sample.yaml'}", "DATA=/my videos", "DEVICES=2"]
+    assert shlex.split(args.removeprefix("ARGS=")) == [
+        "--train.epochs=15", "--learning_rate.lr=0.1", "--train.pre_trained=true",
+        "--train.pretrained_model=a run/x.ckpt", "--train.head=same",
+    ]  # fmt: skip
+    del state["epochs"]
+    with pytest.raises(UserError, match="epochs is None in the checkpoint"):
+        check_schedule(Path("x.ckpt"), state, load_config(document), document, 1)
 
 
 def test_auto_resumes_same_dataset_classes_settings(tmp_path, caplog):
@@ -112,7 +151,10 @@ def test_auto_resumes_same_dataset_classes_settings(tmp_path, caplog):
     begin("sample/3", ["b", "a"])
     assert checkpoints_to_resume(config(), ["a", "b"], "auto") == [ours]
     assert checkpoints_to_resume(config(epochs="99"), ["a", "b"], "auto") == [longer]
-    assert checkpoints_to_resume(config(epochs="7"), ["a", "b"], "auto") == [longer]  # the newest; epochs are refused
+    assert checkpoints_to_resume(config(epochs="7"), ["a", "b"], "auto") == [longer]  # the newest but for its epochs
+    other = {"train.ckpt_path": str(tmp_path), "optimizer.momentum": "0"}
+    other_rate = load_config(Document(CONFIGS / "sample.yaml", other))
+    assert checkpoints_to_resume(other_rate, ["a", "b"], "auto") == [longer]  # the newest
     caplog.clear()
     assert checkpoints_to_resume(config(dataset="new"), ["a", "b"], "auto") == []
     assert "has no checkpoint of dataset new to resume from. Training starts at step 0." in caplog.text

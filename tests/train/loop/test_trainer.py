@@ -156,15 +156,15 @@ def test_stop_in_evaluation_resumes_with_evaluation(config, tmp_path, monkeypatc
         patch.setattr(trainer.Trainer, "_evaluate", stopped)
         assert train.main(words) == EXIT_RETRY
     (run,) = (tmp_path / "tiny").iterdir()
-    assert "val/acc1" not in (run / "metrics.jsonl").read_text()
+    assert "val/video_top1" not in (run / "metrics.jsonl").read_text()
     assert train.main([*words, "--resume", "auto"]) == EXIT_OK
-    assert (run / "metrics.jsonl").read_text().count("val/acc1") == 1
+    assert (run / "metrics.jsonl").read_text().count("val/video_top1") == 1
     assert (run / "ckpt" / "best.json").is_file()
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    scalars = {f"train/{name}" for name in ("loss", "acc1", "lr", "clips_per_s", "data_wait")}
-    assert all(scalars <= set(record) for record in records[:-1]) and "val/acc5" in records[-1]
+    scalars = {f"train/{name}" for name in ("loss", "clip_top1", "lr", "clips_per_s", "data_wait", "seconds")}
+    assert all(scalars <= set(record) for record in records[:-1]) and "val/video_top5" in records[-1]
     written = b"".join(path.read_bytes() for path in run.glob("events.out.tfevents.*"))
-    assert all(tag.encode() in written for tag in (*scalars, "val/acc1", "val/acc5"))
+    assert all(tag.encode() in written for tag in (*scalars, "val/video_top1", "val/video_top5"))
 
     # The same run folder, drawn.
     assert main([*words, "--run", str(run)]) == EXIT_OK
@@ -201,6 +201,10 @@ def test_gradients_that_never_are_finite_end_training(config, tmp_path, capsys):
     assert "warning: step 1: gradients are not finite, so its update is skipped" in capsys.readouterr().err
 
 
+def step_lines(text: str) -> list[str]:
+    return [line for line in re.split(r"[\r\n]+", text) if "epoch: 1 step: " in line]
+
+
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
 def test_people_see_a_bar_and_whole_lines_of_the_log(stream, config, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream())
@@ -209,10 +213,19 @@ def test_people_see_a_bar_and_whole_lines_of_the_log(stream, config, tmp_path, m
     bars = re.findall(r"\repoch 1: +\d+%\|[^\r\n]*\| (\d)/8 \[[\d:]+<[\d:?]+, *\S*(?:step/s|s/step)\]", shown)
     assert bars[:1] + bars[-1:] == (["0", "8"] if stream is Terminal else [])
     lines = [line for line in re.split(r"[\r\n]+", shown) if line.startswith("epoch: ")]
-    form = r"epoch: 1 step: {}, loss is \d+\.\d+, lr [\d.]+, [\d.]+ clips/s, data wait [\d.]+ %.*, eta {}"
-    for number, line in enumerate(lines[:8], 1):
+    form = r".*epoch: 1 step: {}, loss is \d+\.\d+, lr [\d.]+, [\d.]+ clips/s, data wait [\d.]+ %.*, eta {}"
+    (log,) = (tmp_path / "tiny").glob("*/train.log")
+    for number, line in enumerate(logged := step_lines(log.read_text()), 1):
         assert re.fullmatch(form.format(number, "unknown" if number == 1 else r"\d\d:\d\d"), line)
-    assert lines[8].startswith("epoch: 1 evaluation: video top-1 ") and len(lines) == 9
+    assert len(logged) == 8 and step_lines(shown) == lines[:1] and logged[-1].endswith(lines[0])
+    assert lines[1].startswith("epoch: 1 evaluation: video top-1 ") and len(lines) == 2
+
+
+def test_long_epoch_shows_more_than_one_line(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "_SHOWN_EVERY_S", 0.0)
+    words = [f"--train.ckpt_path={tmp_path}", "--train.epochs=1", "--context.mode=1", "--train.log_steps=2"]
+    assert train.main(["-c", str(config), *words]) == EXIT_OK
+    assert len(step_lines(capsys.readouterr().err)) == 4
 
 
 def test_what_is_evaluated_and_kept_when(config, monkeypatch):
@@ -350,6 +363,7 @@ def test_no_memory_left_is_one_clear_line(config, tmp_path, monkeypatch, error, 
     class TooLarge:
         def __init__(self, *args, **options):
             self.set_train = self.swap_average = lambda *args: None
+            self.state = dict
 
         def __call__(self, *args):
             raise error

@@ -1,22 +1,16 @@
 """The configured network: its type, its frozen parts, and the learning rate of each part."""
 
-import json
-import shutil
-
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
 from parameters import parameter_values
-from paths import CONFIGS, RESOURCES
 
 from model import weights
 from pipeline.common.errors import UserError
-from pipeline.common.settings import Document, build, to_plain
-from train.experiment.load import load_config
 from train.experiment.sections import Model, Optimizer
 from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
-from train.network.build import NETWORKS, build_network, with_recorded_network
+from train.network.build import NETWORKS, build_network
 
 NARROW = {"stage_channels": (4, 4, 4, 4), "num_classes": 3}
 
@@ -69,45 +63,3 @@ def test_earlier_layers_learn_more_slowly():
         np.testing.assert_allclose(moved, (0.1 + 0.3) * rates[stage], rtol=1e-4, err_msg=name)
         seen.add(stage)
     assert seen == set(rates) and len(trainable) == len(network.trainable_params())
-
-
-RUN = RESOURCES / "made_by_24d7eab" / "runs" / "kept" / "20261126-000000"
-CHECKPOINT = RUN / "ckpt" / "epoch_001-step_000002.ckpt"
-
-
-def network_for(path, **overrides: str) -> Model:
-    """The `model` section for a file of weights with torchvision.yaml, whose network is another one."""
-    document = Document(CONFIGS / "torchvision.yaml", {f"model.{key}": value for key, value in overrides.items()})
-    return with_recorded_network(load_config(document), document, path).model
-
-
-def test_network_is_that_of_the_runs_settings():
-    recorded = build(Model, Document(RUN / "config.yaml"), "model")
-    assert recorded.num_classes == 8 and recorded.stage_channels != Model().stage_channels
-    assert network_for(CHECKPOINT) == network_for(RUN / "export" / "kept.mindir") == recorded
-    assert network_for(CHECKPOINT, num_classes="auto") == recorded
-    assert network_for(CHECKPOINT, layout="NTHWC").layout == "NTHWC"
-
-
-def test_network_recorded_with_weights_comes_first(tmp_path):
-    path = shutil.copy(CHECKPOINT, tmp_path)
-    state = json.loads(CHECKPOINT.with_suffix(".json").read_text())
-    mine = Model(type="R3d34", stage_channels=(4, 4, 4, 8), num_classes=3, bn_eps=1e-3)
-    (tmp_path / CHECKPOINT.name).with_suffix(".json").write_text(json.dumps({**state, "network": to_plain(mine)}))
-    assert network_for(tmp_path / path) == mine
-    damaged = {**state, "network": {"type": "R9d"}}
-    (tmp_path / CHECKPOINT.name).with_suffix(".json").write_text(json.dumps(damaged))
-    with pytest.raises(UserError, match=r"its record of the network cannot be used: .*model\.type: got 'R9d'"):
-        network_for(tmp_path / path)
-
-
-def test_weights_without_a_record_leave_the_settings():
-    plain = RESOURCES / "made_by_24d7eab" / "runs" / "kept.safetensors"
-    assert network_for(plain).num_classes == 400
-
-
-def test_typed_keys_of_the_network_stay():
-    assert network_for(CHECKPOINT, stage_channels="[8, 8, 8, 8]").stage_channels == (8, 8, 8, 8)
-    message = r"--model\.num_classes: got 5, but .*ckpt has 8 classes\. Set model\.num_classes to 8, or remove --model"
-    with pytest.raises(UserError, match=message):
-        network_for(CHECKPOINT, num_classes="5")

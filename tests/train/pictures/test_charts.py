@@ -7,8 +7,8 @@ from PIL import Image
 from train.pictures.charts import DPI, LabelledClip, draw_run, save_png, series, strip_of
 
 RECORDS = [
-    *({"step": step, "train/loss": 2.0 / step, "train/acc1": 0.4, "train/lr": 0.1} for step in (10, 20, 30)),
-    {"step": 30, "val/loss": 0.2, "val/acc1": 0.625, "val/acc5": 0.9},
+    *({"step": step, "train/loss": 2.0 / step, "train/clip_top1": 0.4, "train/lr": 0.1} for step in (10, 20, 30)),
+    {"step": 30, "val/loss": 0.2, "val/video_top1": 0.625, "val/video_top5": 0.9},
 ]
 
 

@@ -21,8 +21,8 @@ def settings():
 def test_metrics_are_json_for_everyone(settings, tmp_path):
     with RunFolder(tmp_path, settings, {}) as run:
         run.begin(0)
-        run.record(1, {"train/loss": float("nan"), "train/acc1": 0.5})
-        run.record(2, {"train/loss": 1.5, "train/acc1": 0.5})
+        run.record(1, {"train/loss": float("nan"), "train/clip_top1": 0.5})
+        run.record(2, {"train/loss": 1.5, "train/clip_top1": 0.5})
 
     def refuse(word):
         raise AssertionError(word)
@@ -37,18 +37,21 @@ def test_metrics_are_json_for_everyone(settings, tmp_path):
 def test_a_start_that_is_refused_leaves_no_folder(settings, tmp_path):
     with pytest.raises(UserError, match="no such data"), RunFolder(tmp_path, settings, {}) as run:
         logging.getLogger().warning("before anything begins")
+        assert list(tmp_path.iterdir()) == []  # so one that is killed here leaves nothing either
         raise UserError("no such data")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="later"), RunFolder(tmp_path, settings, {}) as run:
         run.begin(0)
         raise UserError("later")
-    assert (run.path / "train.log").is_file()
+    assert (run.path / "train.log").read_text().endswith(" error: later\n")
     with pytest.raises(UserError, match="again"), RunFolder(tmp_path, settings, {}, existing=run.path):
         raise UserError("again")
     assert (run.path / "metrics.jsonl").is_file()
-    with pytest.raises(ValueError, match="a bug"), RunFolder(tmp_path, settings, {}) as run:
+    assert list(tmp_path.iterdir()) == [run.path] and "again" not in (run.path / "train.log").read_text()
+    with pytest.raises(ValueError, match="a bug"), RunFolder(tmp_path, settings, {}, existing=run.path) as again:
+        again.begin(0)
         raise ValueError("a bug")
-    assert (run.path / "train.log").is_file()
+    assert (run.path / "train.log").read_text().endswith("\nValueError: a bug\n")
 
 
 def test_begin_keeps_earlier_metrics_and_no_temporary(settings, tmp_path):

@@ -1,22 +1,27 @@
 """Weights of every supported format are converted to ours and back, and all others are refused."""
 
+import csv
 import io
 import json
+import logging
 import pickle
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
+import ml_dtypes
 import numpy as np
+import onnxruntime
 import pytest
 import reference_weights
 from parameters import parameter_values
 from paths import RESOURCES
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from torch_files import write_torch
 
 from model import weights
-from model.r2plus1d import r2plus1d_18, r2plus1d_50
+from model.r2plus1d import mmaction2_r2plus1d_34, r2plus1d_18, r2plus1d_50
 from pipeline.common.errors import EXIT_OK, UserError
 from train import convert
 from train.experiment.sections import Model
@@ -24,6 +29,8 @@ from train.network.build import build_network
 from train.weights import checkpoint
 from train.weights.files import read_safetensors, write_safetensors
 from train.weights.load import load_weights
+from train.weights.onnx_graph import build_onnx
+from train.weights.pytorch import read_pth
 
 NARROW = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=5"]
 SETTINGS = Model(stage_channels=(4, 4, 8, 8), num_classes=5)
@@ -168,7 +175,7 @@ def test_a_misfit_lists_every_name_and_writes_nothing(torchvisions, tmp_path, ca
     arrays["layer9.0.weight"] = np.zeros(3, np.float32)
     arrays["fc.bias"] = np.zeros(7, np.float32)
     source = write_weights(tmp_path / "other.safetensors", arrays)
-    with pytest.raises(UserError, match=r"does not fit this network \(4 errors\): missing stem\.0\.weight"):
+    with pytest.raises(UserError, match=r"does not fit this network.* \(4 errors\): missing stem\.0\.weight"):
         convert.main([str(source), str(tmp_path / "out.ckpt"), *NARROW])
     lines = capsys.readouterr().err.splitlines()
     for problem in (
@@ -192,10 +199,13 @@ def test_parameter_in_two_namings_is_refused(torchvisions, tmp_path):
 
 
 def test_numbers_of_another_kind_are_refused(torchvisions, tmp_path):
-    kind = pytest.importorskip("ml_dtypes").bfloat16
-    half = {name: array.astype(kind) for name, array in load_file(torchvisions).items()}
-    with pytest.raises(UserError, match=r"stem\.0\.weight holds bfloat16, expected float32"):
-        load_weights(write_weights(tmp_path / "half.safetensors", half), build_network(SETTINGS))
+    arrays = load_file(torchvisions)
+    whole = {**arrays, "stem.0.weight": arrays["stem.0.weight"].astype(np.int32)}
+    with pytest.raises(UserError, match=r"stem\.0\.weight holds int32, expected float32"):
+        load_weights(write_weights(tmp_path / "whole.safetensors", whole), build_network(SETTINGS))
+    large = {**arrays, "fc.bias": np.full(5, 1e300)}
+    with pytest.raises(UserError, match=r"fc\.bias holds values that are too large for float32"):
+        load_weights(write_weights(tmp_path / "large.safetensors", large), build_network(SETTINGS))
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
@@ -240,7 +250,7 @@ def test_failed_conversion_keeps_the_earlier_result(torchvisions, tmp_path, monk
 
 def test_other_class_count_needs_a_new_head(torchvisions, tmp_path):
     three = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=3"]
-    with pytest.raises(UserError, match=r"only the classes differ: set model\.num_classes .* train\.head"):
+    with pytest.raises(UserError, match=r"only the classes differ: .* set model\.num_classes .* train\.head"):
         convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *three])
     assert convert.main([str(torchvisions), str(tmp_path / "x.ckpt"), *three, "--train.head=new"]) == EXIT_OK
     network = build_network(Model(stage_channels=(4, 4, 8, 8), num_classes=3))
@@ -255,7 +265,7 @@ def test_other_class_count_needs_a_new_head(torchvisions, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model.type=R3d18"], r"does not fit this network \(\d+ errors\): missing layer1\.0\.conv1\.0\.weight"),
+        (["--model.type=R3d18"], r"does not fit this network.* \(\d+ errors\): missing layer1\.0\.conv1\.0\.weight"),
         (["--model.type=R2Plus1d34"], r"missing layer1\.2"),
         (["--model.midplanes=paper"], r"got \(11, 4, 1, 3, 3\), expected|expected"),
     ],
@@ -332,8 +342,6 @@ class Bomb:
 
 @pytest.mark.parametrize("ending", [".ckpt", ".safetensors", ".pth"])
 def test_a_pickle_with_code_is_not_executed(ending, tmp_path):
-    if ending == ".pth":
-        pytest.importorskip("torch")
     path, marker = tmp_path / f"bomb{ending}", tmp_path / "executed"
     path.write_bytes(pickle.dumps({"stem.0.weight": Bomb(marker)}, protocol=2))
     pickle.load(io.BytesIO(path.read_bytes()))  # noqa: S301  it is a bomb
@@ -344,22 +352,10 @@ def test_a_pickle_with_code_is_not_executed(ending, tmp_path):
     assert not marker.exists()
 
 
-def test_a_pytorch_file_with_code_is_not_executed(tmp_path):
-    torch = pytest.importorskip("torch")
-    marker = tmp_path / "executed"
-    torch.save({"stem.0.weight": Bomb(marker)}, tmp_path / "bomb.pth")
-    with pytest.raises(UserError, match="refused, and nothing in it was executed"):
-        load_weights(tmp_path / "bomb.pth", build_network(SETTINGS))
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("new_format", [True, False])
-def test_pytorchs_file(new_format, torchvisions, tmp_path):
-    torch = pytest.importorskip("torch")
+@pytest.mark.parametrize("older", [False, True])
+def test_pytorchs_file(older, torchvisions, tmp_path):
     path, arrays = tmp_path / "theirs.pth", load_file(torchvisions)
-    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    state["stem.1.num_batches_tracked"] = torch.tensor(3)
-    torch.save(state, path, _use_new_zipfile_serialization=new_format)
+    write_torch(path, {**arrays, "stem.1.num_batches_tracked": np.array(3)}, older=older)
     network = build_network(SETTINGS)
     load_weights(path, network)
     assert same(parameter_values(network), named(network, lambda name: name))
@@ -371,7 +367,7 @@ def test_pytorchs_file(new_format, torchvisions, tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match="SHA-256 does not begin with 91a641e6"):
         load_weights(named_path, network)
-    if new_format:
+    if not older:
         with pytest.raises(UserError, match="corrupted"):
             load_weights(path, network)
     for broken in (b"", bytes(content[: len(content) // 2])):
@@ -381,11 +377,55 @@ def test_pytorchs_file(new_format, torchvisions, tmp_path):
     assert same(parameter_values(network), before)
 
 
-def test_without_pytorch_message_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "x.pth").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"needs PyTorch\. Run pip install -e '\.\[convert\]'"):
-        load_weights(tmp_path / "x.pth", build_network(SETTINGS))
+@pytest.mark.parametrize("name", ["x.pth.tar", "x.PTH"])
+def test_each_of_pytorchs_endings(name, torchvisions, tmp_path):
+    path = write_torch(tmp_path / name, {"state_dict": load_file(torchvisions), "epoch": 3})
+    network = build_network(SETTINGS)
+    assert load_weights(path, network) == {}
+    assert same(parameter_values(network), named(network, lambda name: name))
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [("float16", ".pth"), ("bfloat16", ".pth"), ("float64", ".pth"), ("bfloat16", ".safetensors")],
+)
+def test_other_floats_become_float32_in_one_line(ending, kind, torchvisions, tmp_path, caplog):
+    dtype = getattr(ml_dtypes, kind, None) or kind
+    arrays = {name: array.astype(dtype) for name, array in load_file(torchvisions).items()}
+    path = tmp_path / f"x{ending}"
+    write_torch(path, arrays) if ending == ".pth" else save_file(arrays, path)
+    network = build_network(SETTINGS)
+    with caplog.at_level(logging.INFO):
+        load_weights(path, network)
+    assert f"{path}: {len(arrays)} arrays are {kind}; converted to float32" in caplog.text
+    expected = named(network, lambda name: name)
+    for name, array in parameter_values(network).items():
+        assert np.array_equal(array, expected[name].astype(dtype).astype(np.float32)), name
+
+
+def test_there_and_back_to_pytorch(torchvisions, tmp_path):
+    there, back = tmp_path / "there.pth", tmp_path / "back.safetensors"
+    assert convert.main([str(torchvisions), str(there), *NARROW]) == EXIT_OK
+    arrays, _ = read_pth(there)
+    expected = named(build_network(SETTINGS), weights.torchvision_name)
+    counters = {name.replace("running_var", "num_batches_tracked") for name in expected if "running_var" in name}
+    assert arrays.keys() == expected.keys() | counters
+    assert convert.main([str(there), str(back), *NARROW]) == EXIT_OK
+    assert same(load_file(back), expected)
+
+
+def test_torchvision_loads_what_is_written(tmp_path):
+    resnet = pytest.importorskip("torchvision.models.video.resnet")
+    import torch
+
+    source = write_weights(tmp_path / "x.safetensors", named(r2plus1d_18(num_classes=400), weights.torchvision_name))
+    assert convert.main([str(source), str(tmp_path / "x.pth")]) == EXIT_OK
+    theirs = resnet.r2plus1d_18().eval()
+    theirs.load_state_dict(torch.load(tmp_path / "x.pth", weights_only=True))
+    with torch.no_grad():
+        logits = theirs(torch.from_numpy(reference_weights.clip((2, 3, 8, 56, 56)))).numpy()
+    expected = np.load(RESOURCES / "parity_logits.npz")["logits_2x3x8x56x56_seed0"]
+    assert np.abs(logits - expected).max() / np.abs(expected).max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -394,9 +434,13 @@ def test_without_pytorch_message_says_what_to_install(tmp_path, monkeypatch):
         ("gone.ckpt", "x.ckpt", r"gone\.ckpt: checkpoint not found"),
         ("nope", "x.ckpt", r"nope: checkpoint not found"),
         (".", "x.ckpt", r"FROM: got .*, a folder, expected a file\. Run `make convert FROM=in TO=out"),
-        ("theirs.safetensors", "x.pth", r"TO: got .*x\.pth, expected a name that ends .* `make convert FROM=in TO=out"),
+        ("theirs.safetensors", "x.pt", r"TO: got .*x\.pt, expected a name that ends .* `make convert FROM=in TO=out"),
         ("theirs.safetensors", "theirs.safetensors", r"which is FROM too"),
-        ("theirs.onnx", "x.ckpt", r"got '\.onnx', expected a file .* \.pth \(infer and eval also take \.mindir"),
+        (
+            "theirs.onnx",
+            "x.ckpt",
+            r"got '\.onnx', expected a file .* \.bin \(infer and eval also take \.mindir and \.onnx",
+        ),
     ],
 )
 def test_mistakes_are_one_clear_line(source, target, message, torchvisions, tmp_path):
@@ -404,3 +448,102 @@ def test_mistakes_are_one_clear_line(source, target, message, torchvisions, tmp_
     with pytest.raises(UserError, match=message) as caught:
         convert.main([str(tmp_path / source), str(tmp_path / target), *NARROW])
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def resource_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    with open(RESOURCES / name, newline="") as file:
+        return {row["name"]: tuple(map(int, row["shape"].split("x"))) for row in csv.DictReader(file)}
+
+
+def test_mmaction2s_names_fit_its_network():
+    network = mmaction2_r2plus1d_34(num_classes=5, stage_channels=(8, 16, 32, 64))
+    names = [weights.mmaction2_name(name) for name in weights.parameters(network)]
+    assert sorted(names) == sorted(resource_shapes("mmaction2_r2plus1d_34_params.csv"))
+
+
+@pytest.mark.slow
+def test_generated_weights_of_mmaction2_all_fit(tmp_path):
+    shapes = resource_shapes("mmaction2_r2plus1d_34_params.csv")
+    arrays = {name: reference_weights.weight(name, shape) for name, shape in shapes.items()}
+    source = write_torch(tmp_path / "theirs.pth", {"meta": {}, "state_dict": arrays})
+    words = ["--model.type=MMAction2R2Plus1d34", "--model.bn_eps=0.001"]
+    assert convert.main([str(source), str(tmp_path / "x.ckpt"), *words]) == EXIT_OK
+    network = mmaction2_r2plus1d_34(num_classes=400)
+    load_weights(tmp_path / "x.ckpt", network)
+    assert same({weights.mmaction2_name(name): array for name, array in parameter_values(network).items()}, arrays)
+
+
+@pytest.mark.slow
+def test_mmaction2s_network_gives_its_logits(tmp_path, caplog):
+    # The expected logits were computed with PyTorch by modules built after mmaction2's, in float32.
+    settings = Model(type="MMAction2R2Plus1d34", stage_channels=(8, 16, 32, 64), num_classes=5, bn_eps=1e-3)
+    network = build_network(settings)
+    arrays = {
+        (theirs := weights.mmaction2_name(name)): reference_weights.weight(theirs, tuple(parameter.shape))
+        for name, parameter in weights.parameters(network).items()
+    }
+    load_weights(write_torch(tmp_path / "x.pth", {"state_dict": arrays}), network)
+    network.set_train(False)
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    logits = network(ms.Tensor(reference_weights.clip((2, 3, 8, 64, 64)))).asnumpy()
+    ms.set_context(mode=before)
+    expected = np.load(RESOURCES / "parity_logits_mmaction2.npz")["logits_2x3x8x64x64_seed0"]
+    assert np.abs(logits - expected).max() / np.abs(expected).max() < 1e-5
+    model = build_onnx(network, (None, 3, 8, 64, 64), {})
+    (exported,) = onnxruntime.InferenceSession(model.SerializeToString()).run(
+        None, {"clips": reference_weights.clip((2, 3, 8, 64, 64))}
+    )
+    assert np.abs(exported - expected).max() / np.abs(expected).max() < 1e-5
+    assert "epsilon" not in caplog.text
+    load_weights(tmp_path / "x.pth", build_network(replace(settings, bn_eps=1e-5)))
+    assert "mmaction2 trained these weights with epsilon 1e-3 in batch norms, here it is 1e-05" in caplog.text
+    with pytest.raises(UserError, match=r"Likely cause: this is mmaction2's R\(2\+1\)D: set model.type to MMAction2R2"):
+        load_weights(tmp_path / "x.pth", build_network(replace(settings, type="R2Plus1d34")))
+
+
+@pytest.mark.parametrize("classes", [359, pytest.param(487, marks=pytest.mark.slow)])
+def test_ig65ms_thirty_four_layers(classes, tmp_path):
+    # torchvision's names; the second convolution of a block that changes the channels has its own mid-planes.
+    settings = Model(type="R2Plus1d34", stage_channels=(4, 4, 8, 8), num_classes=classes, midplanes="paper")
+    network = build_network(settings)
+    assert network.layer3[0].conv2[0][0].weight.shape[0] == 27 * 8 * 8 // (9 * 8 + 3 * 8)
+    arrays = named(network, weights.torchvision_name)
+    source = write_torch(tmp_path / "r2plus1d_34_clip8_ig65m.pth", arrays)
+    load_weights(source, network)
+    assert same(parameter_values(network), named(network, lambda name: name))
+    with pytest.raises(UserError, match=r"Likely cause: it has the other mid-planes: set model.midplanes to paper"):
+        load_weights(source, build_network(replace(settings, midplanes="shared")))
+
+
+def test_class_order_names_and_then_reorders(torchvisions, tmp_path, capsys):
+    names = tmp_path / "names.txt"
+    names.write_text("e\na\nd\nb\nc\n")
+    ours, sorted_ones = tmp_path / "ours.ckpt", tmp_path / "sorted.safetensors"
+    order = [f"--class-order={names}"]
+    assert convert.main([str(torchvisions), str(ours), *NARROW, *order]) == EXIT_OK
+    assert "the outputs had no names; they now have those of the class list" in capsys.readouterr().err
+    (tmp_path / "sorted.csv").write_text("label_id,label\n0,a\n1,b\n2,c\n3,d\n4,e\n")
+    order = [f"--class-order={tmp_path / 'sorted.csv'}"]
+    assert convert.main([str(ours), str(sorted_ones), *NARROW, *order]) == EXIT_OK
+    assert "5 of 5 outputs moved into the order of the class list" in capsys.readouterr().err
+    network = build_network(SETTINGS)
+    assert load_weights(ours, network)["classes"] == list("eadbc")
+    before = network.fc.weight.asnumpy(), network.fc.bias.asnumpy()
+    assert load_weights(sorted_ones, network)["classes"] == list("abcde")
+    for old, new in zip(before, (network.fc.weight.asnumpy(), network.fc.bias.asnumpy()), strict=True):
+        assert all(np.array_equal(new["abcde".index(name)], old["eadbc".index(name)]) for name in "abcde")
+
+
+def test_class_order_of_other_classes_writes_nothing(torchvisions, tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
+    target, order = tmp_path / "x.ckpt", f"--class-order={tmp_path / 'names.txt'}"
+    with pytest.raises(UserError, match=r"--class-order: got 4 classes, but .*theirs\.safetensors has 5"):
+        convert.main([str(torchvisions), str(target), *NARROW, order])
+    checkpoint.save_weights(tmp_path / "a.ckpt", build_network(SETTINGS), {"classes": list("abcde")})
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\nx\n")
+    with pytest.raises(UserError, match=r"Only in the list: 'x'\. Only in the weights: 'e'\."):
+        convert.main([str(tmp_path / "a.ckpt"), str(target), *NARROW, order])
+    with pytest.raises(UserError, match=r"a new head \(train\.head=new\) has no classes"):
+        convert.main([str(torchvisions), str(target), *NARROW, order, "--train.head=new"])
+    assert not target.exists()

@@ -1,0 +1,144 @@
+"""What the packets of a video say before decoding: when frames are shown, at which rate.
+
+A header's rate is believed only where packets agree: some say 1,000 frames/s.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.decoding import container as containers
+from pipeline.decoding.container import Source, ffmpeg_errors, gate, open_container
+from pipeline.decoding.lost_parts import Packet, check_end, check_packets, missing_bytes
+from pipeline.decoding.video_file import DecodeError, VideoFile
+
+_STEADY_S = 1e-3  # a time may be so far from that of a constant rate, or one unit of time if that is longer
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When the frames of a video are shown, by its packets.
+
+    Attributes:
+        shown: packets that a player shows; those hidden by an edit list are not counted.
+        ticks: (n,) int64, the different times of these in order, since the first; empty: too few are known.
+        tick_s: seconds of one.
+        rate: frames per second on average.
+        varying: whether the rate varies, so that frames are chosen by time.
+    """
+
+    shown: int
+    ticks: NDArray[np.int64]
+    tick_s: Fraction
+    rate: float
+    varying: bool
+
+    @property
+    def span_s(self) -> float:
+        """Seconds from the first time to the last; 0: unknown."""
+        return float(int(self.ticks[-1]) * self.tick_s) if len(self.ticks) else 0.0
+
+
+def read_timing(file: VideoFile) -> tuple[Source, Timing]:
+    """Read every packet of a file; the source's rate is that of its packets.
+
+    Raises:
+        DecodeError: the file is not admitted, or a part of it is lost.
+        ReadError: the machine failed.
+    """
+    try:
+        with ffmpeg_errors(file), open_container(file) as container:
+            stream, source = gate(container, file.size)
+            tick_s = stream.time_base or Fraction(1, 1000)
+            packets = [_facts(packet) for packet in container.demux(stream) if packet.size]
+            check_packets(file, container, stream, packets)
+            timing = timing_of(packets, tick_s, source.source_fps, source.duration_s)
+            check_end(file, container, packets, tick_s, timing.rate)
+    except DecodeError as error:
+        if error.status in ("unreadable", "no_video_stream") and (lost := missing_bytes(file)):
+            raise DecodeError("truncated", lost) from None
+        raise
+    if timing.rate <= 0:
+        raise DecodeError("unreadable", "no frame rate")
+    if timing.rate > containers.MAX_FPS:
+        raise DecodeError("too_large", f"{timing.rate:g} frames/s, at most {containers.MAX_FPS:g}")
+    if (length_s := max(timing.shown / timing.rate, timing.span_s)) > containers.MAX_DURATION_S:
+        raise DecodeError("too_large", f"{length_s:.0f} s, at most {containers.MAX_DURATION_S:.0f}")
+    return replace(source, source_fps=timing.rate), timing
+
+
+def _facts(packet: av.Packet) -> Packet:
+    if packet.is_keyframe and packet.has_sidedata("encryption_info"):
+        raise DecodeError("unreadable", "the video is encrypted; no key is known here")
+    return Packet(packet.pts, packet.dts, packet.duration or 0, packet.pos or 0, packet.is_discard, packet.is_corrupt)
+
+
+def timing_of(packets: list[Packet], tick_s: Fraction, declared: float, declared_s: float) -> Timing:
+    """When frames are shown.
+
+    Args:
+        packets: all that hold data.
+        tick_s: the unit of their times.
+        declared: frames per second by the header; 0: unknown.
+        declared_s: seconds of the video by the header; 0: unknown.
+    """
+    shown = [packet.pts for packet in packets if not packet.is_discard]
+    known = sorted({pts for pts in shown if pts is not None})
+    ticks = np.array(known, np.int64)
+    # A hidden VP8 picture has the time of the next one.  Where most frames have no time of their own, or one comes an
+    # hour after another (a counter that overflowed), no time is right.
+    jump = max((after - before for before, after in itertools.pairwise(known)), default=0) * tick_s
+    if len(ticks) < 2 or 2 * len(ticks) <= len(shown) or jump > containers.MAX_DURATION_S:
+        rate = declared
+        if 0 < declared_s <= containers.MAX_DURATION_S and abs(declared * declared_s - len(shown)) > 1:
+            rate = len(shown) / declared_s
+        return Timing(len(shown), ticks[:0], tick_s, rate, varying=False)
+    ticks -= ticks[0]
+    rate, varying = _rate(ticks, tick_s, declared)
+    return Timing(len(shown), ticks, tick_s, rate, varying)
+
+
+def _rate(ticks: NDArray[np.int64], tick_s: Fraction, declared: float) -> tuple[float, bool]:
+    """Mean rate, and whether it varies.
+
+    The header's rate of a constant one is kept, also if it counts a frame more or less: times are rounded, and
+    30000/1001 cannot be found in them.
+    """
+    times_s, numbers = ticks * float(tick_s), np.arange(len(ticks))
+    tolerance_s = max(_STEADY_S, float(tick_s)) + 1e-6
+
+    def steady(rate: float) -> bool:
+        return rate > 0 and bool(np.abs(times_s - numbers / rate).max() <= tolerance_s)
+
+    mean = float(numbers[-1] / (int(ticks[-1]) * tick_s))
+    if steady(declared) or (steady(mean) and abs(declared * times_s[-1] - numbers[-1]) <= 1):
+        return declared, False
+    for rate in (float(round(mean)), round(mean * 1.001) / 1.001, mean):
+        if steady(rate):
+            return rate, False
+    length = 2 * int(ticks[-1]) - int(ticks[-2])  # the last frame is shown as long as the one before it
+    return float(len(ticks) / (length * tick_s)), True
+
+
+def holds_no_picture(packet: av.Packet, stream: av.VideoStream) -> bool:
+    """Whether an intact packet of H.264 holds only other data, such as the end of a sequence or padding."""
+    if stream.codec_context.name != "h264":
+        return False
+    data, header = bytes(packet), stream.codec_context.extradata or b""
+    if header[:1] != b"\1":  # units begin with 00 00 01
+        units = [unit.rstrip(b"\0") for unit in data.split(b"\0\0\1")[1:]]
+    else:
+        units, place, wide = [], 0, (header[4] & 3) + 1
+        while place < len(data):
+            length = int.from_bytes(data[place : place + wide], "big")
+            units.append(data[place + wide : place + wide + length])
+            place += wide + length
+        if place != len(data):
+            return False
+    return bool(units) and all(unit and unit[0] >> 7 == 0 and 6 <= unit[0] & 31 <= 13 for unit in units)

@@ -1,0 +1,43 @@
+"""Lists of class names are read in their usual forms, and odd ones are refused with the row."""
+
+import pytest
+
+from pipeline.common.errors import UserError
+from train.weights.class_order import read_class_order
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "b c\na\nd, e\n",
+        "\ufeffb c\r\na\r\n\r\nd, e",
+        "1 a\n0 b c\n2 d, e\n",
+        "1 b c\n2 a\n3 d, e\n",
+        'label_id,label\n0,b c\n2,"d, e"\n1,a\n',
+        'label,label_id\nb c,0\na,1\n"d, e",2\n',
+    ],
+)
+def test_usual_forms(text, tmp_path):
+    (tmp_path / "x.txt").write_bytes(text.encode())
+    assert read_class_order(tmp_path / "x.txt") == ["b c", "a", "d, e"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"x\.txt has no class names"),
+        (b"label_id,label\n", r"x\.txt has no class names"),
+        (b"a\nb\na\n", r"x\.txt:3: got the class 'a', which is also on line 1, expected each name once"),
+        (b"0 a\n0 b\n", r"x\.txt:2: got the number '0', expected each of 0 to 1 once"),
+        (b"0 a\n5 b\n", r"x\.txt:2: got the number '5', expected each of 0 to 1 once"),
+        (b"label_id,label\nx,a\n", r"x\.txt:2: got the number 'x'"),
+        (b"label_id,label\n0\n", r"x\.txt:2: got the class '', expected each name once"),
+        (b"\xff", r"x\.txt is not UTF-8 at byte 0"),
+        (None, r"x\.txt not found\. Give a file with a class name on each line"),
+    ],
+)
+def test_odd_lists_are_refused_with_the_row(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "x.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_class_order(tmp_path / "x.txt")
