@@ -130,11 +130,12 @@ def test_interrupted_training_sees_same_clips_and_bits(config, tmp_path, seen, m
 @pytest.mark.parametrize(("saved", "policy"), [({}, 1), ({"clip_policy": 1}, 1), ({"clip_policy": 2}, 2)])
 def test_run_of_an_old_clip_policy_is_resumed_under_it(config, monkeypatch, saved, policy):
     options = {"data_loader.train.dataset.seq_mode": "random", "data_loader.train.dataset.num_clips": "2"}
-    training = trainer.Trainer(load_config(Document(config, options)), World(), None)
+    document = Document(config, options)
+    training = trainer.Trainer(load_config(document), World(), None)
     assert training.source.views.clip_policy == 2
     state = {**training._clip_settings(), "step": 3, "epoch": 0, "best": 0.5, **saved}
     monkeypatch.setattr(trainer.checkpoint, "load", lambda *_: state)
-    training.resume([Path("x.ckpt")])
+    training.resume([Path("x.ckpt")], document)
     assert training.source.views.clip_policy == policy
     written = {}
     monkeypatch.setattr(trainer.checkpoint, "save", lambda *given: written.update(given[-1]))

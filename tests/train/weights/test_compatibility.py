@@ -65,7 +65,7 @@ def test_frames_of_another_recipe_are_warned_of(facts, said, caplog):
     assert said in caplog.text if said else not caplog.records
 
 
-def recorded(**changes):
+def record_of_input(**changes):
     """What a checkpoint records of its input, as train/weights/record.py writes it."""
     config = Config()
     operations = [
@@ -81,9 +81,9 @@ CLIP = {"seq": 16, "frame_interval": 1}
 
 
 def test_other_clips_are_a_warning_that_names_keys(caplog):
-    warn_if_seen_differently(recorded(), Config(), Path("w"), CLIP)
+    warn_if_seen_differently(record_of_input(), Config(), Path("w"), CLIP)
     assert caplog.text == ""
-    facts = recorded(network={"bn_eps": 1e-3})
+    facts = record_of_input(network={"bn_eps": 1e-3})
     for operation in facts["views"]["map"]["operations"]:
         if operation["type"] == "VideoNormalize":
             operation |= {"mean": [0, 0, 0], "std": [1, 1, 1]}
@@ -104,5 +104,5 @@ def test_what_was_not_recorded_is_not_compared(caplog):
     warn_if_seen_differently(exported, Config(), Path("w"), CLIP)
     assert "seq: 16 here, 8 there" in caplog.text and "VideoNormalize.mean" in caplog.text
     caplog.clear()
-    warn_if_seen_differently(recorded(views=3, network="x"), Config(), Path("w"), CLIP)  # a damaged record
+    warn_if_seen_differently(record_of_input(views=3, network="x"), Config(), Path("w"), CLIP)  # a damaged record
     assert caplog.text == ""
