@@ -84,6 +84,8 @@ def read_pth(path: Path) -> tuple[dict[str, NDArray], str]:
         value, storage = _open_zip(content) if content[:4] == b"PK\x03\x04" else _open_older(content)
         values, where = _state_dict(path, value)
         return {name: _array(path, name, entry, storage) for name, entry in values.items()}, where
+    except WeightFileError:
+        raise
     except CodeError as error:
         raise WeightFileError(
             f"{path}: refused, and nothing in it was executed: it holds more than weights: {shown(error.name)}. "
