@@ -98,7 +98,11 @@ def numbers_read(settings: Preprocess) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize(
     ("fault", "recorded"),
-    [(kill_self, True), pytest.param(kill_self, False, marks=pytest.mark.slow), (disk_is_full, True)],
+    [
+        (kill_self, True),
+        pytest.param(kill_self, False, marks=pytest.mark.slow),
+        pytest.param(disk_is_full, True, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stop_at_any_step_leaves_old_or_new(tmp_path, fault, recorded):
     before, after = make_numbered(), make_numbered("archery")

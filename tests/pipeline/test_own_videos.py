@@ -65,7 +65,7 @@ def test_class_folders_become_ledgers(own, capsys):
 
 def test_configurations_of_own_videos_share_frames():
     sections = [yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["preprocess"] for name in ("own", "finetune")]
-    assert sections[0] == sections[1] == {"dataset": "auto", "store": "auto"}
+    assert sections[0] == sections[1] == {"dataset": "auto", "store": "auto", "max_bad_fraction": 0.25}
 
 
 @pytest.mark.parametrize("config", ["own", "finetune"])

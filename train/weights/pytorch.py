@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.files import replacing
-from pipeline.common.text import shown, some
+from pipeline.common.text import printable, shown, some
 from train.weights.files import WeightFileError
 from train.weights.pickled import Call, CodeError, Name, Persistent, PickleError, read_pickle
 
@@ -84,15 +84,17 @@ def read_pth(path: Path) -> tuple[dict[str, NDArray], str]:
         value, storage = _open_zip(content) if content[:4] == b"PK\x03\x04" else _open_older(content)
         values, where = _state_dict(path, value)
         return {name: _array(path, name, entry, storage) for name, entry in values.items()}, where
+    except WeightFileError:
+        raise
     except CodeError as error:
         raise WeightFileError(
             f"{path}: refused, and nothing in it was executed: it holds more than weights: {shown(error.name)}. "
             f"{_SAVE_STATE}"
         ) from None
-    except (_Damage, PickleError) as error:
-        raise WeightFileError(f"{path}: corrupted, or not written by torch.save: {error}") from None
     except RecursionError:
         raise WeightFileError(f"{path}: corrupted, or not written by torch.save: it is nested too deep") from None
+    except ValueError as error:  # of ours; or of Python, whose texts of numbers have at most 4,300 digits
+        raise WeightFileError(f"{path}: corrupted, or not written by torch.save: {error}") from None
 
 
 def _state_dict(path: Path, value: Any) -> tuple[dict[str, Any], str]:
@@ -112,7 +114,7 @@ def _state_dict(path: Path, value: Any) -> tuple[dict[str, Any], str]:
             f"{_SAVE_STATE}"
         )
     entries = whole if wrapper is None else inside[wrapper]
-    others = [str(key) for key in whole if key != wrapper]
+    others = [printable(str(key)) for key in whole if key != wrapper]
     where = "" if wrapper is None else f"{shown(wrapper)}" + (f", and not {some(others)}" if others else "")
     if not entries:
         raise WeightFileError(f"{path}: its state_dict is empty. {_SAVE_STATE}")

@@ -133,7 +133,7 @@ def test_run_of_an_old_clip_policy_is_resumed_under_it(config, monkeypatch, save
     document = Document(config, options)
     training = trainer.Trainer(load_config(document), World(), None)
     assert training.source.views.clip_policy == 2
-    state = {**training._clip_settings(), "step": 3, "epoch": 0, "best": 0.5, **saved}
+    state = {**training._clip_settings(), "step": 3, "epoch": 0, "best": 0.5, "epochs": 2, **saved}
     monkeypatch.setattr(trainer.checkpoint, "load", lambda *_: state)
     training.resume([Path("x.ckpt")], document)
     assert training.source.views.clip_policy == policy

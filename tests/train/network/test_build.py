@@ -19,7 +19,12 @@ NARROW = {"stage_channels": (4, 4, 4, 4), "num_classes": 3}
 def test_every_type_of_the_settings_is_built(name):
     network = build_network(Model(type=name, **NARROW))
     assert len(network.layer3) == (2 if name.endswith("18") else 6)
-    assert ("layer1.0.conv1.0.3.weight" in weights.parameters(network)) == name.startswith("R2Plus1d")
+    assert ("layer1.0.conv1.0.3.weight" in weights.parameters(network)) == ("R2Plus1d" in name)
+
+
+def test_max_pools_have_no_layout_for_gpus():
+    with pytest.raises(UserError, match=r"MMAction2R2Plus1d34\): layout NTHWC has no max pool. Use layout NCTHW"):
+        build_network(Model(type="MMAction2R2Plus1d34", layout="NTHWC", **NARROW))
 
 
 def test_strides_unfit_for_the_type_are_a_user_mistake():

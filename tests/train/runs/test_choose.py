@@ -53,6 +53,7 @@ def test_earlier_versions_runs_have_their_first_record(tmp_path):
 
 
 def test_only_runs_of_dataset_and_classes_count(tmp_path, caplog):
+    caplog.set_level("WARNING")
     mine = make_run(tmp_path, "b/1", "2026-01-01T00:00:00+00:00")
     make_run(tmp_path, "own/2", "2026-02-01T00:00:00+00:00", dataset="other")
     renamed = make_run(tmp_path, "own/3", "2026-03-01T00:00:00+00:00", classes=("a", "c"))
@@ -71,6 +72,7 @@ def test_only_runs_of_dataset_and_classes_count(tmp_path, caplog):
 
 
 def test_newer_run_without_best_checkpoint_is_named(tmp_path, caplog):
+    caplog.set_level("WARNING")
     older = make_run(tmp_path, "own/1", "2026-01-01T00:00:00+00:00")
     newer = make_run(tmp_path, "own/2", "2026-02-01T00:00:00+00:00", best=False)
     assert newest_weights(config_for(tmp_path), None).parents[1] == older

@@ -85,6 +85,7 @@ def test_there_and_back_bit_for_bit(naming, request, tmp_path):
     assert again.read_bytes() == back.read_bytes()
 
 
+@pytest.mark.slow
 def test_full_size_logits_after_conversion(tmp_path):
     network = r2plus1d_18(num_classes=400)
     source = write_weights(tmp_path / "zjuts.ckpt", named(network, weights.zjut_name))
@@ -502,7 +503,8 @@ def test_mmaction2s_network_gives_its_logits(tmp_path, caplog):
         load_weights(tmp_path / "x.pth", build_network(replace(settings, type="R2Plus1d34")))
 
 
-@pytest.mark.parametrize("classes", [359, pytest.param(487, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [359, 487])
 def test_ig65ms_thirty_four_layers(classes, tmp_path):
     # torchvision's names; the second convolution of a block that changes the channels has its own mid-planes.
     settings = Model(type="R2Plus1d34", stage_channels=(4, 4, 8, 8), num_classes=classes, midplanes="paper")

@@ -74,13 +74,13 @@ def test_an_onnx_file_describes_its_input(network, size, tmp_path):
     assert properties["classes"] == ["a", "b", "c"] and properties["input"] == {"shape": [size, *CLIP]}
 
 
-@pytest.mark.parametrize("make", [mc3_18, r2plus1d_50])
+@pytest.mark.parametrize("make", [mc3_18, pytest.param(r2plus1d_50, marks=pytest.mark.slow)])
 def test_other_networks_as_onnx(make, tmp_path):
     other = make(num_classes=3, stage_channels=(4, 4, 4, 4), bn_eps=0.1)
     assert export(other, (None, *CLIP), tmp_path / "net.onnx", facts_for(None)) <= 1e-4
 
 
-@pytest.mark.parametrize("ending", [".mindir", ".onnx"])
+@pytest.mark.parametrize("ending", [".mindir", pytest.param(".onnx", marks=pytest.mark.slow)])
 def test_file_with_other_results_is_not_written(network, ending, tmp_path, monkeypatch):
     # The network's result is changed by a little more than is allowed; the file still gives the old one.
     class Moved(nn.Cell):

@@ -110,6 +110,7 @@ def test_weights_are_found_beside_other_things(value, where, tmp_path):
         ({"state_dict": {}}, "its state_dict is empty"),
         ([A], "got 'list', expected a state_dict (names to tensors)"),
         (A, "got 'torch._utils._rebuild_tensor_v2', expected a state_dict"),
+        ({1 << 100_000: A}, "corrupted, or not written by torch.save: Exceeds the limit"),
         ({1: A}, "got the key 1, expected names of parameters"),
         ({"state_dict": {None: A}}, "got the key None, expected names"),
         ({"state_dict": {"model": ARRAYS}}, "'model' is 'dict' in 'state_dict', expected a tensor"),
