@@ -68,7 +68,7 @@ def decode_video(path: Path, settings: Preprocess) -> tuple[NDArray[np.uint8], f
         if result.encoded is None:
             raise UserError(f"{path}: cannot be decoded: {result.status}: {result.reason}. Give another video.")
         frames, facts = frames_of(result.encoded), result.facts
-        columns = (facts["source_frames"], facts["source_fps"], len(frames), facts["fps"])
+        columns = (facts["source_frames"], facts["source_fps"], len(frames), facts["fps"], facts["chosen_by"] == "time")
         return frames, float(facts["fps"]), Timeline(*(np.array([value]) for value in columns))
 
 

@@ -58,7 +58,7 @@ def choose_views(num_videos: int) -> None:
     rng = np.random.default_rng(0)
     frames, rates = rng.integers(60, 300, num_videos), rng.choice([24, 25, 30000 / 1001, 30], num_videos)
     steps = np.maximum(rates / 15, 1)
-    timeline = Timeline(frames, rates, np.ceil(frames / steps).astype(np.int64), rates / steps)
+    timeline = Timeline(frames, rates, np.ceil(frames / steps).astype(np.int64), rates / steps, rates < 0)
     make_plan({name: PROTOCOLS[name] for name in NAMES}, Config(), timeline, np.arange(num_videos), "these")
 
 

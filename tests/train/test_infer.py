@@ -34,7 +34,7 @@ def test_pixels_are_those_of_a_shard(tmp_path, codec):
     with Decoder(settings) as decoder:
         write_shard(task, settings, Store(tmp_path), decoder, lambda _outcome: None)
     frames, fps, timeline = infer.decode_video(path, replace(settings, data_root=str(tmp_path / "elsewhere")))
-    assert fps == 15.0 and [values.tolist() for values in timeline] == [[30], [30.0], [15], [15.0]]
+    assert fps == 15.0 and [values.tolist() for values in timeline] == [[30], [30.0], [15], [15.0], [False]]
     np.testing.assert_array_equal(frames, ShardReader(task.path).frames(0))
 
 

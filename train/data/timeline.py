@@ -21,24 +21,25 @@ class Timeline(NamedTuple):
         source_fps: (N,) float64, their rate; 0: unknown.
         stored_frames: (N,) int64, frames in the shard.
         stored_fps: (N,) float64, their rate; 0: unknown.
+        by_time: (N,) bool, whether the source's rate varies, so that stored frames were chosen by time.
     """
 
     source_frames: NDArray[np.int64]
     source_fps: NDArray[np.float64]
     stored_frames: NDArray[np.int64]
     stored_fps: NDArray[np.float64]
+    by_time: NDArray[np.bool_]
 
     def of(self, videos: NDArray[np.int64]) -> Timeline:
         """The frames of some of these videos, by number, in that order."""
-        frames, rate, stored, stored_rate = self
-        return Timeline(frames[videos], rate[videos], stored[videos], stored_rate[videos])
+        return Timeline._make(each[videos] for each in self)
 
     def known(self) -> Timeline:
         """The same; where the source is unknown, the stored frames count as the source's."""
         unknown = (self.source_frames <= 0) | (self.source_fps <= 0)
         rate = np.where(self.stored_fps > 0, self.stored_fps, 1.0)
         frames = np.where(unknown, self.stored_frames, self.source_frames)
-        return Timeline(frames, np.where(unknown, rate, self.source_fps), self.stored_frames, self.stored_fps)
+        return self._replace(source_frames=frames, source_fps=np.where(unknown, rate, self.source_fps))
 
 
 Rate = float | NDArray[np.float64]
@@ -74,8 +75,9 @@ def stored_of(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The stored frames that show source frames, or are nearest to them.
 
-    Stored frame k is source frame floor(k * source_fps / fps), as pipeline/decoding/resample.py chose it.  If a video
-    has another number of stored frames than this rule gives, its frames were chosen by time, and are found by time.
+    Stored frame k is source frame floor(k * source_fps / fps), as pipeline/decoding/resample.py chose it.  The frames
+    of a video that is `by_time`, or has another number of stored frames than this rule gives, are found by time.  If
+    every source frame is stored, time does not matter.
 
     Args:
         timeline: of N videos, `known()`.
@@ -92,6 +94,7 @@ def stored_of(
         np.array([getattr(step, part) for step in steps], np.int64)[inverse] for part in ("numerator", "denominator")
     )
     by_rule = -(-timeline.source_frames * below // above) == timeline.stored_frames
+    by_rule &= ~timeline.by_time | (above == below)
     above, below = above.reshape(shape), below.reshape(shape)
     after = -(-source * below // above)
     before = np.maximum(after - 1, 0)

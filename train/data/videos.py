@@ -20,8 +20,8 @@ from train.data.timeline import Timeline
 from train.experiment.sections import Config, Model
 
 _NEEDED = (
-    "video_id", "label", "label_id", "split", "status", "source_fps", "source_frames", "num_frames", "fps", "shard",
-    "nbytes", "crc32",
+    "video_id", "label", "label_id", "split", "status", "source_fps", "source_frames", "num_frames", "fps",
+    "chosen_by", "shard", "nbytes", "crc32",
 )  # fmt: skip
 
 
@@ -97,6 +97,7 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
             stored["source_fps"].to_numpy(np.float64),
             num_frames,
             stored["fps"].to_numpy(np.float64),
+            stored["chosen_by"].eq("time").to_numpy(bool),
         ),
         crc32=stored["crc32"].to_numpy(np.int64),
         shard_of=shard_of.astype(np.int32),

@@ -20,7 +20,7 @@ def views(cut="centre", size=(112, 112), stored=STORED, seed=0, **options) -> Vi
 def unknown_source(num_frames: np.ndarray) -> Timeline:
     """The frames of videos of whose source nothing is known."""
     zero = np.zeros(len(num_frames))
-    return Timeline(zero.astype(np.int64), zero, num_frames, zero)
+    return Timeline(zero.astype(np.int64), zero, num_frames, zero, zero > 0)
 
 
 def cut(chosen: Views, samples: list[int], num_frames: int = 150, epoch: int = 0):
@@ -60,7 +60,7 @@ def test_random_clips_differ_in_a_video_and_by_epoch():
 def test_random_windows_are_torchvisions_of_the_source():
     frames, rate = 260, 30000 / 1001
     kept, _ = kept_frames(frames, rate, 15)
-    timeline = Timeline(*(np.full(400, value) for value in (frames, rate, len(kept), 15.0)))
+    timeline = Timeline(*(np.full(400, value) for value in (frames, rate, len(kept), 15.0, False)))
     loader = Loader(Dataset(seq_mode="random", num_clips=5), standard_map(STORED, "random"))
     new, old = (Views(loader, STORED, 0, 15.0) for _ in range(2))
     old.clip_policy = 1
@@ -70,7 +70,7 @@ def test_random_windows_are_torchvisions_of_the_source():
     assert shown <= set(map(tuple, windows)) and len(shown) > 90
     before = old.cuts(np.arange(400), timeline).frames
     assert (before[:, 0].max(), cuts.frames[:, 0].max()) == (len(kept) - 16, 130 - 16)  # 131 frames are stored
-    short = Timeline(*(np.full(5, value) for value in (6, 7.5, 6, 7.5)))  # 12 frames of 15 a second
+    short = Timeline(*(np.full(5, value) for value in (6, 7.5, 6, 7.5, False)))  # 12 frames of 15 a second
     assert new.cuts(np.arange(5), short).frames[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 0, 1, 1]
 
 

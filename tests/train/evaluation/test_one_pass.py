@@ -121,6 +121,6 @@ def test_infer_gives_the_probabilities_of_eval(config, predict, name):
 def test_infer_names_a_video_that_is_too_short(config, predict):
     chosen = replace(config, eval=replace(config.eval, protocols=("torchvision-video",)))
     frames, ten = frames_of(0, 10, config.preprocess), np.array([10])
-    short = Timeline(ten * 2, np.array([30.0]), ten, np.array([15.0]))
+    short = Timeline(ten * 2, np.array([30.0]), ten, np.array([15.0]), np.array([False]))
     with pytest.raises(UserError, match="torchvision-video has no clip, because every video of this file is shorter"):
         video_scores(predict, frames, short, chosen)

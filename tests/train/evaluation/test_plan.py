@@ -27,7 +27,7 @@ def sources(frames: list[int], rates: list[float], fps: float | str = 15.0) -> T
     stored = [kept_frames(count, rate, fps) for count, rate in zip(frames, rates, strict=True)]
     return Timeline(
         np.array(frames), np.array(rates, np.float64), np.array([len(kept) for kept, _ in stored]),
-        np.array([rate for _, rate in stored]),
+        np.array([rate for _, rate in stored]), np.zeros(len(frames), bool),
     )  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def test_views_of_2000_videos_are_chosen_fast():
     rng = np.random.default_rng(0)
     frames, rates = rng.integers(60, 300, 2_000), rng.choice([24, 25, 30000 / 1001, 30], 2_000)
     steps = np.maximum(rates / 15, 1)
-    timeline = Timeline(frames, rates, np.ceil(frames / steps).astype(np.int64), rates / steps)
+    timeline = Timeline(frames, rates, np.ceil(frames / steps).astype(np.int64), rates / steps, rates < 0)
     began = time.process_time()
     plan_of(config_with("torchvision-clip", "torchvision-video", "views-10x3"), timeline)
     assert time.process_time() - began < 1  # 0.1 s alone

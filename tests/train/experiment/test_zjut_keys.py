@@ -193,7 +193,7 @@ def complaint(command) -> Callable:
 
 def picture(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     frames = np.zeros((20, 16, 20, 3), np.uint8)
-    timeline = Timeline(np.array([40]), np.array([30.0]), np.array([20]), np.array([15.0]))
+    timeline = Timeline(np.array([40]), np.array([30.0]), np.array([20]), np.array([15.0]), np.array([False]))
     patch.setattr(infer, "decode_video", lambda *_: (frames, 15, timeline))
     predict = lambda clips: ms.Tensor(np.zeros((len(clips), 6), np.float32))  # noqa: E731
     patch.setattr(infer, "load_predictor", lambda *_: (predict, {}))
