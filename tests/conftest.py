@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests use the CPU, on every machine
+# Programs that run in the background, or under nohup, ignore these, and so would the commands that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import model  # noqa: F401  before any test imports mindspore: without the oneDNN setting it is 40 to 80 times slower
 from pipeline.common import files
