@@ -10,12 +10,13 @@ from collections.abc import Iterator
 import pytest
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests use the CPU, on every machine
-# Programs that run in the background, or under nohup, ignore these, and so would the commands that tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import model  # noqa: F401  before any test imports mindspore: without the oneDNN setting it is 40 to 80 times slower
 from pipeline.common import files
+
+# Programs that run in the background, or under nohup, ignore these, and so would the commands that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Graphs compiled by tests do not go into the user's cache; tests and their child processes share this one.
 _cache = tempfile.TemporaryDirectory(prefix="kinetics-r2plus1d-")
