@@ -183,6 +183,8 @@ def check_folder(video: PlannedVideo, root: Path) -> None:
             if any(True for _ in entries):
                 return
         what = "empty"
+    except PermissionError:  # it is there: decoding gives its videos `io`, and the next run tries them again
+        return
     except OSError as error:
         what = f"gone ({error.strerror})"
     raise MachineError(
