@@ -145,7 +145,7 @@ def _alone_on_this_machine(path: Path, message: str) -> Iterator[None]:
 def _write_record(record: Path, publish: Callable[[Path, Path], None]) -> None:
     """Write who we are; the record appears complete, by `publish(temporary, record)`."""
     temporary = record.with_name(f"{record.name}.{secrets.token_hex(8)}.tmp")
-    text = f"process {os.getpid()} on {socket.gethostname()}, started at tick {_start_of(os.getpid())}"
+    text = f"process {os.getpid()} on {socket.gethostname()}, started at tick {start_of(os.getpid())}"
     fd = create(temporary)
     try:
         with naming(record):
@@ -166,11 +166,11 @@ def _has_ended(record: str) -> bool:
     match = _OWNER.fullmatch(record)
     if match is None or match[2] != socket.gethostname():
         return False
-    start = _start_of(int(match[1]))
+    start = start_of(int(match[1]))
     return start is None or (match[3] is not None and start != int(match[3]))
 
 
-def _start_of(process: int) -> int | None:
+def start_of(process: int) -> int | None:
     """When a process started, in clock ticks since this machine did; None: it has ended."""
     try:
         with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:

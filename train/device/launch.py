@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_UNEXPECTED, UserError
+from pipeline.common.locking import start_of
 from train.device.signals import SIGNALS, end_with_parent, exit_code_of, ignored_signals
 
 _NOTES = "KINETICS_R2PLUS1D_NOTES"  # the folder where each process writes its process id and its exit code
@@ -75,7 +76,7 @@ def launch(
         with subprocess.Popen(
             command, env=environment, start_new_session=True, preexec_fn=end_with_parent
         ) as process:  # in its own session, so that Ctrl-C in the terminal does not reach it
-            sent = 0
+            sent, ended = 0, False
             while process.poll() is None:
                 pids = [int(path.read_text() or 0) for path in Path(folder).glob("*.pid")]
                 if len(received) > sent and len(pids) == devices and all(pids):
@@ -83,11 +84,23 @@ def launch(
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(pid, received[sent])
                     sent += 1
+                if not ended and _all_ended_and_one_failed(Path(folder), devices):
+                    ended = True
+                    process.send_signal(signal.SIGINT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=0.2)
         for number, handler in before.items():
             signal.signal(number, handler)
-        return _exit_code(process.returncode, Path(folder), received, log_dir, action)
+        return _exit_code(process.returncode or int(ended), Path(folder), received, log_dir, action)
+
+
+def _all_ended_and_one_failed(notes: Path, devices: int) -> bool:
+    """Whether msrun only waits for its scheduler any more, which takes minutes to notice that a process died."""
+    pids = [path.read_text() for path in notes.glob("*.pid")]
+    if not pids or any(not pid or start_of(int(pid)) is not None for pid in pids):
+        return False
+    codes = [path.read_text() for path in notes.glob("*.code")]
+    return codes != [f"{EXIT_OK}"] * devices
 
 
 def check_port(port: int) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from pipeline.common.errors import (
     EXIT_USAGE,
     UserError,
 )
-from train.device.launch import _NOTES, _exit_code, launch, note_exit_code
+from train.device.launch import _NOTES, _all_ended_and_one_failed, _exit_code, launch, note_exit_code
 
 
 def leave(folder: Path, rank: int, code: int, monkeypatch) -> None:
@@ -59,6 +60,22 @@ def test_first_process_that_fails_gives_the_exit_code(
     assert _exit_code(of_msrun, tmp_path, asked, Path("logs"), "Resume with --resume auto.") == expected
     printed = capsys.readouterr().err
     assert said in printed and bool(said) == bool(printed)
+
+
+@pytest.mark.parametrize(
+    ("codes", "over"),
+    [([], True), ([0], True), ([70, 0], True), ([0, 0], False)],  # none: both were killed
+)
+def test_msrun_is_not_waited_for_after_a_death(codes, over, tmp_path):
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    for rank in (0, 1):
+        (tmp_path / f"{rank}.pid").write_text(str(ended.pid))
+    for rank, code in enumerate(codes):
+        (tmp_path / f"{rank}.code").write_text(str(code))
+    assert _all_ended_and_one_failed(tmp_path, 2) is over
+    (tmp_path / "0.pid").write_text(str(os.getpid()))
+    assert not _all_ended_and_one_failed(tmp_path, 2)
 
 
 def test_scheduler_and_single_process_note_no_failure(tmp_path, monkeypatch):
