@@ -2,14 +2,15 @@
 
     python -m train.features -c train/configs/sample.yaml [--eval.pretrained_model=FILE] [--output-dir=DIR]
 
-Reads weights (.ckpt, .safetensors or .pth; default: the best of the newest run) and takes the views that the keys of
-`data_loader.eval.dataset` describe, whatever `eval.protocols` names.  `<weights>-<split>.h5`, in the folder `features`
-of the weights' run, has one row a view, a video's views together:
+Reads weights (.ckpt, .safetensors or .pth; default: the best of the newest run) and takes the views of the first of
+`eval.protocols`, as evaluation does.  `<weights>-<protocol>-<split>.h5`, in the folder `features` of the weights' run,
+has one row a distinct view, a video's views together:
 
     features   (N, D) float32  the mean over (T, H, W) after the last stage; the network's `fc` turns it into logits
     video_id   (N,) text
     clip       (N,) int64      number of the clip in its video
     crop       (N,) int64      number of the crop in its clip
+    times      (N,) int64      how often the protocol counts this view in its video's score
     start_s    (N,) float64    when the clip begins, in seconds since the first frame of its video
     label_id   (N,) int64      -1 where unlabelled
     attributes: settings (JSON: weights, split, views), classes (JSON: the name of each label_id)
@@ -20,12 +21,12 @@ A run that was stopped or killed resumes: run the same command again.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import logging
 import os
 import time
 import zlib
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,13 @@ from pipeline.shards import libhdf5
 from pipeline.shards.hdf5 import table
 from pipeline.shards.hdf5_file import Hdf5Error, Hdf5File
 from pipeline.shards.reader import ShardReader
-from train.data.clip_batches import ClipBatches
-from train.data.loader import iterate
-from train.data.videos import check_classes, class_names, count_classes, read_videos
+from train.data.videos import Videos, class_names, count_classes
+from train.data.views import Cuts
 from train.device.select import start_device
 from train.device.signals import StopRequests
 from train.evaluation.features import PartFile
+from train.evaluation.protocols import Protocol, protocols_of
+from train.evaluation.scoring import Evaluation, as_evaluated
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
 from train.network.predictor import FeatureExtractor, load_feature_extractor
@@ -58,7 +60,7 @@ from train.weights.sealed_json import sha256
 log = logging.getLogger(__name__)
 
 _COMMON_KEYS = (
-    "device_target", "model.type", "model.num_classes", "train.ckpt_path", "eval.pretrained_model",
+    "device_target", "model.type", "model.num_classes", "train.ckpt_path", "eval.pretrained_model", "eval.protocols",
     "data_loader.eval.dataset.split", "data_loader.eval.dataset.batch_size", "data_loader.eval.dataset.seq",
     "data_loader.eval.dataset.num_clips", "data_loader.eval.dataset.num_crops", "preprocess.dataset",
     "preprocess.store",
@@ -79,52 +81,34 @@ def main(argv: list[str] | None = None) -> int:
     cli.set_up_logging()
     config = load_config(document)
     path = weights_of(config.eval.pretrained_model, config, document, class_names(config))
+    name, protocol = next(iter(protocols_of(config.eval.protocols, config.data_loader.eval.dataset).items()))
     folder = (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "features"
     folder = args.output_dir or folder
-    target = folder / f"{path.stem}-{config.data_loader.eval.dataset.split}.h5"
+    target = folder / f"{path.stem}-{name}-{config.data_loader.eval.dataset.split}.h5"
     cli.say_target(f"{target}")
-    config = _in_order(with_network(config, document, read_record(path), path))
+    config = with_network(config, document, read_record(path), path)
+    config = replace(config, eval=replace(config.eval, protocols=config.eval.protocols[:1]))
     config = with_num_classes(config, lambda: count_classes(config))
     make_folder(folder, _ANOTHER)
     with locked_file(folder / ".lock", f"{folder}: {{}} is writing here."), StopRequests():
         remove_temporary(folder)
         start_device(config)
-        extract, facts = load_feature_extractor(config, path)
-        source = batches_of(config)
+        source = Evaluation(config)
+        extract, facts = load_feature_extractor(as_evaluated(config), path)
         check_class_names(facts, source.videos.class_names, path, source.videos.name)
-        settings = _settings(config, source, path)
+        settings = _settings(config, source.videos.name, name, protocol, path)
         if _is_finished(target, settings):
             print(f"{target}: already complete")
             return EXIT_OK
         part_path = folder / f".{target.name}.{zlib.crc32(settings.encode()):08x}.part"
         with PartFile(part_path, extract.dim) as part:
-            _compute(extract, source, part)
+            (views,) = (each.views for each in source.plan.passes)
+            num_views = views.num_samples(len(source.videos.video_ids))
+            _compute(extract, source, part, num_views)
             _write(target, part, extract.dim, source, settings)
             part.remove()
-    print(f"{target}: {_num_samples(source)} views of {source.videos.name}")
+    print(f"{target}: {num_views:,} views of {source.videos.name} by {name}")
     return EXIT_OK
-
-
-def batches_of(config: Config) -> ClipBatches:
-    """The batches of the views that `data_loader.eval` describes.
-
-    Raises:
-        UserError: the ledger or the shards are missing, or the network lacks a class.
-    """
-    loader = config.data_loader.eval
-    videos = read_videos(config.preprocess, loader.dataset.split)
-    check_classes(config.model, videos.label_ids, videos.class_names, videos.name)
-    return ClipBatches(videos, loader, config.preprocess, seed=config.train.seed, drop_remainder=False)
-
-
-def _num_views(source: ClipBatches) -> int:
-    """Views of a video."""
-    return source.options.num_clips * source.options.num_crops
-
-
-def _num_samples(source: ClipBatches) -> int:
-    """Views of all videos."""
-    return len(source.videos.video_ids) * _num_views(source)
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
@@ -133,24 +117,17 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _in_order(config: Config) -> Config:
-    """The settings with views in the order of the ledger, so that a file's rows are a video's views together."""
-    loader = config.data_loader.eval
-    loader = dataclasses.replace(loader, dataset=dataclasses.replace(loader.dataset, shuffle=False))
-    return dataclasses.replace(config, data_loader=dataclasses.replace(config.data_loader, eval=loader))
-
-
-def _settings(config: Config, source: ClipBatches, path: Path) -> str:
+def _settings(config: Config, split: str, name: str, protocol: Protocol, path: Path) -> str:
     """What decides the numbers of a file, as JSON."""
-    options = source.options
+    views: dict[str, Any] = {key: value for key, value in asdict(protocol).items() if key != "published"}
     facts: dict[str, Any] = {
         "weights": path.name,
         "sha256": sha256(path),
-        "split": source.videos.name,
+        "split": split,
         "recipe_sha256": config.preprocess.fingerprint(),
         "views": views_of(config),
-        "num_clips": options.num_clips,
-        "num_crops": options.num_crops,
+        "protocol": name,
+        **views,
         "seed": config.train.seed,
     }
     return json.dumps(facts, sort_keys=True)
@@ -179,33 +156,33 @@ def _is_finished(target: Path, settings: str) -> bool:
     return True
 
 
-def _compute(extract: FeatureExtractor, source: ClipBatches, part: PartFile) -> None:
+def _compute(extract: FeatureExtractor, source: Evaluation, part: PartFile, num_views: int) -> None:
     """Append the features of the views that `part` does not have yet."""
-    size = source.options.batch_size
-    num_samples = _num_samples(source)
-    first = source.num_batches if part.num_rows == num_samples else part.num_rows // size
-    part.cut(min(first * size, num_samples))
+    size = source.config.data_loader.eval.dataset.batch_size
+    first = source.num_batches if part.num_rows == num_views else part.num_rows // size
+    part.cut(min(first * size, num_views))
     if part.num_rows:
-        log.info("resuming: %d of %d views are computed", part.num_rows, num_samples)
+        log.info("resuming: %d of %d views are computed", part.num_rows, num_views)
     logged = time.monotonic()
-    for clips, _labels, samples in iterate(source, 0, first):
+    for _, (clips, _labels, samples) in source.batches(first):
         part.append(extract(Tensor(clips)).asnumpy()[samples >= 0])
         if time.monotonic() - logged > _LOG_S:
             logged = time.monotonic()
-            log.info("%d of %d views", part.num_rows, num_samples)
+            log.info("%d of %d views", part.num_rows, num_views)
 
 
-def _write(target: Path, part: PartFile, dim: int, source: ClipBatches, settings: str) -> None:
+def _write(target: Path, part: PartFile, dim: int, source: Evaluation, settings: str) -> None:
     """Write the file under its name when it is complete."""
-    videos = source.videos
-    video, view = np.divmod(np.arange(part.num_rows), _num_views(source))
-    clip, crop = np.divmod(view, source.options.num_crops)
+    videos, (planned,) = source.videos, source.plan.passes
+    samples = np.arange(part.num_rows)
+    video = planned.views.video_of(samples)
+    cuts = planned.views.cuts(samples, videos.timeline.of(video))
     ids = table([(video_id,) for video_id in videos.video_ids], {"video_id": "text"})["video_id"]
     columns = {
         "video_id": ids[video],
-        "clip": clip,
-        "crop": crop,
-        "start_s": _starts_s(source),
+        **dict(zip(("clip", "crop"), _numbers(video, cuts), strict=True)),
+        "times": np.sum(list(planned.times.values()), axis=0),
+        "start_s": _starts_s(videos, video, cuts.frames[:, 0]),
         "label_id": videos.label_ids[video].astype(np.int64),
     }
     with replacing(target) as temporary:
@@ -228,19 +205,30 @@ def _write(target: Path, part: PartFile, dim: int, source: ClipBatches, settings
                 raw.write(block.data)
 
 
-def _starts_s(source: ClipBatches) -> NDArray[np.float64]:
-    """When the first frame of each view is shown, (N,), by the times that the shards have of their frames."""
-    videos, num_views = source.videos, _num_views(source)
-    owners = np.repeat(np.arange(len(videos.video_ids)), num_views)
-    cuts = source.views.cuts(np.arange(len(owners)), videos.timeline.of(owners))
-    first = cuts.frames[:, 0].reshape(-1, num_views)
-    starts = np.empty(first.shape)
+def _numbers(video: NDArray[np.int64], cuts: Cuts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The number of each view's clip in its video, and of its crop in this clip, both (N,) and in rising order."""
+    clip, clip_number = _numbered(video, cuts.frames)
+    _, crop_number = _numbered(clip, np.column_stack([cuts.top, cuts.left, cuts.flip]))
+    return clip_number, crop_number
+
+
+def _numbered(owner: NDArray[np.int64], rows: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each of `rows`, (N, C): its number among all distinct ones, and among those of its owner."""
+    distinct, which = np.unique(np.column_stack([owner, rows]), axis=0, return_inverse=True)
+    which = which.reshape(-1)  # some versions of numpy give it another shape
+    return which, which - np.searchsorted(distinct[:, 0], owner)
+
+
+def _starts_s(videos: Videos, video: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.float64]:
+    """When the first stored frame of each view is shown, (N,), by the times that the shards have of their frames."""
+    starts = np.empty(len(video))
     for shard, path in enumerate(videos.shards):
         reader = ShardReader(path)
-        for video in np.flatnonzero(videos.shard_of == shard).tolist():
-            starts[video] = reader.times_s(reader.row_of(videos.video_ids[video]))[first[video]]
+        for own in np.flatnonzero(videos.shard_of == shard).tolist():
+            views = slice(*np.searchsorted(video, [own, own + 1]))
+            starts[views] = reader.times_s(reader.row_of(videos.video_ids[own]))[first[views]]
         reader.close()
-    return starts.reshape(-1)
+    return starts
 
 
 if __name__ == "__main__":

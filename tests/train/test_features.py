@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -22,8 +23,8 @@ from model import weights
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.common.settings import Document
 from train import features
-from train.data.loader import iterate
 from train.evaluation.features import PartFile
+from train.evaluation.scoring import Evaluation, as_evaluated, score
 from train.experiment.load import load_config
 from train.experiment.sections import Config
 from train.network.build import build_network
@@ -67,7 +68,7 @@ def words(config_path, checkpoint, tmp_path) -> list[str]:
 
 
 def features_in(folder: Path) -> dict[str, np.ndarray]:
-    with h5py.File(folder / "out" / "net-val.h5") as file:
+    with h5py.File(folder / "out" / "net-configured-val.h5") as file:
         return {name: values[()] for name, values in file.items()}
 
 
@@ -76,9 +77,9 @@ def test_last_layer_makes_evaluations_logits(words, config, checkpoint, tmp_path
     rows = features_in(tmp_path)
     assert rows["features"].shape == (NUM_ROWS, 8) and rows["features"].dtype == np.float32
     predict, _ = load_predictor(config, checkpoint)
-    source = features.batches_of(config)
+    source = Evaluation(config)
     shown = {}
-    for clips, labels, samples in iterate(source, 0):
+    for _, (clips, labels, samples) in source.batches():
         logits = predict(Tensor(clips)).asnumpy()
         shown |= {sample: (logits[at], labels[at]) for at, sample in enumerate(samples.tolist()) if sample >= 0}
     expected = np.array([shown[sample][0] for sample in range(NUM_ROWS)])
@@ -93,6 +94,27 @@ def test_last_layer_makes_evaluations_logits(words, config, checkpoint, tmp_path
     last = (source.videos.num_frames - config.data_loader.eval.dataset.seq) / 15
     np.testing.assert_allclose(rows["start_s"].reshape(NUM_VAL, 2, 3)[:, 1, 0], last, rtol=1e-6)
     assert not rows["start_s"].reshape(NUM_VAL, 2, 3)[:, 0].any()
+
+
+def test_protocol_decides_the_views(words, config, checkpoint, tmp_path):
+    words = [*words, "--eval.protocols=[views-10x3,one-clip]", "--data_loader.eval.dataset.seq=4"]
+    assert features.main(words) == EXIT_OK
+    with h5py.File(tmp_path / "out" / "net-views-10x3-val.h5") as file:
+        rows = {name: values[()] for name, values in file.items()}
+    config = replace(config, eval=replace(config.eval, protocols=["views-10x3"]))
+    source = Evaluation(config)
+    (scores,) = score(load_predictor(as_evaluated(config), checkpoint)[0], source)
+    arrays, _ = read_safetensors(checkpoint)
+    logits = (rows["features"] @ arrays["fc.weight"].T + arrays["fc.bias"]).astype(np.float64)
+    softmax = np.exp(logits - logits.max(axis=1, keepdims=True))
+    softmax /= softmax.sum(axis=1, keepdims=True)
+    assert rows["times"].max() > 1  # the ten clips of a short video are not distinct
+    for video_id, expected in zip(source.videos.video_ids, scores.probabilities(), strict=True):
+        own = rows["video_id"] == video_id.encode()
+        assert rows["times"][own].sum() == 30
+        assert rows["clip"][own].tolist() == [clip for clip in range(own.sum() // 3) for _ in range(3)]
+        assert rows["crop"][own].tolist() == [0, 1, 2] * (own.sum() // 3)
+        np.testing.assert_allclose(np.average(softmax[own], axis=0, weights=rows["times"][own]), expected, atol=1e-6)
 
 
 def killed_after(batches: int, words: list[str], monkeypatch) -> None:
@@ -113,7 +135,7 @@ def killed_after(batches: int, words: list[str], monkeypatch) -> None:
 
 def test_a_killed_run_resumes_to_the_same_bytes(words, tmp_path, monkeypatch):
     assert features.main(words) == EXIT_OK
-    target = tmp_path / "out" / "net-val.h5"
+    target = tmp_path / "out" / "net-configured-val.h5"
     whole = target.read_bytes()
     target.unlink()
     killed_after(3, words, monkeypatch)
@@ -133,7 +155,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(words, tmp_path, monkeypatch):
 
 
 def test_file_of_other_settings_is_not_replaced(words, tmp_path):
-    target = tmp_path / "out" / "net-val.h5"
+    target = tmp_path / "out" / "net-configured-val.h5"
     assert features.main(words) == EXIT_OK
     before = target.read_bytes()
     with pytest.raises(UserError, match=r"other settings \(num_clips differ\)\. Give another folder .* OUT=DIR"):
@@ -157,7 +179,7 @@ def test_an_export_has_no_features(words, checkpoint, tmp_path):
 @pytest.mark.slow
 def test_kills_at_any_moment_lose_no_view(words, tmp_path):
     assert features.main(words) == EXIT_OK
-    target = tmp_path / "out" / "net-val.h5"
+    target = tmp_path / "out" / "net-configured-val.h5"
     whole = target.read_bytes()
     target.unlink()
     command = [sys.executable, "-m", "train.features", *words, "--data_loader.eval.dataset.batch_size=1"]

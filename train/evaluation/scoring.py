@@ -61,10 +61,10 @@ class Evaluation:
         ]  # fmt: skip
         self.num_batches = sum(source.num_batches for _, source in self._batches)
 
-    def __iter__(self) -> Iterator[tuple[Pass, Batch]]:
-        """Every batch, with the pass that it belongs to."""
+    def batches(self, first: int = 0) -> Iterator[tuple[Pass, Batch]]:
+        """Every batch from number `first` of each pass, with the pass that it belongs to."""
         for each, source in self._batches:
-            for batch in iterate(source, epoch=0):
+            for batch in iterate(source, 0, first):
                 yield each, batch
 
     def new_scores(self) -> list[Scores]:
@@ -90,7 +90,7 @@ def score(predict: Callable[[Tensor], Tensor], source: Evaluation, on_step: OnSt
     """
     scores = source.new_scores()
     began = time.perf_counter()
-    for number, (views_of_pass, (clips, labels, samples)) in enumerate(source):
+    for number, (views_of_pass, (clips, labels, samples)) in enumerate(source.batches()):
         real = samples >= 0
         logits, labels, samples = predict(Tensor(clips)).asnumpy()[real], labels[real], samples[real]
         videos = views_of_pass.views.video_of(samples)
