@@ -108,10 +108,12 @@ def reason_of(error: OSError) -> str:
 
 
 def _texts(error: BaseException) -> list[str]:
-    """The text of an error, and of those that came before it."""
+    """The text of an error, and of those that came before it; of a child's traceback, its last line."""
     texts, cause = [], error
     while cause is not None:
-        texts.append(str(cause))
+        lines = str(cause).strip('\n"').splitlines()
+        is_traceback = bool(lines) and lines[0].startswith("Traceback (")
+        texts.append(lines[-1].partition(": ")[2] if is_traceback else str(cause))
         cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
     return texts
 

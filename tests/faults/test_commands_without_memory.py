@@ -82,3 +82,10 @@ def test_disk_error_under_torch_is_no_damage(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", failing)
     with pytest.raises(OSError, match=f"Input/output error: '{path}'"):
         read_pth(path)
+
+
+def test_traceback_of_a_child_becomes_its_last_line():
+    told = 'Traceback (most recent call last):\n  File "a.py", line 1\nImportError: libx.so: failed to map segment'
+    error = ImportError("libx.so")
+    error.__cause__ = RuntimeError(f'\n"""\n{told}\n"""')  # as joblib tells it
+    assert machine_fault(error) == "out of memory: libx.so: failed to map segment"
