@@ -118,7 +118,9 @@ class MomentReader:
     def _error(self, status: str, reason: str) -> UserError:
         if status == "retry":
             return MachineError(f"{self._path}: {reason}. Run the same command again.")
-        return UserError(f"{self._path}: no picture can be made of it: {status}: {reason}. Give another video.")
+        return UserError(
+            f"{self._path}: no picture can be made of it: {status}: {reason.rstrip('.')}. Give another video."
+        )
 
     def __enter__(self) -> MomentReader:
         return self

@@ -29,7 +29,9 @@ Colour = tuple[int, int, int]
 _DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 _REGULAR, _BOLD = _DEJAVU / "DejaVuSans.ttf", _DEJAVU / "DejaVuSans-Bold.ttf"
 _STYLES = ("bold", "black", "light", "thin", "medium", "italic", "oblique", "condensed", "mono", "ui")
+_DRAW_NO_TEXT = ("color", "lastresort", "blank", "tofu")  # parts of names; Pillow draws nothing for colours in layers
 _RIGHT_TO_LEFT = ("R", "AL")
+_NUMBERS = ("EN", "AN")
 _JOINER = "\u200d"
 _UNSEEN = {_JOINER, "\u200c", "\u00ad", *(chr(number) for number in range(0xFE00, 0xFE10))}  # no font needs a glyph
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
@@ -79,27 +81,37 @@ class TextBlock(NamedTuple):
 
 
 def fit(text: str, width: int, sizes: Iterable[int], max_lines: int = 1, bold: bool = False) -> TextBlock:
-    """Lay out a text: as large as it fits, and in more lines where even the smallest size needs them.
+    """Lay out a text: as large as it fits in one line, else in more.
 
     Args:
         text: in any script; other white space becomes spaces, and characters that act on a terminal are escaped.
         width: the most pixels of a line.
         sizes: of the letters in pixels, largest first.
-        max_lines: lines that it may take at a size that is not the smallest.
+        max_lines: lines that it may take at a size that is not the smallest; at the smallest it takes what it needs.
         bold: whether DejaVu's letters are bold.
     """
     clusters = _clusters(_plain(text))
     base = _base_direction(clusters)
     fonts = [_font_of(cluster, _BOLD if bold else _REGULAR) for cluster in clusters]
     pairs = [(cluster, font) if font else ("?", _REGULAR) for cluster, font in zip(clusters, fonts, strict=True)]
-    for size in sizes:
-        lines = tuple(tuple(_visual_runs(line, base)) for line in _wrapped(pairs, width, size))
-        if len(lines) <= max_lines:
-            break
+    size, lines = _largest(pairs, base, width, list(sizes), max_lines)
     metrics = [_font(path, size).getmetrics() for path in {_REGULAR, *(run.font for line in lines for run in line)}]
     ascent, descent = (max(values) for values in zip(*metrics, strict=True))
     widest = max(math.ceil(sum(_width(run, size) for run in line)) for line in lines)
     return TextBlock(lines, size, widest, ascent, ascent + descent)
+
+
+def _largest(
+    pairs: list[tuple[str, Path]], base: bool, width: int, sizes: list[int], max_lines: int
+) -> tuple[int, tuple[tuple[_Run, ...], ...]]:
+    """The size of letters, and the runs of each line."""
+    least = len(_wrapped(pairs, width, sizes[-1]))
+    size, wrapped = next(
+        (size, wrapped)
+        for size in (sizes if least <= max_lines else sizes[-1:])
+        if len(wrapped := _wrapped(pairs, width, size)) <= least
+    )
+    return size, tuple(tuple(_visual_runs(line, base)) for line in wrapped)
 
 
 def missing_characters(texts: Iterable[str]) -> list[str]:
@@ -194,10 +206,10 @@ def _installed() -> list[Path]:
 
 @functools.cache
 def _characters(path: Path) -> frozenset[int]:
-    """The characters for which a font has a drawing; none if it cannot be read or has pictures of fixed sizes."""
+    """The characters for which a font has letters; none if it cannot be read, or has pictures or boxes instead."""
     try:
         font = FT2Font(str(path))
-        if not font.scalable or "color" in path.stem.lower():  # Pillow draws nothing for emoji in layers of colour
+        if not font.scalable or any(part in path.stem.lower() for part in _DRAW_NO_TEXT):
             return frozenset()
         return frozenset(font.get_charmap())
     except (OSError, RuntimeError, ValueError):
@@ -226,14 +238,37 @@ def _direction(run: _Run) -> str | None:
 
 
 def _strong(cluster: str) -> bool | None:
-    """Whether a character is written from right to left; None: as those around it."""
+    """Whether a letter is written from right to left; None: it is none, and is written as those around it."""
     kind = unicodedata.bidirectional(cluster[0])
-    return True if kind in _RIGHT_TO_LEFT else False if kind in ("L", "EN", "AN") else None
+    return True if kind in _RIGHT_TO_LEFT else False if kind == "L" else None
 
 
 def _base_direction(clusters: list[str]) -> bool:
     """Whether the first letter is written from right to left."""
     return next((bool(strong) for strong in map(_strong, clusters) if strong is not None), False)
+
+
+def _directions(clusters: list[str], base: bool) -> list[bool]:
+    """Whether each character of a line is written from right to left (the rules of Unicode, without nesting).
+
+    Numbers are written from left to right, but what is between one and a letter goes with the letters before it.
+    """
+    kinds = [unicodedata.bidirectional(cluster[0]) for cluster in clusters]
+    for place in range(1, len(kinds) - 1):  # the point in 2.5
+        if kinds[place] in ("CS", "ES") and kinds[place - 1] == kinds[place + 1] and kinds[place - 1] in _NUMBERS:
+            kinds[place] = kinds[place - 1]
+    around: list[bool | None] = []
+    letters = base
+    for cluster, kind in zip(clusters, kinds, strict=True):
+        strong = letters if kind in _NUMBERS else _strong(cluster)
+        letters = letters if strong is None else strong
+        around.append(strong)
+    directions, before = [], base
+    for place, strong in enumerate(around):
+        after = next((other for other in around[place:] if other is not None), base)
+        before = before if strong is None else strong
+        directions.append(kinds[place] not in _NUMBERS and (before if before == after else base))
+    return directions
 
 
 def _visual_runs(pairs: list[tuple[str, Path]], base: bool) -> Iterator[_Run]:
@@ -243,14 +278,8 @@ def _visual_runs(pairs: list[tuple[str, Path]], base: bool) -> Iterator[_Run]:
         pairs: characters with their fonts, in the order in which they are read.
         base: whether the text is one from right to left.
     """
-    strong = [_strong(cluster) for cluster, _ in pairs]
-    before, direction = base, []
-    for place, one in enumerate(strong):
-        after = next((other for other in strong[place:] if other is not None), base)
-        direction.append(one if one is not None else before if before == after else base)
-        before = direction[-1]
     runs: list[_Run] = []
-    for (cluster, font), right_to_left in zip(pairs, direction, strict=True):
+    for (cluster, font), right_to_left in zip(pairs, _directions([cluster for cluster, _ in pairs], base), strict=True):
         if runs and runs[-1][1:] == (font, right_to_left):
             runs[-1] = runs[-1]._replace(text=runs[-1].text + cluster)
         else:
@@ -265,8 +294,10 @@ def _visual_runs(pairs: list[tuple[str, Path]], base: bool) -> Iterator[_Run]:
 
 
 def _wrapped(pairs: list[tuple[str, Path]], width: int, size: int) -> list[list[tuple[str, Path]]]:
-    """Characters in lines, in the order in which they are read: broken at spaces, between Chinese characters, and
-    inside words that are wider than a line."""
+    """Characters in lines, in the order in which they are read.
+
+    Lines are broken at spaces, between Chinese characters, and inside words that are wider than a line.
+    """
     lines: list[list[tuple[str, Path]]] = [[]]
     for word in _words(pairs):
         if _measure(lines[-1] + word, size) <= width:

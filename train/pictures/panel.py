@@ -15,6 +15,7 @@ SHOWN = 3  # classes
 DARK, TRACK = (22, 24, 29), (52, 58, 70)
 WHITE, GREY = (240, 242, 245), (160, 168, 180)
 BLUE, GREEN, ORANGE = (88, 150, 236), (64, 185, 96), (240, 140, 70)
+_SMALLEST = 9  # pixels of letters
 _DESIGNED_WIDTH = 480  # the pixels below are of a panel of this width
 
 
@@ -46,18 +47,17 @@ class Moment:
     video_s: float
 
     def __str__(self) -> str:
-        whole = f" of {clock(self.video_s)}" if self.video_s else ""
+        whole = f" of {clock(round(self.video_s))}" if self.video_s else ""
         return f"{clock(self.start_s)} to {clock(self.end_s)}{whole}"
 
 
 def clock(seconds: float) -> str:
-    """A time as a player shows it: 0:07, 1:02:03; with tenths below ten minutes if it is not whole."""
-    tenths = round(10 * seconds)
-    whole, rest = divmod(tenths, 10)
+    """A time as a player shows it: 0:07, 1:02:03; with tenths if it is not whole: 0:07.5."""
+    whole, tenths = divmod(round(10 * seconds), 10)
     minutes, second = divmod(whole, 60)
-    part = f".{rest}" if rest and minutes < 10 else ""
     hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}{part}"
+    clock = f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+    return f"{clock}.{tenths}" if tenths else clock
 
 
 def texts_of(prediction: Prediction) -> list[str]:
@@ -78,24 +78,25 @@ def draw_panel(prediction: Prediction, width: int, moment: Moment | None) -> NDA
     """
     report_missing(texts_of(prediction))
     scale = width / _DESIGNED_WIDTH
-    edge, gap, bar = (max(round(pixels * scale), least) for pixels, least in ((16, 6), (10, 4), (7, 3)))
+    letters = scale**0.7  # smaller letters would be hard to read
+    edge, gap, bar, drop = (max(round(pixels * scale), least) for pixels, least in ((16, 6), (9, 4), (7, 3), (3, 2)))
     inner = width - 2 * edge
     parts: list[_Part] = []
     for rank, (name, probability) in enumerate(prediction.top[:SHOWN]):
         true = prediction.true_label is not None and name == prediction.true_label
         wrong = prediction.true_label is not None and rank == 0 and not true
         colour = GREEN if true else ORANGE if wrong else BLUE
-        sizes = _sizes((22, 15) if rank == 0 else (16, 13), scale)
+        sizes = _sizes((22, 15) if rank == 0 else (16, 13), letters)
         number = fit(_percent(probability), inner, sizes)
-        block = fit(name, inner - _percent_width(sizes, inner) - gap, sizes, 2 if rank == 0 else 1, bold=rank == 0)
+        block = fit(name, inner - _percent_width(sizes, inner) - gap, sizes, 2, bold=rank == 0)
         parts.append(_Part(block, WHITE if rank == 0 or true else GREY, number, probability, colour))
     if prediction.true_label is not None:
         right = bool(prediction.top) and prediction.top[0][0] == prediction.true_label
         text = f"{'✓' if right else '✗'} true label: {prediction.true_label}"
-        parts.append(_Part(fit(text, inner, _sizes((16, 13), scale)), GREEN if right else ORANGE))
+        parts.append(_Part(fit(text, inner, _sizes((16, 13), letters)), GREEN if right else ORANGE))
     if moment is not None:
-        parts.append(_Part(fit(str(moment), inner, _sizes((14, 12), scale)), GREY))
-    height = 2 * edge + sum(part.block.height + (bar + 2 if part.number else 0) for part in parts)
+        parts.append(_Part(fit(str(moment), inner, _sizes((14, 12), letters)), GREY))
+    height = 2 * edge + sum(part.block.height + (bar + drop if part.number else 0) for part in parts)
     height += gap * max(len(parts) - 1, 0)
     picture = Image.new("RGB", (width, height + height % 2), DARK)
     pen, y = ImageDraw.Draw(picture), edge
@@ -108,11 +109,11 @@ def draw_panel(prediction: Prediction, width: int, moment: Moment | None) -> NDA
         y += part.block.height
         if part.number is not None:
             share = min(max(part.share, 0.0), 1.0) if math.isfinite(part.share) else 0.0
-            pen.rounded_rectangle((edge, y + 2, width - edge - 1, y + 1 + bar), bar // 2, TRACK)
+            pen.rounded_rectangle((edge, y + drop, width - edge - 1, y + drop + bar - 1), bar // 2, TRACK)
             if (filled := round(share * inner)) > 0:
                 radius = min(bar // 2, filled // 2)
-                pen.rounded_rectangle((edge, y + 2, edge + filled - 1, y + 1 + bar), radius, part.bar)
-            y += bar + 2
+                pen.rounded_rectangle((edge, y + drop, edge + filled - 1, y + drop + bar - 1), radius, part.bar)
+            y += bar + drop
         y += gap
     return np.asarray(picture)
 
@@ -130,8 +131,8 @@ class _Part:
 
 def _sizes(largest_and_smallest: tuple[int, int], scale: float) -> range:
     """Sizes of letters to try in a panel; never so small that they cannot be read."""
-    largest, smallest = (max(round(pixels * scale), least) for pixels, least in zip(largest_and_smallest, (11, 9)))
-    return range(largest, smallest - 1, -1)
+    largest, smallest = (round(pixels * scale) for pixels in largest_and_smallest)
+    return range(max(largest, _SMALLEST + 2), max(smallest, _SMALLEST) - 1, -1)
 
 
 def _percent(probability: float) -> str:

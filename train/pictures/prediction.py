@@ -29,6 +29,7 @@ _ESTIMATE = 1.6  # frames that follow each other have more in common than the fe
 _STILL_S = 1.0  # a single frame is shown for so long
 _SLACK_S = 0.5  # a video that is so much longer than what is shown is not "long"
 _SAME_S = 1e-6  # times that differ by less are equal
+_LAST_S = 0.02  # the least time for which a GIF's last frame is shown
 _STRIP = 4  # pixels of the line that shows the moment
 
 Timed = Iterator[tuple[float, NDArray[np.uint8]]]
@@ -110,7 +111,7 @@ def _write(
     with replacing(mp4) as mp4_file, replacing(gif) as gif_file:
         with naming(mp4):
             _write_mp4(mp4_file, sampler.watch(timed), fps, prediction, moment)
-        gif_file.write_bytes(_gif(sampler.frames, sampler.rate, prediction, moment))
+        gif_file.write_bytes(_gif(sampler, prediction, moment))
     return [mp4, gif]
 
 
@@ -127,21 +128,22 @@ def _write_mp4(path: Path, timed: Timed, fps: float, prediction: Prediction, mom
             writer.add(canvas.draw(page, 0.0), _STILL_S - 1 / fps)
 
 
-def _gif(frames: list[NDArray[np.uint8]], rate: Fraction, prediction: Prediction, moment: Moment | None) -> bytes:
+def _gif(sampler: _Sampler, prediction: Prediction, moment: Moment | None) -> bytes:
     """The best GIF that is not too large."""
+    frames, rate = sampler.frames, sampler.rate
     for width, most_fps, colours in _GIF_LEVELS:
         step = math.ceil(rate / Fraction(most_fps) - Fraction(1, 1000))
         canvas = _Canvas(width, frames[0], prediction, moment)
         pages = [canvas.draw(frame, float(number * step / rate)) for number, frame in enumerate(frames[::step])]
         # A few frames tell of most levels that they are too large, in a tenth of the time.
         tried = pages[:: max(len(pages) // 6, 1)]
-        alone = len(encode_gif(tried, 1.0, colours)) * len(pages) / len(tried)
+        alone = len(encode_gif(tried, 1.0, 0.0, colours, canvas.panel)) * len(pages) / len(tried)
         if alone > _ESTIMATE * GIF_MOST_BYTES:
             continue
-        content = encode_gif(pages, rate / step, colours)
+        content = encode_gif(pages, rate / step, sampler.seconds, colours, canvas.panel)
         if len(content) <= GIF_MOST_BYTES:
             return content
-    return encode_gif(pages, rate / step, colours)
+    return encode_gif(pages, rate / step, sampler.seconds, colours, canvas.panel)
 
 
 class _Sampler:
@@ -153,11 +155,14 @@ class _Sampler:
     Attributes:
         rate: frames of the GIF in a second.  A whole number of frames is left out between them, so that motion is even.
         frames: of the first GIF_SECONDS, when all have come.
+        seconds: when the last of them ends.
     """
 
     def __init__(self, fps: float) -> None:
         self.rate = Fraction(fps).limit_denominator(1001) / math.ceil(fps / GIF_FPS - 1e-3)
+        self._fps = fps
         self.frames: list[NDArray[np.uint8]] = []
+        self.seconds = 0.0
 
     def watch(self, timed: Timed) -> Timed:
         """The same frames; those of the GIF are kept."""
@@ -167,7 +172,8 @@ class _Sampler:
             self._keep(last, time_s - _SAME_S)
             yield time_s, frame
             last = frame
-        self._keep(last, time_s + float(1 / self.rate))
+        self.seconds = min(time_s + 1 / self._fps, GIF_SECONDS)
+        self._keep(last, self.seconds - _LAST_S)
 
     def _keep(self, frame: NDArray[np.uint8] | None, until_s: float) -> None:
         most = math.ceil(GIF_SECONDS * self.rate)
@@ -176,7 +182,11 @@ class _Sampler:
 
 
 class _Canvas:
-    """Puts frames of one size over a panel, and between them a line on which the moment moves."""
+    """Puts frames of one size over a panel, and between them a line on which the moment moves.
+
+    Attributes:
+        panel: the row where the panel begins.
+    """
 
     def __init__(self, width: int, frame: NDArray[np.uint8], prediction: Prediction, moment: Moment | None) -> None:
         self._moment = moment
@@ -184,12 +194,13 @@ class _Canvas:
         self._left, self._line = (width - frame_width) // 2, height + height % 2
         self._size = (frame_width, height)
         panel = draw_panel(prediction, width, moment)
-        self._empty = np.empty((self._line + _STRIP + len(panel), width, 3), np.uint8)
+        self.panel = self._line + _STRIP
+        self._empty = np.empty((self.panel + len(panel), width, 3), np.uint8)
         self._empty[:] = DARK
-        self._empty[self._line + _STRIP :] = panel
+        self._empty[self.panel :] = panel
         if moment is not None and moment.video_s:
-            self._empty[self._line : self._line + _STRIP] = TRACK
-            self._empty[self._line : self._line + _STRIP, self._x(moment.start_s) : self._x(moment.end_s)] = GREY
+            self._empty[self._line : self.panel] = TRACK
+            self._empty[self._line : self.panel, self._x(moment.start_s) : self._x(moment.end_s)] = GREY
 
     def draw(self, frame: NDArray[np.uint8], time_s: float) -> NDArray[np.uint8]:
         """The page, (height, width, 3) uint8 RGB, both even, of a frame that is shown some seconds after the first."""
@@ -199,7 +210,7 @@ class _Canvas:
         page[: self._size[1], self._left : self._left + self._size[0]] = frame
         if self._moment is not None and self._moment.video_s:
             x = self._x(self._moment.start_s + time_s)
-            page[self._line : self._line + _STRIP, max(x - 2, 0) : x + 2] = WHITE
+            page[self._line : self.panel, max(x - 2, 0) : x + 2] = WHITE
         return page
 
     def _x(self, time_s: float) -> int:

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+_LEAST_DELAY = 2  # browsers show a frame that is shorter for 100 ms
+_PANEL_COLOURS = 24
 _TICK_S = Fraction(1, 90_000)  # times of a source are kept to 11 microseconds
 _BITS_PER_S = 900_000  # at most, on average over two seconds
 _QUALITY = {"crf": "22", "preset": "veryfast", "maxrate": str(_BITS_PER_S), "bufsize": str(2 * _BITS_PER_S)}
@@ -80,24 +82,39 @@ class Mp4Writer:
                 self._output.close()
 
 
-def gif_delays(num_frames: int, fps: Fraction | float) -> list[int]:
-    """How long each frame of a GIF is shown, in its unit of 10 ms: delays alternate, so that their mean is right."""
-    ends = [round(100 * number / fps) for number in range(num_frames + 1)]
-    return [end - start for start, end in zip(ends, ends[1:], strict=False)]
+def gif_delays(num_frames: int, fps: Fraction | float, seconds: float) -> list[int]:
+    """How long each frame of a GIF is shown, in its unit of 10 ms: delays alternate, so that their mean is right.
+
+    Args:
+        num_frames: at least one.
+        fps: frames per second.
+        seconds: when the last frame ends.
+    """
+    starts = [round(100 * number / fps) for number in range(num_frames)]
+    ends = [*starts[1:], max(round(100 * seconds), starts[-1] + _LEAST_DELAY)]
+    return [end - start for start, end in zip(starts, ends, strict=True)]
 
 
-def encode_gif(frames: list[NDArray[np.uint8]], fps: Fraction | float, colours: int) -> bytes:
+def encode_gif(
+    frames: list[NDArray[np.uint8]], fps: Fraction | float, seconds: float, colours: int, panel: int
+) -> bytes:
     """Frames (H, W, 3) uint8 RGB as a GIF that repeats.
 
     Args:
         frames: at least one.
         fps: frames per second.
+        seconds: when the last frame ends.
         colours: of the palette that all frames share, so that what does not move takes no bytes.
+        panel: the row from which on all frames are equal; it has colours of its own, which a video would crowd out.
     """
-    shown = frames[:: -(-len(frames) // 8)]
-    palette = Image.fromarray(np.concatenate(shown)).quantize(colours, Image.Quantize.MEDIANCUT)
+    moving = Image.fromarray(np.concatenate([frame[:panel] for frame in frames[:: -(-len(frames) // 8)]]))
+    shares = ((moving, colours - _PANEL_COLOURS), (Image.fromarray(frames[0][panel:]), _PANEL_COLOURS))
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(
+        b"".join(bytes(part.quantize(count, Image.Quantize.MEDIANCUT).getpalette() or ()) for part, count in shares)
+    )
     pages = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()
-    durations = [10 * delay for delay in gif_delays(len(frames), fps)]
+    durations = [10 * delay for delay in gif_delays(len(frames), fps, seconds)]
     pages[0].save(buffer, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0, optimize=False)
     return buffer.getvalue()
