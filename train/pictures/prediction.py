@@ -191,7 +191,8 @@ class _Canvas:
     def __init__(self, width: int, frame: NDArray[np.uint8], prediction: Prediction, moment: Moment | None) -> None:
         self._moment = moment
         height, frame_width = (max(round(side * width / MP4_WIDTH), 1) for side in frame.shape[:2])
-        self._left, self._line = (width - frame_width) // 2, height + height % 2
+        # Even places, because two pixels share their colour in an MP4.
+        self._left, self._line = (width - frame_width) // 4 * 2, height + height % 2
         self._size = (frame_width, height)
         panel = draw_panel(prediction, width, moment)
         self.panel = self._line + _STRIP

@@ -19,6 +19,7 @@ from train.pictures.panel import clock
 _LEAST_CLASSES, MAX_CLASSES = 3, 8  # curves; the other classes of segments are grey
 WIDTH_INCHES, CURVES_INCHES = 12.0, 4.2
 _OTHER = "#9aa0a6"
+_LINE_INCHES = 0.2  # of the legend
 _LETTERS = 30  # of a line of the legend
 _STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
 _SMALL, _LARGE = 10, 13  # points
@@ -37,7 +38,7 @@ def write_timeline(
 
     Args:
         path: the PNG; its folder exists.
-        times_s: (N,) the middle of each window, in seconds since the first frame, rising.
+        times_s: (N,) the middle of each window, in seconds since the first frame, rising; at least one.
         scores: (N, K) the smoothed probability of each class.
         names: (K,) of the classes.
         segments: start and end in seconds, class and score of each part of the video, in order.
@@ -59,10 +60,12 @@ def draw_timeline(
     report_missing(names[number] for number in shown)
     labels, families = safe_for_matplotlib([names[number] for number in shown])
     colours = {names[number]: _COLOURS[rank] for rank, number in enumerate(shown)}
-    figure = Figure(figsize=(WIDTH_INCHES, CURVES_INCHES), dpi=DPI, layout="constrained")
+    labels = [_wrapped(label) for label in labels]
+    height = max(CURVES_INCHES, _LINE_INCHES * sum(label.count("\n") + 2 for label in labels))
+    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DPI, layout="constrained")
     curves, band = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
     for number, label in zip(shown, labels, strict=True):
-        curves.plot(times_s, scores[:, number], color=colours[names[number]], linewidth=2, label=_wrapped(label),
+        curves.plot(times_s, scores[:, number], color=colours[names[number]], linewidth=2, label=label,
                     marker="o" if len(times_s) == 1 else None)  # fmt: skip
     curves.set_ylim(0, 1.02)
     curves.set_ylabel("probability", fontsize=_LARGE)

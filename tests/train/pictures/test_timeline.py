@@ -6,7 +6,7 @@ from PIL import Image
 
 from train.pictures.timeline import MAX_CLASSES, draw_timeline, write_timeline
 
-NAMES = ["a $1 b$", "playing squash or racquetball", "W" * 70, *(f"class {number}" for number in range(9))]
+NAMES = ["a $1 b$", "playing squash or racquetball", "W" * 200, *(f"class {number}" for number in range(9))]
 TIMES_S = np.arange(24) + 0.5
 SEGMENTS = [(2.0 * number, 2.0 * number + 2, NAMES[11 - number], 0.9) for number in range(12)]
 
