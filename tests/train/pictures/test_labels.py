@@ -28,7 +28,7 @@ SCRIPTS = [
 ]
 
 
-def classes() -> list[str]:
+def kinetics_names() -> list[str]:
     """Kinetics-400's names, and those of the label files of other releases, where a checkout has them."""
     names = set(pd.read_csv(ROOT / "data_manifests" / "kinetics400_classes.csv").iloc[:, -1].astype(str))
     for path in (SHARED / "kinetics").glob("*val*.csv"):
@@ -57,7 +57,7 @@ def has_dark_edges(panel: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("width", [120, 360])
 def test_kinetics_names_fit_in_two_lines(width):
-    names = sorted(classes(), key=len)[-25:]
+    names = sorted(kinetics_names(), key=len)[-25:]
     assert len(names[-1]) > 30
     for name in names:
         assert is_inside(name, width, range(20, 8, -1)), name
@@ -67,7 +67,7 @@ def test_kinetics_names_fit_in_two_lines(width):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [171, 320, 480])
 def test_panel_of_every_kinetics_name(width):
-    for name in classes():
+    for name in kinetics_names():
         panel = draw_panel(Prediction([(name, 0.5)] * 3, name), width, None)
         assert panel.shape[1] == width and has_dark_edges(panel), name
 

@@ -24,7 +24,7 @@ from train.pictures.video_writer import gif_delays
 PREDICTION = Prediction([("abseiling", 0.9), ("air drumming", 0.06), ("zumba", 0.02)], "abseiling")
 
 
-def draw(stem: Path, source: Path | None = None, frames=None, fps: float = 0.0, span=None, **options) -> None:
+def draw_pictures(stem: Path, source: Path | None = None, frames=None, fps: float = 0.0, span=None, **options) -> None:
     """Write the pictures of `stem`, and nothing else."""
     files = write_pictures(stem, source, frames, fps, PREDICTION, span=span, **options)
     assert files == [stem.with_suffix(".mp4"), stem.with_suffix(".gif")]
@@ -66,7 +66,7 @@ def video_part(page: np.ndarray) -> np.ndarray:
 def test_frames_and_times_are_those_of_the_source(tmp_path):
     pts = [0, 1, 3, 4, 8, 9, *range(20, 40)]
     source = write_mp4(tmp_path / "a.mp4", len(pts), 30, (90, 160), pts=pts)
-    draw(tmp_path / "out" / "x", source)
+    draw_pictures(tmp_path / "out" / "x", source)
     times, pages = read_mp4(tmp_path / "out" / "x.mp4")
     assert times == pytest.approx([number / 30 for number in pts], abs=1e-4)
     assert [read_number(page[:270]) for page in pages] == list(range(len(pts)))
@@ -79,16 +79,16 @@ def test_frames_and_times_are_those_of_the_source(tmp_path):
     ("size", "aspect", "quarters", "shown"),
     [
         ((96, 128), Fraction(4, 3), 0, (480, 270)),  # 16:9 stored as 4:3
-        ((128, 72), None, 0, (270, 480)),  # portrait
+        pytest.param((128, 72), None, 0, (270, 480), marks=pytest.mark.slow),  # portrait
         ((96, 128), Fraction(4, 3), 1, (270, 480)),
-        ((50, 400), None, 0, (480, 60)),
+        pytest.param((50, 400), None, 0, (480, 60), marks=pytest.mark.slow),
     ],
 )
 def test_aspect_is_right_within_a_pixel(tmp_path, size, aspect, quarters, shown):
     drawn = size if quarters == 0 else size[::-1]
     frames = [numbered_frame(0xFFF, drawn, quarters)] * 2
     source = write_mp4(tmp_path / "a.mp4", size=size, frames=frames, pixel_aspect=aspect)
-    draw(tmp_path / "out" / "a", turn(source, quarters) if quarters else source)
+    draw_pictures(tmp_path / "out" / "a", turn(source, quarters) if quarters else source)
     _, pages = read_mp4(tmp_path / "out" / "a.mp4")
     _, gif = read_gif(tmp_path / "out" / "a.gif")
     for page, scale in ((pages[0], 1.0), (gif[0], GIF_WIDTH / MP4_WIDTH)):
@@ -111,14 +111,14 @@ def test_gif_has_the_speed_of_the_video(fps):
 def test_gif_ends_with_the_video_and_at_five_seconds(tmp_path):
     for seconds, expected in ((1.0, 1000), (5.6, 5000)):
         frames = np.stack([numbered_frame(number, (32, 160)) for number in range(int(25 * seconds))])
-        draw(tmp_path / f"{seconds:g}" / "a", None, frames, 25.0)
+        draw_pictures(tmp_path / f"{seconds:g}" / "a", None, frames, 25.0)
         durations, pages = read_gif(tmp_path / f"{seconds:g}" / "a.gif")
         assert sum(durations) == expected and all(duration % 10 == 0 for duration in durations)
         assert [read_number(page[:64]) for page in pages] == list(range(0, len(pages) * 2, 2))
 
 
 def test_one_frame_is_a_still(tmp_path):
-    draw(tmp_path / "out" / "a", write_mp4(tmp_path / "a.mp4", 1, 25))
+    draw_pictures(tmp_path / "out" / "a", write_mp4(tmp_path / "a.mp4", 1, 25))
     times, pages = read_mp4(tmp_path / "out" / "a.mp4")
     assert times == pytest.approx([0.0, 0.96]) and np.array_equal(pages[0].shape, pages[1].shape)
     assert len(read_gif(tmp_path / "out" / "a.gif")[0]) == 1
@@ -127,12 +127,13 @@ def test_one_frame_is_a_still(tmp_path):
 def test_no_frame_is_named_and_nothing_is_written(tmp_path):
     for frames in (None, np.empty((0, 8, 8, 3), np.uint8)):
         with pytest.raises(UserError, match="got no frames, expected at least one. Give another video."):
-            draw(tmp_path / "a", None, frames, 15.0)
+            draw_pictures(tmp_path / "a", None, frames, 15.0)
     with pytest.raises(UserError, match="expected more than 0 s"):
-        draw(tmp_path / "a", None, np.zeros((3, 8, 8, 3), np.uint8), 15.0, span=(2.0, 2.0))
+        draw_pictures(tmp_path / "a", None, np.zeros((3, 8, 8, 3), np.uint8), 15.0, span=(2.0, 2.0))
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_moment_of_a_long_video_is_shown_and_named(tmp_path, monkeypatch):
     moments: list[Moment | None] = []
     monkeypatch.setattr(
@@ -141,12 +142,12 @@ def test_moment_of_a_long_video_is_shown_and_named(tmp_path, monkeypatch):
     source = write_mp4(tmp_path / "a.mp4", 60, 5, (32, 160), options={"g": "25"})
     frames = np.stack([numbered_frame(number, (32, 160)) for number in range(60)])
     for given in ({"source": source}, {"frames": frames, "fps": 5.0}):
-        draw(tmp_path / "out" / "a", **given, span=(7.0, 9.0))
+        draw_pictures(tmp_path / "out" / "a", **given, span=(7.0, 9.0))
         assert [read_number(page[:96]) for page in read_mp4(tmp_path / "out" / "a.mp4")[1]] == list(range(35, 45))
         assert str(moments[-1]) == "0:07 to 0:09 of 0:12"
-    draw(tmp_path / "out" / "a", source)
+    draw_pictures(tmp_path / "out" / "a", source)
     assert len(read_mp4(tmp_path / "out" / "a.mp4")[0]) == 50 and str(moments[-1]) == "0:00 to 0:10 of 0:12"
-    draw(tmp_path / "out" / "a", source, max_seconds=30.0)
+    draw_pictures(tmp_path / "out" / "a", source, max_seconds=30.0)
     assert len(read_mp4(tmp_path / "out" / "a.mp4")[0]) == 60 and moments[-1] is None
 
 
@@ -175,10 +176,10 @@ def test_bars_are_as_long_as_probabilities():
 
 def test_broken_source_leaves_earlier_pictures(tmp_path):
     source = write_mp4(tmp_path / "a.mp4", 6, 30, (48, 64))
-    draw(tmp_path / "out" / "a", source)
+    draw_pictures(tmp_path / "out" / "a", None, np.zeros((2, 8, 8, 3), np.uint8), 15.0)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(UserError, match="a.mp4: no picture can be made of it: .*Give another video"):
-        draw(tmp_path / "out" / "a", truncate(source))
+        draw_pictures(tmp_path / "out" / "a", truncate(source))
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
@@ -229,7 +230,7 @@ def test_long_video_makes_small_files(tmp_path):
             yield np.clip(part, 0, 255).astype(np.uint8)
 
     source = write_mp4(tmp_path / "a.mp4", fps=30, size=(240, 320), frames=moving())
-    draw(tmp_path / "out" / "a", source, span=(90.0, 100.0))
+    draw_pictures(tmp_path / "out" / "a", source, span=(90.0, 100.0))
     mp4, gif = (os.path.getsize(tmp_path / "out" / name) for name in ("a.mp4", "a.gif"))
     assert mp4 + gif < 4_000_000 and gif <= GIF_MOST_BYTES
     assert sum(read_gif(tmp_path / "out" / "a.gif")[0]) == 5000

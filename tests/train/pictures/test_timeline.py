@@ -19,7 +19,7 @@ def scores_of(segments: list[tuple[float, float, str, float]]) -> np.ndarray:
     return scores
 
 
-def test_classes_in_order_of_time_with_colours_of_the_band():
+def test_curves_in_order_of_time_have_colours_of_band():
     segments = [(0.0, 10.0, NAMES[2], 0.9), (10.0, 20.0, NAMES[0], 0.9), (20.0, 24.0, NAMES[2], 0.9)]
     figure = draw_timeline(TIMES_S, scores_of(segments), NAMES, segments)
     curves, band = figure.axes
