@@ -16,9 +16,10 @@ from pipeline.common.errors import UserError
 from pipeline.common.files import make_folder, naming, replacing
 from pipeline.decoding.moment import MomentReader
 from train.pictures.panel import DARK, GREY, TRACK, WHITE, Moment, Prediction, draw_panel
+from train.pictures.timeline import write_timeline
 from train.pictures.video_writer import Mp4Writer, encode_gif
 
-__all__ = ["Prediction", "write_pictures"]
+__all__ = ["Prediction", "write_pictures", "write_timeline"]
 
 MP4_WIDTH, GIF_WIDTH = 480, 320
 GIF_SECONDS, GIF_FPS = 5.0, 15.0
@@ -207,7 +208,7 @@ class _Canvas:
         """The page, (height, width, 3) uint8 RGB, both even, of a frame that is shown some seconds after the first."""
         page = self._empty.copy()
         if frame.shape[1::-1] != self._size:
-            frame = np.asarray(Image.fromarray(frame).resize(self._size, Image.Resampling.LANCZOS))
+            frame = np.asarray(Image.fromarray(frame).resize(self._size, Image.Resampling.BICUBIC))
         page[: self._size[1], self._left : self._left + self._size[0]] = frame
         if self._moment is not None and self._moment.video_s:
             x = self._x(self._moment.start_s + time_s)

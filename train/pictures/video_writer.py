@@ -107,7 +107,7 @@ def encode_gif(
         colours: of the palette that all frames share, so that what does not move takes no bytes.
         panel: the row from which on all frames are equal; it has colours of its own, which a video would crowd out.
     """
-    moving = Image.fromarray(np.concatenate([frame[:panel] for frame in frames[:: -(-len(frames) // 8)]]))
+    moving = Image.fromarray(np.concatenate([frame[:panel:2, ::2] for frame in frames[:: -(-len(frames) // 8)]]))
     shares = ((moving, colours - _PANEL_COLOURS), (Image.fromarray(frames[0][panel:]), _PANEL_COLOURS))
     palette = Image.new("P", (1, 1))
     palette.putpalette(
