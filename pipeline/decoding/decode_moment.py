@@ -53,12 +53,13 @@ def _from(file: VideoFile, wanted: Wanted, seek: bool) -> Iterator[tuple[dict[st
     with ffmpeg_errors(file), open_container(file) as container:
         stream, source = gate(container, file.size)
         fps = min(source.source_fps or _USUAL_FPS, _MOST_FPS)
+        rate = source.source_frames / source.duration_s if source.source_frames and source.duration_s else fps
         fit, last_s, shown = None, float("-inf"), {}
-        for time_s, picture in _of_moment(_timed(container, stream, wanted.start_s if seek else None), wanted):
+        for time_s, picture in _of_moment(_timed(container, stream, wanted.start_s if seek else None, rate), wanted):
             if fit is None:
                 fit = _Fit(stream, picture, wanted.largest)
                 shown = {"width": fit.width, "height": fit.height, "fps": fps, "video_s": source.duration_s}
-            if time_s - last_s >= 1 / _MOST_FPS:  # this is wrong of times that do not rise, too
+            if time_s - last_s >= 1 / _MOST_FPS:
                 yield shown, time_s, fit(picture)
                 last_s = time_s
         if fit is None:
@@ -66,7 +67,7 @@ def _from(file: VideoFile, wanted: Wanted, seek: bool) -> Iterator[tuple[dict[st
 
 
 def _timed(
-    container: av.container.InputContainer, stream: av.VideoStream, near_s: float | None
+    container: av.container.InputContainer, stream: av.VideoStream, near_s: float | None, rate: float
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Pictures with their times in seconds since the first one of the video.
 
@@ -74,24 +75,29 @@ def _timed(
         container: the file.
         stream: its video.
         near_s: begin at a picture that is not after this time; None: at the first.
+        rate: pictures per second where the file has no times for them.
     """
-    tick, number = stream.time_base or Fraction(1, 1000), 0
-    origin = stream.start_time or 0 if near_s is not None else None
+    tick = stream.time_base or Fraction(1, 1000)
+    origin = None if near_s is None else stream.start_time or 0
     if near_s is not None:
         try:
             container.seek((origin or 0) + int(near_s / tick), stream=stream)
         except av.FFmpegError:
             raise _IndexIsWrong from None
-    fps = float(stream.average_rate or _USUAL_FPS)
+    last_s: float | None = None
     for packet in container.demux(stream):
         for picture in pictures_of(packet, stream):
             if origin is None:
                 origin = picture.pts
             known = picture.pts is not None and origin is not None
-            time_s = float((picture.pts - origin) * tick) if known else number / fps  # type: ignore[operator]
-            if near_s is not None and number == 0 and (not known or time_s > near_s):
+            time_s = float((picture.pts - origin) * tick) if known else float("-inf")  # type: ignore[operator]
+            if not known or (last_s is not None and time_s <= last_s):  # times are missing or do not rise
+                if near_s is not None and (last_s is None or last_s <= near_s):
+                    raise _IndexIsWrong
+                time_s = 0.0 if last_s is None else last_s + 1 / rate
+            elif near_s is not None and last_s is None and time_s > near_s:
                 raise _IndexIsWrong
-            number += 1
+            last_s = time_s
             yield time_s, picture
 
 

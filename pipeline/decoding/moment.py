@@ -23,7 +23,8 @@ from pipeline.decoding.moment_worker import Wanted
 from pipeline.decoding.worker import READY
 
 _WORKER = "pipeline.decoding.moment_worker"
-_MOST_WAITED_S = 120.0  # for all frames of a moment
+_MOST_WAITED_S = 120.0  # for all frames of a moment; and more if it is long
+_MOST_WAITED_FOR_A_SECOND_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class MomentReader:
     def __init__(
         self, path: Path, start_s: float, seconds: float, largest: tuple[int, int], worker: str = _WORKER
     ) -> None:
-        self._path = path
+        self._path, self._most_waited_s = path, _MOST_WAITED_S + _MOST_WAITED_FOR_A_SECOND_S * seconds
         name = os.fsencode(os.path.abspath(path)).hex()
         self._child = child.start(worker, asdict(Wanted(name, start_s, seconds, largest)), [])
         assert self._child.stdout is not None
@@ -99,7 +100,7 @@ class MomentReader:
             yield reply["time_s"], np.frombuffer(pixels, np.uint8).reshape(shape)
 
     def _left_s(self) -> float:
-        return _MOST_WAITED_S - self._replies.waited_s
+        return self._most_waited_s - self._replies.waited_s
 
     def _next(self) -> dict[str, Any] | None:
         """The next reply; None after the last frame."""
@@ -110,7 +111,7 @@ class MomentReader:
 
     def _received(self, part: bytes | None) -> bytes:
         if part is None:
-            raise self._error("timeout", f"not decoded within {_MOST_WAITED_S:g} s")
+            raise self._error("timeout", f"not decoded within {self._most_waited_s:g} s")
         if not part:
             raise self._error("crash", child.cause(child.end(self._child)))
         return part

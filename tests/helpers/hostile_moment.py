@@ -1,4 +1,4 @@
-"""A process that fails to decode a moment in every possible way; the video's name chooses which.  Run by test_moment.py."""
+"""A process that fails to decode a moment in many ways; the video's name chooses which.  Run by test_moment.py."""
 
 import ctypes
 import errno

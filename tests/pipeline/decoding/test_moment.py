@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from make_videos import numbered_frame, read_number, truncate, turn, write_mp4
-from paths import HELPERS
+from paths import HELPERS, SHARED
 
 from pipeline.common.errors import MachineError, UserError
 from pipeline.decoding import moment
@@ -67,6 +67,15 @@ def test_fast_video_is_thinned_to_what_a_screen_shows(tmp_path):
     assert numbers == [0, 4, 8, 12, 16, 20] and times[1] == pytest.approx(1 / 60, abs=1e-3)
 
 
+def test_times_that_do_not_rise_are_those_of_the_header(tmp_path):
+    path = SHARED / "cases" / "videos" / "stts_zero.mp4"
+    if not path.exists():
+        pytest.skip("this checkout has no real videos")
+    _, times, _ = moment_of(path)
+    assert times == pytest.approx(np.arange(20) / 30, abs=1e-3)
+    assert moment_of(path, 0.21)[1] == pytest.approx([0.0, *(np.arange(7, 20) / 30 - 0.21)], abs=1e-3)
+
+
 def test_broken_file_is_a_decode_error(tmp_path):
     with pytest.raises(DecodeError):
         moment_of(truncate(write_mp4(tmp_path / "a.mp4", 30)))
@@ -100,6 +109,7 @@ def test_broken_file_is_a_decode_error(tmp_path):
 def test_hostile_video_is_one_line_and_no_hang(monkeypatch, name, error, words):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *filter(None, sys.path)]))
     monkeypatch.setattr(moment, "_MOST_WAITED_S", 0.6 if name.startswith("sleep") else 60.0)
+    monkeypatch.setattr(moment, "_MOST_WAITED_FOR_A_SECOND_S", 0.0)
     began = time.monotonic()
 
     def read() -> list[tuple[float, np.ndarray]]:
