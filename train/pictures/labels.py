@@ -7,6 +7,7 @@ characters a font that is installed on this machine is taken, such as Noto.  A c
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -218,7 +219,10 @@ def _characters(path: Path) -> frozenset[int]:
 
 @functools.lru_cache(256)
 def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(path), size)
+    font = ImageFont.truetype(str(path), size)
+    with contextlib.suppress(OSError, ValueError, NotImplementedError):  # it has one weight
+        font.set_variation_by_name("Regular")  # that of CJK fonts of all weights is the thinnest otherwise
+    return font
 
 
 @functools.cache

@@ -31,6 +31,7 @@ _STILL_S = 1.0  # a single frame is shown for so long
 _SLACK_S = 0.5  # a video that is so much longer than what is shown is not "long"
 _SAME_S = 1e-6  # times that differ by less are equal
 _LAST_S = 0.02  # the least time for which a GIF's last frame is shown
+_LARGEST_DENOMINATOR = 10_000  # of a rate: 30000/1001, or a picture an hour
 _STRIP = 4  # pixels of the line that shows the moment
 
 Timed = Iterator[tuple[float, NDArray[np.uint8]]]
@@ -73,7 +74,6 @@ def write_pictures(
     seconds = min(end_s - start_s, max_seconds)
     if not seconds > 0:
         raise UserError(f"{stem}: got a moment of {seconds:g} s, expected more than 0 s. Give a longer one.")
-    make_folder(stem.parent, "Give another folder.")
     with _opened(source, frames, fps, start_s, seconds, stem) as (rate, video_s, timed):
         return _write(stem, timed, rate, prediction, start_s, seconds, video_s)
 
@@ -107,6 +107,7 @@ def _write(
     moment = None
     if start_s > 0 or video_s > seconds + _SLACK_S:
         moment = Moment(start_s, min(start_s + seconds, video_s or math.inf), video_s)
+    make_folder(stem.parent, "Give another folder.")
     mp4, gif = (stem.with_name(stem.name + suffix) for suffix in (".mp4", ".gif"))
     sampler = _Sampler(fps)
     with replacing(mp4) as mp4_file, replacing(gif) as gif_file:
@@ -133,7 +134,7 @@ def _gif(sampler: _Sampler, prediction: Prediction, moment: Moment | None) -> by
     """The best GIF that is not too large."""
     frames, rate = sampler.frames, sampler.rate
     for width, most_fps, colours in _GIF_LEVELS:
-        step = math.ceil(rate / Fraction(most_fps) - Fraction(1, 1000))
+        step = _steps(float(rate), most_fps)
         canvas = _Canvas(width, frames[0], prediction, moment)
         pages = [canvas.draw(frame, float(number * step / rate)) for number, frame in enumerate(frames[::step])]
         # A few frames tell of most levels that they are too large, in a tenth of the time.
@@ -160,7 +161,7 @@ class _Sampler:
     """
 
     def __init__(self, fps: float) -> None:
-        self.rate = Fraction(fps).limit_denominator(1001) / math.ceil(fps / GIF_FPS - 1e-3)
+        self.rate = Fraction(fps).limit_denominator(_LARGEST_DENOMINATOR) / _steps(fps, GIF_FPS)
         self._fps = fps
         self.frames: list[NDArray[np.uint8]] = []
         self.seconds = 0.0
@@ -180,6 +181,11 @@ class _Sampler:
         most = math.ceil(GIF_SECONDS * self.rate)
         while frame is not None and len(self.frames) < most and len(self.frames) / self.rate < until_s:
             self.frames.append(frame)
+
+
+def _steps(fps: float, most_fps: float) -> int:
+    """From one frame that is taken to the next."""
+    return max(math.ceil(fps / most_fps - 1e-3), 1)
 
 
 class _Canvas:

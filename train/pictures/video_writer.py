@@ -52,7 +52,7 @@ class Mp4Writer:
         self._path, self._fps = path, fps
         with _as_os_error(path):
             self._output = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
-        stream = self._output.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream = self._output.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
         stream.width, stream.height, stream.pix_fmt, stream.options = width, height, "yuv420p", dict(_QUALITY)
         stream.codec_context.time_base = stream.time_base = _TICK_S
         self._stream = stream

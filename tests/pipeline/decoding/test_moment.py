@@ -67,7 +67,7 @@ def test_fast_video_is_thinned_to_what_a_screen_shows(tmp_path):
     assert numbers == [0, 4, 8, 12, 16, 20] and times[1] == pytest.approx(1 / 60, abs=1e-3)
 
 
-def test_times_that_do_not_rise_are_those_of_the_header(tmp_path):
+def test_times_that_do_not_rise_follow_the_header(tmp_path):
     path = SHARED / "cases" / "videos" / "stts_zero.mp4"
     if not path.exists():
         pytest.skip("this checkout has no real videos")

@@ -124,12 +124,17 @@ def test_one_frame_is_a_still(tmp_path):
     assert len(read_gif(tmp_path / "out" / "a.gif")[0]) == 1
 
 
+def test_one_picture_an_hour_is_drawn(tmp_path):
+    draw_pictures(tmp_path / "a", None, np.zeros((2, 8, 64, 3), np.uint8), 1 / 3600)
+    assert read_gif(tmp_path / "a.gif")[0] == [5000] and read_mp4(tmp_path / "a.mp4")[0] == [0.0]
+
+
 def test_no_frame_is_named_and_nothing_is_written(tmp_path):
     for frames in (None, np.empty((0, 8, 8, 3), np.uint8)):
         with pytest.raises(UserError, match="got no frames, expected at least one. Give another video."):
-            draw_pictures(tmp_path / "a", None, frames, 15.0)
+            draw_pictures(tmp_path / "out" / "a", None, frames, 15.0)
     with pytest.raises(UserError, match="expected more than 0 s"):
-        draw_pictures(tmp_path / "a", None, np.zeros((3, 8, 8, 3), np.uint8), 15.0, span=(2.0, 2.0))
+        draw_pictures(tmp_path / "out" / "a", None, np.zeros((3, 8, 8, 3), np.uint8), 15.0, span=(2.0, 2.0))
     assert list(tmp_path.iterdir()) == []
 
 
