@@ -227,6 +227,7 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def _family(path: Path) -> str:
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # some fonts have only a medium weight
     font_manager.fontManager.addfont(path)
     return FT2Font(str(path)).family_name
 

@@ -64,21 +64,21 @@ def video_part(page: np.ndarray) -> np.ndarray:
 
 
 def test_frames_and_times_are_those_of_the_source(tmp_path):
-    pts = [0, 1, 3, 4, 8, 9, *range(20, 40)]
-    source = write_mp4(tmp_path / "a.mp4", len(pts), 30, (90, 160), pts=pts)
+    pts = [0, 1, 3, 4, 8, 9, *range(20, 30)]
+    source = write_mp4(tmp_path / "a.mp4", len(pts), 30, (40, 160), pts=pts)
     draw_pictures(tmp_path / "out" / "x", source)
     times, pages = read_mp4(tmp_path / "out" / "x.mp4")
     assert times == pytest.approx([number / 30 for number in pts], abs=1e-4)
-    assert [read_number(page[:270]) for page in pages] == list(range(len(pts)))
+    assert [read_number(page[:120]) for page in pages] == list(range(len(pts)))
     assert pages[0].shape[1] == MP4_WIDTH
     durations, pages = read_gif(tmp_path / "out" / "x.gif")
-    assert abs(sum(durations) - 1000 * 40 / 30) <= 40 and pages[0].shape[1] == GIF_WIDTH
+    assert abs(sum(durations) - 1000) <= 40 and pages[0].shape[1] == GIF_WIDTH
 
 
 @pytest.mark.parametrize(
     ("size", "aspect", "quarters", "shown"),
     [
-        ((96, 128), Fraction(4, 3), 0, (480, 270)),  # 16:9 stored as 4:3
+        pytest.param((96, 128), Fraction(4, 3), 0, (480, 270), marks=pytest.mark.slow),  # 16:9 stored as 4:3
         pytest.param((128, 72), None, 0, (270, 480), marks=pytest.mark.slow),  # portrait
         ((96, 128), Fraction(4, 3), 1, (270, 480)),
         pytest.param((50, 400), None, 0, (480, 60), marks=pytest.mark.slow),
@@ -108,13 +108,13 @@ def test_gif_has_the_speed_of_the_video(fps):
     assert min(delays) >= 6
 
 
-def test_gif_ends_with_the_video_and_at_five_seconds(tmp_path):
-    for seconds, expected in ((1.0, 1000), (5.6, 5000)):
-        frames = np.stack([numbered_frame(number, (32, 160)) for number in range(int(25 * seconds))])
-        draw_pictures(tmp_path / f"{seconds:g}" / "a", None, frames, 25.0)
-        durations, pages = read_gif(tmp_path / f"{seconds:g}" / "a.gif")
-        assert sum(durations) == expected and all(duration % 10 == 0 for duration in durations)
-        assert [read_number(page[:64]) for page in pages] == list(range(0, len(pages) * 2, 2))
+@pytest.mark.parametrize(("seconds", "shown_ms"), [(1.0, 1000), pytest.param(5.6, 5000, marks=pytest.mark.slow)])
+def test_gif_ends_with_the_video_and_at_five_seconds(tmp_path, seconds, shown_ms):
+    frames = np.stack([numbered_frame(number, (32, 160)) for number in range(int(25 * seconds))])
+    draw_pictures(tmp_path / "a", None, frames, 25.0)
+    durations, pages = read_gif(tmp_path / "a.gif")
+    assert sum(durations) == shown_ms and all(duration % 10 == 0 for duration in durations)
+    assert [read_number(page[:64]) for page in pages] == list(range(0, len(pages) * 2, 2))
 
 
 def test_one_frame_is_a_still(tmp_path):
