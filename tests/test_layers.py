@@ -25,7 +25,7 @@ ALLOWED = {
     "train.network": "pipeline.common model train.experiment train.weights",
     "train.evaluation": "pipeline.common train.experiment train.data train.weights train.network",
     "train.runs": "pipeline.common train.experiment train.weights",
-    "train.pictures": "pipeline.common",
+    "train.pictures": "pipeline.common pipeline.decoding",
     "train.loop": (
         "pipeline.common model train.experiment train.device train.data train.weights train.network train.evaluation "
         "train.runs"

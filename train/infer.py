@@ -1,4 +1,4 @@
-"""Predict the class of one video file: prints the top 5 and writes a GIF with the label.      (make infer)
+"""Predict the class of one video file: prints the top 5, and writes an MP4 and a GIF.         (make infer)
 
     python -m train.infer -c train/configs/sample.yaml --infer.image_path=VIDEO [--infer.pretrained_model=FILE]
 
@@ -32,7 +32,7 @@ from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
 from train.loop.health import memory_errors_in_one_line
 from train.network.predictor import load_predictor
-from train.pictures.clips import write_gif
+from train.pictures.prediction import Prediction, write_pictures
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import saved_classes
 from train.weights.record import read_record, with_input, with_network
@@ -82,7 +82,7 @@ def _memory_errors(config: Config) -> AbstractContextManager[None]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Predict, print the best five classes, and write the GIF."""
+    """Predict, print the best five classes, and write the pictures."""
     parser = cli.parser("train.infer", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
     _args, document = cli.parse(
         parser,
@@ -116,9 +116,9 @@ def main(argv: list[str] | None = None) -> int:
     lines = [((names[k] if k < len(names) else "") or f"class {k}", float(probabilities[k])) for k in best]
     for rank, (name, probability) in enumerate(lines, start=1):
         print(f"{rank}. {name}  {probability:.4f}")
-    gif = Path(config.infer.output_dir) / f"{video_path.stem}.gif"
-    write_gif(gif, frames, f"{lines[0][0]}  {lines[0][1]:.2f}", fps)
-    print(f"picture: {gif}")
+    stem = Path(config.infer.output_dir) / video_path.stem
+    for picture in write_pictures(stem, video_path, frames, fps, Prediction(lines, None), span=None):
+        print(f"picture: {picture}")
     return EXIT_OK
 
 

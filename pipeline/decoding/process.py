@@ -13,12 +13,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
-import signal
 import subprocess
-import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -28,25 +24,15 @@ from typing import Any
 
 from pipeline.common.errors import MachineError
 from pipeline.common.recipe import Preprocess
+from pipeline.decoding import child
+from pipeline.decoding.child import Replies
 from pipeline.decoding.shared_memory import SharedBlock
 from pipeline.decoding.worker import READY
 from pipeline.shards.encoding import Encoded
 
 log = logging.getLogger(__name__)
 
-_ROOT = Path(__file__).resolve().parents[2]  # where `-m` finds the package
-_TICK_S = 0.5  # at most so much of a deadline passes while this process is stopped
-_START_S = 120  # for loading the libraries, which a cold disk makes slow
-_KILLED = "signal 9 (SIGKILL): out of memory?"
 _MOST_UNREAD = 5  # videos in a row that the machine may fail to read before a run is stopped
-_CHILD_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    # decord allocates a full-size picture for every frame.  By default glibc gets each from the kernel and returns it,
-    # with a page fault every 4 KiB: 13 % of all CPU time.  These keep memory of up to 32 MiB (glibc's limit) for reuse.
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
-}
 
 
 @dataclass(frozen=True)
@@ -85,7 +71,7 @@ class Decoder:
         self._settings, self._core, self._worker = replace(settings, data_root=root), core, worker
         self._deadline_s = settings.video_timeout_s
         self._child: subprocess.Popen[bytes] | None = None
-        self._replies: _Lines | None = None
+        self._replies: Replies | None = None
         self._lock = threading.Lock()
         self._stopped = False
         self._unread = 0  # the last videos that the machine could not read
@@ -173,14 +159,14 @@ class Decoder:
 
     def _reply(self, number: int) -> DecodeResult:
         assert self._replies is not None
-        line = self._replies.read(self._deadline_s)
+        line = self._replies.line(self._deadline_s)
         if line is None or not line:
             if self._stopped:
                 raise DecoderStopped
             if line is None:
                 self._end_child()
                 return DecodeResult("timeout", f"not decoded within {self._deadline_s:g} s", {})
-            return DecodeResult("crash", _cause(self._end_child()), {})
+            return DecodeResult("crash", child.cause(self._end_child()), {})
         reply = json.loads(line)
         if "failure" in reply:
             raise OSError(*reply["failure"])
@@ -193,19 +179,11 @@ class Decoder:
         with self._lock:
             if self._stopped:
                 raise DecoderStopped
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", self._worker, str(os.getpid()), json.dumps(task)],
-                cwd=_ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=fds,
-                env={**os.environ, **_CHILD_ENVIRONMENT},
-                start_new_session=True,  # a Ctrl-C must reach only the parent, which stops its decoders itself
-            )
+            self._child = child.start(self._worker, task, fds)
         assert self._child.stdout is not None
-        self._replies = _Lines(self._child.stdout.fileno())
-        if self._replies.read(_START_S) != READY:
-            cause = _cause(self._end_child())
+        self._replies = Replies(self._child.stdout.fileno())
+        if self._replies.line(child.START_S) != READY:
+            cause = child.cause(self._end_child())
             if self._stopped:
                 raise DecoderStopped
             raise MachineError(f"The decoder process does not start: {cause}. Run the same command again.")
@@ -213,49 +191,8 @@ class Decoder:
     def _end_child(self) -> int:
         """Kill and reap the child; returns its exit code, negative for a signal."""
         with self._lock:
-            child, self._child = self._child, None
-        if child is None:
-            return 0
-        assert child.stdin is not None and child.stdout is not None
-        try:
-            child.wait(timeout=0.05)  # a child that died by itself must keep its own exit code
-        except subprocess.TimeoutExpired:
-            child.kill()
-        code = child.wait()
-        child.stdout.close()
-        try:
-            child.stdin.close()
-        except BrokenPipeError:
-            pass
-        return code
-
-
-class _Lines:
-    """Reads lines of a pipe with a deadline."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd, self._rest = fd, b""
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
-
-    def read(self, seconds: float) -> bytes | None:
-        """The next line without its end; b"" at the end of the pipe; None if it does not come in time.
-
-        Time during which this process was stopped (Ctrl-Z, a scheduler that suspends jobs) does not count.
-        """
-        while b"\n" not in self._rest:
-            began = time.monotonic()
-            readable = self._poll.poll(1000 * min(seconds, _TICK_S))
-            seconds -= min(time.monotonic() - began, _TICK_S)
-            if readable:
-                part = os.read(self._fd, 1 << 16)
-                if not part:
-                    return b""
-                self._rest += part
-            if seconds <= 0 and b"\n" not in self._rest:
-                return None
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line
+            ended, self._child = self._child, None
+        return 0 if ended is None else child.end(ended)
 
 
 class _Deaths:
@@ -276,7 +213,7 @@ class _Deaths:
 
     def add(self, result: DecodeResult) -> bool:
         """Count a try; returns whether there is another one."""
-        if result.reason == _KILLED:
+        if result.reason == child.KILLED:
             self._kills += 1
         elif self.with_decord:
             self._failures, self._last = self._failures + 1, result
@@ -290,9 +227,3 @@ class _Deaths:
         if failed is None or self.with_decord or last.status in ("ok", "retry") or last.reason == failed.reason:
             return last
         return DecodeResult(failed.status, f"{failed.reason}; without decord: {last.status}: {last.reason}", last.facts)
-
-
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f"exit status {code}"
-    return _KILLED if code == -signal.SIGKILL else f"signal {-code} ({signal.Signals(-code).name})"

@@ -44,7 +44,7 @@ def _decode(file: VideoFile, settings: Preprocess, source: Source, timing: Timin
         stream, _ = gate(container, file.size)
         try:
             for packet in container.demux(stream):
-                for picture in _pictures(packet, stream) if packet.size else ():
+                for picture in pictures_of(packet, stream) if packet.size else ():
                     collector.take(picture)
             for picture in stream.decode(None):
                 collector.take(picture)
@@ -56,7 +56,8 @@ def _decode(file: VideoFile, settings: Preprocess, source: Source, timing: Timin
     return collector.video()
 
 
-def _pictures(packet: av.Packet, stream: av.VideoStream) -> list[av.VideoFrame]:
+def pictures_of(packet: av.Packet, stream: av.VideoStream) -> list[av.VideoFrame]:
+    """The pictures that a decoder gives for a packet."""
     try:
         return packet.decode()
     except av.error.InvalidDataError:  # FFmpeg takes an H.264 packet without a picture for an error

@@ -246,7 +246,7 @@ class Infer:
         batch_size: has no effect; the clips of the video are one batch.
         image_path: video file to predict; zjut_mindvideo named this key.
         normalize: has no effect; clips are normalised as in `data_loader.eval.map`.
-        output_dir: folder for the GIF with the predicted label.
+        output_dir: folder for the pictures with the predicted label.
     """
 
     pretrained_model: PathText = ""

@@ -19,7 +19,7 @@ from paths import HELPERS, ROOT
 
 from pipeline.common.errors import EXIT_IO, MachineError
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding import process
+from pipeline.decoding import child, process
 from pipeline.decoding.process import Decoder, DecodeResult, DecoderStopped
 from pipeline.ledger.schema import STATUSES
 
@@ -89,7 +89,7 @@ def test_what_kills_decord_twice_is_tried_without():
 
 
 def test_kills_are_no_proof_against_decord():
-    killed, hung = DecodeResult("crash", process._KILLED, {}), DecodeResult("timeout", "not decoded within 1 s", {})
+    killed, hung = DecodeResult("crash", child.KILLED, {}), DecodeResult("timeout", "not decoded within 1 s", {})
     deaths = process._Deaths()
     assert [deaths.add(hung), deaths.with_decord] == [True, True]
     assert [deaths.add(killed), deaths.with_decord] == [True, True]

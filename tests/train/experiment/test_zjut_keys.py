@@ -36,6 +36,7 @@ from train.loop.lr_schedule import learning_rates
 from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.network.build import build_network
 from train.network.normalize import Normalize
+from train.pictures.prediction import write_pictures
 
 SEED = RESOURCES / "zjut_r2plus1d18.yaml"
 
@@ -198,9 +199,13 @@ def picture(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     predict = lambda clips: ms.Tensor(np.zeros((len(clips), 6), np.float32))  # noqa: E731
     patch.setattr(infer, "load_predictor", lambda *_: (predict, {}))
     patch.setattr(infer, "read_record", lambda _path: {})
+    patch.setattr(
+        infer, "write_pictures", lambda stem, _source, *rest, **span: write_pictures(stem, None, *rest, **span)
+    )
     assert infer.main([*words, "--infer.pretrained_model=x.ckpt"]) == 0
     (made,) = Path().rglob("*.gif")
     made.unlink()
+    made.with_suffix(".mp4").unlink()
     return made.parent
 
 

@@ -1,0 +1,138 @@
+"""Names in pictures: every one is inside its box, whatever its script and length; what cannot be drawn is reported."""
+
+import logging
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from paths import ROOT, SHARED
+from PIL import Image
+
+from train.pictures import labels
+from train.pictures.labels import fit, missing_characters, report_missing, safe_for_matplotlib
+from train.pictures.panel import DARK, Moment, Prediction, draw_panel
+
+STIX = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "STIXGeneralBolIta.ttf"
+CIRCLED = "\u24b6"  # which DejaVu Sans lacks and STIX has
+MARGIN = 40
+SCRIPTS = [
+    "\u6253\u4e52\u4e53\u7403\uff08\u5ba4\u5185\uff09" * 6,
+    "\u0644\u0639\u0628 \u0643\u0631\u0629 2.5 (FIFA) \u0641\u064a \u0627\u0644\u0645\u0644\u0639\u0628",
+    "\u092b\u0941\u091f\u092c\u0949\u0932 \u0916\u0947\u0932\u0928\u093e",
+    "\U0001f600 \U0001f3c0 \U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea",
+    "word " * 40,
+    "W" * 200,
+    "",
+]
+
+
+def kinetics_names() -> list[str]:
+    """Kinetics-400's names, and those of the label files of other releases, where a checkout has them."""
+    names = set(pd.read_csv(ROOT / "data_manifests" / "kinetics400_classes.csv").iloc[:, -1].astype(str))
+    for path in (SHARED / "kinetics").glob("*val*.csv"):
+        names |= set(pd.read_csv(path)["label"])
+    return sorted(names)
+
+
+def is_inside(text: str, width: int, sizes: range, max_lines: int = 2) -> bool:
+    """Whether all ink of a text is inside the box that it asks for, and the box is not too wide."""
+    block = fit(text, width, sizes, max_lines, bold=True)
+    picture = Image.new("L", (width + 2 * MARGIN, block.height + 2 * MARGIN))
+    block.draw(picture.convert("RGB"), 0, 0, (0, 0, 0))  # it draws on RGB, too
+    block.draw(picture, MARGIN, MARGIN, 255)  # type: ignore[arg-type]  # a grey level
+    inked = np.argwhere(np.asarray(picture) > 60) - MARGIN
+    if not len(inked):
+        return not text.strip()
+    (top, left), (bottom, right) = inked.min(0), inked.max(0)
+    return block.width <= width and top >= 0 and left >= -1 and bottom < block.height and right <= width
+
+
+def has_dark_edges(panel: np.ndarray) -> bool:
+    """Whether nothing is drawn at the edges of a panel."""
+    edges = (panel[:3], panel[-3:], panel[:, :3], panel[:, -3:])
+    return all((edge == DARK).all() for edge in edges)
+
+
+@pytest.mark.parametrize("width", [120, pytest.param(360, marks=pytest.mark.slow)])
+def test_kinetics_names_fit_in_two_lines(width):
+    names = sorted(kinetics_names(), key=len)[-12:]
+    assert len(names[-1]) > 30
+    for name in names:
+        assert is_inside(name, width, range(20, 8, -1)), name
+        assert len(fit(name, width, range(20, 8, -1), 2).lines) <= 2, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [171, 320, 480])
+def test_panel_of_every_kinetics_name(width):
+    for name in kinetics_names():
+        panel = draw_panel(Prediction([(name, 0.5)] * 3, name), width, None)
+        assert panel.shape[1] == width and has_dark_edges(panel), name
+
+
+@pytest.mark.parametrize("text", SCRIPTS, ids=range(len(SCRIPTS)))
+def test_any_script_and_length_is_inside_its_box(text):
+    for width in (110, 400):
+        assert is_inside(text, width, range(18, 8, -1))
+        panel = draw_panel(Prediction([(text, 0.5)], text), width, Moment(1.5, 11.5, 3605.0))
+        assert has_dark_edges(panel)
+
+
+def test_long_text_loses_no_letter():
+    words = " ".join(f"word{number}" for number in range(60))
+    lines = fit(words, 150, range(20, 8, -1)).lines
+    assert " ".join("".join(run.text for run in line) for line in lines) == words
+    lines = fit("x" * 200, 150, range(20, 8, -1)).lines
+    assert "".join(run.text for line in lines for run in line) == "x" * 200
+
+
+def test_one_line_of_smaller_letters_before_two():
+    block = fit("playing squash or racquetball", 320, range(22, 14, -1), 2, bold=True)
+    assert len(block.lines) == 1 and 15 <= block.size < 22
+
+
+def test_runs_stand_as_they_are_read():
+    arabic, latin = "\u0644\u0639\u0628", "FIFA"
+    (line,) = fit(f"{arabic} 2.5 ({latin}) {arabic}", 900, [16]).lines
+    if not labels._can_shape():
+        pytest.skip("this machine has no FriBidi")
+    # From left to right: the second Arabic word, FIFA, the number, the first Arabic word.
+    assert [run.text.strip(" ()") for run in line if run.text.strip(" ()")] == [arabic, latin, "2.5", arabic]
+    (line,) = fit(f"a {arabic} {arabic} b", 900, [16]).lines
+    assert [run.text for run in line] == ["a ", f"{arabic} {arabic}", " b"]
+
+
+def test_missing_character_is_reported_once(caplog):
+    with caplog.at_level(logging.WARNING):
+        report_missing([f"a{chr(0x2FFFD)}", "b"])
+        report_missing([f"c{chr(0x2FFFD)}"])
+    (record,) = caplog.records
+    assert "U+2FFFD" in record.message and "Install a font that has them" in record.message
+    (line,) = fit(f"a{chr(0x2FFFD)}b", 100, [12]).lines
+    assert "".join(run.text for run in line) == "a?b"
+
+
+def test_installed_font_draws_what_dejavu_lacks(monkeypatch):
+    labels._font_of.cache_clear()
+    monkeypatch.setattr(labels, "_installed", lambda: [STIX])
+    assert missing_characters([f"a {CIRCLED}"]) == []
+    (line,) = fit(f"a {CIRCLED} b", 200, [16]).lines
+    assert [(run.text, run.font.name) for run in line] == [
+        ("a ", "DejaVuSans.ttf"), (CIRCLED, STIX.name), (" b", "DejaVuSans.ttf")
+    ]  # fmt: skip
+    assert safe_for_matplotlib([f"{CIRCLED} \u6253"]) == ([f"{CIRCLED} ?"], ["DejaVu Sans", "STIXGeneral"])
+    labels._font_of.cache_clear()
+
+
+def test_font_of_boxes_is_not_taken(monkeypatch):
+    labels._font_of.cache_clear()
+    monkeypatch.setattr(labels, "_installed", lambda: [STIX.with_name("LastResortHE-Regular.ttf")])
+    assert missing_characters(["\u6253"]) == ["\u6253"]
+    labels._font_of.cache_clear()
+
+
+def test_text_that_acts_is_written_out():
+    (line,) = fit("a\n\tb\u202ec", 300, [12]).lines
+    assert "".join(run.text for run in line) == r"a b\u202ec"

@@ -1,0 +1,343 @@
+"""Writes names in any script into pictures: wrapped or smaller where they are long, never cut, never as empty boxes.
+
+DejaVu Sans, which comes with matplotlib, has Latin, Greek, Cyrillic, Arabic, Hebrew and some emoji.  For other
+characters a font that is installed on this machine is taken, such as Noto.  A character that no font has is drawn as
+`?`, and `report_missing` names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
+from PIL import Image, ImageDraw, ImageFont, features
+
+from pipeline.common.text import some, visible
+
+log = logging.getLogger(__name__)
+
+Colour = tuple[int, int, int]
+
+_DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+_REGULAR, _BOLD = _DEJAVU / "DejaVuSans.ttf", _DEJAVU / "DejaVuSans-Bold.ttf"
+_STYLES = ("bold", "black", "light", "thin", "medium", "italic", "oblique", "condensed", "mono", "ui")
+_DRAW_NO_TEXT = ("color", "lastresort", "blank", "tofu")  # parts of names; Pillow draws nothing for colours in layers
+_RIGHT_TO_LEFT = ("R", "AL")
+_NUMBERS = ("EN", "AN")
+_JOINER = "\u200d"
+_UNSEEN = {_JOINER, "\u200c", "\u00ad", *(chr(number) for number in range(0xFE00, 0xFE10))}  # no font needs a glyph
+_SKIN_TONES = range(0x1F3FB, 0x1F400)
+_FLAGS = range(0x1F1E6, 0x1F200)
+_reported: set[str] = set()
+
+
+class _Run(NamedTuple):
+    """Text of one font and one direction."""
+
+    text: str
+    font: Path
+    right_to_left: bool
+
+
+class TextBlock(NamedTuple):
+    """Text in lines, ready to be drawn.
+
+    Attributes:
+        lines: the runs of each line, from left to right.
+        size: of the letters, in pixels.
+        width: of the widest line, in pixels.
+        ascent: pixels of a line above its baseline.
+        line_height: pixels from one line to the next.
+    """
+
+    lines: tuple[tuple[_Run, ...], ...]
+    size: int
+    width: int
+    ascent: int
+    line_height: int
+
+    @property
+    def height(self) -> int:
+        """Pixels of all lines."""
+        return self.line_height * len(self.lines)
+
+    def draw(self, picture: Image.Image, left: int, top: int, colour: Colour) -> None:
+        """Draw it with its upper left corner at a place."""
+        pen = ImageDraw.Draw(picture)
+        for number, line in enumerate(self.lines):
+            x, baseline = float(left), top + self.ascent + number * self.line_height
+            for run in line:
+                font = _font(run.font, self.size)
+                pen.text((x, baseline), run.text, colour, font, anchor="ls", direction=_direction(run))
+                x += _width(run, self.size)
+
+
+def fit(text: str, width: int, sizes: Iterable[int], max_lines: int = 1, bold: bool = False) -> TextBlock:
+    """Lay out a text: as large as it fits in one line, else in more.
+
+    Args:
+        text: in any script; other white space becomes spaces, and characters that act on a terminal are escaped.
+        width: the most pixels of a line.
+        sizes: of the letters in pixels, largest first.
+        max_lines: lines that it may take at a size that is not the smallest; at the smallest it takes what it needs.
+        bold: whether DejaVu's letters are bold.
+    """
+    clusters = _clusters(_plain(text))
+    base = _base_direction(clusters)
+    fonts = [_font_of(cluster, _BOLD if bold else _REGULAR) for cluster in clusters]
+    pairs = [(cluster, font) if font else ("?", _REGULAR) for cluster, font in zip(clusters, fonts, strict=True)]
+    size, lines = _largest(pairs, base, width, list(sizes), max_lines)
+    metrics = [_font(path, size).getmetrics() for path in {_REGULAR, *(run.font for line in lines for run in line)}]
+    ascent, descent = (max(values) for values in zip(*metrics, strict=True))
+    widest = max(math.ceil(sum(_width(run, size) for run in line)) for line in lines)
+    return TextBlock(lines, size, widest, ascent, ascent + descent)
+
+
+def _largest(
+    pairs: list[tuple[str, Path]], base: bool, width: int, sizes: list[int], max_lines: int
+) -> tuple[int, tuple[tuple[_Run, ...], ...]]:
+    """The size of letters, and the runs of each line."""
+    least = len(_wrapped(pairs, width, sizes[-1]))
+    size, wrapped = next(
+        (size, wrapped)
+        for size in (sizes if least <= max_lines else sizes[-1:])
+        if len(wrapped := _wrapped(pairs, width, size)) <= least
+    )
+    return size, tuple(tuple(_visual_runs(line, base)) for line in wrapped)
+
+
+def missing_characters(texts: Iterable[str]) -> list[str]:
+    """The characters of some texts that no font of this machine has, each once; they are drawn as `?`."""
+    clusters = [cluster for text in texts for cluster in _clusters(_plain(text))]
+    return list(dict.fromkeys(cluster for cluster in clusters if _font_of(cluster, _REGULAR) is None))
+
+
+def report_missing(texts: Iterable[str]) -> None:
+    """Warn in one line of the characters that no font of this machine has; of each once in the life of this process."""
+    unknown = [cluster for cluster in missing_characters(texts) if cluster not in _reported]
+    if unknown:
+        _reported.update(unknown)
+        log.warning(
+            "%d characters of labels are drawn as '?', because no font here has them: %s. "
+            "Install a font that has them, such as Noto%s.",
+            len(unknown),
+            some(f"{cluster} ({' '.join(f'U+{ord(character):04X}' for character in cluster)})" for cluster in unknown),
+            "" if _can_shape() else ", and the library FriBidi (libfribidi0) for letters that are joined",
+        )
+
+
+def safe_for_matplotlib(texts: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Texts without characters that no font has, and the font families for matplotlib that have all the others.
+
+    The families are the value of `fontfamily`; their fonts are added to matplotlib's list.
+    """
+    drawn, paths = [], {_REGULAR: None}
+    for text in texts:
+        clusters = _clusters(_plain(text))
+        fonts = [_font_of(cluster, _REGULAR) for cluster in clusters]
+        paths.update(dict.fromkeys(font for font in fonts if font))
+        drawn.append("".join(one if font else "?" for one, font in zip(clusters, fonts, strict=True)))
+    return drawn, [_family(path) for path in paths]
+
+
+def _plain(text: str) -> str:
+    """One line of composed characters, none of which acts on what is around it."""
+    return visible(" ".join(unicodedata.normalize("NFC", text).split()))
+
+
+def _clusters(text: str) -> list[str]:
+    """What a reader takes for one character: a letter with its marks, or joined emoji."""
+    clusters: list[str] = []
+    for character in text:
+        last = clusters[-1] if clusters else ""
+        flags = ord(character) in _FLAGS and len(last) == 1 and ord(last) in _FLAGS
+        follows = unicodedata.category(character)[0] == "M" or character in _UNSEEN or ord(character) in _SKIN_TONES
+        if last and (follows or flags or last[-1] == _JOINER):
+            clusters[-1] += character
+        else:
+            clusters.append(character)
+    return clusters
+
+
+@functools.cache
+def _can_shape() -> bool:
+    """Whether letters can be joined and ordered as Arabic and Hindi need: Pillow loads FriBidi of the system for it."""
+    return bool(features.check("raqm"))
+
+
+@functools.lru_cache(4096)
+def _font_of(cluster: str, first: Path) -> Path | None:
+    """The font for a character with its marks: `first` if it has all of them, else an installed one; None: none has.
+
+    Args:
+        cluster: what `_clusters` gives.
+        first: the font to look into first.
+    """
+    needed = {ord(character) for character in cluster if character not in _UNSEEN}
+    shaped = [
+        unicodedata.bidirectional(one) in _RIGHT_TO_LEFT or unicodedata.category(one)[0] == "M" for one in cluster
+    ]
+    if any(shaped) and not _can_shape():
+        return None
+    if needed <= _characters(first):
+        return first
+    return next((path for path in (_REGULAR, *_installed()) if needed <= _characters(path)), None)
+
+
+@functools.cache
+def _installed() -> list[Path]:
+    """The fonts of this machine, those of Noto Sans and of regular weight first."""
+
+    def order(path: Path) -> tuple[bool, bool, int, str]:
+        name = path.stem.lower()
+        return any(style in name for style in _STYLES), "notosans" not in name, len(name), str(path)
+
+    paths = {Path(name) for name in font_manager.findSystemFonts()}
+    return sorted((path for path in paths if path.suffix.lower() in (".ttf", ".otf", ".ttc")), key=order)
+
+
+@functools.cache
+def _characters(path: Path) -> frozenset[int]:
+    """The characters for which a font has letters; none if it cannot be read, or has pictures or boxes instead."""
+    try:
+        font = FT2Font(str(path))
+        if not font.scalable or any(part in path.stem.lower() for part in _DRAW_NO_TEXT):
+            return frozenset()
+        return frozenset(font.get_charmap())
+    except (OSError, RuntimeError, ValueError):
+        return frozenset()
+
+
+@functools.lru_cache(256)
+def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.truetype(str(path), size)
+    with contextlib.suppress(OSError, ValueError, NotImplementedError):  # it has one weight
+        font.set_variation_by_name("Regular")  # that of CJK fonts of all weights is the thinnest otherwise
+    return font
+
+
+@functools.cache
+def _family(path: Path) -> str:
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # some fonts have only a medium weight
+    font_manager.fontManager.addfont(path)
+    return FT2Font(str(path)).family_name
+
+
+@functools.lru_cache(4096)
+def _width(run: _Run, size: int) -> float:
+    return _font(run.font, size).getlength(run.text, direction=_direction(run))
+
+
+def _direction(run: _Run) -> str | None:
+    """Without FriBidi there are only runs from left to right, and Pillow takes no direction."""
+    return None if not _can_shape() else "rtl" if run.right_to_left else "ltr"
+
+
+def _strong(cluster: str) -> bool | None:
+    """Whether a letter is written from right to left; None: it is none, and is written as those around it."""
+    kind = unicodedata.bidirectional(cluster[0])
+    return True if kind in _RIGHT_TO_LEFT else False if kind == "L" else None
+
+
+def _base_direction(clusters: list[str]) -> bool:
+    """Whether the first letter is written from right to left."""
+    return next((bool(strong) for strong in map(_strong, clusters) if strong is not None), False)
+
+
+def _directions(clusters: list[str], base: bool) -> list[bool]:
+    """Whether each character of a line is written from right to left (the rules of Unicode, without nesting).
+
+    Numbers are written from left to right, but what is between one and a letter goes with the letters before it.
+    """
+    kinds = [unicodedata.bidirectional(cluster[0]) for cluster in clusters]
+    for place in range(1, len(kinds) - 1):  # the point in 2.5
+        if kinds[place] in ("CS", "ES") and kinds[place - 1] == kinds[place + 1] and kinds[place - 1] in _NUMBERS:
+            kinds[place] = kinds[place - 1]
+    around: list[bool | None] = []
+    letters = base
+    for cluster, kind in zip(clusters, kinds, strict=True):
+        strong = letters if kind in _NUMBERS else _strong(cluster)
+        letters = letters if strong is None else strong
+        around.append(strong)
+    directions, before = [], base
+    for place, strong in enumerate(around):
+        after = next((other for other in around[place:] if other is not None), base)
+        before = before if strong is None else strong
+        directions.append(kinds[place] not in _NUMBERS and (before if before == after else base))
+    return directions
+
+
+def _visual_runs(pairs: list[tuple[str, Path]], base: bool) -> Iterator[_Run]:
+    """The runs of a line as they stand from left to right: parts of the other direction are turned as wholes.
+
+    Args:
+        pairs: characters with their fonts, in the order in which they are read.
+        base: whether the text is one from right to left.
+    """
+    runs: list[_Run] = []
+    for (cluster, font), right_to_left in zip(pairs, _directions([cluster for cluster, _ in pairs], base), strict=True):
+        if runs and runs[-1][1:] == (font, right_to_left):
+            runs[-1] = runs[-1]._replace(text=runs[-1].text + cluster)
+        else:
+            runs.append(_Run(cluster, font, right_to_left))
+    ordered: list[_Run] = []
+    for run in reversed(runs) if base else runs:
+        opposite = 0
+        while run.right_to_left != base and opposite < len(ordered) and ordered[-1 - opposite].right_to_left != base:
+            opposite += 1
+        ordered.insert(len(ordered) - opposite, run)
+    yield from ordered
+
+
+def _wrapped(pairs: list[tuple[str, Path]], width: int, size: int) -> list[list[tuple[str, Path]]]:
+    """Characters in lines, in the order in which they are read.
+
+    Lines are broken at spaces, between Chinese characters, and inside words that are wider than a line.
+    """
+    lines: list[list[tuple[str, Path]]] = [[]]
+    for word in _words(pairs):
+        if _measure(lines[-1] + word, size) <= width:
+            lines[-1] += word
+            continue
+        if lines[-1]:
+            lines.append([])
+        for pair in word:
+            if lines[-1] and _measure([*lines[-1], pair], size) > width:
+                lines.append([])
+            lines[-1].append(pair)
+    return [line[: -1 if line and line[-1][0] == " " else None] for line in lines]
+
+
+def _words(pairs: list[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
+    """Parts that stay in one line if they can, each with the space after it."""
+    word: list[tuple[str, Path]] = []
+    for place, pair in enumerate(pairs):
+        word.append(pair)
+        following = pairs[place + 1][0] if place + 1 < len(pairs) else " "
+        mark = unicodedata.category(following[0])[0] == "P"  # no line begins with a comma
+        if pair[0] == " " or (following != " " and not mark and (_is_wide(pair[0]) or _is_wide(following))):
+            yield word
+            word = []
+    if word:
+        yield word
+
+
+def _is_wide(cluster: str) -> bool:
+    """Whether it is a Chinese, Japanese or Korean character or an emoji, between which lines may be broken."""
+    return unicodedata.east_asian_width(cluster[0]) in "WF"
+
+
+def _measure(line: list[tuple[str, Path]], size: int) -> float:
+    """Pixels of a line without the space at its end."""
+    if line and line[-1][0] == " ":
+        line = line[:-1]
+    return sum(_width(run, size) for run in _visual_runs(line, base=False))
