@@ -24,6 +24,7 @@ from train.data.loader import iterate, waiting_hint
 from train.data.videos import check_classes, check_same_classes, read_videos
 from train.data.views import CLIP_POLICY, Views
 from train.device.processes import Exchange, World
+from train.device.select import without_tf32
 from train.device.signals import StopRequests, TrainingStopped
 from train.evaluation.results import results_of
 from train.evaluation.scoring import Evaluation, combine, score
@@ -370,7 +371,8 @@ class Trainer:
         self.train_step.swap_average()
         stopped = False
         try:
-            scores = score(predict, source)
+            with without_tf32():
+                scores = score(predict, source)
         except TrainingStopped:
             stopped = True
         finally:

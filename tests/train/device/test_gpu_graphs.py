@@ -65,7 +65,9 @@ def machine(tmp_path_factory) -> dict[str, str]:
     make_cuda(folder / "site")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "LD_LIBRARY_PATH"))}
     found = {"LD_LIBRARY_PATH": str(folder / "driver"), "PYTHONPATH": f"{folder / 'site'}:{ROOT}"}
-    return kept | found | {"STUB_CARDS": "1", "STUB_LOG": "1", "HOME": str(folder), "GLOG_v": "1"}
+    return (
+        kept | found | {"STUB_CARDS": "1", "STUB_CAPABILITY": "8", "STUB_LOG": "1", "HOME": str(folder), "GLOG_v": "1"}
+    )
 
 
 def compiled(machine: dict[str, str], *words: str) -> tuple[Counter, Counter]:
