@@ -49,6 +49,7 @@ from train.device.signals import StopRequests
 from train.evaluation.features import PartFile
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
+from train.network.batch_limit import check_batch
 from train.network.predictor import FeatureExtractor, load_feature_extractor
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import check_class_names
@@ -90,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         remove_temporary(folder)
         start_device(config)
         extract, facts = load_feature_extractor(config, path)
+        check_batch(extract.network, config, "eval")
         source = batches_of(config)
         check_class_names(facts, source.videos.class_names, path, source.videos.name)
         settings = _settings(config, source, path)
