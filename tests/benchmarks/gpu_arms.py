@@ -1,4 +1,4 @@
-"""What bench_gpu.py times and check_gpu.py checks: this project's network, torchvision's, a copy, training on shards."""
+"""What bench_gpu.py times and check_gpu.py checks: this network, torchvision's, a copy, training out of shards."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every operator of training and evaluation once: what it gives on one device is compared with what a CPU gave.
 
-A case is a function or one of the project's own cells.  It gives its outputs, and where it has them its gradients and the
-statistics it keeps.  In float16 it has the same inputs, which float16 holds exactly.
+A case is a function or one of the project's own cells.  It gives its outputs, and where it has them its gradients and
+the statistics it keeps.  In float16 it has the same inputs, which float16 holds exactly.
 """
 
 from __future__ import annotations
@@ -147,18 +147,21 @@ def of_function(function: Callable[..., Any], *inputs: np.ndarray) -> Callable[[
 
 # --- cells -----------------------------------------------------------------------------------------------------------
 class WithGradients(nn.Cell):
-    """A cell's output, and the gradients of its weighted sum for its input and its parameters."""
+    """A cell's output and, of its weighted sum, the gradients for input and parameters, in one forward pass."""
 
     def __init__(self, cell: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.cell = cell
-        self.gradients = ms.grad(self.weighted, 0, ms.ParameterTuple(cell.trainable_params()))
+        parameters = ms.ParameterTuple(cell.trainable_params())
+        self.gradients = ms.value_and_grad(self.weighted, 0, parameters, has_aux=True)
 
-    def weighted(self, x: Tensor, weights: Tensor) -> Tensor:
-        return (self.cell(x).astype(ms.float32) * weights).sum()
+    def weighted(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.cell(x)
+        return (out.astype(ms.float32) * weights).sum(), out
 
     def construct(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
-        return self.cell(x), self.gradients(x, weights)
+        (_sum, out), gradients = self.gradients(x, weights)
+        return out, gradients
 
 
 def of_cell(
