@@ -10,7 +10,8 @@ the clips are on the device; `uint8`, they come from the host and are normalised
 normalised on the host; `sink`, MindSpore's queue puts them on the device, and 8 steps are launched at a time (training
 only).  `copy` is the bandwidth; `streamed` trains on CONFIG's shards, in turns with steps on a resident batch.
 PyTorch may live in another environment (`--torch-python`).  Median of --rounds.  Table on stdout; --json has all of it.
-Arms come in the order of what they are worth: with --seconds, all that fits is measured, at batches 64 and 32.
+Arms come in the order of what they are worth: with --seconds, all that fits is measured, at batches 64 and 32; run
+`make check-gpu` first, in which a new card's driver compiles for minutes.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import subprocess
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -87,11 +89,21 @@ def machine(args: argparse.Namespace) -> None:
 
 
 def load(_args: argparse.Namespace) -> None:
-    """MindSpore's plug-in, with the libraries of NVIDIA's wheels."""
+    """MindSpore's plug-in, with the libraries of NVIDIA's wheels; the card is not used yet."""
+    from train import doctor
     from train.device import nvidia
 
-    open_mindspore("GPU")
-    foreign = nvidia.foreign_libraries(Path("/proc/self/maps").read_text(), nvidia.find_libraries())
+    maps, problem = doctor.maps_with_plugin()
+    check_libraries(maps if not problem else "", nvidia.find_libraries())
+    if problem:
+        raise WrongError(problem)
+
+
+def check_libraries(maps: str, wheels: list[Path]) -> None:
+    """Tell which of NVIDIA's libraries in a process are not of the wheels."""
+    from train.device import nvidia
+
+    foreign = nvidia.foreign_libraries(maps, wheels)
     tell(foreign_libraries=foreign)
     if foreign:
         raise WrongError(f"not of NVIDIA's wheels: {', '.join(foreign)}")
@@ -99,10 +111,17 @@ def load(_args: argparse.Namespace) -> None:
 
 def first(args: argparse.Namespace) -> None:
     """The first operators: the driver compiles MindSpore's kernels if it must, then cuDNN and cuBLAS are opened."""
+    from train.device import kernel_cache, nvidia
+
+    cache = None
+    if args.device == "GPU":
+        driver = nvidia.Driver()
+        if not kernel_cache.has_code_for(driver.cards[0]):
+            cache = kernel_cache.KernelCache.of(driver.cards[0], driver)
+            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+            cache.announce(driver.cards[0])
     ms = open_mindspore(args.device)
     from mindspore import ops
-
-    from train.device import kernel_cache, nvidia
 
     ones = lambda *shape: ms.Tensor(np.ones(shape, np.float32))  # noqa: E731
     for name, run, expected in (
@@ -115,13 +134,11 @@ def first(args: argparse.Namespace) -> None:
         tell(operator=name, seconds=round(time.perf_counter() - began, 2))
         if not (values == expected).all():
             raise WrongError(f"{name}: got {values.ravel()[0]}, expected {expected}")
-    if args.device == "GPU":
-        driver = nvidia.Driver()
-        card = driver.cards[0]
-        cache = kernel_cache.KernelCache.of(card, driver)
-        if not kernel_cache.has_code_for(card):
-            cache.set_warm()
+    if cache is not None:
+        cache.set_warm()
         tell(cache=cache.describe())
+    if args.device == "GPU":
+        check_libraries(Path("/proc/self/maps").read_text(), nvidia.find_libraries())
 
 
 def reference(args: argparse.Namespace) -> None:
@@ -311,6 +328,10 @@ def main(argv: list[str] | None = None) -> None:
         except WrongError as error:
             code = 1
             print(error)
+        except Exception as error:  # MindSpore's messages have many lines, of which the first says most
+            code = 1
+            traceback.print_exc(file=sys.stdout)
+            print(f"{type(error).__name__}: {first_line(str(error))}")
         sys.stdout.flush()
         os._exit(code)  # MindSpore's own end of a process can hang, or fail after all is done
     outcomes = run_all(args)
