@@ -94,9 +94,9 @@ def load(_args: argparse.Namespace) -> None:
     from train.device import nvidia
 
     maps, problem = doctor.maps_with_plugin()
-    check_libraries(maps if not problem else "", nvidia.find_libraries())
     if problem:
         raise WrongError(problem)
+    check_libraries(maps, nvidia.find_libraries())
 
 
 def check_libraries(maps: str, wheels: list[Path]) -> None:
