@@ -276,6 +276,17 @@ def test_validation_normalises_as_make_eval_does(config):
     np.testing.assert_allclose(train_shift, -np.full(3, 0.4) / 0.2, rtol=1e-6)
 
 
+def test_batches_of_both_loaders_are_checked(config, monkeypatch):
+    checked = []
+
+    def check_batch(_network, _config, loader, clip_lengths=()):
+        checked.append((loader, list(clip_lengths)))
+
+    monkeypatch.setattr(trainer, "check_batch", check_batch)
+    trainer.Trainer(load_config(Document(config)), World(), None)
+    assert checked == [("train", []), ("eval", [4])]
+
+
 def test_evaluation_in_training_is_without_tf32(config, monkeypatch):
     inside = []
 
