@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.device.nvidia import Card, Driver
+from train.device.nvidia import Card, Driver, driver_environment
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +51,8 @@ class KernelCache:
     mark: Path
 
     @classmethod
-    def of(cls, card: Card, driver: Driver, environment: Mapping[str, str] = os.environ) -> KernelCache:
-        """The cache as the variables describe it, which `nvidia.prepare` has set where the user has not."""
+    def of(cls, card: Card, driver: Driver, environment: Mapping[str, str] = driver_environment) -> KernelCache:
+        """The cache as the variables describe it that the driver has read."""
         folder = Path(environment["CUDA_CACHE_PATH"])
         versions = f"mindspore-{importlib.metadata.version('mindspore')}-driver-{driver.version}"
         mark = folder / f"compiled-{versions}-card-{card.capability[0]}.{card.capability[1]}"

@@ -45,6 +45,9 @@ LIBRARIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 # Libraries, and the names by which cuDNN opens them; cuDNN comes after them.
 _ALIASES = {"libcuda.so.1": "libcuda.so", "libnvrtc.so.11.2": "libnvrtc.so"}
 
+driver_environment: dict[str, str] = {}
+"""Variables of CUDA as the driver read them when `prepare` started it; MindSpore 2.10 changes one later, in vain."""
+
 _OLDEST_DRIVER = 11_000  # as cuDriverGetVersion counts; libraries of CUDA 11.8 run on every driver for CUDA 11
 _COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute: major, minor
 _CUDA_NO_DEVICE = 100
@@ -171,10 +174,11 @@ def _driver_variables() -> Iterator[None]:
         "CUDA_MODULE_LOADING": "LAZY",
         # Kernels that are compiled for a card (kernel_cache.py) are compiled once, not in every process.
         "CUDA_CACHE_PATH": str(cache / "kinetics-r2plus1d" / "cuda"),
-        "CUDA_CACHE_MAXSIZE": str(2**32),  # MindSpore 2.10 sets it to 4,000,000,000 when it loads
+        "CUDA_CACHE_MAXSIZE": str(2**32),
     }
     added = {name: value for name, value in ours.items() if name not in os.environ}
     os.environ.update(added)
+    driver_environment.update({name: value for name, value in os.environ.items() if name.startswith("CUDA_")})
     try:
         yield
     except GpuError:

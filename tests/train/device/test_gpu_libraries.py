@@ -121,8 +121,8 @@ def test_cache_that_cannot_be_written_is_a_warning(tmp_path, caplog):
 
 
 def test_compiling_is_announced_before_it_starts(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("CUDA_CACHE_PATH", str(tmp_path))
-    monkeypatch.setenv("CUDA_CACHE_MAXSIZE", str(2**32))
+    monkeypatch.setitem(nvidia.driver_environment, "CUDA_CACHE_PATH", str(tmp_path))
+    monkeypatch.setitem(nvidia.driver_environment, "CUDA_CACHE_MAXSIZE", str(2**32))
     monkeypatch.setattr(nvidia, "Driver", lambda: DRIVER)
     monkeypatch.setattr(select.ms, "set_device", lambda *words: logging.info("opened %s %d", *words))
     caplog.set_level(logging.INFO)
@@ -134,15 +134,15 @@ def test_compiling_is_announced_before_it_starts(tmp_path, monkeypatch, caplog):
     assert opened == "opened GPU 0" and compiled.startswith("the kernels are compiled, after ")
     caplog.clear()
     assert select._try("GPU", 0) == "" and caplog.messages == ["opened GPU 0"]
-    monkeypatch.setenv("CUDA_CACHE_MAXSIZE", "1000")
+    monkeypatch.setitem(nvidia.driver_environment, "CUDA_CACHE_MAXSIZE", "1000")
     caplog.clear()
     select._try("GPU", 0)
     assert caplog.messages[1].startswith("warning: CUDA_CACHE_MAXSIZE: got 1,000 bytes, expected at least")
 
 
 def test_failed_first_operator_leaves_the_cache_cold(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_CACHE_PATH", str(tmp_path))
-    monkeypatch.setenv("CUDA_CACHE_MAXSIZE", str(2**32))
+    monkeypatch.setitem(nvidia.driver_environment, "CUDA_CACHE_PATH", str(tmp_path))
+    monkeypatch.setitem(nvidia.driver_environment, "CUDA_CACHE_MAXSIZE", str(2**32))
     monkeypatch.setattr(nvidia, "Driver", lambda: DRIVER)
     monkeypatch.setattr(select.ms, "set_device", lambda *_words: None)
 
