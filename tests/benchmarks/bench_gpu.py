@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from gpu_arms import Arm, MindSpore, Torch, copy_bandwidth, difference, seconds_of, streamed_over_resident
-from gpu_stages import run_stage, tell
+from gpu_stages import report, run_stage
 
 TOLERANCE = {"O0": 5e-3, "O2": 5e-2, "O3": 5e-2}  # of the largest logit; TF32 counts as float32
 ARM_S = 1200  # after which an arm that hangs is stopped, with whatever it has started
@@ -65,7 +65,7 @@ class Result:
 
 
 def measure(arm: Arm, args: argparse.Namespace) -> Result:
-    """Run one arm in this process; what is known is told after each batch."""
+    """Run one arm in this process; what is known is reported after each batch."""
     result = Result(str(arm))
     shape = (2, 32, 32) if args.tiny else (16, 112, 112)
     try:
@@ -90,7 +90,7 @@ def measure(arm: Arm, args: argparse.Namespace) -> Result:
             run = library.prepare(batch, shape)
             for what in ("train",) if arm.feed == "sink" else ("train", "forward"):
                 result.clips_per_s[what][str(batch)] = batch / seconds_of(run, what, args.rounds)
-                tell(**asdict(result))
+                report(**asdict(result))
     except Exception as error:  # what was measured before it counts; the table says why there is no more
         lines = [line for line in str(error).splitlines() if line.strip("- ")] or [""]
         result.fault = f"{type(error).__name__}: {lines[0]}"
@@ -151,11 +151,11 @@ def print_table(results: list[Result], batches: list[int]) -> None:
 
 
 def run_arm(arm: Arm, command: list[str], left_s: float) -> Result:
-    """Measure an arm in a process of its own; one that is stopped keeps what it has told."""
+    """Measure an arm in a process of its own; one that is stopped keeps what it has reported."""
     if left_s < 1:
         return Result(str(arm), fault="not started: the time is over")
     outcome = run_stage(str(arm), command, min(ARM_S, left_s))
-    result = Result(**outcome.results[-1]) if outcome.results else Result(str(arm), fault="it told nothing")
+    result = Result(**outcome.results[-1]) if outcome.results else Result(str(arm), fault="it reported nothing")
     result.fault = outcome.problem or result.fault
     return result
 
@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
     args.batches = args.batches or ([1] if args.tiny else [64, 32] if args.seconds else [8, 16, 32, 64, 128])
     args.rounds = args.rounds or (1 if args.tiny else 20)
     if args.measure:
-        tell(**asdict(measure(Arm.parse(args.measure), args)))
+        report(**asdict(measure(Arm.parse(args.measure), args)))
         return
     results: list[Result] = []
     end = time.monotonic() + (args.seconds or float("inf"))

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 from gpu_arms import ROOT, Arm, MindSpore, difference, loss_difference, open_mindspore
-from gpu_stages import Outcome, run_stage, tell
+from gpu_stages import Outcome, report, run_stage
 
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
@@ -77,15 +77,15 @@ def machine(args: argparse.Namespace) -> None:
     import train
     from train.device import nvidia
 
-    tell(python=sys.version.split()[0], cores=os.cpu_count(), mindspore=importlib.metadata.version("mindspore"))
+    report(python=sys.version.split()[0], cores=os.cpu_count(), mindspore=importlib.metadata.version("mindspore"))
     if args.device == "CPU":
         return
     if train.GPU_PROBLEM:
         raise WrongError(train.GPU_PROBLEM)
     driver = nvidia.Driver()
-    tell(card=driver.cards[0].name, driver=driver.version, cuda=driver.cuda,
+    report(card=driver.cards[0].name, driver=driver.version, cuda=driver.cuda,
          compute_capability=".".join(map(str, driver.cards[0].capability)))  # fmt: skip
-    tell(**{name: importlib.metadata.version(name) for name, _, _ in nvidia.LIBRARIES})
+    report(**{name: importlib.metadata.version(name) for name, _, _ in nvidia.LIBRARIES})
 
 
 def load(_args: argparse.Namespace) -> None:
@@ -100,11 +100,11 @@ def load(_args: argparse.Namespace) -> None:
 
 
 def check_libraries(maps: str, wheels: list[Path]) -> None:
-    """Tell which of NVIDIA's libraries in a process are not of the wheels."""
+    """Report which of NVIDIA's libraries in a process are not of the wheels."""
     from train.device import nvidia
 
     foreign = nvidia.foreign_libraries(maps, wheels)
-    tell(foreign_libraries=foreign)
+    report(foreign_libraries=foreign)
     if foreign:
         raise WrongError(f"not of NVIDIA's wheels: {', '.join(foreign)}")
 
@@ -131,12 +131,12 @@ def first(args: argparse.Namespace) -> None:
     ):  # fmt: skip
         began = time.perf_counter()
         values = run().asnumpy()
-        tell(operator=name, seconds=round(time.perf_counter() - began, 2))
+        report(operator=name, seconds=round(time.perf_counter() - began, 2))
         if not (values == expected).all():
             raise WrongError(f"{name}: got {values.ravel()[0]}, expected {expected}")
     if cache is not None:
         cache.set_warm()
-        tell(cache=cache.describe())
+        report(cache=cache.describe())
     if args.device == "GPU":
         check_libraries(Path("/proc/self/maps").read_text(), nvidia.find_libraries())
 
@@ -150,11 +150,11 @@ def reference(args: argparse.Namespace) -> None:
     for case in gpu_operators.cases():
         arrays |= {f"{case.name}/{index:03}": array for index, array in enumerate(case.arrays("float32"))}
     np.savez(args.work / "reference.npz", **arrays)
-    tell(arrays=len(arrays))
+    report(arrays=len(arrays))
 
 
 def operators(args: argparse.Namespace, number_format: str, first_case: str = "0") -> None:
-    """Every operator in one number format, from a case on; a case is told when it begins and when it ends."""
+    """Every operator in one number format, from a case on; each case is reported when it begins and when it ends."""
     open_mindspore(args.device)
     import gpu_operators
 
@@ -165,7 +165,7 @@ def operators(args: argparse.Namespace, number_format: str, first_case: str = "0
     expected = np.load(args.work / "reference.npz")
     cases = [case for case in gpu_operators.cases() if number_format in case.formats]
     for number, case in enumerate(cases[int(first_case) :], int(first_case)):
-        tell(case=case.name, number=number)
+        report(case=case.name, number=number)
         bound = gpu_operators.TOLERANCES[case.kind][number_format]
         ours = [expected[key] for key in sorted(expected) if key.rpartition("/")[0] == case.name]
         try:
@@ -174,7 +174,7 @@ def operators(args: argparse.Namespace, number_format: str, first_case: str = "0
             off, problem = float("inf"), f"{type(error).__name__}: {first_line(str(error))}"
         if not problem and not off <= bound:
             problem = f"differs by {off:.1e}, {bound:g} is allowed"
-        tell(case=case.name, number=number, off=off if math.isfinite(off) else None, problem=problem)
+        report(case=case.name, number=number, off=off if math.isfinite(off) else None, problem=problem)
 
 
 def network(args: argparse.Namespace, layout: str, precision: str) -> None:
@@ -182,10 +182,10 @@ def network(args: argparse.Namespace, layout: str, precision: str) -> None:
     arm = Arm("mindspore", layout, precision if precision.startswith("O") else "O0")
     library = MindSpore(arm, args.device, tf32=precision == "TF32")
     off = difference(library.logits())
-    tell(logits=off, allowed=LOGITS[precision])
+    report(logits=off, allowed=LOGITS[precision])
     losses = library.losses(STEPS)
     losses_off = loss_difference(losses)
-    tell(losses=losses, off=losses_off, allowed=LOSSES[precision])
+    report(losses=losses, off=losses_off, allowed=LOSSES[precision])
     if not off <= LOGITS[precision]:
         raise WrongError(f"logits differ by {off:.1e}, {LOGITS[precision]:g} is allowed")
     if not losses_off <= LOSSES[precision]:
@@ -206,7 +206,7 @@ def train(args: argparse.Namespace) -> None:
     for module in ("train.train", "train.evaluate"):
         began = time.perf_counter()
         done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT)
-        tell(module=module, exit_code=done.returncode, seconds=round(time.perf_counter() - began, 1))
+        report(module=module, exit_code=done.returncode, seconds=round(time.perf_counter() - began, 1))
         if done.returncode:
             raise WrongError(f"{module} ended with exit code {done.returncode}")
 

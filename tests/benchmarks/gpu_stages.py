@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 _MARK = "RESULT "
 
 
-def tell(**facts: Any) -> None:
+def report(**facts: Any) -> None:
     """In a stage's process: print one result at once."""
     print(_MARK + json.dumps(facts), flush=True)
 
@@ -30,7 +30,7 @@ class Outcome:
         stage: its name.
         problem: what went wrong, in one line; empty: nothing.
         seconds: how long it took.
-        results: what it told, in order.
+        results: what it reported, in order.
     """
 
     stage: str

@@ -123,9 +123,9 @@ def test_without_a_gpu_nothing_is_reported_as_measured(tmp_path):
 def test_arm_that_hangs_is_stopped_and_others_continue(bench, tmp_path, monkeypatch, capsys):
     hangs = tmp_path / "python"
     measured = '{"arm": "ARM", "values": {"gb_per_s": 5.0}}'
-    tells = f"echo 'RESULT {measured}'"
+    reports = f"echo 'RESULT {measured}'"
     hangs.write_text(
-        f"#!/bin/sh\ncase $* in *copy) {tells}; sleep 60;; *) {tells.replace('ARM', 'mindspore')};; esac\n"
+        f"#!/bin/sh\ncase $* in *copy) {reports}; sleep 60;; *) {reports.replace('ARM', 'mindspore')};; esac\n"
     )
     hangs.chmod(0o755)
     monkeypatch.setattr(bench.sys, "executable", str(hangs))
@@ -133,7 +133,7 @@ def test_arm_that_hangs_is_stopped_and_others_continue(bench, tmp_path, monkeypa
     bench.main(["--arms", "copy", "mindspore", "--json", str(tmp_path / "found.json")])
     assert "copy: stopped after 1 s" in capsys.readouterr().err
     stopped, other = json.loads((tmp_path / "found.json").read_text())["results"]
-    assert stopped["fault"] == "stopped after 1 s" and stopped["values"] == {"gb_per_s": 5.0}  # told before
+    assert stopped["fault"] == "stopped after 1 s" and stopped["values"] == {"gb_per_s": 5.0}  # reported before
     assert other == asdict(bench.Result("mindspore", values={"gb_per_s": 5.0}))
 
 
