@@ -71,7 +71,7 @@ SCORED  = $(or $(call asked,preprocess train),$(if $(CHOSEN),.shards,install))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install sample manifests estimate preprocess verify train eval features infer export convert report doctor bench bench-gpu test lint clean \
+.PHONY: help install sample manifests estimate preprocess verify train eval features infer export convert report doctor bench check-gpu bench-gpu test lint clean \
 	.checked .videos .ledgers .fits .shards
 
 help: ## Show this help
@@ -129,7 +129,13 @@ bench: .shards ## Measure this machine: decoding, loading, training steps
 	for script in $(filter-out %/bench_gpu.py,$(wildcard tests/benchmarks/bench_*.py)); do \
 		$(RUN_ANY) $$script $(FLAGS) || exit; done
 
-bench-gpu: .venv/.gpu .shards ## Check and time every layout and precision on the GPU, and PyTorch if it is installed
+# A rehearsal on a CPU needs none of NVIDIA's libraries.
+FOR_GPU = $(if $(findstring --device CPU,$(subst =, ,$(ARGS))),install,.venv/.gpu)
+
+check-gpu: $(FOR_GPU) ## Check in minutes that the GPU computes what training and evaluation need
+	$(RUN_ANY) tests/benchmarks/check_gpu.py --json check_gpu.json $(FLAGS)
+
+bench-gpu: $(FOR_GPU) .shards ## Check and time every layout and precision on the GPU, and PyTorch if it is installed
 	$(RUN_ANY) tests/benchmarks/bench_gpu.py $(SETTINGS) --json bench_gpu.json $(FLAGS)
 
 test: install ## Run the tests (ARGS="-m slow" for the long ones)

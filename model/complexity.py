@@ -1,4 +1,4 @@
-"""Counts the parameters of each network and its multiply-adds for one clip.
+"""Counts the parameters of each network, its multiply-adds for one clip, and its largest tensor.
 
     python -m model.complexity
 
@@ -9,10 +9,11 @@ torchvision's `GFLOPS`.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from mindspore import nn
 
-from model import r2plus1d
+from model import channels_last, r2plus1d
 from model.r2plus1d import Block, SpatialMaxPool, Triple, VideoResNet
 
 CLIP: Triple = (16, 112, 112)
@@ -25,32 +26,50 @@ def num_parameters(network: nn.Cell) -> int:
 
 def multiply_adds(network: VideoResNet, clip: Triple = CLIP) -> int:
     """Multiply-adds of the network for one clip of (T, H, W)."""
-    size, total = clip, network.fc.in_channels * network.fc.out_channels
+    return network.fc.in_channels * network.fc.out_channels + sum(layer.cost for layer in _layers(network, clip))
+
+
+def largest_tensor(network: VideoResNet, clip: Triple = CLIP) -> int:
+    """Elements of the largest output of a convolution for one clip of (T, H, W), in either layout."""
+    return max(layer.elements for layer in _layers(network, clip))
+
+
+class _Layer(NamedTuple):
+    """What one convolution has for one clip: elements of its output, and multiply-adds."""
+
+    elements: int
+    cost: int
+
+
+def _layers(network: VideoResNet, clip: Triple) -> list[_Layer]:
+    """The convolutions of a network."""
+    size, layers = clip, []
     for stage in network.stages[:-1]:
-        size, cost = _walk(stage, size)
-        total += cost
-    return total
+        size, more = _walk(stage, size)
+        layers += more
+    return layers
 
 
-def _walk(cell: nn.Cell, size: Triple) -> tuple[Triple, int]:
-    """The output size (T, H, W) of a cell whose input has `size`, and its multiply-adds."""
-    if isinstance(cell, nn.Conv3d):  # padded by half its kernel: the output is size / stride, rounded up
+def _walk(cell: nn.Cell, size: Triple) -> tuple[Triple, list[_Layer]]:
+    """The output size (T, H, W) of a cell whose input has `size`, and its convolutions."""
+    if isinstance(cell, nn.Conv3d | channels_last.Conv):  # padded by half its kernel: size / stride, rounded up
         t, h, w = (-(-length // step) for length, step in zip(size, cell.stride, strict=True))
-        return (t, h, w), t * h * w * math.prod(cell.weight.shape)
+        channels = cell.weight.shape[0] + (cell.planes[1] if isinstance(cell, channels_last.Conv) else 0)
+        return (t, h, w), [_Layer(channels * t * h * w, t * h * w * math.prod(cell.weight.shape))]
     if isinstance(cell, SpatialMaxPool):
-        return (size[0], -(-size[1] // 2), -(-size[2] // 2)), 0
+        return (size[0], -(-size[1] // 2), -(-size[2] // 2)), []
     if isinstance(cell, Block):
-        out, total = size, _walk(cell.downsample, size)[1]
+        out, layers = size, _walk(cell.downsample, size)[1]
         for part in (cell.conv1, cell.conv2, cell.conv3):
-            out, cost = _walk(part, out)
-            total += cost
-        return out, total
-    total = 0
+            out, more = _walk(part, out)
+            layers += more
+        return out, layers
+    layers = []
     if isinstance(cell, nn.SequentialCell):
         for part in cell:
-            size, cost = _walk(part, size)
-            total += cost
-    return size, total
+            size, more = _walk(part, size)
+            layers += more
+    return size, layers
 
 
 def main() -> None:

@@ -74,12 +74,16 @@ def _check_training(config: Config, document: Document, args: argparse.Namespace
     if not waiting:  # training itself comes next, and checks the rest
         return
     from train.loop.resume import check_before_decoding  # these take MindSpore's seconds
+    from train.network.batch_limit import check_batch
     from train.network.build import build_network
     from train.weights.compatibility import check_class_names
     from train.weights.load import load_weights
 
     check_before_decoding(config, document, class_names(config), args.resume, world=args.devices)
     network = build_network(config.model)
+    check_batch(network, config, "train")
+    if config.train.eval_epochs:
+        check_batch(network, config, "eval", _clip_lengths(config))
     if config.train.pre_trained:
         path = Path(config.train.pretrained_model)
         facts = load_weights(path, network, head=config.train.head)
@@ -88,7 +92,8 @@ def _check_training(config: Config, document: Document, args: argparse.Namespace
 
 
 def _check_evaluation(config: Config, document: Document, args: argparse.Namespace) -> None:
-    from train.network.predictor import load_predictor  # these take MindSpore's seconds
+    from train.network.batch_limit import check_batch
+    from train.network.predictor import Predictor, load_predictor  # these take MindSpore's seconds
     from train.runs.choose import weights_of
     from train.weights.compatibility import check_class_names
     from train.weights.record import read_record, with_network
@@ -105,8 +110,16 @@ def _check_evaluation(config: Config, document: Document, args: argparse.Namespa
         return
     config = with_num_classes(config, lambda: count_classes(config))
     if check_ledgers(config, trains=False):
-        _, facts = load_predictor(config, path)
+        predictor, facts = load_predictor(config, path)
+        if isinstance(predictor, Predictor):
+            check_batch(predictor.network, config, "eval", _clip_lengths(config))
         check_class_names(facts, names or [], path, config.preprocess.dataset)
+
+
+def _clip_lengths(config: Config) -> list[int]:
+    """Frames of the clips that the protocols take."""
+    options = config.data_loader.eval.dataset
+    return [each.clip_len or options.seq for each in protocols_of(config.eval.protocols, options).values()]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +25,14 @@ from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, EXIT_USAGE
 from pipeline.shards import libhdf5
 from train import GPU_PROBLEM
-from train.device import nvidia
+from train.device import kernel_cache, nvidia
 from train.experiment.load import SECTION_CLASSES, load_config
 from train.experiment.sections import Config
 
 _COMMON_KEYS = ("device_target", "train.ckpt_path", "preprocess.store")
 _GIB = 2**30
 _LOW_DISK_BYTES = 5 * _GIB
+_PLUGIN_S = 120  # to load MindSpore and its plug-in
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def _gpu(required: bool) -> Iterator[Finding]:
     else:
         yield Finding("NVIDIA driver", "ok", f"{driver.version}, runs CUDA {driver.cuda}")
         for card in driver.cards:
-            yield Finding("card", "ok", f"{card.name}, {card.memory_bytes / _GIB:.0f} GiB, {_kernels(card)}")
+            yield _card(card)
     try:
         nvidia.find_libraries()
     except nvidia.GpuError as error:
@@ -112,16 +115,74 @@ def _gpu(required: bool) -> Iterator[Finding]:
         if GPU_PROBLEM:
             yield Finding("MindSpore on GPU", "missing", GPU_PROBLEM)
         else:
-            cache = os.environ["CUDA_CACHE_PATH"]
-            yield Finding("MindSpore on GPU", "ok", f"{nvidia.PLUGIN}; compiled kernels in {cache}")
+            yield _plugin()
+            yield from (_compiled_kernels(card, driver) for card in dict.fromkeys(driver.cards) if _compiles(card))
 
 
-def _kernels(card: nvidia.Card) -> str:
+def _card(card: nvidia.Card) -> Finding:
     major, minor = card.capability
-    compiled = (6, 0) <= card.capability <= (8, 0)
-    return f"compute capability {major}.{minor}, " + (
-        "MindSpore has kernels for it" if compiled else "MindSpore's kernels are compiled for it at first use"
-    )
+    text = f"{card.name}, {card.memory_bytes / _GIB:.0f} GiB, compute capability {major}.{minor}"
+    if kernel_cache.is_too_old(card):
+        return Finding("card", "missing", f"{text}. MindSpore has no kernels for it. Use a card of 6.0 or newer.")
+    if _compiles(card):
+        return Finding("card", "ok", f"{text}, MindSpore's kernels are compiled for it at first use")
+    return Finding("card", "ok", f"{text}, MindSpore has kernels for it")
+
+
+def _compiles(card: nvidia.Card) -> bool:
+    return not kernel_cache.has_code_for(card) and not kernel_cache.is_too_old(card)
+
+
+def _compiled_kernels(card: nvidia.Card, driver: nvidia.Driver) -> Finding:
+    """Whether the driver has compiled MindSpore's kernels for a card."""
+    cache = kernel_cache.KernelCache.of(card, driver)
+    if cache.problem:
+        return Finding("compiled kernels", "missing", cache.problem)
+    if cache.is_warm:
+        return Finding("compiled kernels", "ok", f"warm: {cache.describe()}")
+    text = f"cold: {cache.describe()}. The first use compiles once, for several minutes."
+    return Finding("compiled kernels", "none", text)
+
+
+def _plugin() -> Finding:
+    """Whether MindSpore's plug-in loads, and with the libraries of NVIDIA's wheels."""
+    maps, problem = maps_with_plugin()
+    if problem:
+        return Finding("MindSpore on GPU", "missing", problem)
+    if foreign := nvidia.foreign_libraries(maps, nvidia.find_libraries()):
+        return Finding(
+            "MindSpore on GPU",
+            "missing",
+            f"these libraries are not of NVIDIA's wheels: {', '.join(foreign)}. Remove them from LD_PRELOAD and "
+            "LD_LIBRARY_PATH, or uninstall the Python package that brings them.",
+        )
+    return Finding("MindSpore on GPU", "ok", f"{nvidia.PLUGIN}, with NVIDIA's wheels")
+
+
+# Only loads the plug-in: opening the card could compile for minutes.
+_LOAD_PLUGIN = """
+import os, sys, train, mindspore
+from mindspore._c_expression import MSContext
+context = MSContext.get_instance()
+if not context.is_pkg_support_device("GPU"):
+    sys.exit(context.load_plugin_error())
+print(open("/proc/self/maps").read(), flush=True)
+os._exit(0)
+"""
+
+
+def maps_with_plugin() -> tuple[str, str]:
+    """/proc/self/maps of a process in which MindSpore has loaded its plug-in; and why it could not, else empty."""
+    command = [sys.executable, "-c", _LOAD_PLUGIN]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PLUGIN_S)
+    except subprocess.TimeoutExpired:
+        return "", f"MindSpore did not load its plug-in within {_PLUGIN_S} s. Run `make check-gpu`."
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "libmindspore_gpu" in line] or done.stderr.splitlines()
+        reason = lines[-1].strip() if lines else f"exit code {done.returncode}"
+        return "", f"MindSpore cannot load its plug-in: {reason}. Run `make check-gpu`."
+    return done.stdout, ""
 
 
 def _short(distribution: str) -> str:

@@ -39,7 +39,8 @@ from train.evaluation.scoring import Evaluation, combine, log_step, score
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
 from train.loop.health import evaluation_memory_errors
-from train.network.predictor import load_predictor
+from train.network.batch_limit import check_batch
+from train.network.predictor import Predictor, load_predictor
 from train.pictures.confusion import draw_confusion
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import check_class_names, warn_if_seen_differently
@@ -77,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     batch_size = config.data_loader.eval.dataset.batch_size
     with evaluation_memory_errors(batch_size):
         predictor, facts = load_for(source, path)
+        if isinstance(predictor, Predictor):
+            check_batch(predictor.network, config, "eval", [clip["seq"] for clip in clips_of(source)])
     check_class_names(facts, source.videos.class_names, path, source.videos.name)
     for clip in clips_of(source):
         warn_if_seen_differently(facts, config, path, clip)

@@ -51,6 +51,7 @@ from train.evaluation.protocols import Protocol, protocols_of
 from train.evaluation.scoring import Evaluation, as_evaluated
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
+from train.network.batch_limit import check_batch
 from train.network.predictor import FeatureExtractor, load_feature_extractor
 from train.runs.choose import config_of_run, has_best, weights_of
 from train.weights.compatibility import check_class_names
@@ -94,7 +95,9 @@ def main(argv: list[str] | None = None) -> int:
         remove_temporary(folder)
         start_device(config)
         source = Evaluation(config)
-        extract, facts = load_feature_extractor(as_evaluated(config), path)
+        config = as_evaluated(config)
+        extract, facts = load_feature_extractor(config, path)
+        check_batch(extract.network, config, "eval")
         check_class_names(facts, source.videos.class_names, path, source.videos.name)
         settings = _settings(config, source.videos.name, name, protocol, path)
         if _is_finished(target, settings):

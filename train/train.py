@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     config = with_num_classes(config, lambda: count_classes(config))
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequests())
-        device = start_device(config)
+        device = start_device(config, trains=True)
         world = join_world(config)
         checkpoints = checkpoints_to_resume(config, class_names(config), args.resume)
         run = None

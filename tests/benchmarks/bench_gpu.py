@@ -1,6 +1,6 @@
 """R(2+1)D-18 on a GPU: checks each arm's logits, then times it, beside PyTorch and a copy.       (make bench-gpu)
 
-    python tests/benchmarks/bench_gpu.py [-c CONFIG] [--batches 8 16 32 64 128] [--torch-python PYTHON] [--json FILE]
+    python tests/benchmarks/bench_gpu.py [-c CONFIG] [--seconds 300] [--batches 64 32] [--torch-python PYTHON]
     python tests/benchmarks/bench_gpu.py --device CPU --tiny        a test of the script itself
 
 An arm is one library, layout, precision, feed, jit level and choice of convolutions (Arm in gpu_arms.py), in a process
@@ -10,35 +10,36 @@ the clips are on the device; `uint8`, they come from the host and are normalised
 normalised on the host; `sink`, MindSpore's queue puts them on the device, and 8 steps are launched at a time (training
 only).  `copy` is the bandwidth; `streamed` trains on CONFIG's shards, in turns with steps on a resident batch.
 PyTorch may live in another environment (`--torch-python`).  Median of --rounds.  Table on stdout; --json has all of it.
+Arms come in the order of what they are worth: with --seconds, all that fits is measured, at batches 64 and 32; run
+`make check-gpu` first, in which a new card's driver compiles for minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from gpu_arms import ROOT, Arm, MindSpore, Torch, copy_bandwidth, difference, seconds_of, streamed_over_resident
+from gpu_arms import Arm, MindSpore, Torch, copy_bandwidth, difference, seconds_of, streamed_over_resident
+from gpu_stages import report, run_stage
 
 TOLERANCE = {"O0": 5e-3, "O2": 5e-2, "O3": 5e-2}  # of the largest logit; TF32 counts as float32
 ARM_S = 1200  # after which an arm that hangs is stopped, with whatever it has started
 CLIP_BYTES = 1.8e9  # that a training step moves for a clip of 16 x 112 x 112 in float16, about 14 passes
 
 NAIVE, BEST = Arm("mindspore"), Arm("mindspore", "NTHWC", "O3")
-TORCH = (Arm("torch"), Arm("torch", "NTHWC"), Arm("torch", "NCTHW", "O2"), Arm("torch", "NTHWC", "O2"))
+TORCH = (Arm("torch", "NTHWC", "O2"), Arm("torch", "NCTHW", "O2"), Arm("torch"), Arm("torch", "NTHWC"))
 ARMS = (
-    NAIVE, Arm("mindspore", "NCTHW", "O2"), Arm("mindspore", "NCTHW", "O3"),
-    Arm("mindspore", "NTHWC"), Arm("mindspore", "NTHWC", "O2"), BEST,
+    BEST, TORCH[0], Arm("copy"), NAIVE, Arm("streamed", "NTHWC", "O3"),
+    *TORCH[1:], Arm("mindspore", "NTHWC", "O2"), Arm("mindspore", "NTHWC"),
+    Arm("mindspore", "NCTHW", "O2"), Arm("mindspore", "NCTHW", "O3"),
     Arm("mindspore", "NCTHW", convolutions="performance"), Arm("mindspore", "NTHWC", convolutions="performance"),
     Arm("mindspore", "unpadded", "O3"), Arm("mindspore", "unfused", "O3"),
     Arm("mindspore", "NTHWC", "O3", "uint8"), Arm("mindspore", "NTHWC", "O3", "float32"),
     Arm("mindspore", "NTHWC", "O3", "sink"), Arm("mindspore", "NTHWC", "O3", "resident", "O1"),
-    *TORCH, Arm("copy"), Arm("streamed", "NTHWC", "O3"),
 )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ class Result:
 
 
 def measure(arm: Arm, args: argparse.Namespace) -> Result:
-    """Run one arm in this process."""
+    """Run one arm in this process; what is known is reported after each batch."""
     result = Result(str(arm))
     shape = (2, 32, 32) if args.tiny else (16, 112, 112)
     try:
@@ -89,6 +90,7 @@ def measure(arm: Arm, args: argparse.Namespace) -> Result:
             run = library.prepare(batch, shape)
             for what in ("train",) if arm.feed == "sink" else ("train", "forward"):
                 result.clips_per_s[what][str(batch)] = batch / seconds_of(run, what, args.rounds)
+                report(**asdict(result))
     except Exception as error:  # what was measured before it counts; the table says why there is no more
         lines = [line for line in str(error).splitlines() if line.strip("- ")] or [""]
         result.fault = f"{type(error).__name__}: {lines[0]}"
@@ -148,23 +150,14 @@ def print_table(results: list[Result], batches: list[int]) -> None:
         print(f"{result.arm:44} {logits:>8}  {line} {other} {result.fault}".rstrip())
 
 
-def run_arm(arm: Arm, command: list[str]) -> Result:
-    """Measure an arm in a process of its own, which ends with this one."""
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        try:
-            out, errors = process.communicate(timeout=ARM_S)
-        except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                return Result(str(arm), fault=f"stopped after {ARM_S} s")
-            raise
-    lines = out.strip().splitlines()
-    if process.returncode or not lines:
-        said = errors.strip().splitlines() or ["nothing said"]
-        return Result(str(arm), fault=f"ended with {process.returncode}: {said[-1]}")
-    return Result(**json.loads(lines[-1]))
+def run_arm(arm: Arm, command: list[str], left_s: float) -> Result:
+    """Measure an arm in a process of its own; one that is stopped keeps what it has reported."""
+    if left_s < 1:
+        return Result(str(arm), fault="not started: the time is over")
+    outcome = run_stage(str(arm), command, min(ARM_S, left_s))
+    result = Result(**outcome.results[-1]) if outcome.results else Result(str(arm), fault="it reported nothing")
+    result.fault = outcome.problem or result.fault
+    return result
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -174,6 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=("GPU", "CPU"), default="GPU")
     parser.add_argument("--tiny", action="store_true", help="clips of 3x2x32x32: a test of this script")
     parser.add_argument("--batches", type=int, nargs="+")
+    parser.add_argument("--seconds", type=float, help="stop after so long; otherwise every arm is measured")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--arms", nargs="+", default=[str(arm) for arm in ARMS], metavar="LIBRARY[:LAYOUT[:...]]")
     parser.add_argument("--torch-python", default=sys.executable, help="the Python that has torch and torchvision")
@@ -182,16 +176,17 @@ def main(argv: list[str] | None = None) -> None:
     args, args.override = parser.parse_known_args(argv)
     if wrong := [word for word in args.override if not word.startswith("--") or "=" not in word]:
         parser.error(f"unrecognized argument: {wrong[0]} (overrides of CONFIG look like --section.key=value)")
-    args.batches = args.batches or ([1] if args.tiny else [8, 16, 32, 64, 128])
+    args.batches = args.batches or ([1] if args.tiny else [64, 32] if args.seconds else [8, 16, 32, 64, 128])
     args.rounds = args.rounds or (1 if args.tiny else 20)
     if args.measure:
-        print(json.dumps(asdict(measure(Arm.parse(args.measure), args))))
+        report(**asdict(measure(Arm.parse(args.measure), args)))
         return
     results: list[Result] = []
+    end = time.monotonic() + (args.seconds or float("inf"))
     for arm in map(Arm.parse, args.arms):
         python = args.torch_python if arm.library == "torch" else sys.executable
         words = [*(argv if argv is not None else sys.argv[1:]), "--measure", str(arm)]
-        results.append(run_arm(arm, [python, __file__, *words]))
+        results.append(run_arm(arm, [python, __file__, *words], end - time.monotonic()))
         print(f"{arm}: {results[-1].fault or 'measured'}", file=sys.stderr)
         facts = {key: value for result in results for key, value in result.facts.items()}
         reached = targets(results) if args.device == "GPU" and not args.tiny else []

@@ -1,4 +1,4 @@
-"""What bench_gpu.py measures: this project's network, torchvision's, a copy, and training out of shards."""
+"""What bench_gpu.py times and check_gpu.py checks: this network, torchvision's, a copy, training out of shards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Arm:
 
     Layout is `model.layout`, or NTHWC with mid-planes as published, `unpadded`, or with batch norms and ReLUs kept
     apart, `unfused`.  Precision is `train.amp_level`; in PyTorch, anything but O0 is autocast to float16.  Convolutions
-    are `normal` or `performance`, see `train.runtime.choose_convolutions`.
+    are `normal` or `performance`, see `train.device.select.choose_convolutions`.
     """
 
     library: str
@@ -58,7 +58,7 @@ def stored_clips(batch: int, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def normalized(clips: np.ndarray) -> np.ndarray:
-    """As train.augment.Normalize does it, on the host: (N, 3, T, H, W) float32."""
+    """As train.network.normalize does it, on the host: (N, 3, T, H, W) float32."""
     values = (clips.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
     return np.ascontiguousarray(values.transpose(0, 4, 1, 2, 3))
 
@@ -75,6 +75,12 @@ def difference(logits: np.ndarray) -> float:
     """To torchvision's logits, relative to the largest."""
     expected = np.load(RESOURCES / "parity_logits.npz")[f"logits_{'x'.join(map(str, CHECKED))}_seed0"]
     return float(np.abs(logits - expected).max() / np.abs(expected).max())
+
+
+def loss_difference(losses: list[float]) -> float:
+    """To PyTorch's losses of the same steps, relative, the largest."""
+    expected = np.load(RESOURCES / "loss_curve.npz")["loss64"][: len(losses)]
+    return float(np.abs(np.array(losses) / expected - 1).max())
 
 
 def checked_clips() -> np.ndarray:
@@ -117,17 +123,18 @@ def open_mindspore(device: str) -> Any:
 
 
 class MindSpore:
-    """The arms of this project."""
+    """The arms of this project; on a GPU, `tf32` is whether float32 is rounded as in training."""
 
-    def __init__(self, arm: Arm, device: str) -> None:
+    def __init__(self, arm: Arm, device: str, *, tf32: bool = True) -> None:
         from train.device import nvidia
-        from train.device.select import choose_convolutions
+        from train.device.select import allow_tf32, choose_convolutions
 
         self.ms, self.arm = open_mindspore(device), arm
         self.ms.set_context(jit_config={"jit_level": arm.jit})
         self.facts = {"mindspore": self.ms.__version__, "device": device}
         if device == "GPU":
             choose_convolutions(arm.convolutions)
+            allow_tf32(tf32)
             driver, cudnn = nvidia.Driver(), importlib.metadata.version("nvidia-cudnn-cu11")
             self.facts |= {"device": driver.cards[0].name, "driver": f"{driver.version}, CUDA {driver.cuda}"}
             self.facts["MindSpore's cuDNN"] = cudnn
@@ -154,6 +161,27 @@ class MindSpore:
     def logits(self) -> np.ndarray:
         self.network.set_train(False)
         return self.network(self.ms.Tensor(checked_clips())).asnumpy().astype(np.float32)
+
+    def losses(self, steps: int) -> list[float]:
+        """Of the first training steps of the curve that PyTorch's losses in tests/resources are of."""
+        from mindspore import nn
+        from reference_weights import training_batch
+
+        from model import weights
+        from train.experiment.sections import Optimizer
+        from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
+
+        network = self._build(self.arm.layout, self.arm.precision)
+        last = {name: p.asnumpy().copy() for name, p in weights.parameters(network).items()}
+        last["fc.weight"] *= np.float32(0.05)
+        last["fc.bias"][:] = 0
+        weights.assign(network, last, source="reference")
+        options = Optimizer(weight_decay=1e-4, loss_scale=1.0 if self.arm.precision == "O0" else 1024.0)
+        step = TrainStep(
+            NetworkWithLoss(network, nn.Identity()), make_optimizer(options, network, [0.001] * steps), options
+        ).set_train(True)
+        batches = map(training_batch, range(steps))
+        return [float(step(*map(self.ms.Tensor, batch))[0].asnumpy()) for batch in batches]
 
     def statistics(self) -> float:
         """How far a forward pass in training leaves the batch norms' statistics from the plain layout's in float32."""

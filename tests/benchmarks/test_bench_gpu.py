@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,7 +43,7 @@ def test_targets_are_ratios_of_measured_arms_only(bench):
 
 def test_an_arm_is_its_text(bench):
     assert all(bench.Arm.parse(str(arm)) == arm for arm in bench.ARMS)
-    assert str(bench.ARMS[0]) == "mindspore" and str(bench.Arm("torch", feed="uint8")) == "torch:NCTHW:O0:uint8"
+    assert str(bench.NAIVE) == "mindspore" and str(bench.Arm("torch", feed="uint8")) == "torch:NCTHW:O0:uint8"
     assert bench.Arm.parse("torch:NTHWC") == bench.Arm("torch", "NTHWC", "O0", "resident", "O0", "normal")
 
 
@@ -121,14 +122,33 @@ def test_without_a_gpu_nothing_is_reported_as_measured(tmp_path):
 
 def test_arm_that_hangs_is_stopped_and_others_continue(bench, tmp_path, monkeypatch, capsys):
     hangs = tmp_path / "python"
-    hangs.write_text('#!/bin/sh\ncase $* in *copy) sleep 60;; *) echo \'{"arm": "mindspore"}\';; esac\n')
+    measured = '{"arm": "ARM", "values": {"gb_per_s": 5.0}}'
+    reports = f"echo 'RESULT {measured}'"
+    hangs.write_text(
+        f"#!/bin/sh\ncase $* in *copy) {reports}; sleep 60;; *) {reports.replace('ARM', 'mindspore')};; esac\n"
+    )
     hangs.chmod(0o755)
     monkeypatch.setattr(bench.sys, "executable", str(hangs))
-    monkeypatch.setattr(bench, "ARM_S", 0.5)
+    monkeypatch.setattr(bench, "ARM_S", 2)
     bench.main(["--arms", "copy", "mindspore", "--json", str(tmp_path / "found.json")])
-    assert "copy: stopped after 0.5 s" in capsys.readouterr().err
+    assert "copy: stopped after 2 s" in capsys.readouterr().err
     stopped, other = json.loads((tmp_path / "found.json").read_text())["results"]
-    assert stopped["fault"] == "stopped after 0.5 s" and other == asdict(bench.Result("mindspore"))
+    assert stopped["fault"] == "stopped after 2 s" and stopped["values"] == {"gb_per_s": 5.0}  # reported before
+    assert other == asdict(bench.Result("mindspore", values={"gb_per_s": 5.0}))
+
+
+def test_arms_in_order_of_value_stop_in_time(bench, tmp_path, monkeypatch, capsys):
+    first = ["mindspore:NTHWC:O3", "torch:NTHWC:O2", "copy", "mindspore", "streamed:NTHWC:O3"]
+    assert [str(arm) for arm in bench.ARMS[:5]] == first and len({*bench.ARMS}) == len(bench.ARMS) == 20
+    slow = tmp_path / "python"
+    slow.write_text("""#!/bin/sh\nsleep 1.5; echo 'RESULT {"arm": "mindspore"}'\n""")
+    slow.chmod(0o755)
+    monkeypatch.setattr(bench.sys, "executable", str(slow))
+    began = time.monotonic()
+    bench.main(["--seconds", "4", "--json", str(tmp_path / "found.json"), "--torch-python", str(slow)])
+    assert time.monotonic() - began < 20
+    faults = [result["fault"] for result in json.loads((tmp_path / "found.json").read_text())["results"]]
+    assert faults[0] == "" and set(faults[3:]) == {"not started: the time is over"} and len(faults) == 20
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted(Path(__file__).parent.glob("bench_*.py"))
+SCRIPTS = sorted(path for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("test_"))
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

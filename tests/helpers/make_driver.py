@@ -1,7 +1,8 @@
 """A fake NVIDIA driver and fake libraries, so that the search for them can be tested without a card."""
 
 # STUB_CARDS is the driver's number of cards (0: cuInit fails as the real one does), STUB_CUDA its version of CUDA
-# (12040 for 12.4).  It has every function of the driver that MindSpore's plug-in needs.
+# (12040 for 12.4), STUB_CAPABILITY the major number of the cards' compute capability (9).  With STUB_LOG, cuInit writes
+# where it would keep compiled kernels.  It has every function of the driver that MindSpore's plug-in needs.
 
 from __future__ import annotations
 
@@ -11,16 +12,23 @@ from pathlib import Path
 from train.device.nvidia import LIBRARIES
 
 _DRIVER = r"""
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 static int number(const char *name, int otherwise) { const char *v = getenv(name); return v ? atoi(v) : otherwise; }
-int cuInit(unsigned flags) { return number("STUB_CARDS", 0) ? 0 : 100; }
+int cuInit(unsigned flags) {
+    if (getenv("STUB_LOG")) fprintf(stderr, "cuInit: %s\n", getenv("CUDA_CACHE_PATH"));
+    return number("STUB_CARDS", 0) ? 0 : 100;
+}
 int cuDriverGetVersion(int *version) { *version = number("STUB_CUDA", 12040); return 0; }
 int cuDeviceGetCount(int *count) { *count = number("STUB_CARDS", 0); return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
 int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Stub 9000", length); return 0; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 8ull << 30; return 0; }
-int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 0; return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    *value = attribute == 75 ? number("STUB_CAPABILITY", 9) : 0;
+    return 0;
+}
 int cuGetErrorName(int code, const char **name) {
     *name = code == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR_UNKNOWN";
     return 0;

@@ -10,6 +10,7 @@ from paths import RESOURCES
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.ledger.table import blank_rows, read_ledger, write_ledger
 from train import check
+from train.network import batch_limit
 
 RUN = RESOURCES / "made_by_24d7eab" / "runs" / "kept" / "20261126-000000"
 CHECKPOINT = RUN / "ckpt" / "epoch_001-step_000002.ckpt"
@@ -144,3 +145,14 @@ def test_checkpoint_of_other_settings_is_not_resumed(words, tmp_path):
 def test_no_run_to_score_is_said_before_decoding(words):
     with pytest.raises(UserError, match="no run of dataset tiny has a checkpoint"):
         check.main([*words, "--for=eval"])
+
+
+@pytest.mark.parametrize(("loader", "action"), [("train", "raise data_loader.group_size."), ("eval", "same result.")])
+def test_batch_too_large_for_a_gpu_is_refused(words, monkeypatch, loader, action):
+    monkeypatch.setattr(batch_limit.ms, "get_context", lambda _key: "GPU")
+    monkeypatch.setattr(batch_limit, "_CUDNN_ELEMENTS", 9 * 4 * 8 * 8 * 3)  # 9 mid-planes
+    larger = [f"--data_loader.{loader}.dataset.batch_size=3", "--model.layout=NCTHW"]
+    message = refused([*words, *larger], "--device_target=auto")
+    assert message.startswith(f"data_loader.{loader}.dataset.batch_size: got 3, but with clips of 4x16x16 cuDNN takes ")
+    assert message.endswith(action)
+    assert check.main([*words, *larger, "--with-ledgers", "--device_target=CPU"]) == EXIT_OK

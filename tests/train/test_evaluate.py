@@ -97,6 +97,20 @@ def test_folder_is_tried_before_anything_is_scored(words, tmp_path, monkeypatch)
         evaluate.main([*words, f"--eval.output_dir={tmp_path}/x"])
 
 
+def test_batch_is_checked_before_anything_is_scored(words, monkeypatch):
+    checked = []
+
+    def check_batch(network, _config, loader, clip_lengths):
+        checked.append((type(network), loader, list(clip_lengths)))
+        raise UserError("too large")
+
+    monkeypatch.setattr(evaluate, "check_batch", check_batch)
+    monkeypatch.setattr(evaluate, "score", lambda *_: pytest.fail("scored"))
+    with pytest.raises(UserError, match="^too large"):
+        evaluate.main([*words, "--eval.protocols=[torchvision-clip, one-clip]"])
+    assert checked == [(TinyNetwork, "eval", [16, 4])]  # frames of torchvision's clips, and of the settings'
+
+
 def test_names_are_those_of_the_weights_without_labels(words, tmp_path, capsys, made):
     ledger = made[0].parent / "manifests" / "tiny" / "test.csv"
     with open(ledger, newline="") as file:

@@ -167,6 +167,15 @@ def test_file_of_other_settings_is_not_replaced(words, tmp_path):
     assert target.read_bytes() == b"mine"
 
 
+def test_batch_is_checked_before_anything_is_computed(words, monkeypatch):
+    def check_batch(_network, _config, loader):
+        raise UserError(f"{loader} is too large")
+
+    monkeypatch.setattr(features, "check_batch", check_batch)
+    with pytest.raises(UserError, match="^eval is too large"):
+        features.main(words)
+
+
 def test_an_export_has_no_features(words, checkpoint, tmp_path):
     path = tmp_path / "net.onnx"
     path.write_bytes(b"")

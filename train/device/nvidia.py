@@ -4,6 +4,9 @@ MindSpore 2.10 loads its GPU plug-in while it is imported, or never.  The plug-i
 dynamic loader accepts those already in the process, so they are loaded from the wheels of `make install GPU=1`.
 MindSpore also runs `$CUDA_HOME/bin/nvcc --version` first and loads no plug-in unless the answer is CUDA 11.1 or 11.6;
 the script in `train/device/cuda_home` gives that answer without a toolkit.  Without a card nothing is changed.
+
+cuDNN 8 opens the libraries that do its work, NVRTC and the driver by name when the first convolution runs.  They are in
+the process by then, under the names it uses (alias.py).
 """
 
 from __future__ import annotations
@@ -13,8 +16,12 @@ import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from train.device.alias import load_alias
 
 CUDA_HOME = Path(__file__).with_name("cuda_home")
 PLUGIN = "lib/plugin/libmindspore_gpu.so.11.6"
@@ -24,12 +31,22 @@ LIBRARIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("nvidia-cuda-runtime-cu11", "cuda_runtime", ("libcudart.so.11.0",)),
     ("nvidia-cuda-nvrtc-cu11", "cuda_nvrtc", ("libnvrtc-builtins.so.11.8", "libnvrtc.so.11.2")),
     ("nvidia-cublas-cu11", "cublas", ("libcublasLt.so.11", "libcublas.so.11")),
-    ("nvidia-cudnn-cu11", "cudnn", ("libcudnn.so.8",)),
+    ("nvidia-cudnn-cu11", "cudnn", (
+        "libcudnn_ops_infer.so.8", "libcudnn_cnn_infer.so.8", "libcudnn_ops_train.so.8", "libcudnn_cnn_train.so.8",
+        "libcudnn.so.8",
+    )),
     ("nvidia-cufft-cu11", "cufft", ("libcufft.so.10",)),
     ("nvidia-curand-cu11", "curand", ("libcurand.so.10",)),
     ("nvidia-cusparse-cu11", "cusparse", ("libcusparse.so.11",)),
     ("nvidia-cusolver-cu11", "cusolver", ("libcusolver.so.11",)),
-)
+    ("nvidia-nccl-cu11", "nccl", ("libnccl.so.2",)),  # MindSpore's own is 2.16.5, with code for 6.0 only
+)  # fmt: skip
+
+# Libraries, and the names by which cuDNN opens them; cuDNN comes after them.
+_ALIASES = {"libcuda.so.1": "libcuda.so", "libnvrtc.so.11.2": "libnvrtc.so"}
+
+driver_environment: dict[str, str] = {}
+"""Variables of CUDA as the driver read them when `prepare` started it; MindSpore 2.10 changes one later, in vain."""
 
 _OLDEST_DRIVER = 11_000  # as cuDriverGetVersion counts; libraries of CUDA 11.8 run on every driver for CUDA 11
 _COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute: major, minor
@@ -132,22 +149,42 @@ def prepare() -> str:
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return "CUDA_VISIBLE_DEVICES hides every card. Unset it to use one."
     try:
-        Driver()
-        _check_plugin()
-        for path in find_libraries():
-            _load(path)
+        with _driver_variables():
+            Driver()
+            _check_plugin()
+            for path in (Path("libcuda.so.1"), *find_libraries()):
+                _load(path)
+            if "mindspore" in sys.modules:
+                raise GpuError(
+                    "mindspore was imported before `train`, so its GPU plug-in is not loaded. Import `train` first."
+                )
     except GpuError as error:
         return str(error)
-    if "mindspore" in sys.modules:
-        return "mindspore was imported before `train`, so its GPU plug-in is not loaded. Import `train` first."
     os.environ["CUDA_HOME"] = str(CUDA_HOME)
-    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # load only the kernels that run, not all 819 MB
-    # Cards newer than sm_80 compile MindSpore's kernels from PTX; with this cache once, not in every process.
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("CUDA_CACHE_PATH", str(cache / "kinetics-r2plus1d" / "cuda"))
-    os.environ.setdefault("CUDA_CACHE_MAXSIZE", str(2**32))  # MindSpore 2.10 sets it to 4,000,000,000 when it loads
     logging.getLogger(f"ME.mindspore.log.{os.getpid()}").addFilter(_is_real_warning)
     return ""
+
+
+@contextmanager
+def _driver_variables() -> Iterator[None]:
+    """Set what the driver reads from the environment in cuInit, where the user has not; undone after an error."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    ours = {
+        # For cuDNN and cuBLAS; MindSpore's own kernels are all loaded at once by its static CUDA 11.6 runtime.
+        "CUDA_MODULE_LOADING": "LAZY",
+        # Kernels that are compiled for a card (kernel_cache.py) are compiled once, not in every process.
+        "CUDA_CACHE_PATH": str(cache / "kinetics-r2plus1d" / "cuda"),
+        "CUDA_CACHE_MAXSIZE": str(2**32),
+    }
+    added = {name: value for name, value in ours.items() if name not in os.environ}
+    os.environ.update(added)
+    driver_environment.update({name: value for name, value in os.environ.items() if name.startswith("CUDA_")})
+    try:
+        yield
+    except GpuError:
+        for name in added:
+            del os.environ[name]
+        raise
 
 
 def find_libraries() -> list[Path]:
@@ -188,10 +225,35 @@ def _folders(package: str) -> list[Path]:
     return [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
 
 
+def foreign_libraries(maps: str, libraries: list[Path]) -> list[str]:
+    """NVIDIA's libraries in a process that are not those of the wheels.
+
+    The plug-in also looks in /usr/local/cuda, and a program's other packages may bring a CUDA of their own.
+
+    Args:
+        maps: /proc/<pid>/maps of the process.
+        libraries: the files that should be there, from `find_libraries`.
+
+    Returns:
+        Their paths, sorted.
+    """
+    ours = {path.resolve() for path in libraries}
+    names = {path.name.partition(".so")[0] for path in libraries}
+    # address, permissions, offset, device and inode come before the path; the kernel marks a removed file.
+    lines = (line.split(maxsplit=5) for line in maps.splitlines())
+    paths = {Path(words[5].removesuffix(" (deleted)")) for words in lines if len(words) == 6 and words[5][0] == "/"}
+    found = {path for path in paths if ".so" in path.name and path.name.partition(".so")[0] in names}
+    return sorted(str(path) for path in found if path.resolve() not in ours and not str(path).startswith("/memfd:"))
+
+
 def _load(path: Path) -> None:
     try:
         ctypes.CDLL(str(path))
+        if path.name in _ALIASES:
+            load_alias(_ALIASES[path.name], path.name)
     except OSError as error:
+        if "libz.so.1" in str(error):
+            raise GpuError("cuDNN needs libz.so.1, which is not installed. Install zlib (Debian: zlib1g).") from None
         raise GpuError(f"{path.name} cannot be loaded: {error}. Run `make install GPU=1` in a new .venv.") from None
 
 

@@ -7,16 +7,19 @@ import os
 import platform
 import shutil
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import mindspore as ms
 import numpy as np
-from mindspore.device_context.gpu import op_tuning
+from mindspore.device_context.gpu import op_precision, op_tuning
 
 import model
 import train
-from train.device import nvidia
+from train.device import kernel_cache, nvidia
 from train.device.processes import under_msrun
 from train.device.request import DeviceError, check_request
 from train.experiment.sections import Config
@@ -24,8 +27,12 @@ from train.experiment.sections import Config
 log = logging.getLogger(__name__)
 
 
-def start_device(config: Config) -> str:
+def start_device(config: Config, *, trains: bool = False) -> str:
     """Choose the device, and set MindSpore's context and seed; returns its name: CPU, GPU or Ascend.
+
+    Args:
+        config: the experiment.
+        trains: whether the process trains; on a GPU, TF32 is then on, except in `without_tf32`.
 
     Raises:
         DeviceError: MindSpore cannot open the device of `device_target` here.
@@ -44,6 +51,10 @@ def start_device(config: Config) -> str:
         )
     if target == "GPU":
         choose_convolutions("performance")
+        allow_tf32(trains)
+        log.info("float32 in convolutions and products: TF32 is %s", "on, in evaluation off" if trains else "off")
+        for path in nvidia.foreign_libraries(Path("/proc/self/maps").read_text(), nvidia.find_libraries()):
+            log.warning("warning: %s is loaded, which is not of NVIDIA's wheels. `make doctor` shows what to do.", path)
     if config.context.device_id not in (0, device_id) or (config.context.device_id and target == "CPU"):
         log.warning(
             "warning: context.device_id: %d has no effect %s.", config.context.device_id,
@@ -72,6 +83,28 @@ def choose_convolutions(how: Literal["normal", "performance"]) -> None:
     """
     for choose in (op_tuning.conv_fprop_algo, op_tuning.conv_dgrad_algo, op_tuning.conv_wgrad_algo):
         choose(how)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Set whether a GPU may round the inputs of float32 convolutions and products to TF32 (10 bits of mantissa).
+
+    MindSpore's own choice is on for convolutions, and off for products.
+    """
+    op_precision.conv_allow_tf32(allowed)
+    op_precision.matmul_allow_tf32(allowed)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Within it a process that trains computes as one that evaluates: published numbers are those of float32."""
+    on_gpu = ms.get_context("device_target") == "GPU"
+    if on_gpu:
+        allow_tf32(False)
+    try:
+        yield
+    finally:
+        if on_gpu:
+            allow_tf32(True)
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -139,8 +172,8 @@ def _try(target: str, device_id: int) -> str:
         if target == "CPU":
             ms.set_device("CPU")
             return ""
-        if target == "GPU" and device_id >= (num_cards := len(nvidia.Driver().cards)):
-            return f"card number {device_id}, counted from 0, does not exist; the driver shows {num_cards}"
+        if target == "GPU":
+            return _try_gpu(device_id)
         ms.set_device(target, device_id)
     except nvidia.GpuError as error:
         return str(error)
@@ -149,4 +182,34 @@ def _try(target: str, device_id: int) -> str:
         # MindSpore lists each plug-in that it could not load, with the missing library.
         plugin = f"Load dynamic library: libmindspore_{target.lower()}."
         return next((line for line in lines if line.startswith(plugin)), lines[0])
+    return ""
+
+
+def _try_gpu(device_id: int) -> str:
+    """Set MindSpore's device to a card; if kernels must be compiled for it, compile them.
+
+    Returns:
+        Why it cannot be used, in one line; or an empty string.
+
+    Raises:
+        GpuError: the driver cannot be asked.
+        RuntimeError: MindSpore cannot use the card.
+    """
+    driver = nvidia.Driver()
+    if device_id >= len(driver.cards):
+        return f"card number {device_id}, counted from 0, does not exist; the driver shows {len(driver.cards)}"
+    card = driver.cards[device_id]
+    if kernel_cache.is_too_old(card):
+        return f"{card.name}: compute capability {'.'.join(map(str, card.capability))}; MindSpore needs 6.0 or newer"
+    if kernel_cache.has_code_for(card):
+        ms.set_device("GPU", device_id)
+        return ""
+    cache, began = kernel_cache.KernelCache.of(card, driver), time.monotonic()
+    if not cache.is_warm:
+        cache.announce(card)
+    ms.set_device("GPU", device_id)
+    if not cache.is_warm:
+        (ms.Tensor(np.zeros(1, np.float32)) + 1).asnumpy()  # the first operator loads all kernels
+        log.info("the kernels are compiled, after %.0f s", time.monotonic() - began)
+        cache.set_warm()
     return ""

@@ -24,6 +24,7 @@ from train.data.loader import iterate, waiting_hint
 from train.data.videos import check_classes, check_same_classes, read_videos
 from train.data.views import CLIP_POLICY, Views
 from train.device.processes import Exchange, World
+from train.device.select import without_tf32
 from train.device.signals import StopRequests, TrainingStopped
 from train.evaluation.results import results_of
 from train.evaluation.scoring import Evaluation, combine, score
@@ -36,6 +37,7 @@ from train.loop.lr_schedule import learning_rates
 from train.loop.resume import check_clip_settings, check_schedule, clip_settings
 from train.loop.running_statistics import RunningStatistics
 from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
+from train.network.batch_limit import check_batch
 from train.network.build import build_network
 from train.network.normalize import Normalize
 from train.network.precision import set_amp_level
@@ -123,6 +125,9 @@ class Trainer:
             epochs=config.train.epochs, steps_per_epoch=self.steps_per_epoch, clips_per_step=self.clips_per_step,
         )  # fmt: skip
         self.network = build_network(config.model)
+        check_batch(self.network, config, "train")
+        if self.validation is not None:
+            check_batch(self.network, config, "eval", [each.loader.dataset.seq for each in self.validation.plan.passes])
         set_amp_level(self.network, config.train.amp_level)
         if config.train.pre_trained:
             initial = Path(config.train.pretrained_model)
@@ -370,7 +375,8 @@ class Trainer:
         self.train_step.swap_average()
         stopped = False
         try:
-            scores = score(predict, source)
+            with without_tf32():
+                scores = score(predict, source)
         except TrainingStopped:
             stopped = True
         finally:

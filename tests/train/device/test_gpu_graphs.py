@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 from make_cuda import make_cuda
-from make_driver import make_driver
+from make_driver import compile_library, make_driver
 from paths import ROOT
 
 PROGRAM = """
@@ -65,7 +65,9 @@ def machine(tmp_path_factory) -> dict[str, str]:
     make_cuda(folder / "site")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "LD_LIBRARY_PATH"))}
     found = {"LD_LIBRARY_PATH": str(folder / "driver"), "PYTHONPATH": f"{folder / 'site'}:{ROOT}"}
-    return kept | found | {"STUB_CARDS": "1", "STUB_LOG": "1", "HOME": str(folder), "GLOG_v": "1"}
+    return (
+        kept | found | {"STUB_CARDS": "1", "STUB_CAPABILITY": "8", "STUB_LOG": "1", "HOME": str(folder), "GLOG_v": "1"}
+    )
 
 
 def compiled(machine: dict[str, str], *words: str) -> tuple[Counter, Counter]:
@@ -147,3 +149,32 @@ def test_a_resident_batch_is_copied_to_the_device_once(machine, tmp_path):
     calls = re.findall(r"^compiled$(.*?)^called (\d+)$", done.stderr, re.MULTILINE | re.DOTALL)
     copies = [(said.count("cuda: to the device 123457\n"), int(total)) for said, total in calls]
     assert copies == [(3, 123457), (0, 2 * 123457)]  # of a Tensor, of `resident`
+
+
+DOCTOR = """
+import sys
+from train import doctor
+doctor.importlib.metadata.version = lambda name: "1.2"  # no wheel is installed
+doctor.main(["-c", "train/configs/sample.yaml"])
+"""
+
+
+@pytest.mark.slow
+def test_doctor_loads_the_plugin(machine, tmp_path):
+    def lines(**variables: str) -> list[str]:
+        command = [sys.executable, "-c", DOCTOR]
+        done = subprocess.run(command, cwd=ROOT, env=machine | variables, capture_output=True, text=True)
+        return [line for line in done.stdout.splitlines() if line.startswith("MindSpore on GPU")]
+
+    (line,) = lines()
+    assert line.split() == ["MindSpore", "on", "GPU", "ok", "lib/plugin/libmindspore_gpu.so.11.6,", "with", "NVIDIA's",
+                            "wheels"]  # fmt: skip
+    site = tmp_path / "site"
+    shutil.copytree(machine["PYTHONPATH"].partition(":")[0], site)
+    compile_library("", site / "nvidia" / "cufft" / "lib" / "libcufft.so.10")
+    (line,) = lines(PYTHONPATH=f"{site}:{ROOT}")
+    assert " missing " in line and "undefined symbol: cufftExec" in line and line.endswith("Run `make check-gpu`.")
+    foreign = tmp_path / "libcublas.so.11"
+    shutil.copy(site / "nvidia" / "cublas" / "lib" / "libcublas.so.11", foreign)
+    (line,) = lines(LD_PRELOAD=str(foreign))
+    assert " missing " in line and f"not of NVIDIA's wheels: {foreign}. Remove them from LD_PRELOAD" in line

@@ -116,13 +116,16 @@ assert train.GPU_PROBLEM == "", train.GPU_PROBLEM
 for _, folder, names in nvidia.LIBRARIES:
     for name in names:  # only by its soname: the loader finds it because it is already in the process
         assert getattr(ctypes.CDLL(name), f"loaded_{folder}")() == 1
+assert ctypes.CDLL("libnvrtc.so").loaded_cuda_nvrtc() == 1  # the names that cuDNN opens
+assert ctypes.CDLL("libcuda.so").cuInit(0) == 0
 answer = subprocess.run([os.environ["CUDA_HOME"] + "/bin/nvcc", "--version"], capture_output=True, text=True).stdout
 assert "Cuda compilation tools, release 11.6," in answer
 print(*(os.environ[name] for name in ("CUDA_MODULE_LOADING", "CUDA_CACHE_PATH", "CUDA_CACHE_MAXSIZE")))
 """,
-        driver, libraries, STUB_CARDS="2", XDG_CACHE_HOME="/cache", CUDA_HOME="/usr/local/cuda-13",
+        driver, libraries, STUB_CARDS="2", XDG_CACHE_HOME="/cache", CUDA_HOME="/usr/local/cuda-13", STUB_LOG="1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert set(done.stderr.splitlines()) == {"cuInit: /cache/kinetics-r2plus1d/cuda"}  # it reads its variables then
     assert done.stdout.split() == ["LAZY", "/cache/kinetics-r2plus1d/cuda", "4294967296"]
     mine = {"CUDA_MODULE_LOADING": "EAGER", "CUDA_CACHE_PATH": "/mine", "CUDA_CACHE_MAXSIZE": "5000000000"}
     program = f"import os, train; assert not train.GPU_PROBLEM; print(*map(os.environ.get, {[*mine]}))"
@@ -231,7 +234,7 @@ def test_plugin_load_error_is_named_and_auto_takes_cpu(monkeypatch, caplog):
 
     monkeypatch.setattr(train, "GPU_PROBLEM", "")
     monkeypatch.setattr(select.ms, "set_device", cannot)
-    monkeypatch.setattr(nvidia, "Driver", lambda: SimpleNamespace(cards=["one"]))
+    monkeypatch.setattr(nvidia, "Driver", lambda: SimpleNamespace(cards=[nvidia.Card("A100", (8, 0), 2**36)]))
     with pytest.raises(DeviceError, match="GPU, .*card number 1, counted from 0, does not exist; the driver shows 1"):
         select.start_device(sample_config(device_target="GPU", **{"context.device_id": "1"}))
     for target, missing in (("GPU", "libcuda_ops.so.11: undefined symbol"), ("Ascend", "libge_runner.so: cannot open")):
@@ -274,17 +277,30 @@ def test_the_doctor_misses_a_gpu_that_is_asked_for(monkeypatch, capsys):
 @needs_cc
 def test_the_doctor_with_a_card(driver, libraries, tmp_path):
     program = f"""
-import sys
+import os, sys
 from train import doctor
 doctor.importlib.metadata.version = lambda name: "1.2"
+doctor.maps_with_plugin = lambda: (os.environ.get("MAPS", ""), os.environ.get("PROBLEM", ""))
 sys.exit(doctor.main(["-c", "train/configs/sample.yaml", "--train.ckpt_path={tmp_path}"]))
 """
-    done = run(program, driver, libraries, STUB_CARDS="1")
+    cache = tmp_path / "cache"
+    done = run(program, driver, libraries, STUB_CARDS="1", CUDA_CACHE_PATH=str(cache))
     report = report_of(done.stdout)
     assert "runs CUDA 12.4" in report["NVIDIA driver"][1]
     assert report["card"] == ("ok", "Stub 9000, 8 GiB, compute capability 9.0, "
                                     "MindSpore's kernels are compiled for it at first use")  # fmt: skip
     assert report["NVIDIA libraries"][0] == report["MindSpore on GPU"][0] == "ok"
+    state, text = report["compiled kernels"]
+    assert state == "none" and text.startswith(f"cold: {cache}, 0 MB of at most 4,295 MB. The first use compiles once")
+    cache.mkdir()
+    (cache / "compiled-mindspore-1.2-driver-unknown version-card-9.0").touch()
+    maps = f"7f00-7f10 r-xp 00000000 08:01 77 {'':9} /usr/local/cuda/lib64/libcublas.so.11.11.3.6"
+    done = run(program, driver, libraries, STUB_CARDS="1", CUDA_CACHE_PATH=str(cache), MAPS=maps)
+    report = report_of(done.stdout)
+    assert done.returncode == 2 and report["compiled kernels"][1].startswith("warm: ")
+    assert report["MindSpore on GPU"][0] == "missing"
+    assert "not of NVIDIA's wheels: /usr/local/cuda/lib64/libcublas.so.11.11.3.6. Rem" in report["MindSpore on GPU"][1]
+    assert len(report["MindSpore on GPU"][1].splitlines()) == 1
     (tmp_path / "nvidia").mkdir()
     (tmp_path / "nvidia" / "__init__.py").touch()
     done = run(program, driver, tmp_path, STUB_CARDS="1")

@@ -1,5 +1,6 @@
 """A training that is stopped, killed or corrupted resumes to the same bits, or one line explains why it cannot."""
 
+import contextlib
 import io
 import json
 import logging
@@ -273,6 +274,50 @@ def test_validation_normalises_as_make_eval_does(config):
     train_shift, shift = (cell.normalize.shift.asnumpy() for cell in (made.train_step.loss, made.predictor))
     np.testing.assert_allclose(shift, -np.array([0.1, 0.2, 0.3]) / 0.2, rtol=1e-6)
     np.testing.assert_allclose(train_shift, -np.full(3, 0.4) / 0.2, rtol=1e-6)
+
+
+def test_batches_of_both_loaders_are_checked(config, monkeypatch):
+    checked = []
+
+    def check_batch(_network, _config, loader, clip_lengths=()):
+        checked.append((loader, list(clip_lengths)))
+
+    monkeypatch.setattr(trainer, "check_batch", check_batch)
+    trainer.Trainer(load_config(Document(config)), World(), None)
+    assert checked == [("train", []), ("eval", [4])]
+
+
+def test_evaluation_in_training_is_without_tf32(config, monkeypatch):
+    inside = []
+
+    @contextlib.contextmanager
+    def without_tf32():
+        inside.append("off")
+        yield
+        inside.append("on")
+
+    def score(_predict, _source):
+        inside.append("score")
+        raise trainer.TrainingStopped(75)
+
+    monkeypatch.setattr(trainer, "without_tf32", without_tf32)
+    monkeypatch.setattr(trainer, "score", score)
+    document = Document(config, {"train.ckpt_path": "unused"})
+    assert trainer.Trainer(load_config(document), World(), None)._evaluate(0) == {}
+    assert inside[:2] == ["off", "score"]
+
+
+def test_training_asks_for_the_device_with_tf32(config, tmp_path, monkeypatch):
+    asked = []
+
+    def start_device(_config, *, trains=False):
+        asked.append(trains)
+        raise UserError("enough")
+
+    monkeypatch.setattr(train, "start_device", start_device)
+    with pytest.raises(UserError, match="enough"):
+        train.main(words(config, tmp_path))
+    assert asked == [True]
 
 
 def test_read_that_hangs_ends_training_resumably(config, tmp_path, monkeypatch):
