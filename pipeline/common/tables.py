@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import replacing
@@ -97,9 +99,7 @@ def plain(table: pd.DataFrame) -> pd.DataFrame:
     for name in table.columns:
         column = table[name]
         number = pd.api.types.is_numeric_dtype(column)
-        columns[name] = pd.Series(
-            column.to_numpy() if number else column.to_numpy(object), dtype=None if number else object
-        )
+        columns[name] = pd.Series(column.to_numpy() if number else texts_of(column), dtype=None if number else object)
     return pd.DataFrame(columns, copy=False)
 
 
@@ -133,8 +133,12 @@ def list_of(values: Iterable) -> list:
     """A column as Python values, fast."""
     if not isinstance(values, pd.Series):
         return list(values)
-    # tolist of a text column would look for missing values first.
-    return (values if pd.api.types.is_numeric_dtype(values) else values.to_numpy(object)).tolist()
+    return (values if pd.api.types.is_numeric_dtype(values) else texts_of(values)).tolist()
+
+
+def texts_of(column: pd.Series) -> NDArray:
+    """A column as an array of Python objects; to_numpy and tolist would look for missing values first."""
+    return np.asarray(column.array, dtype=object)
 
 
 def full_matches(pattern: str, column: pd.Series) -> pd.Series:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipeline.common.outcome import OUTCOME_TYPES, STATUSES
 from pipeline.common.recipe import SPLITS
-from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches, inside, plain
+from pipeline.common.tables import BadValue, InputError, collect, expect, full_matches, inside, plain, texts_of
 from pipeline.common.video_id import ID_PATTERN, ID_RULE, video_ids
 
 if TYPE_CHECKING:  # imported where rules are made: training makes none, and saves 10 MiB of memory
@@ -169,8 +169,7 @@ def is_plausible(ledger: pd.DataFrame) -> bool:
         values = ledger[name].to_numpy()
         if not (values.min() >= _least(name) and values.max() <= _MOST.get(name, np.finfo("float64").max)):
             return False
-    # Not Series.to_numpy, which copies a column of texts to look for missing values.
-    texts = {name: np.asarray(ledger[name].array, dtype=object) for name in ledger.columns if name not in numbers}
+    texts = {name: texts_of(ledger[name]) for name in ledger.columns if name not in numbers}
     for name, allowed in (("status", STATUSES), ("split", SPLITS)):
         if name in texts and not set(texts[name]) <= set(allowed):
             return False

@@ -117,6 +117,8 @@ def read_split(settings: Preprocess, split: str, names: Sequence[str]) -> pd.Dat
 
 def _retries_by_status(table: pd.DataFrame) -> None:
     """Convert rows of ledgers from before 2026-11: `retry` was `pending` then, and its reason had a prefix."""
+    if not any(reason.startswith(_OLD_RETRY) for reason in set(list_of(table["reason"]))):
+        return  # nearly always, and fast
     old = table["status"].eq("pending") & table["reason"].str.startswith(_OLD_RETRY)
     if old.any():
         table.loc[old, "status"] = "retry"

@@ -17,7 +17,7 @@ import pandas as pd
 
 from pipeline.common.errors import FormatError, ShardError
 from pipeline.common.recipe import Preprocess, differences
-from pipeline.common.tables import InputError
+from pipeline.common.tables import InputError, texts_of
 from pipeline.common.text import some
 from pipeline.ledger.files import exists
 from pipeline.ledger.schema import BAD_STATUSES, COLUMNS, LEARNED, STORED_COLUMNS, WAITING_STATUSES
@@ -143,9 +143,7 @@ def remember(fresh: pd.DataFrame, before: pd.DataFrame | None, stored: StoredOut
 
 def same_ids(one: pd.DataFrame, other: pd.DataFrame) -> bool:
     """Whether two ledgers have the same videos, as in most rebuilds."""
-    return len(one) == len(other) and bool(
-        (one["video_id"].to_numpy(object) == other["video_id"].to_numpy(object)).all()
-    )
+    return len(one) == len(other) and bool((texts_of(one["video_id"]) == texts_of(other["video_id"])).all())
 
 
 def _copy(fresh: pd.DataFrame, before: pd.DataFrame, keep_paths: bool) -> pd.DataFrame:
