@@ -1,10 +1,12 @@
-"""Decodes with PyAV the files on which decord fails, so that every stored frame is truly a frame of the file.
+"""Decodes with PyAV: every file with `preprocess.decoder: pyav`, otherwise those on which decord fails.
 
-decord is tried first (decode.py).  It silently repeats frames of files cut without re-encoding, and fails on others.
+decord silently repeats frames of files cut without re-encoding, and fails on others.  Each stored frame is truly a
+frame of the file.  Only kept frames are converted to RGB.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 
@@ -12,41 +14,37 @@ import av
 import numpy as np
 
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding.container import Source, ffmpeg_errors, ffmpeg_message, gate, open_container
-from pipeline.decoding.frames import MAX_STORED_BYTES, DecodedVideo
-from pipeline.decoding.packets import Timing, holds_no_picture, read_timing
+from pipeline.decoding.container import Source, ffmpeg_errors, ffmpeg_message
+from pipeline.decoding.frames import MAX_STORED_BYTES, Allocate, DecodedVideo
+from pipeline.decoding.packets import OpenVideo, Timing, holds_no_picture, open_packets
 from pipeline.decoding.resample import resampling, seconds, since_first, ticks_between
 from pipeline.decoding.resize import FrameResizer
 from pipeline.decoding.video_file import DecodeError, VideoFile
 
 
-def decode_with_pyav(file: VideoFile, settings: Preprocess) -> DecodedVideo:
+def decode_with_pyav(file: VideoFile, settings: Preprocess, allocate: Allocate) -> DecodedVideo:
     """Decode a file.
 
     Raises:
         DecodeError: the file cannot be stored.
         ReadError: the machine failed.
     """
-    source, timing = read_timing(file)
     try:
-        return _decode(file, settings, source, timing)
+        return _decode(file, settings, allocate, by_time=True)
     except _TimesDoNotRise:
-        return _decode(file, settings, source, replace(timing, varying=False))
+        return _decode(file, settings, allocate, by_time=False)
 
 
 class _TimesDoNotRise(Exception):
     """The pictures of a video cannot be chosen by time."""
 
 
-def _decode(file: VideoFile, settings: Preprocess, source: Source, timing: Timing) -> DecodedVideo:
-    collector = _Collector(settings, source, timing)
-    with ffmpeg_errors(file), open_container(file) as container:
-        stream, _ = gate(container, file.size)
+def _decode(file: VideoFile, settings: Preprocess, allocate: Allocate, by_time: bool) -> DecodedVideo:
+    with open_packets(file) as video, ffmpeg_errors(file):
+        timing = replace(video.timing, varying=video.timing.varying and by_time)
+        collector = _Collector(settings, video.source, timing, allocate)
         try:
-            for packet in container.demux(stream):
-                for picture in _pictures(packet, stream) if packet.size else ():
-                    collector.take(picture)
-            for picture in stream.decode(None):
+            for picture in _pictures(video):
                 collector.take(picture)
         except av.error.MemoryError:
             raise
@@ -56,19 +54,21 @@ def _decode(file: VideoFile, settings: Preprocess, source: Source, timing: Timin
     return collector.video()
 
 
-def _pictures(packet: av.Packet, stream: av.VideoStream) -> list[av.VideoFrame]:
-    try:
-        return packet.decode()
-    except av.error.InvalidDataError:  # FFmpeg takes an H.264 packet without a picture for an error
-        if holds_no_picture(packet, stream):
-            return []
-        raise
+def _pictures(video: OpenVideo) -> Iterator[av.VideoFrame]:
+    """The pictures of a video in the order in which they are shown."""
+    for packet in video.packets:
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError:  # FFmpeg takes an H.264 packet without a picture for an error
+            if not holds_no_picture(packet, video.stream):
+                raise
+    yield from video.stream.decode(None)
 
 
 class _Collector:
     """Takes the pictures of a video in order and keeps those that the recipe stores."""
 
-    def __init__(self, settings: Preprocess, source: Source, timing: Timing) -> None:
+    def __init__(self, settings: Preprocess, source: Source, timing: Timing, allocate: Allocate) -> None:
         self.step, self.fps = resampling(timing.rate, settings.fps)
         self.source, self.timing, self.seen = source, timing, 0
         self._every: Fraction | None = None  # ticks from one stored frame to the next, if they are chosen by time
@@ -82,7 +82,7 @@ class _Collector:
         self._limit = MAX_STORED_BYTES // (settings.height * settings.width * 3)
         if expected > self._limit:
             raise DecodeError("too_large", f"{expected:.0f} stored frames, at most {self._limit}")
-        self._frames = np.empty((int(expected) + 2, *self._shape), np.uint8)
+        self._frames = allocate((int(expected) + 2, *self._shape))
         self._pts: list[int | None] = []  # of all pictures
         self._indices: list[int] = []
         self._last: av.VideoFrame | None = None

@@ -90,12 +90,12 @@ def test_what_kills_decord_twice_is_tried_without():
 
 def test_kills_are_no_proof_against_decord():
     killed, hung = DecodeResult("crash", process._KILLED, {}), DecodeResult("timeout", "not decoded within 1 s", {})
-    deaths = process._Deaths()
-    assert [deaths.add(hung), deaths.with_decord] == [True, True]
-    assert [deaths.add(killed), deaths.with_decord] == [True, True]
+    deaths = process._Deaths("decord")
+    assert [deaths.add(hung), deaths.with_chosen] == [True, True]
+    assert [deaths.add(killed), deaths.with_chosen] == [True, True]
     assert not deaths.add(killed) and deaths.result(killed) == killed
-    deaths = process._Deaths()
-    assert [deaths.add(hung), deaths.add(hung), deaths.with_decord] == [True, True, False]
+    deaths = process._Deaths("decord")
+    assert [deaths.add(hung), deaths.add(hung), deaths.with_chosen] == [True, True, False]
     crashed = DecodeResult("crash", "signal 11 (SIGSEGV)", {})
     assert not deaths.add(crashed)
     assert deaths.result(crashed).reason == "not decoded within 1 s; without decord: crash: signal 11 (SIGSEGV)"
