@@ -19,6 +19,7 @@ from pipeline.decoding.frames import MAX_STORED_BYTES, Allocate, DecodedVideo
 from pipeline.decoding.packets import OpenVideo, Timing, holds_no_picture, open_packets
 from pipeline.decoding.resample import resampling, seconds, since_first, ticks_between
 from pipeline.decoding.resize import FrameResizer
+from pipeline.decoding.resize_planes import PlaneResizer
 from pipeline.decoding.video_file import DecodeError, VideoFile
 
 
@@ -71,11 +72,14 @@ class _Collector:
     def __init__(self, settings: Preprocess, source: Source, timing: Timing, allocate: Allocate) -> None:
         self.step, self.fps = resampling(timing.rate, settings.fps)
         self.source, self.timing, self.seen = source, timing, 0
+        self._next = 0  # the number of the next stored frame, if they are chosen by number
         self._every: Fraction | None = None  # ticks from one stored frame to the next, if they are chosen by time
         if timing.varying and self.step != 1:
             self._every = ticks_between(timing.tick_s, self.fps)
         self.size = (0, 0)
-        self._resize = FrameResizer(source.source_height, source.source_width, settings.interpolation)
+        # Where decord is the recipe's decoder, frames must not show which one gave them.
+        resizer = PlaneResizer if settings.decoder == "pyav" else FrameResizer
+        self._resize = resizer(source.source_height, source.source_width, settings.interpolation)
         self._shape = (settings.height, settings.width, 3)
         # Rates are means, so there may be more frames than expected.  Pages that are never written use no memory.
         expected = timing.span_s * self.fps if self._every else timing.shown / float(self.step)
@@ -92,8 +96,9 @@ class _Collector:
         self._pts.append(picture.pts)
         self.seen += 1
         if self._every is None:
-            if self.seen - 1 == int(len(self._indices) * self.step):
+            if self.seen - 1 == self._next:
                 self._store(picture, self.seen - 1)
+                self._next = int(len(self._indices) * self.step)
             return
         if self._last is not None:
             now = self._since_first(self.seen - 1)

@@ -20,9 +20,9 @@ def decode_hostile(path, settings, _allocate, with_chosen):
     how = Path(path).stem.split("-")[0]
     if how == "segfault":
         ctypes.string_at(0)
-    elif how == "decordfault" and with_chosen:
+    elif how == "chosenfault" and with_chosen:
         ctypes.string_at(0)
-    elif how == "decordhang":
+    elif how == "chosenhang":
         if with_chosen:
             time.sleep(600)
         raise DecodeError("unreadable", "no good")
