@@ -4,8 +4,8 @@ Decoders are half a million lines of C, and some files make them loop, abort or 
 exception then, and a process pool loses all its results when a worker dies.  So each task has its own child: it reads
 one path after another, replies with one line each, and passes the bytes through shared memory.  If the child dies or
 reaches the deadline, the cause is the first video without a reply: a new child tries it again in the same way, and only
-if that fails too with the other decoder.  So what is stored does not depend on a child that once was killed, or waited too
-long.  While the parent stores a video, the child decodes the following one.
+if that fails too with the other decoder.  So what is stored does not depend on a child that once was killed, or waited
+too long.  While the parent stores a video, the child decodes the following one.
 """
 
 from __future__ import annotations
@@ -261,8 +261,8 @@ class _Lines:
 class _Deaths:
     """The tries of one video in which the child died or reached the deadline.
 
-    Two of them show that the recipe's decoder cannot decode the video, and then the other one is tried.  A child that was
-    killed, as for lack of memory, shows nothing, so that is tried again only once, and with the same decoder.
+    Two of them show that the recipe's decoder cannot decode the video, and then the other one is tried.  A child that
+    was killed, as for lack of memory, shows nothing, so that is tried again only once, and with the same decoder.
 
     Args:
         decoder: the recipe's.
@@ -293,9 +293,8 @@ class _Deaths:
         failed = self._last
         if failed is None or self.with_chosen or last.status in ("ok", "retry") or last.reason == failed.reason:
             return last
-        return DecodeResult(
-            failed.status, f"{failed.reason}; without {self._decoder}: {last.status}: {last.reason}", last.facts
-        )
+        reason = f"{failed.reason}; without {self._decoder}: {last.status}: {last.reason}"
+        return DecodeResult(failed.status, reason, last.facts)
 
 
 def _cause(code: int) -> str:

@@ -2,8 +2,8 @@
 
 Colour conversion is an affine map of (Y, U, V) and resizing is a weighted mean, so their order can be exchanged.  The
 results differ by rounding, and by how chroma is interpolated: by half a grey level on average in footage of cameras.
-In computer graphics it can be more, so every 32nd frame is made in both orders, and where they differ by a level colours
-are converted first until the next comparison.
+In computer graphics it can be more, so every 32nd frame is made in both orders, and where they differ by a level
+colours are converted first until the next comparison.
 """
 
 from __future__ import annotations
