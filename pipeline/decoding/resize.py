@@ -70,7 +70,8 @@ class FrameResizer:
 def _pixels(picture: av.VideoFrame) -> NDArray[np.uint8]:
     """The pixels of an RGB picture without a copy: (H, W, 3) uint8."""
     plane = picture.planes[0]
-    return np.ndarray((picture.height, picture.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
+    shape, strides = (picture.height, picture.width, 3), (plane.line_size, 3, 1)
+    return np.ndarray(shape, np.uint8, plane, strides=strides)  # type: ignore[arg-type]  # it is a buffer
 
 
 def display_matrix(picture: av.VideoFrame) -> NDArray[np.int32]:
@@ -84,10 +85,11 @@ def display_matrix(picture: av.VideoFrame) -> NDArray[np.int32]:
 def _upright(picture: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
     """A picture (H, W, 3) as it is shown: one of eight orientations, the nearest for other angles."""
     (a, b), (c, d) = matrix.tolist()
+    upright: cv2.typing.MatLike = picture
     if abs(b) > abs(a):
-        picture, a, d = cv2.transpose(picture), c, b  # ten times as fast as numpy's
+        upright, a, d = cv2.transpose(picture), c, b  # ten times as fast as numpy's
     flip = {(False, True): 0, (True, False): 1, (True, True): -1}.get((a < 0, d < 0))
-    return picture if flip is None else cv2.flip(picture, flip)
+    return np.asarray(upright if flip is None else cv2.flip(upright, flip), np.uint8)
 
 
 def _graph_to_rgb(first: av.VideoFrame, size: tuple[int, int]) -> av.filter.Graph:

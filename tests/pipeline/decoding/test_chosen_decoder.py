@@ -1,4 +1,4 @@
-"""The recipe's decoder is tried first, the other one where it fails; PyAV's pictures are those of decord within a level."""
+"""The recipe's decoder is tried first, then the other one; PyAV's pictures are those of decord within a level."""
 
 from __future__ import annotations
 
