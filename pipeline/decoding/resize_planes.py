@@ -56,9 +56,9 @@ class PlaneResizer:
             return self._exact(picture, out)
         self._resize(picture, out)
         if compares:
-            planes_first = out.astype(np.int16)
+            planes_first = out.copy()
             self._exact(picture, out)
-            self._planes_first = bool(np.abs(out - planes_first).mean() < MAX_DIFFERENCE)
+            self._planes_first = cv2.norm(out, planes_first, cv2.NORM_L1) < MAX_DIFFERENCE * out.size
         return self._size
 
     def _resize(self, picture: av.VideoFrame, out: NDArray[np.uint8]) -> None:
