@@ -25,7 +25,7 @@ FORMAT_VERSION = 3
 _STORED_KEYS = (
     "dataset", "height", "width", "interpolation", "fps", "codec", "jpeg_quality", "videos_per_shard", "seed",
 )  # fmt: skip
-_LATER_STORED_KEYS: tuple[str, ...] = ()
+_LATER_STORED_KEYS: tuple[str, ...] = ("decoder",)
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Preprocess:
             (cv2.INTER_AREA), or bicubic.
         fps: stored frames per second; `source`: every frame of the video.  Stored frame k is source frame
             floor(k * source_fps / fps), as in torchvision; if the rate varies, the frame shown at k / fps seconds.
+        decoder: which library decodes each video first: decord, or pyav, which takes less time.  The other one is tried
+            where it fails; the ledger says which one gave the frames.
         codec: how a frame is stored: raw (uint8 RGB) or jpeg (one JPEG per frame).
         jpeg_quality: quality of each JPEG, with codec jpeg.
         videos_per_shard: number of videos in a shard.
@@ -71,6 +73,7 @@ class Preprocess:
     width: Annotated[int, Range(min=1, max=16_384)] = 171
     interpolation: Literal["bilinear", "area", "bicubic"] = "bilinear"
     fps: PositiveFloat | Literal["source"] = 15.0
+    decoder: Literal["decord", "pyav"] = "decord"
     codec: Literal["raw", "jpeg"] = "raw"
     jpeg_quality: Annotated[int, Range(1, 100)] = 95
     videos_per_shard: Annotated[int, Range(min=1, max=100_000)] = 64

@@ -1,4 +1,4 @@
-"""Decodes one video file into the frames to store: with decord, or with PyAV where decord cannot decode it.
+"""Decodes one video file into the frames to store: with the recipe's decoder, or with the other where that one fails.
 
 Every error that a file causes in a decoder becomes a DecodeError.  process.py handles hangs and crashes.
 
@@ -9,6 +9,8 @@ read is checked, and only what the decoders say of the copy is believed.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from pipeline.decoding.with_pyav import decode_with_pyav
 
 
 def decode_video(
-    path: Path, settings: Preprocess, allocate: Allocate = new_frames, with_decord: bool = True
+    path: Path, settings: Preprocess, allocate: Allocate = new_frames, with_chosen: bool = True
 ) -> DecodedVideo:
     """Decode a file into the frames that the recipe stores.
 
@@ -30,7 +32,7 @@ def decode_video(
         path: the video.
         settings: the recipe; a file that is outside its `data_root`, if it has one, is refused.
         allocate: gives memory for the frames if their number is known before decoding.
-        with_decord: whether to try decord first; False if it crashed or hung on this file.
+        with_chosen: whether to try the recipe's decoder; False if it crashed or hung on this file.
 
     Raises:
         DecodeError: the file cannot be stored.
@@ -38,26 +40,48 @@ def decode_video(
     """
     with open_video(path, settings.data_root) as file:
         try:
-            video = _decode(file, settings, allocate, with_decord)
+            video = _decode(file, settings, allocate, with_chosen)
         except DecodeError as error:
             error.facts = _facts_of_bad(file)
             raise
         return replace(video, source=replace(video.source, source_crc32=file.crc32()))
 
 
-def _decode(file: VideoFile, settings: Preprocess, allocate: Allocate, with_decord: bool) -> DecodedVideo:
+def _decode(file: VideoFile, settings: Preprocess, allocate: Allocate, with_chosen: bool) -> DecodedVideo:
+    chosen, other = decode_with_decord, decode_with_pyav
+    if settings.decoder == "pyav":
+        chosen, other = other, chosen
     video: DecodedVideo | None = None
-    try:
-        video = decode_with_decord(file, settings, allocate) if with_decord else None
-    except DecodeError:
-        pass
+    if with_chosen:
+        with contextlib.suppress(DecodeError):
+            video = chosen(file, settings, allocate)
     if video is None:
         with file.in_memory() as copy:
-            video = decode_with_decord(copy, settings, allocate) if with_decord else None
-            video = video or decode_with_pyav(copy, settings)
+            video = _decode_copy(copy, settings, allocate, [chosen, other] if with_chosen else [other])
     if file.has_changed():
         raise DecodeError("io", "file changed while it was decoded")
     return video
+
+
+def _decode_copy(
+    copy: VideoFile, settings: Preprocess, allocate: Allocate, decoders: list[Callable[..., DecodedVideo | None]]
+) -> DecodedVideo:
+    """Decode with the first decoder that can.
+
+    Raises:
+        DecodeError: none can; what PyAV says of the file, where it was tried, because decord does not say why.
+        ReadError: the machine failed.
+    """
+    failure: DecodeError | None = None
+    for decode in decoders:
+        try:
+            video = decode(copy, settings, allocate)
+        except DecodeError as error:
+            failure = failure or error
+        else:
+            if video is not None:
+                return video
+    raise failure or DecodeError("unreadable", "decord cannot decode it")
 
 
 def _facts_of_bad(file: VideoFile) -> dict[str, Any]:

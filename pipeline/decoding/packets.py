@@ -5,7 +5,9 @@ A header's rate is believed only where packets agree: some say 1,000 frames/s.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -19,6 +21,7 @@ from pipeline.decoding.lost_parts import Packet, check_end, check_packets, missi
 from pipeline.decoding.video_file import DecodeError, VideoFile
 
 _STEADY_S = 1e-3  # a time may be so far from that of a constant rate, or one unit of time if that is longer
+_KEPT_BYTES = 64 << 20  # the packets of a larger file are read again to be decoded
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,23 @@ class Timing:
         return float(int(self.ticks[-1]) * self.tick_s) if len(self.ticks) else 0.0
 
 
+@dataclass(frozen=True)
+class OpenVideo:
+    """A video whose packets were read, open for decoding.
+
+    Attributes:
+        source: what its container says; the rate is that of its packets.
+        timing: when its frames are shown.
+        stream: the video stream.
+        packets: those of it that hold data, in the order of decoding, once.
+    """
+
+    source: Source
+    timing: Timing
+    stream: av.VideoStream
+    packets: Iterable[av.Packet]
+
+
 def read_timing(file: VideoFile) -> tuple[Source, Timing]:
     """Read every packet of a file; the source's rate is that of its packets.
 
@@ -52,25 +72,70 @@ def read_timing(file: VideoFile) -> tuple[Source, Timing]:
         DecodeError: the file is not admitted, or a part of it is lost.
         ReadError: the machine failed.
     """
-    try:
-        with ffmpeg_errors(file), open_container(file) as container:
-            stream, source = gate(container, file.size)
-            tick_s = stream.time_base or Fraction(1, 1000)
-            packets = [_facts(packet) for packet in container.demux(stream) if packet.size]
-            check_packets(file, container, stream, packets)
-            timing = timing_of(packets, tick_s, source.source_fps, source.duration_s)
-            check_end(file, container, packets, tick_s, timing.rate)
-    except DecodeError as error:
-        if error.status in ("unreadable", "no_video_stream") and (lost := missing_bytes(file)):
-            raise DecodeError("truncated", lost) from None
-        raise
+    with open_packets(file) as video:
+        return video.source, video.timing
+
+
+@contextlib.contextmanager
+def open_packets(file: VideoFile) -> Iterator[OpenVideo]:
+    """Read and check every packet of a file, and keep it open for decoding; a small file is read only once.
+
+    Raises:
+        DecodeError: the file is not admitted, or a part of it is lost.
+        ReadError: the machine failed.
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            with ffmpeg_errors(file):
+                container = opened.enter_context(open_container(file))
+                stream, source = gate(container, file.size)
+                packets: list[av.Packet] = []
+                timing = _read(file, container, stream, source, packets)
+                if not packets:
+                    container = opened.enter_context(open_container(file))
+                    stream, _ = gate(container, file.size)
+        except DecodeError as error:
+            if error.status in ("unreadable", "no_video_stream") and (lost := missing_bytes(file)):
+                raise DecodeError("truncated", lost) from None
+            raise
+        _check(timing)
+        again = (packet for packet in container.demux(stream) if packet.size)
+        yield OpenVideo(replace(source, source_fps=timing.rate), timing, stream, packets or again)
+
+
+def _read(
+    file: VideoFile,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    source: Source,
+    kept: list[av.Packet],
+) -> Timing:
+    """Read and check every packet of a stream; of a small file, those that hold data are added to `kept`."""
+    facts, keep = [], file.size <= _KEPT_BYTES
+    for packet in container.demux(stream):
+        if packet.size:
+            facts.append(_facts(packet))
+            if keep:
+                kept.append(packet)
+    tick_s = stream.time_base or Fraction(1, 1000)
+    check_packets(file, container, stream, facts)
+    timing = timing_of(facts, tick_s, source.source_fps, source.duration_s)
+    check_end(file, container, facts, tick_s, timing.rate)
+    return timing
+
+
+def _check(timing: Timing) -> None:
+    """Check what packets say of a video's rate and length.
+
+    Raises:
+        DecodeError: no decoder may try it.
+    """
     if timing.rate <= 0:
         raise DecodeError("unreadable", "no frame rate")
     if timing.rate > containers.MAX_FPS:
         raise DecodeError("too_large", f"{timing.rate:g} frames/s, at most {containers.MAX_FPS:g}")
     if (length_s := max(timing.shown / timing.rate, timing.span_s)) > containers.MAX_DURATION_S:
         raise DecodeError("too_large", f"{length_s:.0f} s, at most {containers.MAX_DURATION_S:.0f}")
-    return replace(source, source_fps=timing.rate), timing
 
 
 def _facts(packet: av.Packet) -> Packet:

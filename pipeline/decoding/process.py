@@ -4,8 +4,8 @@ Decoders are half a million lines of C, and some files make them loop, abort or 
 exception then, and a process pool loses all its results when a worker dies.  So each task has its own child: it reads
 one path after another, replies with one line each, and passes the bytes through shared memory.  If the child dies or
 reaches the deadline, the cause is the first video without a reply: a new child tries it again in the same way, and only
-if that fails too without decord.  So what is stored does not depend on a child that once was killed, or waited too
-long.  While the parent stores a video, the child decodes the following one.
+if that fails too with the other decoder.  So what is stored does not depend on a child that once was killed, or waited
+too long.  While the parent stores a video, the child decodes the following one.
 """
 
 from __future__ import annotations
@@ -88,12 +88,12 @@ class Decoder:
         """
         waiting = deque(enumerate(paths))
         asked: deque[tuple[int, Path]] = deque()
-        deaths = _Deaths()
+        deaths = _Deaths(self._settings.decoder)
         while waiting or asked:
             while waiting and len(asked) < len(self._blocks):
-                with_decord = bool(asked) or deaths.with_decord
+                with_chosen = bool(asked) or deaths.with_chosen
                 asked.append(waiting.popleft())
-                self._ask(*asked[-1], with_decord)
+                self._ask(*asked[-1], with_chosen)
             reply = self._reply(asked[0][0])
             child_died = self._child is None
             try_again = child_died and deaths.add(reply)
@@ -107,7 +107,7 @@ class Decoder:
             if not try_again:
                 self._count_unread(reply)
                 yield deaths.result(reply)
-                deaths = _Deaths()
+                deaths = _Deaths(self._settings.decoder)
 
     def _count_unread(self, result: DecodeResult) -> None:
         """Count the videos in a row that the machine could not read.
@@ -144,13 +144,13 @@ class Decoder:
     ) -> None:
         self.close()
 
-    def _ask(self, number: int, path: Path, with_decord: bool) -> None:
+    def _ask(self, number: int, path: Path, with_chosen: bool) -> None:
         if self._child is None:
             self._start()
         assert self._child is not None and self._child.stdin is not None
         block = number % len(self._blocks)
         self._blocks[block].trim()
-        question = {"path": os.fsencode(os.path.abspath(path)).hex(), "block": block, "with_decord": with_decord}
+        question = {"path": os.fsencode(os.path.abspath(path)).hex(), "block": block, "with_chosen": with_chosen}
         try:
             self._child.stdin.write(json.dumps(question).encode() + b"\n")
             self._child.stdin.flush()
@@ -198,24 +198,28 @@ class Decoder:
 class _Deaths:
     """The tries of one video in which the child died or reached the deadline.
 
-    Two of them show that decord cannot decode the video, and then it is tried without.  A child that was killed, as for
-    lack of memory, shows nothing, so that is tried again only once, and with decord.
+    Two of them show that the recipe's decoder cannot decode the video, and then the other one is tried.  A child that
+    was killed, as for lack of memory, shows nothing, so that is tried again only once, and with the same decoder.
+
+    Args:
+        decoder: the recipe's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, decoder: str) -> None:
+        self._decoder = decoder
         self._last: DecodeResult | None = None
         self._kills = self._failures = 0
 
     @property
-    def with_decord(self) -> bool:
-        """Whether the next try is with decord."""
+    def with_chosen(self) -> bool:
+        """Whether the next try is with the recipe's decoder."""
         return self._failures < 2
 
     def add(self, result: DecodeResult) -> bool:
         """Count a try; returns whether there is another one."""
         if result.reason == child.KILLED:
             self._kills += 1
-        elif self.with_decord:
+        elif self.with_chosen:
             self._failures, self._last = self._failures + 1, result
         else:
             return False
@@ -224,6 +228,7 @@ class _Deaths:
     def result(self, last: DecodeResult) -> DecodeResult:
         """The result of the video whose last try gave `last`; it does not tell how often the video was tried."""
         failed = self._last
-        if failed is None or self.with_decord or last.status in ("ok", "retry") or last.reason == failed.reason:
+        if failed is None or self.with_chosen or last.status in ("ok", "retry") or last.reason == failed.reason:
             return last
-        return DecodeResult(failed.status, f"{failed.reason}; without decord: {last.status}: {last.reason}", last.facts)
+        reason = f"{failed.reason}; without {self._decoder}: {last.status}: {last.reason}"
+        return DecodeResult(failed.status, reason, last.facts)

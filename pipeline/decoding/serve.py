@@ -42,18 +42,18 @@ def serve(task: dict[str, Any], decode: Decode = decode_video) -> None:
     for line in sys.stdin.buffer:
         question = json.loads(line)
         path = Path(os.fsdecode(bytes.fromhex(question["path"])))
-        reply = _answer(path, settings, blocks[question["block"]], question["with_decord"], decode)
+        reply = _answer(path, settings, blocks[question["block"]], question["with_chosen"], decode)
         _send(replies, json.dumps(reply).encode())
 
 
-def _answer(path: Path, settings: Preprocess, block: SharedBlock, with_decord: bool, decode: Decode) -> dict[str, Any]:
+def _answer(path: Path, settings: Preprocess, block: SharedBlock, with_chosen: bool, decode: Decode) -> dict[str, Any]:
     try:
         # Raw frames are decoded into the shared memory; JPEGs are made from frames in this process's memory.
         allocate = block.frames if settings.codec == "raw" else new_frames
         try:
-            video = decode(path, settings, allocate, with_decord)
+            video = decode(path, settings, allocate, with_chosen)
         except ReadError:  # a file server that was away for a moment needs a second try
-            video = decode(path, settings, allocate, with_decord)
+            video = decode(path, settings, allocate, with_chosen)
         stored = block.put(encode(video.frames, video.times_s, settings))
     except DecodeError as error:
         return {"status": error.status, "reason": error.reason, "facts": error.facts, "stored": None}

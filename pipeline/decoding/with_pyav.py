@@ -1,10 +1,12 @@
-"""Decodes with PyAV the files on which decord fails, so that every stored frame is truly a frame of the file.
+"""Decodes with PyAV: every file with `preprocess.decoder: pyav`, otherwise those on which decord fails.
 
-decord is tried first (decode.py).  It silently repeats frames of files cut without re-encoding, and fails on others.
+decord silently repeats frames of files cut without re-encoding, and fails on others.  Each stored frame is truly a
+frame of the file.  Only kept frames are converted to RGB.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 
@@ -12,41 +14,38 @@ import av
 import numpy as np
 
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding.container import Source, ffmpeg_errors, ffmpeg_message, gate, open_container
-from pipeline.decoding.frames import MAX_STORED_BYTES, DecodedVideo
-from pipeline.decoding.packets import Timing, holds_no_picture, read_timing
+from pipeline.decoding.container import Source, ffmpeg_errors, ffmpeg_message
+from pipeline.decoding.frames import MAX_STORED_BYTES, Allocate, DecodedVideo
+from pipeline.decoding.packets import OpenVideo, Timing, holds_no_picture, open_packets
 from pipeline.decoding.resample import resampling, seconds, since_first, ticks_between
 from pipeline.decoding.resize import FrameResizer
+from pipeline.decoding.resize_planes import PlaneResizer
 from pipeline.decoding.video_file import DecodeError, VideoFile
 
 
-def decode_with_pyav(file: VideoFile, settings: Preprocess) -> DecodedVideo:
+def decode_with_pyav(file: VideoFile, settings: Preprocess, allocate: Allocate) -> DecodedVideo:
     """Decode a file.
 
     Raises:
         DecodeError: the file cannot be stored.
         ReadError: the machine failed.
     """
-    source, timing = read_timing(file)
     try:
-        return _decode(file, settings, source, timing)
+        return _decode(file, settings, allocate, by_time=True)
     except _TimesDoNotRise:
-        return _decode(file, settings, source, replace(timing, varying=False))
+        return _decode(file, settings, allocate, by_time=False)
 
 
 class _TimesDoNotRise(Exception):
     """The pictures of a video cannot be chosen by time."""
 
 
-def _decode(file: VideoFile, settings: Preprocess, source: Source, timing: Timing) -> DecodedVideo:
-    collector = _Collector(settings, source, timing)
-    with ffmpeg_errors(file), open_container(file) as container:
-        stream, _ = gate(container, file.size)
+def _decode(file: VideoFile, settings: Preprocess, allocate: Allocate, by_time: bool) -> DecodedVideo:
+    with open_packets(file) as video, ffmpeg_errors(file):
+        timing = replace(video.timing, varying=video.timing.varying and by_time)
+        collector = _Collector(settings, video.source, timing, allocate)
         try:
-            for packet in container.demux(stream):
-                for picture in pictures_of(packet, stream) if packet.size else ():
-                    collector.take(picture)
-            for picture in stream.decode(None):
+            for picture in _pictures(video):
                 collector.take(picture)
         except av.error.MemoryError:
             raise
@@ -66,24 +65,34 @@ def pictures_of(packet: av.Packet, stream: av.VideoStream) -> list[av.VideoFrame
         raise
 
 
+def _pictures(video: OpenVideo) -> Iterator[av.VideoFrame]:
+    """The pictures of a video in the order in which they are shown."""
+    for packet in video.packets:
+        yield from pictures_of(packet, video.stream)
+    yield from video.stream.decode(None)
+
+
 class _Collector:
     """Takes the pictures of a video in order and keeps those that the recipe stores."""
 
-    def __init__(self, settings: Preprocess, source: Source, timing: Timing) -> None:
+    def __init__(self, settings: Preprocess, source: Source, timing: Timing, allocate: Allocate) -> None:
         self.step, self.fps = resampling(timing.rate, settings.fps)
         self.source, self.timing, self.seen = source, timing, 0
+        self._next = 0  # the number of the next stored frame, if they are chosen by number
         self._every: Fraction | None = None  # ticks from one stored frame to the next, if they are chosen by time
         if timing.varying and self.step != 1:
             self._every = ticks_between(timing.tick_s, self.fps)
         self.size = (0, 0)
-        self._resize = FrameResizer(source.source_height, source.source_width, settings.interpolation)
+        # Where decord is the recipe's decoder, frames must not show which one gave them.
+        resizer = PlaneResizer if settings.decoder == "pyav" else FrameResizer
+        self._resize = resizer(source.source_height, source.source_width, settings.interpolation)
         self._shape = (settings.height, settings.width, 3)
         # Rates are means, so there may be more frames than expected.  Pages that are never written use no memory.
         expected = timing.span_s * self.fps if self._every else timing.shown / float(self.step)
         self._limit = MAX_STORED_BYTES // (settings.height * settings.width * 3)
         if expected > self._limit:
             raise DecodeError("too_large", f"{expected:.0f} stored frames, at most {self._limit}")
-        self._frames = np.empty((int(expected) + 2, *self._shape), np.uint8)
+        self._frames = allocate((int(expected) + 2, *self._shape))
         self._pts: list[int | None] = []  # of all pictures
         self._indices: list[int] = []
         self._last: av.VideoFrame | None = None
@@ -93,8 +102,9 @@ class _Collector:
         self._pts.append(picture.pts)
         self.seen += 1
         if self._every is None:
-            if self.seen - 1 == int(len(self._indices) * self.step):
+            if self.seen - 1 == self._next:
                 self._store(picture, self.seen - 1)
+                self._next = int(len(self._indices) * self.step)
             return
         if self._last is not None:
             now = self._since_first(self.seen - 1)

@@ -49,10 +49,11 @@ RUNS = {
     "bench_preprocess": (
         ["VIDEO", "--rounds", "1"],
         {
-            "decord only  ": 2, "PyAV only  ": 2, "stage raw  ": 2, "stage jpeg  ": 2, "usual script  ": 2,
-            "usual, every frame  ": 2, "two at once  ": 2, "stage / decord only, CPU  ": 2,
-            "stage jpeg / stage raw, CPU  ": 2, "usual script / stage, CPU  ": 2, "usual, every frame / stage  ": 2,
-            "usual, every frame / PyAV only  ": 1, "two at once / 2 x one, speed  ": 2,
+            "decord only  ": 3, "PyAV only  ": 3, "stage raw  ": 3, "stage jpeg  ": 3, "stage pyav  ": 3,
+            "usual script  ": 3, "usual, every frame  ": 3, "two at once  ": 3, "stage / decord only  ": 3,
+            "stage pyav / PyAV only  ": 4, "usual, every frame / stage pyav  ": 3, "usual script / stage pyav  ": 2,
+            "usual, every frame / stage  ": 2, "usual script / stage  ": 2, "usual, every frame / PyAV only  ": 2,
+            "stage pyav / stage  ": 2, "stage jpeg / stage  ": 3, "two at once / 2 x one, speed  ": 3,
         },
     ),
     "bench_preprocess --memory": (["--memory", "--frames", "30"], {"raw  ": 3, "jpeg  ": 3}),

@@ -16,14 +16,14 @@ from pipeline.decoding.video_file import DecodeError, ReadError
 from pipeline.decoding.worker import main
 
 
-def decode_hostile(path, settings, _allocate, with_decord):
+def decode_hostile(path, settings, _allocate, with_chosen):
     how = Path(path).stem.split("-")[0]
     if how == "segfault":
         ctypes.string_at(0)
-    elif how == "decordfault" and with_decord:
+    elif how == "chosenfault" and with_chosen:
         ctypes.string_at(0)
-    elif how == "decordhang":
-        if with_decord:
+    elif how == "chosenhang":
+        if with_chosen:
             time.sleep(600)
         raise DecodeError("unreadable", "no good")
     elif how == "abort":
@@ -38,7 +38,7 @@ def decode_hostile(path, settings, _allocate, with_decord):
         signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
         ctypes.PyDLL(None).usleep(600_000_000)
     elif how == "slow":
-        if not with_decord:
+        if not with_chosen:
             raise DecodeError("unreadable", "was called too slow")
         for _ in range(40):  # in short sleeps: a long one would continue while the process is stopped
             time.sleep(0.02)
@@ -60,7 +60,7 @@ def decode_hostile(path, settings, _allocate, with_decord):
     frames = np.full((3 + number % 3, settings.height, settings.width, 3), number % 251, np.uint8)
     times_s = steady_times(np.arange(len(frames)), 15.0)
     source = Source("h264", 340, 256, 8, 30.0, 2 * len(frames), 1000, 0.0)
-    return DecodedVideo(frames, times_s, 15.0, source, "" if with_decord else "pyav")
+    return DecodedVideo(frames, times_s, 15.0, source, "" if with_chosen == (settings.decoder == "decord") else "pyav")
 
 
 def fail_once(how):

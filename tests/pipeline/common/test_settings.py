@@ -280,7 +280,15 @@ def test_yaml_reads_exponents_as_numbers(tmp_path):
 def test_fingerprint_holds_what_decides_the_bytes_only():
     base = recipe.Preprocess()
     assert base.fingerprint() == recipe.Preprocess(store="/elsewhere", jobs=3, video_timeout_s=1).fingerprint()
-    for change in ({"fps": 30.0}, {"height": 64}, {"codec": "jpeg"}, {"seed": 1}, {"videos_per_shard": 2}):
+    assert base.fingerprint() == recipe.Preprocess(decoder="decord").fingerprint()
+    for change in (
+        {"fps": 30.0},
+        {"height": 64},
+        {"codec": "jpeg"},
+        {"seed": 1},
+        {"videos_per_shard": 2},
+        {"decoder": "pyav"},
+    ):
         assert base.fingerprint() != recipe.Preprocess(**change).fingerprint()
     said = recipe.differences(base.to_json(), recipe.Preprocess(fps=30.0).to_json())
     assert said == "fps: 15.0 here, 30.0 there"

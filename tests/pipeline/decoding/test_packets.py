@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,6 @@ from pipeline.common.recipe import Preprocess
 from pipeline.decoding.decode import decode_video
 from pipeline.decoding.frames import DecodedVideo
 from pipeline.decoding.packets import _rate
-from pipeline.decoding.process import Decoder
 from pipeline.decoding.resample import kept_by_time
 from pipeline.execution.run import preprocess_store
 from pipeline.shards.reader import ShardReader
@@ -107,17 +104,13 @@ def test_by_time_is_the_frame_shown_at_each_instant(gaps: list[int], fps: int) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
-def test_ledger_says_which_videos_are_stored_by_time(
-    tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = replace(make_inputs(tmp_path, num_videos=4, broken=None), height=64, width=96)
+def test_ledger_says_which_videos_are_stored_by_time(tmp_path: Path, decoder: str) -> None:
+    settings = replace(make_inputs(tmp_path, num_videos=4, broken=None), height=64, width=96, decoder=decoder)
     varying, packed, steady = (path_of(settings, number) for number in (0, 1, 3))
     ticks = [*range(0, 40, 5), *range(40, 80)]
     write_mp4(varying, len(ticks), 50, pts=ticks)
     shutil.copyfile(RESOURCES / "packed_b_frames.avi", packed)
     write_mp4(steady, 20, 30)
-    if decoder == "pyav":
-        monkeypatch.setattr(Decoder, "_ask", partialmethod(_ask_pyav, Decoder._ask))
     runs = [moved(settings, tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2)]
     for each in runs:
         assert preprocess_store(each) == 0
@@ -129,7 +122,3 @@ def test_ledger_says_which_videos_are_stored_by_time(
         reader = ShardReader(Path(runs[0].store) / rows["shard"].iloc[number])
         row = reader.row_of(rows.index[number])
         assert [read_number(frame) for frame in reader.frames(row)] == numbers
-
-
-def _ask_pyav(decoder: Decoder, honest: Callable[..., None], number: int, path: Path, _with_decord: bool) -> None:
-    honest(decoder, number, path, False)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -67,9 +68,9 @@ def test_a_bad_video_costs_itself_alone(how, status, reason):
     assert found == [("ok", "", 1), bad, bad, ("ok", "", 4), ("ok", "", 5)]
 
 
-def decoders_of(paths):
+def decoders_of(paths, settings=SETTINGS):
     """Status, reason and decoder of each path."""
-    with Decoder(SETTINGS, worker="hostile_worker") as decoder:
+    with Decoder(settings, worker="hostile_worker") as decoder:
         return [(one.status, one.reason, one.facts.get("decoder")) for one in decoder.decode(paths)]
 
 
@@ -83,19 +84,25 @@ def test_one_failure_changes_no_decoder(tmp_path, caplog):
 
 def test_what_kills_decord_twice_is_tried_without():
     reason = "not decoded within 0.6 s; without decord: unreadable: no good"
-    assert decoders_of(map(Path, ["good-1", "decordfault-2", "decordhang-3", "good-4"])) == [
+    assert decoders_of(map(Path, ["good-1", "chosenfault-2", "chosenhang-3", "good-4"])) == [
         ("ok", "", ""), ("ok", "", "pyav"), ("timeout", reason, None), ("ok", "", ""),
     ]  # fmt: skip
 
 
+def test_what_kills_pyav_twice_is_tried_without():
+    reason = "not decoded within 0.6 s; without pyav: unreadable: no good"
+    names, settings = ["good-1", "chosenfault-2", "chosenhang-3"], replace(SETTINGS, decoder="pyav")
+    assert decoders_of(map(Path, names), settings) == [("ok", "", "pyav"), ("ok", "", ""), ("timeout", reason, None)]
+
+
 def test_kills_are_no_proof_against_decord():
     killed, hung = DecodeResult("crash", child.KILLED, {}), DecodeResult("timeout", "not decoded within 1 s", {})
-    deaths = process._Deaths()
-    assert [deaths.add(hung), deaths.with_decord] == [True, True]
-    assert [deaths.add(killed), deaths.with_decord] == [True, True]
+    deaths = process._Deaths("decord")
+    assert [deaths.add(hung), deaths.with_chosen] == [True, True]
+    assert [deaths.add(killed), deaths.with_chosen] == [True, True]
     assert not deaths.add(killed) and deaths.result(killed) == killed
-    deaths = process._Deaths()
-    assert [deaths.add(hung), deaths.add(hung), deaths.with_decord] == [True, True, False]
+    deaths = process._Deaths("decord")
+    assert [deaths.add(hung), deaths.add(hung), deaths.with_chosen] == [True, True, False]
     crashed = DecodeResult("crash", "signal 11 (SIGSEGV)", {})
     assert not deaths.add(crashed)
     assert deaths.result(crashed).reason == "not decoded within 1 s; without decord: crash: signal 11 (SIGSEGV)"

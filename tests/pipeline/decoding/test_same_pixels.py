@@ -26,7 +26,7 @@ def check_same(path: Path, *rates: float | str) -> None:
     """Both decoders give the same frames, times, rate and facts."""
     for fps in rates or ("source", 15.0, 11.0):
         settings = Preprocess(fps=fps)
-        by_decord, by_pyav = (decode_video(path, settings, with_decord=each) for each in (True, False))
+        by_decord, by_pyav = (decode_video(path, settings, with_chosen=each) for each in (True, False))
         assert (by_decord.decoder, by_pyav.decoder) == ("", "pyav")
         difference = np.abs(by_decord.frames.astype(np.int16) - by_pyav.frames)
         assert difference.max() <= BOUND, f"{fps}: {difference.max()} levels, mean {difference.mean():.3f}"
