@@ -5,6 +5,7 @@ decord is tried first (decode.py).  It silently repeats frames of files cut with
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 
@@ -43,10 +44,7 @@ def _decode(file: VideoFile, settings: Preprocess, source: Source, timing: Timin
     with ffmpeg_errors(file), open_container(file) as container:
         stream, _ = gate(container, file.size)
         try:
-            for packet in container.demux(stream):
-                for picture in _pictures(packet, stream) if packet.size else ():
-                    collector.take(picture)
-            for picture in stream.decode(None):
+            for picture in pictures_of(container, stream):
                 collector.take(picture)
         except av.error.MemoryError:
             raise
@@ -54,6 +52,17 @@ def _decode(file: VideoFile, settings: Preprocess, source: Source, timing: Timin
             status = "truncated" if collector.seen else "unreadable"
             raise DecodeError(status, f"after {collector.seen} frames: {ffmpeg_message(error)}") from None
     return collector.video()
+
+
+def pictures_of(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Every picture of a video, in order.
+
+    Raises:
+        av.FFmpegError: one cannot be decoded.
+    """
+    for packet in container.demux(stream):
+        yield from _pictures(packet, stream) if packet.size else ()
+    yield from stream.decode(None)
 
 
 def _pictures(packet: av.Packet, stream: av.VideoStream) -> list[av.VideoFrame]:
