@@ -30,6 +30,7 @@ from train.experiment.sections import Config
 from train.inference.drawing import WHAT_NEXT, Drawing
 from train.inference.files import predict_files
 from train.inference.inputs import find_inputs
+from train.inference.long_video import Windows, predict_windows
 from train.inference.output import Row, Table, json_of, names_of_classes, try_file, try_folder, write_csv
 from train.inference.predict import VideoPredictor
 from train.loop.health import memory_errors_in_one_line
@@ -100,8 +101,11 @@ def main(argv: list[str] | None = None) -> int:
         network, facts = load_predictor(config, path)
     names = names_of_classes(config.model.classes, facts.get("classes") or _frozen_names(config))
     log.info("%d video%s, checkpoint %s", len(inputs), "s" * (len(inputs) != 1), path)
-    predictor = VideoPredictor(network, config)
-    rows = predict_files(inputs, predictor, config.preprocess, names, args.top_k, drawing)
+    if args.window is not None:
+        windows = Windows.of(config, args.window)
+        rows = predict_windows(inputs, network, config, windows, names, args.top_k, drawing)
+    else:
+        rows = predict_files(inputs, VideoPredictor(network, config), config.preprocess, names, args.top_k, drawing)
     with _memory_errors(config):
         return _show(rows, args, [str(each.path) for each in inputs], names, config)
 
