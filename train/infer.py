@@ -15,16 +15,17 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.common import cli
-from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_TOO_MANY_BAD
+from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_TOO_MANY_BAD, UserError
 from pipeline.common.recipe import SPLITS
 from pipeline.labels.class_ids import frozen_classes
 from train.data.videos import class_names, count_classes
 from train.device import signals
 from train.device.select import start_device
-from train.evaluation.scoring import as_evaluated
+from train.evaluation.scoring import Evaluation, as_evaluated
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
 from train.inference.drawing import WHAT_NEXT, Drawing
@@ -33,10 +34,11 @@ from train.inference.inputs import find_inputs
 from train.inference.long_video import Windows, predict_windows
 from train.inference.output import Row, Table, json_of, names_of_classes, try_file, try_folder, write_csv
 from train.inference.predict import VideoPredictor
+from train.inference.stored import predict_stored
 from train.loop.health import memory_errors_in_one_line
 from train.network.predictor import load_predictor
 from train.runs.choose import config_of_run, has_best, weights_of
-from train.weights.compatibility import saved_classes
+from train.weights.compatibility import check_class_names, saved_classes
 from train.weights.record import read_record, with_input, with_network
 
 log = logging.getLogger(__name__)
@@ -86,28 +88,59 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(document)
     drawing = None if args.no_pictures else Drawing(Path(config.infer.output_dir), args.picture_seconds)
     cli.say_target(" and ".join(str(path) for path in (drawing and drawing.folder, args.csv) if path) or "nothing")
-    inputs = find_inputs(config.infer.image_path, Path(config.infer.output_dir))
+    _check_flags(args, config)
+    inputs = [] if args.split else find_inputs(config.infer.image_path, Path(config.infer.output_dir))
     if drawing is not None:
         try_folder(drawing.folder, WHAT_NEXT)
     if args.csv is not None:
         try_file(args.csv)
     path = weights_of(config.infer.pretrained_model, config, document, class_names(config))
     record = read_record(path)
-    config = with_input(with_network(config, document, record, path), record, path)
+    config = with_network(config, document, record, path)
+    if args.split is None:
+        config = with_input(config, record, path)
     config = with_num_classes(config, lambda: count_classes(config) or saved_classes(record))
     start_device(config)
     config = as_evaluated(config)
+    source = _stored(config, args.split) if args.split else None
     with _memory_errors(config):
         network, facts = load_predictor(config, path)
-    names = names_of_classes(config.model.classes, facts.get("classes") or _frozen_names(config))
-    log.info("%d video%s, checkpoint %s", len(inputs), "s" * (len(inputs) != 1), path)
-    if args.window is not None:
+    listed = source.videos.class_names if source else []
+    names = names_of_classes(config.model.classes, listed, facts.get("classes") or _frozen_names(config))
+    if source is not None:
+        check_class_names(facts, listed, path, source.videos.name)
+        rows = predict_stored(network, source, names, args.top_k, drawing)
+    elif args.window is not None:
         windows = Windows.of(config, args.window)
         rows = predict_windows(inputs, network, config, windows, names, args.top_k, drawing)
     else:
         rows = predict_files(inputs, VideoPredictor(network, config), config.preprocess, names, args.top_k, drawing)
+    paths = source.videos.video_ids if source else [str(each.path) for each in inputs]
+    log.info("%d video%s, checkpoint %s", len(paths), "s" * (len(paths) != 1), path)
     with _memory_errors(config):
-        return _show(rows, args, [str(each.path) for each in inputs], names, config)
+        return _show(rows, args, paths, names, config)
+
+
+def _check_flags(args: argparse.Namespace, config: Config) -> None:
+    """Check that flags do not contradict each other.
+
+    Raises:
+        UserError: they do.
+    """
+    if args.split and config.infer.image_path:
+        raise UserError(
+            f"--split: got {args.split} and also infer.image_path. Give one of them (make: SPLIT or VIDEO)."
+        )
+    if args.split and args.window is not None:
+        raise UserError("--window: got a value with --split, but it is only for files. Remove one of them.")
+
+
+def _stored(config: Config, split: str) -> Evaluation:
+    """The stored videos of a split, by the first of `eval.protocols`."""
+    loader = config.data_loader.eval
+    loader = replace(loader, dataset=replace(loader.dataset, split=split))
+    evaluated = replace(config.eval, protocols=config.eval.protocols[:1])
+    return Evaluation(replace(config, eval=evaluated, data_loader=replace(config.data_loader, eval=loader)))
 
 
 def _frozen_names(config: Config) -> list[str]:
