@@ -107,17 +107,18 @@ def main(argv: list[str] | None = None) -> int:
         network, facts = load_predictor(config, path)
     listed = source.videos.class_names if source else []
     names = names_of_classes(config.model.classes, listed, facts.get("classes") or _frozen_names(config))
-    if source is not None:
-        check_class_names(facts, listed, path, source.videos.name)
-        rows = predict_stored(network, source, names, args.top_k, drawing)
-    elif args.window is not None:
-        windows = Windows.of(config, args.window)
-        rows = predict_windows(inputs, network, config, windows, names, args.top_k, drawing)
-    else:
-        rows = predict_files(inputs, VideoPredictor(network, config), config.preprocess, names, args.top_k, drawing)
     paths = source.videos.video_ids if source else [str(each.path) for each in inputs]
     log.info("%d video%s, checkpoint %s", len(paths), "s" * (len(paths) != 1), path)
     with _memory_errors(config):
+        if source is not None:
+            check_class_names(facts, listed, path, source.videos.name)
+            rows = predict_stored(network, source, names, args.top_k, drawing)
+        elif args.window is not None:
+            windows = Windows.of(config, args.window)
+            rows = predict_windows(inputs, network, config, windows, names, args.top_k, drawing)
+        else:
+            predictor = VideoPredictor(network, config)
+            rows = predict_files(inputs, predictor, config.preprocess, names, args.top_k, drawing)
         return _show(rows, args, paths, names, config)
 
 

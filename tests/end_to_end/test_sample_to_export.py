@@ -186,18 +186,16 @@ def test_unlabelled_split_is_predicted_but_not_scored(run, words, capsys):
     assert len(rows_of(table)) == COUNTS["test"]
 
 
-def test_inference_prints_five_classes_and_draws_a_gif(run, words, folder, capsys):
+def test_inference_prints_five_classes_and_draws(run, words, folder, capsys):
     video = sorted((folder / "data" / "test").iterdir())[0]
     assert infer.main([*words, PYNATIVE, f"--infer.image_path={video}"]) == EXIT_OK
     lines = capsys.readouterr().out.splitlines()
     assert [line[:2] for line in lines[:5]] == ["1.", "2.", "3.", "4.", "5."]
     probabilities = [float(line.split()[-1]) for line in lines[:5]]
     assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1.001
-    with Image.open(folder / "pictures" / f"{video.stem}.gif") as picture:
+    assert lines[5].startswith("looked at: 0.00-") and lines[5].endswith(" s (configured)")
+    with Image.open(folder / "pictures" / f"{video.stem}-predicted.gif") as picture:
         assert picture.n_frames > 20
-        assert picture.size == (86 * 2, 64 * 2 + 24)
-        strip = np.asarray(picture.convert("L"))[:24]
-        assert strip.max() > 200, "no label is drawn"
 
 
 def best_of(run: Path) -> Path:
@@ -303,7 +301,7 @@ def test_fine_tuning_from_safetensors_learns_head_only(run, words, folder):
         (check, "device_target=GPU", r"device_target: got GPU, but CUDA_VISIBLE_DEVICES hides every card"),
         (check, "train.pre_trained=true", r"train\.pretrained_model: got '', file not found"),
         (evaluate, "eval.pretrained_model=gone.ckpt", r"gone\.ckpt: checkpoint not found"),
-        (infer, "infer.image_path=gone.mp4", r"infer\.image_path: got 'gone\.mp4', expected a video file"),
+        (infer, "infer.image_path=gone.mp4", r"infer\.image_path: got 'gone\.mp4', which does not exist"),
     ],
 )  # fmt: skip
 def test_user_mistake_is_one_line_and_changes_nothing(command, override, message, words, store, run, folder):
