@@ -70,13 +70,23 @@ class Windows:
         starts = self.window_s * np.arange(self.count(duration_s))
         return (starts + np.minimum(starts + self.window_s, duration_s)) / 2
 
+    def _step(self, fps: float) -> float:
+        return self.interval / fps if self.step_s is None else self.step_s
+
+    def clip_s(self, fps: float) -> float:
+        """Seconds from the beginning of a clip's first frame to the end of its last one."""
+        return (self.clip_len - 1) * self._step(fps) + 1 / fps
+
     def clip_times_s(self, middle_s: float, duration_s: float, fps: float) -> NDArray[np.float64]:
         """When each frame of a window's clip is shown (T,), inside the video; of a shorter video it repeats."""
-        step_s = self.interval / fps if self.step_s is None else self.step_s
-        length_s = self.clip_len * step_s
+        step_s, length_s = self._step(fps), self.clip_s(fps)
         start_s = min(max(middle_s - length_s / 2, 0.0), max(duration_s - length_s, 0.0))
         times_s = start_s + step_s * np.arange(self.clip_len)
-        return times_s if length_s <= duration_s else times_s % duration_s
+        return times_s % duration_s if self.repeats(duration_s, fps) else times_s
+
+    def repeats(self, duration_s: float, fps: float) -> bool:
+        """Whether a video is shorter than a clip."""
+        return self.clip_s(fps) > duration_s + 0.5 / fps
 
 
 @dataclass(frozen=True)
@@ -137,9 +147,8 @@ def scan(pieces: Iterator[DecodeResult], windows: Windows, predict: Predict, bat
                 run()
     if clips:
         run()
-    length_s = windows.clip_len * (windows.interval / fps if windows.step_s is None else windows.step_s)
     smoothed = _smooth(np.concatenate(probabilities))[: len(middles_s)]
-    return Scan(duration_s, fps, middles_s, smoothed, repeats=length_s > duration_s + 0.5 / fps)
+    return Scan(duration_s, fps, middles_s, smoothed, windows.repeats(duration_s, fps))
 
 
 class _Frames:
