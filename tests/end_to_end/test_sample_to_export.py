@@ -198,6 +198,24 @@ def test_inference_prints_five_classes_and_draws(run, words, folder, capsys):
         assert picture.n_frames > 20
 
 
+def test_infer_gives_the_probabilities_of_eval(run, words, folder, tmp_path, capsys):
+    weights, words = best_of(run), [*words, PYNATIVE]
+    assert evaluate.main([*words, f"--eval.pretrained_model={weights}", f"--eval.output_dir={tmp_path}"]) == EXIT_OK
+    with np.load(next(tmp_path.glob("*-configured-val/scores.npz"))) as scores:
+        names = scores["class_names"].tolist()
+        expected = dict(zip(scores["video_ids"].tolist(), scores["probabilities"], strict=True))
+    words += [f"--infer.pretrained_model={weights}", "--json", "--no-pictures", "--top-k=8"]
+    for source in (f"--infer.image_path={folder}/data/val", "--split=val"):
+        capsys.readouterr()
+        assert infer.main([*words, source]) == EXIT_OK
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert {Path(row["path"]).stem for row in rows} == set(expected)
+        for row in rows:
+            top = {each["label"]: each["probability"] for each in row["top"]}
+            probabilities = [top[name] for name in names]
+            np.testing.assert_allclose(probabilities, expected[Path(row["path"]).stem], rtol=0, atol=1e-6)
+
+
 def best_of(run: Path) -> Path:
     return run / "ckpt" / (json.loads((run / "ckpt" / "best.json").read_text())["stem"] + ".ckpt")
 
