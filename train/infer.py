@@ -34,7 +34,7 @@ from train.inference.inputs import find_inputs
 from train.inference.long_video import Windows, predict_windows
 from train.inference.output import Row, Table, json_of, names_of_classes, try_file, try_folder, write_csv
 from train.inference.predict import VideoPredictor
-from train.inference.stored import predict_stored
+from train.inference.stored import predict_stored, with_true_labels
 from train.loop.health import memory_errors_in_one_line
 from train.network.predictor import load_predictor
 from train.runs.choose import config_of_run, has_best, weights_of
@@ -90,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.say_target(" and ".join(str(path) for path in (drawing and drawing.folder, args.csv) if path) or "nothing")
     _check_flags(args, config)
     inputs = [] if args.split else find_inputs(config.infer.image_path, Path(config.infer.output_dir))
+    inputs = with_true_labels(inputs, config.preprocess)
     if drawing is not None:
         try_folder(drawing.folder, WHAT_NEXT)
     if args.csv is not None:

@@ -23,15 +23,19 @@ from make_training import NUM_VAL, write_config
 
 from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_TOO_MANY_BAD, MachineError, UserError
 from pipeline.common.recipe import Preprocess
+from pipeline.common.settings import Document
 from pipeline.decoding.process import Decoder, DecodeResult
 from pipeline.execution.plan import PlannedVideo, Task
 from pipeline.execution.write_shard import write_shard
+from pipeline.ledger.table import ledger_path, read_columns
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.store import Store
 from train import infer
+from train.experiment.load import load_config
 from train.inference import decoded, drawing, files
 from train.inference.decoded import DecodedVideo, decode_videos
 from train.inference.inputs import Input
+from train.inference.stored import with_true_labels
 
 SETTINGS = Preprocess(height=16, width=20, video_timeout_s=0.6)
 
@@ -137,7 +141,7 @@ def test_bad_videos_are_rows_and_the_rest_goes_on(words, videos, capsys):
     assert infer.main([*words, "--preprocess.max_bad_fraction=0.5", "--no-pictures"]) == EXIT_OK
 
 
-def test_times_looked_at_and_repeats_are_printed(words, videos, capsys):
+def test_times_looked_at_are_printed(words, videos, capsys):
     assert infer.main([*words, f"--infer.image_path={videos}/x/1.mp4"]) == EXIT_OK
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"1. {LABELS[0]}  ") and lines[3] == "looked at: 0.00-0.27 s (configured)"
@@ -164,6 +168,22 @@ def test_split_predicts_the_stored_videos(words, capsys):
     assert all(0 <= start < end <= 16 / 15 for row in rows for start, end in row["views_s"])
 
 
+def test_labels_of_ledgers_are_true_labels(config):
+    settings = load_config(Document(config)).preprocess
+    table = read_columns(ledger_path(settings, "val"), ["path", "label"])
+    inputs = [Input(Path(settings.data_root, table["path"][1])), Input(Path("elsewhere.mp4"))]
+    assert [each.true_label for each in with_true_labels(inputs, settings)] == [table["label"][1], None]
+    listed = [replace(inputs[0], true_label="from a list")]
+    assert with_true_labels(listed, settings) == listed and with_true_labels(inputs[1:], settings) == inputs[1:]
+
+
+def test_too_long_for_a_shard_names_the_window(words, videos, monkeypatch, capsys):
+    long = DecodeResult("too_large", "36000 s, at most 3600", {})
+    monkeypatch.setattr(files, "decode_videos", lambda *_: iter([long]))
+    assert infer.main([*words, f"--infer.image_path={videos}/x"]) == EXIT_TOO_MANY_BAD
+    assert "too_large: 36000 s, at most 3600 (--window=1 takes longer ones)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -185,7 +205,7 @@ def test_flag_out_of_range_is_a_usage_error(words, flag):
     assert caught.value.code == 2
 
 
-def test_weights_and_folder_are_checked_before_decoding(words, videos, monkeypatch):
+def test_weights_and_folder_come_before_decoding(words, videos, monkeypatch):
     monkeypatch.setattr(files, "decode_videos", lambda *_: pytest.fail("a video was decoded"))
     words += [f"--infer.image_path={videos}"]
     Path("file").touch()

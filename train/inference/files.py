@@ -49,7 +49,8 @@ def predict_files(
 
 def _hint(result: DecodeResult) -> str:
     """What to do about a video that is too long to be decoded whole."""
-    return " (--window=1 takes longer ones)" if result.status == "too_large" and " s, at most " in result.reason else ""
+    long = any(f" {unit}, at most " in result.reason for unit in ("s", "bytes", "stored frames"))
+    return " (--window=1 takes longer ones)" if result.status == "too_large" and long else ""
 
 
 def _predict(

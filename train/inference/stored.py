@@ -1,19 +1,23 @@
-"""Predicts the stored videos of a split with the numbers of `make eval`, for train.infer."""
+"""Predicts the stored videos of a split with the numbers of `make eval`, and finds the labels of files in ledgers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.recipe import Preprocess
+from pipeline.common.recipe import SPLITS, Preprocess
+from pipeline.ledger import files
 from pipeline.ledger.table import ledger_path, read_columns
 from pipeline.shards.reader import ShardReader
 from train.evaluation.results import results_of
 from train.evaluation.scoring import Evaluation, log_step, score
 from train.inference.drawing import Drawing
+from train.inference.inputs import Input
 from train.inference.output import Row, best_classes
 from train.inference.predict import Predict
 from train.pictures.prediction import Prediction
@@ -33,6 +37,28 @@ def paths_of(settings: Preprocess, split: str, video_ids: list[str]) -> list[Pat
         for video_id, path in zip(table["video_id"].tolist(), table["path"].tolist(), strict=True) if path
     }  # fmt: skip
     return [path if (path := known.get(each)) is not None and path.is_file() else None for each in video_ids]
+
+
+def with_true_labels(inputs: Sequence[Input], settings: Preprocess) -> list[Input]:
+    """The same videos, with the labels that ledgers have of those in `data_root`, where no list gave one.
+
+    Raises:
+        UserError: a ledger cannot be read.
+    """
+    root = os.path.realpath(settings.data_root)
+    inside = [settings.data_root and os.path.realpath(each.path).startswith(os.path.join(root, "")) for each in inputs]
+    if not any(inside):
+        return list(inputs)
+    labels: dict[str, str] = {}
+    for split in SPLITS:
+        if files.exists(path := ledger_path(settings, split)):
+            table = read_columns(path, ["path", "label"])
+            labels |= dict(zip(table["path"].tolist(), table["label"].tolist(), strict=True))
+    places = [os.path.relpath(os.path.realpath(each.path), root) for each in inputs]
+    return [
+        replace(each, true_label=each.true_label or labels.get(place) or None)
+        for each, place in zip(inputs, places, strict=True)
+    ]
 
 
 def predict_stored(

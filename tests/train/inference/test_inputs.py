@@ -8,7 +8,7 @@ from pipeline.common.errors import UserError
 from train.inference.inputs import find_inputs
 
 
-def put(folder, *paths: str) -> None:
+def touch_all(folder, *paths: str) -> None:
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
@@ -17,8 +17,8 @@ def put(folder, *paths: str) -> None:
 @pytest.fixture(autouse=True)
 def inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    put(tmp_path, "clips/x/1.mp4", "clips/y/1.MP4", "clips/y/2.webm", "clips/y/2.mkv", "clips/y/notes.txt")
-    put(tmp_path, "clips/.hidden/3.mp4", "clips/y/._2.mp4", "clips/z/readme")
+    touch_all(tmp_path, "clips/x/1.mp4", "clips/y/1.MP4", "clips/y/2.webm", "clips/y/2.mkv", "clips/y/notes.txt")
+    touch_all(tmp_path, "clips/.hidden/3.mp4", "clips/y/._2.mp4", "clips/z/readme")
     return tmp_path
 
 
@@ -33,13 +33,13 @@ def test_folder_is_searched_and_names_keep_apart():
 
 
 def test_one_file_is_itself_whatever_its_ending(inside):
-    put(inside, "film", "a.b.mp4")
+    touch_all(inside, "film", "a.b.mp4")
     assert [(str(each.path), each.name) for each in find_inputs("film", "out")] == [("film", "film")]
     assert find_inputs("a.b.mp4", "out")[0].name == "a.b"
 
 
 def test_existing_path_comes_before_a_glob(inside):
-    put(inside, "[4K] x.mp4", "4 x.mp4")
+    touch_all(inside, "[4K] x.mp4", "4 x.mp4")
     assert paths("[4K] x.mp4") == ["[4K] x.mp4"]
     assert paths("[45] x.mp4") == ["4 x.mp4"]
 
@@ -51,7 +51,7 @@ def test_glob_takes_videos_and_folders():
 
 
 def test_list_names_videos_beside_it_or_here(inside):
-    put(inside, "here.mp4")
+    touch_all(inside, "here.mp4")
     (inside / "clips" / "list.txt").write_text("\ufeffx/1.mp4\n\nhere.mp4\r\nx/1.mp4\ngone.mp4\n", encoding="utf-8")
     assert paths("clips/list.txt") == ["clips/x/1.mp4", "here.mp4", "gone.mp4"]  # one that is missing becomes a row
 
@@ -62,7 +62,7 @@ def test_list_with_labels_has_true_labels(inside):
 
 
 def test_own_pictures_are_no_inputs(inside):
-    put(inside, "clips/out/x/1-predicted.mp4", "clips/x/9-predicted.mp4")
+    touch_all(inside, "clips/out/x/1-predicted.mp4", "clips/x/9-predicted.mp4")
     assert "clips/out/x/1-predicted.mp4" not in paths("clips", "clips/out")
     assert "clips/x/9-predicted.mp4" in paths("clips", "clips/out")
     assert paths("clips/out/x/1-predicted.mp4", "clips/out") == ["clips/out/x/1-predicted.mp4"]
@@ -87,7 +87,7 @@ def test_own_pictures_are_no_inputs(inside):
     ],
 )
 def test_anything_else_is_one_line(inside, text, words):
-    put(inside, "cat.JPG", "song.mp3", "empty.txt")
+    touch_all(inside, "cat.JPG", "song.mp3", "empty.txt")
     os.mkfifo("pipe")
     os.symlink("ring.mp4", "ring.mp4")
     (inside / "binary.txt").write_bytes(b"\xff\xfe\x00")
@@ -97,5 +97,5 @@ def test_anything_else_is_one_line(inside, text, words):
 
 
 def test_names_that_differ_by_case_only_keep_apart(inside):
-    put(inside, "both/a.mp4", "both/A.avi", "both/a.mp4.avi")
+    touch_all(inside, "both/a.mp4", "both/A.avi", "both/a.mp4.avi")
     assert len({each.name.casefold() for each in find_inputs("both", "out")}) == 3
