@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_TOO_MANY_BAD, UserError
@@ -137,7 +138,7 @@ def _check_flags(args: argparse.Namespace, config: Config) -> None:
         raise UserError("--window: got a value with --split, but it is only for files. Remove one of them.")
 
 
-def _stored(config: Config, split: str) -> Evaluation:
+def _stored(config: Config, split: Literal["train", "val", "test"]) -> Evaluation:
     """The stored videos of a split, by the first of `eval.protocols`."""
     loader = config.data_loader.eval
     loader = replace(loader, dataset=replace(loader.dataset, split=split))

@@ -63,8 +63,11 @@ class Packets(Sequence[Packet]):
             return [self[each] for each in range(*number.indices(len(self)))]
         pts, dts, duration, pos = (column[number] for column in self._columns)
         flags = self._flags[number]
-        times = (None if value == _UNKNOWN else value for value in (pts, dts))
-        return Packet(*times, duration, pos, bool(flags & 1), bool(flags & 2))
+        return Packet(_known(pts), _known(dts), duration, pos, bool(flags & 1), bool(flags & 2))
+
+
+def _known(time: int) -> int | None:
+    return None if time == _UNKNOWN else time
 
 
 def missing_bytes(file: VideoFile) -> str:

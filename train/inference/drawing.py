@@ -72,7 +72,7 @@ class Drawing:
         """Draw the scores of a long video over time; returns the path."""
         stem = self._stem(name)
         path = stem.with_name(f"{stem.name}-timeline.png")
-        write_timeline(path, times_s, scores, names, [tuple(each) for each in segments])
+        write_timeline(path, times_s, scores, names, list(segments))
         return path
 
     def _stem(self, name: str) -> Path:
