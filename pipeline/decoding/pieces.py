@@ -20,7 +20,7 @@ from pipeline.decoding.packets import read_timing
 from pipeline.decoding.resample import kept_by_time, kept_frames, seconds, since_first
 from pipeline.decoding.resize import FrameResizer
 from pipeline.decoding.video_file import DecodeError, open_video
-from pipeline.decoding.with_pyav import pictures_of
+from pipeline.decoding.with_pyav import every_picture
 
 LONGEST_S = 24 * 3600.0
 _MOST_BYTES = 1 << 40
@@ -57,7 +57,7 @@ class PieceReader:
         with ffmpeg_errors(self._file):
             self._container = open_container(self._file)
             stream, _ = gate(self._container, self._file.size)
-        self._pictures: Iterator[av.VideoFrame] = pictures_of(self._container, stream)
+        self._pictures: Iterator[av.VideoFrame] = every_picture(self._container, stream)
         self._resize = FrameResizer(source.source_height, source.source_width, settings.interpolation)
         self._picture: av.VideoFrame | None = None
         self._seen = self._stored = 0

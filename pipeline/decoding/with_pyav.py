@@ -44,7 +44,7 @@ def _decode(file: VideoFile, settings: Preprocess, source: Source, timing: Timin
     with ffmpeg_errors(file), open_container(file) as container:
         stream, _ = gate(container, file.size)
         try:
-            for picture in pictures_of(container, stream):
+            for picture in every_picture(container, stream):
                 collector.take(picture)
         except av.error.MemoryError:
             raise
@@ -54,7 +54,7 @@ def _decode(file: VideoFile, settings: Preprocess, source: Source, timing: Timin
     return collector.video()
 
 
-def pictures_of(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+def every_picture(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     """Every picture of a video, in order.
 
     Raises:

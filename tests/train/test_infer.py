@@ -227,6 +227,16 @@ def test_full_disk_ends_with_no_half_written_csv(words, videos, monkeypatch):
     assert not Path("all.csv").exists() and not list(Path().glob(".*.tmp*"))
 
 
+def test_video_that_cannot_be_drawn_is_still_a_row(words, videos, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise UserError("no frame of this moment")
+
+    monkeypatch.setattr(drawing, "write_pictures", refuse)
+    assert infer.main([*words, f"--infer.image_path={videos}/x", "--json"]) == EXIT_OK
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["status"] == "ok" and "x/1.mp4: has no picture: no frame of" in captured.err
+
+
 def test_video_that_cannot_be_read_now_ends_with_74(words, videos, monkeypatch, capsys):
     unread = DecodeResult("retry", "could not be read: Input/output error", {})
     monkeypatch.setattr(files, "decode_videos", lambda *_: iter([unread]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.common.errors import MachineError, UserError
 from pipeline.common.files import make_folder
 from train.inference.inputs import PICTURES
 from train.inference.output import Segment
 from train.pictures.prediction import Prediction, write_pictures, write_timeline
+
+log = logging.getLogger(__name__)
 
 WHAT_NEXT = "Give another folder with --infer.output_dir (make: OUT=DIR), or --no-pictures."
 
@@ -42,6 +46,8 @@ class Drawing:
     ) -> list[Path]:
         """Draw one video, of a long one the part around `moment_s`; returns the paths.
 
+        A video that cannot be drawn has a warning and no picture.
+
         Args:
             name: of the pictures, a relative path without ending.
             source: the file; None: only its stored frames are there.
@@ -52,6 +58,7 @@ class Drawing:
             moment_s: the time to show.
 
         Raises:
+            MachineError: the video could not be read.
             OSError: a picture cannot be written.
         """
         span = None
@@ -59,7 +66,13 @@ class Drawing:
             start = min(max(moment_s - self.max_seconds / 2, 0.0), duration_s - self.max_seconds)
             span = (start, start + self.max_seconds)
         stem = self._stem(name)
-        return write_pictures(stem, source, frames, fps, prediction, span=span, max_seconds=self.max_seconds)
+        try:
+            return write_pictures(stem, source, frames, fps, prediction, span=span, max_seconds=self.max_seconds)
+        except MachineError:
+            raise
+        except UserError as error:
+            log.warning("warning: %s: has no picture: %s", source or name, error)
+            return []
 
     def draw_timeline(
         self,
