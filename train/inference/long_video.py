@@ -15,6 +15,7 @@ from pipeline.decoding.process import Decoder, DecodeResult
 from pipeline.shards.encoding import frames_of
 from train.data.crops import places
 from train.evaluation.metrics import log_softmax
+from train.evaluation.plan import check_protocols
 from train.evaluation.protocols import protocols_of
 from train.experiment.sections import Config
 from train.inference.drawing import Drawing
@@ -51,9 +52,14 @@ class Windows:
 
     @classmethod
     def of(cls, config: Config, window_s: float) -> Windows:
-        """The clips with the length, the rate and the centre crop of the first of `eval.protocols`."""
+        """The clips with the length, the rate and the centre crop of the first of `eval.protocols`.
+
+        Raises:
+            UserError: the protocol needs other frames than the recipe gives.
+        """
         loader, stored = config.data_loader.eval, config.preprocess.frame_size
-        protocol = next(iter(protocols_of(config.eval.protocols, loader.dataset).values()))
+        name, protocol = next(iter(protocols_of(config.eval.protocols, loader.dataset).items()))
+        check_protocols({name: protocol}, config)
         transforms = loader.transforms(stored)
         top, left, _ = places(transforms, stored, np.ones((1, 3)), np.zeros(1, np.int64), half_pixel=protocol.rounding)
         clip_len = protocol.clip_len or loader.dataset.seq
