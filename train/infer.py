@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     if drawing is not None:
         try_folder(drawing.folder, WHAT_NEXT)
     if args.csv is not None:
-        try_file(args.csv)
+        try_file(args.csv, [config.infer.image_path, *(str(each.path) for each in inputs)])
     path = weights_of(config.infer.pretrained_model, config, document, class_names(config))
     record = read_record(path)
     config = with_network(config, document, record, path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.files import make_folder, replacing
+from pipeline.common.errors import UserError
+from pipeline.common.files import check_regular, make_folder, replacing
 
 _LONGEST_PATH = 60  # characters of the first column
 
@@ -176,16 +178,21 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest / 100:05.2f}"
 
 
-def try_file(path: Path) -> None:
+def try_file(path: Path, inputs: Iterable[str]) -> None:
     """Check, before hours of computing, that a file can be written.
 
+    Args:
+        path: the file.
+        inputs: paths that are read, and so must not be replaced.
+
     Raises:
-        UserError: a part of its path is a file.
+        UserError: it is one of `inputs`, a part of its path is a file, or its name is that of something else.
         OSError: its folder cannot be written.
     """
+    if os.path.realpath(path) in map(os.path.realpath, inputs):
+        raise UserError(f"--csv: got {path}, which is an input. Give another file.")
+    check_regular(path)
     try_folder(path.parent, "Give another file with --csv.")
-    if path.is_dir():
-        raise IsADirectoryError(21, "Is a directory", str(path))
 
 
 def try_folder(folder: Path, what_next: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.common.errors import UserError
 from train.inference.output import (
     Row,
     Segment,
@@ -84,7 +85,10 @@ def test_best_classes_and_names():
 
 
 def test_csv_that_cannot_be_written_is_found_first(tmp_path):
-    with pytest.raises(IsADirectoryError, match=tmp_path.name):
-        try_file(tmp_path)
-    try_file(tmp_path / "new" / "p.csv")
+    with pytest.raises(UserError, match="got a folder, expected a regular file or none"):
+        try_file(tmp_path, [])
+    (tmp_path / "list.csv").touch()
+    with pytest.raises(UserError, match=r"--csv: got .*list\.csv, which is an input\. Give another file\."):
+        try_file(tmp_path / "list.csv", ["x.mp4", f"{tmp_path}/./list.csv"])
+    try_file(tmp_path / "new" / "p.csv", [""])
     assert list((tmp_path / "new").iterdir()) == []
