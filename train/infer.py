@@ -154,7 +154,7 @@ def _frozen_names(config: Config) -> list[str]:
 
 def _show(rows: Iterator[Row], args: argparse.Namespace, paths: list[str], names: list[str], config: Config) -> int:
     """Print the rows as they come, then write the CSV; returns the exit code."""
-    table, finished = Table(paths, names), []
+    table, finished = Table(paths, names, by_window=args.window is not None), []
     for row in rows:
         if row.status != "ok":
             log.warning("warning: %s: %s: %s", row.path, row.status, row.reason)

@@ -113,17 +113,18 @@ class Table:
     Args:
         paths: of all videos, in order.
         names: of all classes.
+        by_window: whether each is looked at window by window, and shown with its segments.
     """
 
-    def __init__(self, paths: Sequence[str], names: Sequence[str]) -> None:
-        self._single = len(paths) == 1
+    def __init__(self, paths: Sequence[str], names: Sequence[str], *, by_window: bool = False) -> None:
+        self._single, self._by_window = len(paths) == 1, by_window
         self._width = min(max((len(path) for path in paths), default=0), _LONGEST_PATH)
         self._label_width = max(len(name) for name in ("prediction", *names))
         self._begun = False
 
     def add(self, row: Row) -> None:
         """Print a row; the log has the reason of a video that is not ok."""
-        if row.segments is not None:
+        if self._by_window:
             self._print_segments(row)
         elif self._single:
             _print_single(row)
@@ -146,6 +147,9 @@ class Table:
     def _print_segments(self, row: Row) -> None:
         if not self._single:
             print(f"{row.path}:")
+        if row.status != "ok":
+            print(f"{row.status}: {row.reason}", flush=True)
+            return
         for each in row.segments or ():
             print(f"{_clock(each.start_s)} - {_clock(each.end_s)}  {each.label:{self._label_width}}  {each.score:.4f}")
         _print_notes(row)

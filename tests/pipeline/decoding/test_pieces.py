@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from make_videos import write_mp4
+from paths import SHARED
 from processes import peak_of
 
 from pipeline.common.recipe import Preprocess
@@ -83,6 +84,22 @@ def test_child_that_dies_ends_the_video_not_the_next(tmp_path, decoder):
     results = list(pieces)
     assert results[-1].status == "crash" and results[-1].encoded is None
     assert len(in_pieces(decoder, path, 4)[0]) == 15
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "videos").is_dir(), reason="no real videos")
+def test_real_videos_have_the_same_frames_in_pieces():
+    with Decoder(SETTINGS) as decoder:
+        for path in sorted((SHARED / "videos").iterdir()):
+            (result,) = decoder.decode([path])
+            if result.encoded is None:
+                *_, last = decoder.decode_pieces(path, 32)
+                assert (last.status, last.reason) == (result.status, result.reason), path
+                continue
+            frames, times_s = frames_of(result.encoded).copy(), result.encoded.times_s.copy()
+            parts, times_of_parts, _ = in_pieces(decoder, path, 32)
+            np.testing.assert_array_equal(parts, frames, err_msg=path.name)
+            np.testing.assert_array_equal(times_of_parts, times_s, err_msg=path.name)
 
 
 def write_long(path: Path, seconds: int, fps: int = 30) -> Path:

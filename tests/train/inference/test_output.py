@@ -74,9 +74,14 @@ def test_several_videos_are_lines_of_a_table(capsys):
 
 
 def test_segments_are_shown_with_their_times(capsys):
-    Table(["l.mp4"], ["run", "sit"]).add(LONG)
+    Table(["l.mp4"], ["run", "sit"], by_window=True).add(LONG)
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("0:00:00.00 - 1:00:00.00  run ") and second.startswith("1:00:00.00 - 1:01:01.50  sit ")
+    table = Table(["l.mp4", "y.mp4"], ["run", "sit"], by_window=True)
+    for row in (LONG, Row("y.mp4", "truncated", "cut short")):
+        table.add(row)
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[0], lines[3:]) == ("l.mp4:", ["y.mp4:", "truncated: cut short"])
 
 
 def test_best_classes_and_names():
