@@ -8,8 +8,8 @@
 #   STORE=DIR          the folder of shards
 #   WEIGHTS=FILE       the weights that training starts from        (train)
 #   CKPT=FILE          the checkpoint or the run folder to use      (eval, features, infer, export, report; default: newest)
-#   SPLIT=SPLIT        the split to score: train, val or test       (eval, features)
-#   VIDEO=FILE         the video to predict                         (infer)
+#   SPLIT=SPLIT        the split: train, val or test                (eval, features, infer)
+#   VIDEO=PATH         a video, a folder, a list file or a glob     (infer)
 #   OUT=DIR            the folder of the results                    (eval, features, infer)
 #   FROM=FILE TO=FILE  weights to read and to write                 (convert)
 #   GPU=1              install NVIDIA's libraries too (they stay installed)
@@ -53,7 +53,7 @@ asked        = $(filter $(1),$(MAKECMDGOALS))
 # A variable that no verb here takes would be ignored, so it is an error.
 TAKE_WEIGHTS = train
 TAKE_CKPT    = eval features infer export report
-TAKE_SPLIT   = eval features
+TAKE_SPLIT   = eval features infer
 TAKE_VIDEO   = infer
 TAKE_OUT     = eval features infer
 TAKE_FROM    = convert
@@ -108,8 +108,9 @@ features: $(SCORED) ## Write what the network sees before its last layer (CKPT=F
 	$(RUN) train.features $(OF_RUN) $(if $(CKPT),--eval.pretrained_model="$$CKPT") \
 		$(if $(SPLIT),--data_loader.eval.dataset.split="$$SPLIT") $(if $(OUT),--output-dir="$$OUT") $(FLAGS)
 
-infer: install ## Predict a video (VIDEO=FILE): top 5 classes, and a GIF with the label
-	$(RUN) train.infer $(OF_RUN) --infer.image_path="$$VIDEO" $(if $(OUT),--infer.output_dir="$$OUT") \
+infer: $(if $(SPLIT),$(SCORED),install) ## Predict videos (VIDEO=PATH or SPLIT=val): a table, and pictures with the label
+	$(RUN) train.infer $(OF_RUN) $(if $(VIDEO),--infer.image_path="$$VIDEO") \
+		$(if $(SPLIT),--split="$$SPLIT") $(if $(OUT),--infer.output_dir="$$OUT") \
 		$(if $(CKPT),--infer.pretrained_model="$$CKPT") $(FLAGS)
 
 export: install ## Write the network as MINDIR or ONNX, and check the file by running it

@@ -26,6 +26,10 @@ ALLOWED = {
     "train.evaluation": "pipeline.common train.experiment train.data train.weights train.network",
     "train.runs": "pipeline.common train.experiment train.weights",
     "train.pictures": "pipeline.common pipeline.decoding",
+    "train.inference": (
+        "pipeline.common pipeline.ledger pipeline.shards pipeline.videos pipeline.decoding train.experiment train.data "
+        "train.evaluation train.pictures"
+    ),
     "train.loop": (
         "pipeline.common model train.experiment train.device train.data train.weights train.network train.evaluation "
         "train.runs"

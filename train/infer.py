@@ -1,48 +1,149 @@
-"""Predict the class of one video file: prints the top 5, and writes an MP4 and a GIF.         (make infer)
+"""Predict the class of videos: prints a table, and writes an MP4 and a GIF with the label.            (make infer)
 
     python -m train.infer -c train/configs/sample.yaml --infer.image_path=VIDEO [--infer.pretrained_model=FILE]
 
-The file is decoded in a process of its own with the recipe and the limits of `preprocess`, so the pixels are those of a
-shard, and the network sees the views that evaluation takes by the first of `eval.protocols`.
+VIDEO is a file, a folder, a list file or a glob; `--split=val` predicts the stored videos of a split.  Files are
+decoded in a process of their own with the recipe and the limits of `preprocess`, so the pixels are those of a shard,
+and the network sees the views that evaluation takes by the first of `eval.protocols`.  With `--window=SECONDS` it
+looks at the whole of each file instead, whatever its length.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
+import math
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal
 
 from pipeline.common import cli
-from pipeline.common.errors import EXIT_OK, MachineError, UserError
-from pipeline.common.files import make_folder
-from pipeline.common.recipe import Preprocess
-from pipeline.decoding.process import Decoder
+from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_TOO_MANY_BAD, UserError
+from pipeline.common.recipe import SPLITS
 from pipeline.labels.class_ids import frozen_classes
-from pipeline.shards.encoding import frames_of
-from train.data.timeline import Timeline
 from train.data.videos import class_names, count_classes
 from train.device import signals
 from train.device.select import start_device
-from train.evaluation.scoring import as_evaluated, video_scores
+from train.evaluation.scoring import Evaluation, as_evaluated
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
+from train.inference.drawing import WHAT_NEXT, Drawing
+from train.inference.files import predict_files
+from train.inference.inputs import find_inputs
+from train.inference.long_video import Windows, predict_windows
+from train.inference.output import Row, Table, json_of, names_of_classes, try_file, try_folder, write_csv
+from train.inference.predict import VideoPredictor
+from train.inference.stored import predict_stored, with_true_labels
 from train.loop.health import memory_errors_in_one_line
 from train.network.predictor import load_predictor
-from train.pictures.prediction import Prediction, write_pictures
 from train.runs.choose import config_of_run, has_best, weights_of
-from train.weights.compatibility import saved_classes
+from train.weights.compatibility import check_class_names, saved_classes
 from train.weights.record import read_record, with_input, with_network
 
 log = logging.getLogger(__name__)
 
 _COMMON_KEYS = (
-    "device_target", "model.type", "model.num_classes", "train.ckpt_path", "infer.", "data_loader.eval.dataset.seq",
-    "data_loader.eval.dataset.num_clips", "data_loader.eval.dataset.num_crops",
+    "device_target", "model.type", "model.num_classes", "train.ckpt_path", "infer.", "eval.protocols",
+    "data_loader.eval.dataset.seq", "data_loader.eval.dataset.num_clips", "data_loader.eval.dataset.num_crops",
+    "data_loader.eval.dataset.batch_size", "preprocess.max_bad_fraction",
 )  # fmt: skip
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--split", choices=SPLITS, help="predict the stored videos of this split, not files (make: SPLIT=val)")
+    add("--window", type=_seconds, metavar="SECONDS", help="look at every SECONDS of each file, whatever its length")
+    add("--top-k", type=_at_least_one, default=5, metavar="K", help="classes shown of each video (default 5)")
+    add("--json", action="store_true", help="print one JSON object a line, and nothing else")
+    add("--csv", type=Path, metavar="FILE", help="write a CSV with a row for each video")
+    add("--no-pictures", action="store_true", help="draw nothing")
+    add("--picture-seconds", type=_seconds, default=10.0, metavar="S", help="seconds of a video drawn (default 10)")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"got {text}, expected seconds above 0")
+    return value
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected at least 1")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Predict, print the rows, and draw."""
+    parser = cli.parser("train.infer", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
+    _add_flags(parser)
+    args, document = cli.parse(
+        parser,
+        argv,
+        lambda _args, overrides: config_of_run(overrides.get("infer.pretrained_model"), overrides, has_best),
+    )
+    cli.set_up_logging()
+    config = load_config(document)
+    drawing = None if args.no_pictures else Drawing(Path(config.infer.output_dir), args.picture_seconds)
+    cli.say_target(" and ".join(str(path) for path in (drawing and drawing.folder, args.csv) if path) or "nothing")
+    _check_flags(args, config)
+    inputs = [] if args.split else find_inputs(config.infer.image_path, Path(config.infer.output_dir))
+    inputs = with_true_labels(inputs, config.preprocess)
+    if drawing is not None:
+        try_folder(drawing.folder, WHAT_NEXT)
+    if args.csv is not None:
+        try_file(args.csv, [config.infer.image_path, *(str(each.path) for each in inputs)])
+    path = weights_of(config.infer.pretrained_model, config, document, class_names(config))
+    record = read_record(path)
+    config = with_network(config, document, record, path)
+    if args.split is None:
+        config = with_input(config, record, path)
+    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(record))
+    start_device(config)
+    config = as_evaluated(config)
+    source = _stored(config, args.split) if args.split else None
+    with _memory_errors(config):
+        network, facts = load_predictor(config, path)
+    listed = source.videos.class_names if source else []
+    names = names_of_classes(config.model.classes, listed, facts.get("classes") or _frozen_names(config))
+    paths = source.videos.video_ids if source else [str(each.path) for each in inputs]
+    log.info("%d video%s, checkpoint %s", len(paths), "s" * (len(paths) != 1), path)
+    with _memory_errors(config):
+        if source is not None:
+            check_class_names(facts, listed, path, source.videos.name)
+            rows = predict_stored(network, source, names, args.top_k, drawing)
+        elif args.window is not None:
+            windows = Windows.of(config, args.window)
+            rows = predict_windows(inputs, network, config, windows, names, args.top_k, drawing)
+        else:
+            predictor = VideoPredictor(network, config)
+            rows = predict_files(inputs, predictor, config.preprocess, names, args.top_k, drawing)
+        return _show(rows, args, paths, names, config)
+
+
+def _check_flags(args: argparse.Namespace, config: Config) -> None:
+    """Check that flags do not contradict each other.
+
+    Raises:
+        UserError: they do.
+    """
+    if args.split and config.infer.image_path:
+        raise UserError(
+            f"--split: got {args.split} and also infer.image_path. Give one of them (make: SPLIT or VIDEO)."
+        )
+    if args.split and args.window is not None:
+        raise UserError("--window: got a value with --split, but it is only for files. Remove one of them.")
+
+
+def _stored(config: Config, split: Literal["train", "val", "test"]) -> Evaluation:
+    """The stored videos of a split, by the first of `eval.protocols`."""
+    loader = config.data_loader.eval
+    loader = replace(loader, dataset=replace(loader.dataset, split=split))
+    evaluated = replace(config.eval, protocols=config.eval.protocols[:1])
+    return Evaluation(replace(config, eval=evaluated, data_loader=replace(config.data_loader, eval=loader)))
 
 
 def _frozen_names(config: Config) -> list[str]:
@@ -51,75 +152,37 @@ def _frozen_names(config: Config) -> list[str]:
     return classes[0] if classes is not None and len(classes[0]) == config.model.classes else []
 
 
-def decode_video(path: Path, settings: Preprocess) -> tuple[NDArray[np.uint8], float, Timeline]:
-    """The frames (T, height, width, 3) uint8 RGB that a shard would give of a video, wherever it lies.
-
-    Returns:
-        The frames, their rate, and which source frames they are.
-
-    Raises:
-        UserError: it cannot be decoded.
-        MachineError: it could not be read.
-    """
-    with Decoder(replace(settings, data_root="")) as decoder:
-        (result,) = decoder.decode([path])
-        if result.status == "retry":
-            raise MachineError(f"{path}: {result.reason}. Run the same command again.")
-        if result.encoded is None:
-            raise UserError(f"{path}: cannot be decoded: {result.status}: {result.reason}. Give another video.")
-        frames, facts = frames_of(result.encoded), result.facts
-        columns = (facts["source_frames"], facts["source_fps"], len(frames), facts["fps"], facts["chosen_by"] == "time")
-        return frames, float(facts["fps"]), Timeline(*(np.array([value]) for value in columns))
+def _show(rows: Iterator[Row], args: argparse.Namespace, paths: list[str], names: list[str], config: Config) -> int:
+    """Print the rows as they come, then write the CSV; returns the exit code."""
+    table, finished = Table(paths, names, by_window=args.window is not None), []
+    for row in rows:
+        if row.status != "ok":
+            log.warning("warning: %s: %s: %s", row.path, row.status, row.reason)
+        if args.json:
+            print(json_of(row), flush=True)
+        else:
+            table.add(row)
+        finished.append(row)
+    if args.csv is not None:
+        write_csv(args.csv, finished, args.top_k)
+    bad = sum(row.status != "ok" for row in finished)
+    if any(row.status == "retry" for row in finished):
+        log.error("error: Some videos could not be read. Fix the disk or its connection, and run this again.")
+        return EXIT_IO
+    if bad and bad / len(finished) > config.preprocess.max_bad_fraction:
+        log.error(
+            "error: %d of %d videos are bad, more than preprocess.max_bad_fraction %g allows. All others are "
+            "predicted. Raise that key to accept them.",
+            bad, len(finished), config.preprocess.max_bad_fraction,
+        )  # fmt: skip
+        return EXIT_TOO_MANY_BAD
+    return EXIT_OK
 
 
 def _memory_errors(config: Config) -> AbstractContextManager[None]:
-    """One line about memory that ran out, with the setting that decides how many views there are."""
-    if config.eval.protocols:
-        name = config.eval.protocols[0]
-        return memory_errors_in_one_line("eval.protocols", name, "Put a protocol with fewer views first.")
-    num_clips = config.data_loader.eval.dataset.num_clips
-    return memory_errors_in_one_line("data_loader.eval.dataset.num_clips", num_clips, "Give a smaller number.")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Predict, print the best five classes, and write the pictures."""
-    parser = cli.parser("train.infer", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
-    _args, document = cli.parse(
-        parser,
-        argv,
-        lambda _args, overrides: config_of_run(overrides.get("infer.pretrained_model"), overrides, has_best),
-    )
-    cli.set_up_logging()
-    config = load_config(document)
-    cli.say_target(config.infer.output_dir)
-    video_path = Path(config.infer.image_path)
-    if not config.infer.image_path or not video_path.is_file():
-        raise UserError(
-            f"infer.image_path: got {config.infer.image_path!r}, expected a video file. "
-            "Run `make infer VIDEO=clip.mp4`."
-        )
-    make_folder(Path(config.infer.output_dir), "Set infer.output_dir to another folder.")
-    path = weights_of(config.infer.pretrained_model, config, document, class_names(config))
-    record = read_record(path)
-    config = with_input(with_network(config, document, record, path), record, path)
-    frames, fps, timeline = decode_video(video_path, config.preprocess)
-    config = with_num_classes(config, lambda: count_classes(config) or saved_classes(record))
-    start_device(config)
-    config = as_evaluated(config)
-    with _memory_errors(config):
-        predictor, facts = load_predictor(config, path)
-        probabilities = video_scores(predictor, frames, timeline, config)
-    names = facts.get("classes") or _frozen_names(config)
-    best = np.argsort(-probabilities, kind="stable")[:5]
-    log.info("%s: %d frames at %g fps, checkpoint %s", video_path, len(frames), fps, path)
-    # A number of a list that no video had is a class without a name.
-    lines = [((names[k] if k < len(names) else "") or f"class {k}", float(probabilities[k])) for k in best]
-    for rank, (name, probability) in enumerate(lines, start=1):
-        print(f"{rank}. {name}  {probability:.4f}")
-    stem = Path(config.infer.output_dir) / video_path.stem
-    for picture in write_pictures(stem, video_path, frames, fps, Prediction(lines, None), span=None):
-        print(f"picture: {picture}")
-    return EXIT_OK
+    """One line about memory that ran out, with the setting that decides how many clips are in a batch."""
+    batch_size = config.data_loader.eval.dataset.batch_size
+    return memory_errors_in_one_line("data_loader.eval.dataset.batch_size", batch_size, "Give a smaller number.")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ different kinds that both fail are, and so is a packet that is listed and not th
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import av
 
@@ -16,6 +18,7 @@ from pipeline.decoding.declared_length import avi_chunks, declared_bytes
 from pipeline.decoding.fragments import read_fragments
 from pipeline.decoding.video_file import DecodeError, VideoFile
 
+_UNKNOWN = -(2**63)  # FFmpeg's own number of a time that is not known
 _MOST_MISSING_S = 0.1  # by which the tracks of a whole file may be shorter than its header says
 
 
@@ -30,6 +33,43 @@ class Packet(NamedTuple):
     is_corrupt: bool
 
 
+class Packets(Sequence[Packet]):
+    """The packets of a video in the order of decoding, in 33 bytes each, because hours of video have a million."""
+
+    def __init__(self) -> None:
+        self._columns = (array("q"), array("q"), array("q"), array("q"))
+        self._flags = array("B")
+
+    def append(self, packet: Packet) -> None:
+        """Add a packet."""
+        for column, value in zip(self._columns, packet[:4], strict=True):
+            column.append(_UNKNOWN if value is None else value)
+        self._flags.append(packet.is_discard | packet.is_corrupt << 1)
+
+    def __len__(self) -> int:
+        return len(self._flags)
+
+    def __iter__(self) -> Iterator[Packet]:
+        return (self[number] for number in range(len(self)))
+
+    @overload
+    def __getitem__(self, number: int) -> Packet: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Packet]: ...
+
+    def __getitem__(self, number: int | slice) -> Packet | Sequence[Packet]:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        pts, dts, duration, pos = (column[number] for column in self._columns)
+        flags = self._flags[number]
+        return Packet(_known(pts), _known(dts), duration, pos, bool(flags & 1), bool(flags & 2))
+
+
+def _known(time: int) -> int | None:
+    return None if time == _UNKNOWN else time
+
+
 def missing_bytes(file: VideoFile) -> str:
     """How many bytes are missing by the file's own header, in words; empty: none."""
     declared = declared_bytes(file)
@@ -37,7 +77,7 @@ def missing_bytes(file: VideoFile) -> str:
 
 
 def check_packets(
-    file: VideoFile, container: av.container.InputContainer, stream: av.VideoStream, packets: list[Packet]
+    file: VideoFile, container: av.container.InputContainer, stream: av.VideoStream, packets: Sequence[Packet]
 ) -> None:
     """Compare the packets of a video with those that its index lists; an empty one in the list shows nothing.
 
@@ -58,7 +98,7 @@ def check_packets(
 
 
 def check_end(
-    file: VideoFile, container: av.container.InputContainer, packets: list[Packet], tick_s: Fraction, rate: float
+    file: VideoFile, container: av.container.InputContainer, packets: Sequence[Packet], tick_s: Fraction, rate: float
 ) -> None:
     """Compare the end of a video with what its header says of bytes and seconds.
 
@@ -79,7 +119,7 @@ def check_end(
 
 
 def _all_is_there(
-    file: VideoFile, container: av.container.InputContainer, packets: list[Packet], tick_s: Fraction, rate: float
+    file: VideoFile, container: av.container.InputContainer, packets: Sequence[Packet], tick_s: Fraction, rate: float
 ) -> bool:
     """Whether a file that is shorter than its header says has all its frames by another count."""
     if container.format.name == "avi":
@@ -88,11 +128,11 @@ def _all_is_there(
         return stream is not None and indexed and count >= stream.frames > 0
     if not container.duration or not rate:
         return False
-    ends = [float((packet.pts + packet.duration) * tick_s) for packet in packets if packet.pts is not None]
+    ends = (float((packet.pts + packet.duration) * tick_s) for packet in packets if packet.pts is not None)
     return max(ends, default=0.0) >= container.duration / av.time_base - 0.5 / rate
 
 
-def _check_fragments(file: VideoFile, packets: list[Packet], tick_s: Fraction) -> None:
+def _check_fragments(file: VideoFile, packets: Sequence[Packet], tick_s: Fraction) -> None:
     fragments = read_fragments(file)
     if fragments.declared_bytes > file.size:
         raise DecodeError("truncated", f"file has {file.size} of {fragments.declared_bytes} bytes")

@@ -6,8 +6,7 @@ A header's rate is believed only where packets agree: some say 1,000 frames/s.
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.decoding import container as containers
 from pipeline.decoding.container import Source, ffmpeg_errors, gate, open_container
-from pipeline.decoding.lost_parts import Packet, check_end, check_packets, missing_bytes
+from pipeline.decoding.lost_parts import Packet, Packets, check_end, check_packets, missing_bytes
 from pipeline.decoding.video_file import DecodeError, VideoFile
 
 _STEADY_S = 1e-3  # a time may be so far from that of a constant rate, or one unit of time if that is longer
@@ -77,20 +76,25 @@ def read_timing(file: VideoFile) -> tuple[Source, Timing]:
 
 
 @contextlib.contextmanager
-def open_packets(file: VideoFile) -> Iterator[OpenVideo]:
+def open_packets(file: VideoFile, longest_s: float | None = None) -> Iterator[OpenVideo]:
     """Read and check every packet of a file, and keep it open for decoding; a small file is read only once.
+
+    Args:
+        file: the video.
+        longest_s: seconds that it may last; None: MAX_DURATION_S.
 
     Raises:
         DecodeError: the file is not admitted, or a part of it is lost.
         ReadError: the machine failed.
     """
+    longest_s = containers.MAX_DURATION_S if longest_s is None else longest_s
     with contextlib.ExitStack() as opened:
         try:
             with ffmpeg_errors(file):
                 container = opened.enter_context(open_container(file))
                 stream, source = gate(container, file.size)
                 packets: list[av.Packet] = []
-                timing = _read(file, container, stream, source, packets)
+                timing = _read(file, container, stream, source, packets, longest_s)
                 if not packets:
                     container = opened.enter_context(open_container(file))
                     stream, _ = gate(container, file.size)
@@ -98,7 +102,7 @@ def open_packets(file: VideoFile) -> Iterator[OpenVideo]:
             if error.status in ("unreadable", "no_video_stream") and (lost := missing_bytes(file)):
                 raise DecodeError("truncated", lost) from None
             raise
-        _check(timing)
+        _check(timing, longest_s)
         again = (packet for packet in container.demux(stream) if packet.size)
         yield OpenVideo(replace(source, source_fps=timing.rate), timing, stream, packets or again)
 
@@ -109,9 +113,10 @@ def _read(
     stream: av.VideoStream,
     source: Source,
     kept: list[av.Packet],
+    longest_s: float,
 ) -> Timing:
     """Read and check every packet of a stream; of a small file, those that hold data are added to `kept`."""
-    facts, keep = [], file.size <= _KEPT_BYTES
+    facts, keep = Packets(), file.size <= _KEPT_BYTES
     for packet in container.demux(stream):
         if packet.size:
             facts.append(_facts(packet))
@@ -119,12 +124,12 @@ def _read(
                 kept.append(packet)
     tick_s = stream.time_base or Fraction(1, 1000)
     check_packets(file, container, stream, facts)
-    timing = timing_of(facts, tick_s, source.source_fps, source.duration_s)
+    timing = timing_of(facts, tick_s, source.source_fps, source.duration_s, longest_s)
     check_end(file, container, facts, tick_s, timing.rate)
     return timing
 
 
-def _check(timing: Timing) -> None:
+def _check(timing: Timing, longest_s: float) -> None:
     """Check what packets say of a video's rate and length.
 
     Raises:
@@ -134,8 +139,8 @@ def _check(timing: Timing) -> None:
         raise DecodeError("unreadable", "no frame rate")
     if timing.rate > containers.MAX_FPS:
         raise DecodeError("too_large", f"{timing.rate:g} frames/s, at most {containers.MAX_FPS:g}")
-    if (length_s := max(timing.shown / timing.rate, timing.span_s)) > containers.MAX_DURATION_S:
-        raise DecodeError("too_large", f"{length_s:.0f} s, at most {containers.MAX_DURATION_S:.0f}")
+    if (length_s := max(timing.shown / timing.rate, timing.span_s)) > longest_s:
+        raise DecodeError("too_large", f"{length_s:.0f} s, at most {longest_s:.0f}")
 
 
 def _facts(packet: av.Packet) -> Packet:
@@ -144,7 +149,9 @@ def _facts(packet: av.Packet) -> Packet:
     return Packet(packet.pts, packet.dts, packet.duration or 0, packet.pos or 0, packet.is_discard, packet.is_corrupt)
 
 
-def timing_of(packets: list[Packet], tick_s: Fraction, declared: float, declared_s: float) -> Timing:
+def timing_of(
+    packets: Sequence[Packet], tick_s: Fraction, declared: float, declared_s: float, longest_s: float
+) -> Timing:
     """When frames are shown.
 
     Args:
@@ -152,21 +159,22 @@ def timing_of(packets: list[Packet], tick_s: Fraction, declared: float, declared
         tick_s: the unit of their times.
         declared: frames per second by the header; 0: unknown.
         declared_s: seconds of the video by the header; 0: unknown.
+        longest_s: that it is believed to last at most.
     """
-    shown = [packet.pts for packet in packets if not packet.is_discard]
-    known = sorted({pts for pts in shown if pts is not None})
-    ticks = np.array(known, np.int64)
+    shown = sum(not packet.is_discard for packet in packets)
+    given = (packet.pts for packet in packets if not packet.is_discard and packet.pts is not None)
+    ticks = np.unique(np.fromiter(given, np.int64))
     # A hidden VP8 picture has the time of the next one.  Where most frames have no time of their own, or one comes an
     # hour after another (a counter that overflowed), no time is right.
-    jump = max((after - before for before, after in itertools.pairwise(known)), default=0) * tick_s
-    if len(ticks) < 2 or 2 * len(ticks) <= len(shown) or jump > containers.MAX_DURATION_S:
+    jump = int(np.diff(ticks).max(initial=0)) * tick_s
+    if len(ticks) < 2 or 2 * len(ticks) <= shown or jump > containers.MAX_DURATION_S:
         rate = declared
-        if 0 < declared_s <= containers.MAX_DURATION_S and abs(declared * declared_s - len(shown)) > 1:
-            rate = len(shown) / declared_s
-        return Timing(len(shown), ticks[:0], tick_s, rate, varying=False)
+        if 0 < declared_s <= longest_s and abs(declared * declared_s - shown) > 1:
+            rate = shown / declared_s
+        return Timing(shown, ticks[:0], tick_s, rate, varying=False)
     ticks -= ticks[0]
     rate, varying = _rate(ticks, tick_s, declared)
-    return Timing(len(shown), ticks, tick_s, rate, varying)
+    return Timing(shown, ticks, tick_s, rate, varying)
 
 
 def _rate(ticks: NDArray[np.int64], tick_s: Fraction, declared: float) -> tuple[float, bool]:

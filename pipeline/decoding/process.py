@@ -10,6 +10,7 @@ too long.  While the parent stores a video, the child decodes the following one.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -109,6 +110,35 @@ class Decoder:
                 yield deaths.result(reply)
                 deaths = _Deaths(self._settings.decoder)
 
+    def decode_pieces(self, path: Path, num_frames: int) -> Iterator[DecodeResult]:
+        """Decode one file of up to 24 h in order, some frames at a time, in memory that does not grow with its length.
+
+        While one piece is looked at, the child decodes the next.  A child that dies is not replaced: what came before
+        would have to be decoded again.
+
+        Args:
+            path: the file.
+            num_frames: stored frames of a piece; the last one has fewer.
+
+        Yields:
+            The pieces; the last result has the fact `is_last`, or is not ok, or has nothing encoded.
+
+        Raises:
+            As `decode`.
+        """
+        self._ask(0, path, True, num_frames)
+        for number in itertools.count():
+            self._ask(number + 1, path, True, num_frames)
+            result = self._reply(number)
+            ends = result.encoded is None or bool(result.facts["is_last"])
+            if ends and self._child is not None:
+                self._reply(number + 1)  # to what was asked ahead
+            if ends:
+                self._count_unread(result)
+            yield result
+            if ends:
+                return
+
     def _count_unread(self, result: DecodeResult) -> None:
         """Count the videos in a row that the machine could not read.
 
@@ -144,13 +174,15 @@ class Decoder:
     ) -> None:
         self.close()
 
-    def _ask(self, number: int, path: Path, with_chosen: bool) -> None:
+    def _ask(self, number: int, path: Path, with_chosen: bool, piece_frames: int = 0) -> None:
+        """Ask for a file, or with `piece_frames` for its next piece, which is piece `number`."""
         if self._child is None:
             self._start()
         assert self._child is not None and self._child.stdin is not None
         block = number % len(self._blocks)
         self._blocks[block].trim()
-        question = {"path": os.fsencode(os.path.abspath(path)).hex(), "block": block, "with_chosen": with_chosen}
+        question = {"path": os.fsencode(os.path.abspath(path)).hex(), "block": block, "with_chosen": with_chosen,
+                    "piece": number, "piece_frames": piece_frames}  # fmt: skip
         try:
             self._child.stdin.write(json.dumps(question).encode() + b"\n")
             self._child.stdin.flush()

@@ -134,6 +134,10 @@ class VideoFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         os.close(self._fd)
 
 
@@ -164,12 +168,13 @@ class Stream:
         return self._position
 
 
-def open_video(path: Path, root: str = "") -> VideoFile:
+def open_video(path: Path, root: str = "", most_bytes: int | None = None) -> VideoFile:
     """Open a video for reading.
 
     Args:
         path: the file, or a link to it.
         root: the folder in which the file itself must be; empty: anywhere.
+        most_bytes: size that it may have; None: MAX_SIZE_BYTES.
 
     Raises:
         DecodeError: it is not there, may not be read, is outside `root`, is no regular file, is empty or too large.
@@ -178,7 +183,7 @@ def open_video(path: Path, root: str = "") -> VideoFile:
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)  # opens nothing: a FIFO would wait for its writer
         try:
-            _check(place, root)
+            _check(place, root, MAX_SIZE_BYTES if most_bytes is None else most_bytes)
             fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             os.close(place)
@@ -187,7 +192,7 @@ def open_video(path: Path, root: str = "") -> VideoFile:
     return VideoFile(fd, path.name)
 
 
-def _check(place: int, root: str) -> None:
+def _check(place: int, root: str, most_bytes: int) -> None:
     """Check what a path led to, by its descriptor."""
     status = os.fstat(place)
     if not stat.S_ISREG(status.st_mode):
@@ -196,8 +201,8 @@ def _check(place: int, root: str) -> None:
         raise DecodeError("io", "symlink out of data_root")
     if not status.st_size:
         raise DecodeError("unreadable", "empty file")
-    if status.st_size > MAX_SIZE_BYTES:
-        raise DecodeError("too_large", f"{status.st_size} bytes, at most {MAX_SIZE_BYTES}")
+    if status.st_size > most_bytes:
+        raise DecodeError("too_large", f"{status.st_size} bytes, at most {most_bytes}")
 
 
 def _real(place: int) -> str:

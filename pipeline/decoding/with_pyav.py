@@ -45,7 +45,7 @@ def _decode(file: VideoFile, settings: Preprocess, allocate: Allocate, by_time: 
         timing = replace(video.timing, varying=video.timing.varying and by_time)
         collector = _Collector(settings, video.source, timing, allocate)
         try:
-            for picture in _pictures(video):
+            for picture in every_picture(video):
                 collector.take(picture)
         except av.error.MemoryError:
             raise
@@ -65,8 +65,12 @@ def pictures_of(packet: av.Packet, stream: av.VideoStream) -> list[av.VideoFrame
         raise
 
 
-def _pictures(video: OpenVideo) -> Iterator[av.VideoFrame]:
-    """The pictures of a video in the order in which they are shown."""
+def every_picture(video: OpenVideo) -> Iterator[av.VideoFrame]:
+    """The pictures of a video in the order in which they are shown.
+
+    Raises:
+        av.FFmpegError: one cannot be decoded.
+    """
     for packet in video.packets:
         yield from pictures_of(packet, video.stream)
     yield from video.stream.decode(None)

@@ -21,6 +21,11 @@ RUNS = {
         {"  views of 50 videos  ": 2, "  results of 50 videos, 400 classes  ": 2,
          "  evaluation / bare forward, clips/s  ": 3},
     ),
+    "bench_infer": (
+        ["--tiny"],
+        {"  infer  ": 3, "  decoding alone  ": 3, "  eval alone  ": 3, "  infer / one after the other  ": 2,
+         "  infer / the slower of the two  ": 2, "  infer --window=1  ": 3},
+    ),
     "bench_loader": (
         ["--rounds", "1", "--videos", "16", *NO_TORCH],
         {

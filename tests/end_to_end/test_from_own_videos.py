@@ -1,11 +1,13 @@
 """Own videos go from a folder to a prediction without an edit, in each of the four ways to label them."""
 
+import json
 import os
 import resource
 import subprocess
 import sys
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 from make_videos import write_mp4
@@ -69,14 +71,33 @@ def test_24_clips_are_learned_in_three_minutes(tmp_path):
     trained = train_and_score(tmp_path, data)
     assert float(trained.split()[2]) >= 0.9, trained
     (weights,) = tmp_path.glob("runs/own/*/ckpt/best.json")
-    for path in unseen:
-        words = ["-c", CONFIGS / "own.yaml", f"--preprocess.data_root={data}", f"--infer.image_path={path}"]
-        predicted = output_of("train.infer", tmp_path, *words)
-        assert predicted.startswith(f"1. {path.stem}  "), predicted
+    (tmp_path / "unseen.txt").write_text("".join(f"{path}\n" for path in unseen))
+    words = ["-c", CONFIGS / "own.yaml", f"--preprocess.data_root={data}", "--json", "--no-pictures"]
+    lines = output_of("train.infer", tmp_path, *words, f"--infer.image_path={tmp_path}/unseen.txt").splitlines()
+    for path, row in zip(unseen, map(json.loads, lines), strict=True):
+        assert row["top"][0]["label"] == path.stem, row
+    change_s = join(tmp_path / "joined.mp4", unseen[:2])
+    line = output_of("train.infer", tmp_path, *words, f"--infer.image_path={tmp_path}/joined.mp4", "--window=0.5")
+    first, second = json.loads(line)["segments"]
+    assert [first["label"], second["label"]] == [path.stem for path in unseen[:2]]
+    assert abs(first["end_s"] - change_s) <= 0.5
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"{seconds:.0f} s of CPU time for {weights.parent.parent}")
     assert seconds < 2 * 180, "three minutes on two cores"
+
+
+def join(target, paths):
+    """Write two videos one after the other at the rate of the first; the seconds of the first."""
+    pictures, counts, rates = [], [], []
+    for path in paths:
+        with av.open(str(path)) as source:
+            rates.append(source.streams.video[0].average_rate)
+            added = [frame.reformat(320, 240, "rgb24").to_ndarray() for frame in source.decode(video=0)]
+        counts.append(len(added))
+        pictures += added
+    write_mp4(target, fps=rates[0], size=(240, 320), frames=pictures)
+    return float(counts[0] / rates[0])
 
 
 def two_classes(data, *places):

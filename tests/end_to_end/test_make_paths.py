@@ -42,7 +42,13 @@ VERBS = {
     ),
     "infer": (
         "train.infer",
-        {**SETTINGS, "CKPT": "--infer.pretrained_model", "VIDEO": "--infer.image_path", "OUT": "--infer.output_dir"},
+        {
+            **SETTINGS,
+            "CKPT": "--infer.pretrained_model",
+            "VIDEO": "--infer.image_path",
+            "SPLIT": "--split",
+            "OUT": "--infer.output_dir",
+        },
     ),
     "export": ("train.export", {**SETTINGS, "CKPT": "--export.pretrained_model"}),
     "report": ("train.report", {**SETTINGS, "CKPT": "--run"}),
@@ -167,7 +173,7 @@ def test_places_are_only_passed_when_given(folder):
 
 @pytest.mark.parametrize(
     ("words", "variable", "takers"),
-    [(["export", "OUT=x"], "OUT", "eval features infer"), (["infer", "SPLIT=val"], "SPLIT", "eval features"),
+    [(["export", "OUT=x"], "OUT", "eval features infer"), (["export", "SPLIT=val"], "SPLIT", "eval features infer"),
      (["train", "FROM=x"], "FROM", "convert"), (["verify", "DEVICES=2"], "DEVICES", "train eval")],
 )  # fmt: skip
 def test_variable_that_no_verb_takes_is_refused(words, variable, takers, folder):

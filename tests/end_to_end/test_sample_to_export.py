@@ -187,18 +187,37 @@ def test_unlabelled_split_is_predicted_but_not_scored(run, words, capsys):
     assert len(rows_of(table)) == COUNTS["test"]
 
 
-def test_inference_prints_five_classes_and_draws_them(run, words, folder, capsys):
+def test_inference_prints_five_classes_and_draws(run, words, folder, capsys):
     video = sorted((folder / "data" / "test").iterdir())[0]
     assert infer.main([*words, PYNATIVE, f"--infer.image_path={video}"]) == EXIT_OK
     lines = capsys.readouterr().out.splitlines()
     assert [line[:2] for line in lines[:5]] == ["1.", "2.", "3.", "4.", "5."]
     probabilities = [float(line.split()[-1]) for line in lines[:5]]
     assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1.001
-    with Image.open(folder / "pictures" / f"{video.stem}.gif") as picture:
+    assert lines[5].startswith("looked at: 0.00-") and lines[5].endswith(" s (configured)")
+    with Image.open(folder / "pictures" / f"{video.stem}-predicted.gif") as picture:
         assert picture.n_frames > 20
         assert picture.width == 320
-    with av.open(str(folder / "pictures" / f"{video.stem}.mp4")) as pictures:
+    with av.open(str(folder / "pictures" / f"{video.stem}-predicted.mp4")) as pictures:
         assert pictures.streams.video[0].width == 480 and pictures.streams.video[0].frames > 20
+
+
+def test_infer_gives_the_probabilities_of_eval(run, words, folder, tmp_path, capsys):
+    weights, words = best_of(run), [*words, PYNATIVE]
+    assert evaluate.main([*words, f"--eval.pretrained_model={weights}", f"--eval.output_dir={tmp_path}"]) == EXIT_OK
+    with np.load(next(tmp_path.glob("*-configured-val/scores.npz"))) as scores:
+        names = scores["class_names"].tolist()
+        expected = dict(zip(scores["video_ids"].tolist(), scores["probabilities"], strict=True))
+    words += [f"--infer.pretrained_model={weights}", "--json", "--no-pictures", "--top-k=8"]
+    for source in (f"--infer.image_path={folder}/data/val", "--split=val"):
+        capsys.readouterr()
+        assert infer.main([*words, source]) == EXIT_OK
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert {Path(row["path"]).stem for row in rows} == set(expected)
+        for row in rows:
+            top = {each["label"]: each["probability"] for each in row["top"]}
+            probabilities = [top[name] for name in names]
+            np.testing.assert_allclose(probabilities, expected[Path(row["path"]).stem], rtol=0, atol=1e-6)
 
 
 def best_of(run: Path) -> Path:
@@ -304,7 +323,7 @@ def test_fine_tuning_from_safetensors_learns_head_only(run, words, folder):
         (check, "device_target=GPU", r"device_target: got GPU, but CUDA_VISIBLE_DEVICES hides every card"),
         (check, "train.pre_trained=true", r"train\.pretrained_model: got '', file not found"),
         (evaluate, "eval.pretrained_model=gone.ckpt", r"gone\.ckpt: checkpoint not found"),
-        (infer, "infer.image_path=gone.mp4", r"infer\.image_path: got 'gone\.mp4', expected a video file"),
+        (infer, "infer.image_path=gone.mp4", r"infer\.image_path: got 'gone\.mp4', which does not exist"),
     ],
 )  # fmt: skip
 def test_user_mistake_is_one_line_and_changes_nothing(command, override, message, words, store, run, folder):

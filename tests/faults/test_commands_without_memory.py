@@ -22,7 +22,7 @@ FULL = "\n-----\n- Memory not enough:\n-----\nMemory isn't enough and alloc fail
     ("command", "section", "doing", "key"),
     [
         (evaluate, "eval", "score", "data_loader.eval.dataset.batch_size: got 16"),
-        (infer, "infer", "video_scores", "data_loader.eval.dataset.num_clips: got 2"),
+        (infer, "infer", "predict_files", "data_loader.eval.dataset.batch_size: got 16"),
         (export, "export", "export", "export.batch_size: got 1"),
     ],
 )
@@ -39,7 +39,6 @@ def test_memory_that_runs_out_is_one_line(
     monkeypatch.setattr(evaluate, "Evaluation", lambda _, **__: source)
     monkeypatch.setattr(evaluate, "load_for", lambda *_: (None, {}))
     monkeypatch.setattr(evaluate, "clips_of", lambda _: [])
-    monkeypatch.setattr(infer, "decode_video", lambda *_: (np.zeros((1, 1, 1, 3), np.uint8), 1.0, None))
     monkeypatch.setattr(export, "metadata", lambda *_: {})
     monkeypatch.setattr(command, doing, full)
     weights = tmp_path / "w.ckpt"

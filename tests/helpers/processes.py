@@ -1,4 +1,4 @@
-"""Finds the processes of a run in /proc, for tests that no process stays behind."""
+"""Finds the processes of a run in /proc, for tests that no process stays behind, and their memory."""
 
 import contextlib
 from pathlib import Path
@@ -13,3 +13,9 @@ def processes_of(*words: str) -> list[int]:
             if all(word.encode() in line for word in words):
                 ids.append(int(entry.parent.name))
     return ids
+
+
+def peak_of(pid: int | str) -> int:
+    """The most memory that a process, a number or `self`, has had so far, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10

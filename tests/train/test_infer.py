@@ -1,11 +1,14 @@
-"""`infer` decodes as preprocessing does: in a process of its own, within limits, with the pixels of a shard."""
+"""`infer` decodes as preprocessing does, in a process of its own; a bad video is a row and stops nothing."""
 
+import errno
+import json
 import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from make_videos import write_mp4
@@ -14,14 +17,25 @@ from paths import HELPERS
 import train as _train  # noqa: F401  before mindspore
 
 # isort: split
-from pipeline.common.errors import EXIT_IO, MachineError, UserError
+import mindspore as ms
+from make_store import LABELS
+from make_training import NUM_VAL, write_config
+
+from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_TOO_MANY_BAD, MachineError, UserError
 from pipeline.common.recipe import Preprocess
-from pipeline.decoding.process import Decoder
+from pipeline.common.settings import Document
+from pipeline.decoding.process import Decoder, DecodeResult
 from pipeline.execution.plan import PlannedVideo, Task
 from pipeline.execution.write_shard import write_shard
+from pipeline.ledger.table import ledger_path, read_columns
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.store import Store
 from train import infer
+from train.experiment.load import load_config
+from train.inference import decoded, drawing, files
+from train.inference.decoded import DecodedVideo, decode_videos
+from train.inference.inputs import Input
+from train.inference.stored import with_true_labels
 
 SETTINGS = Preprocess(height=16, width=20, video_timeout_s=0.6)
 
@@ -33,24 +47,198 @@ def test_pixels_are_those_of_a_shard(tmp_path, codec):
     task = Task(tmp_path / "train-00000-of-00001.h5", "train", (PlannedVideo("a", "a.mp4"),))
     with Decoder(settings) as decoder:
         write_shard(task, settings, Store(tmp_path), decoder, lambda _outcome: None)
-    frames, fps, timeline = infer.decode_video(path, replace(settings, data_root=str(tmp_path / "elsewhere")))
-    assert fps == 15.0 and [values.tolist() for values in timeline] == [[30], [30.0], [15], [15.0], [False]]
-    np.testing.assert_array_equal(frames, ShardReader(task.path).frames(0))
+    (video,) = decode_videos([Input(path)], replace(settings, data_root=str(tmp_path / "elsewhere")))
+    assert isinstance(video, DecodedVideo) and video.fps == 15.0
+    assert [values.tolist() for values in video.timeline] == [[30], [30.0], [15], [15.0], [False]]
+    reader = ShardReader(task.path)
+    np.testing.assert_array_equal(video.frames, reader.frames(0))
+    np.testing.assert_array_equal(video.times_s, reader.times_s(0))
+
+
+def test_hostile_video_is_a_result_and_no_crash(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *filter(None, sys.path)]))
+    monkeypatch.setattr(decoded, "Decoder", lambda settings: Decoder(settings, worker="hostile_worker"))
+    began = time.monotonic()
+    names = ("sleep-1", "memory-1", "unread-1", "good-1")
+    *bad, good = decode_videos([Input(Path(f"{name}.mp4")) for name in names], SETTINGS)
+    assert [(result.status, result.reason) for result in bad] == [
+        ("timeout", "not decoded within 0.6 s"),
+        ("crash", "needs more than 4 GiB of memory"),
+        ("retry", "could not be read: Input/output error"),
+    ]
+    assert isinstance(good, DecodedVideo) and time.monotonic() - began < 60
+    with pytest.raises(MachineError, match="5 videos in a row could not be read") as caught:
+        list(decode_videos([Input(Path(f"unread-{number}.mp4")) for number in range(9)], SETTINGS))
+    assert caught.value.exit_code == EXIT_IO
+
+
+def by_colour(clips: ms.Tensor) -> ms.Tensor:
+    """The stand-in of a network: logits are the mean of red, green and blue."""
+    return ms.Tensor(clips.asnumpy().mean((1, 2, 3)).astype(np.float32) / 32)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return write_config(tmp_path_factory.mktemp("infer"))
+
+
+@pytest.fixture
+def words(config, tmp_path, monkeypatch):
+    """A command line whose network is a stand-in, and whose pictures are their names."""
+
+    def write(stem: Path, source, frames, fps, prediction, *, span, max_seconds) -> list[Path]:
+        stem.with_name(f"{stem.name}.gif").write_text(f"{prediction.top[0][0]} {span}")
+        return [stem.with_name(f"{stem.name}.gif")]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(infer, "weights_of", lambda *_: Path("w.ckpt"))
+    monkeypatch.setattr(infer, "read_record", lambda _path: {})
+    monkeypatch.setattr(infer, "load_predictor", lambda *_: (by_colour, {"classes": LABELS}))
+    monkeypatch.setattr(drawing, "write_pictures", write)
+    return ["-c", str(config), "--infer.output_dir=out"]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Good and bad videos, two of one name."""
+    folder = tmp_path_factory.mktemp("videos")
+    for name, channel in (("x/1.mp4", 0), ("y/1.mp4", 2)):
+        picture = np.zeros((32, 40, 3), np.uint8)
+        picture[..., channel] = 200
+        write_mp4(folder / name, 40, 30, (32, 40), frames=[picture] * 40)
+    write_mp4(folder / "one frame.mp4", 1, 30, (32, 40))
+    write_mp4(folder / "portrait.mp4", 20, 30, (64, 32))
+    write_mp4(folder / "alpha.webm", 20, 30, (32, 40), "vp9", pix_fmt="yuva420p")
+    with av.open(str(folder / "no frame.mp4"), "w") as output:
+        stream = output.add_stream("libx264", rate=30)
+        stream.height, stream.width, stream.pix_fmt = 32, 40, "yuv420p"
+        output.start_encoding()
+    write_mp4(folder / "sound.mp4", audio_only=True)
+    (folder / "noise.mp4").write_bytes(b"\x00\x01" * 500)
+    (folder / "empty.mp4").touch()
+    (folder / "link.mp4").symlink_to("nowhere")
+    return folder
+
+
+BAD = {"no frame.mp4", "sound.mp4", "noise.mp4", "empty.mp4", "link.mp4"}
+
+
+def test_bad_videos_are_rows_and_the_rest_goes_on(words, videos, capsys):
+    words += [f"--infer.image_path={videos}", "--json", "--csv=all.csv", "--top-k=2"]
+    assert infer.main(words) == EXIT_TOO_MANY_BAD
+    captured = capsys.readouterr()
+    rows = {os.path.relpath(row["path"], videos): row for row in map(json.loads, captured.out.splitlines())}
+    assert {name for name, row in rows.items() if row["status"] != "ok"} == BAD and len(rows) == 10
+    for name in BAD:
+        assert rows[name]["reason"] and captured.err.count(f"{name}: {rows[name]['status']}: ") == 1
+    assert "error: 5 of 10 videos are bad, more than preprocess.max_bad_fraction 0.05 allows." in captured.err
+    assert [rows[f"{folder}/1.mp4"]["top"][0]["label"] for folder in "xy"] == [LABELS[0], LABELS[2]]
+    assert Path("out/x/1-predicted.gif").read_text() == f"{LABELS[0]} None"
+    assert Path("out/y/1-predicted.gif").read_text() == f"{LABELS[2]} None"
+    assert rows["one frame.mp4"]["frames_repeat"] and not rows["x/1.mp4"]["frames_repeat"]
+    assert all(len(row["top"]) == 2 for row in rows.values() if row["status"] == "ok")
+    assert len(Path("all.csv").read_text().splitlines()) == 11
+    assert infer.main([*words, "--preprocess.max_bad_fraction=0.5", "--no-pictures"]) == EXIT_OK
+
+
+def test_times_looked_at_are_printed(words, videos, capsys):
+    assert infer.main([*words, f"--infer.image_path={videos}/x/1.mp4"]) == EXIT_OK
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"1. {LABELS[0]}  ") and lines[3] == "looked at: 0.00-0.27 s (configured)"
+    assert infer.main([*words, f"--infer.image_path={videos}/one frame.mp4"]) == EXIT_OK
+    assert "The video is shorter than a clip, so its frames repeat." in capsys.readouterr().out
+
+
+def test_window_slides_over_files_too(words, videos, capsys, monkeypatch):
+    monkeypatch.setattr(drawing, "write_timeline", lambda path, *_: path.touch())
+    words += [f"--infer.image_path={videos}/?/1.mp4", "--window=0.4", "--json", "--picture-seconds=1"]
+    assert infer.main(words) == EXIT_OK
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [[part["label"] for part in row["segments"]] for row in rows] == [[LABELS[0]], [LABELS[2]]]
+    assert rows[0]["segments"][0]["end_s"] == pytest.approx(4 / 3, abs=1e-3) and len(rows[0]["times_s"]) == 4
+    assert Path("out/x/1-predicted-timeline.png").exists()
+    assert Path("out/y/1-predicted.gif").read_text().startswith(f"{LABELS[2]} (")  # a part of it
+
+
+def test_split_predicts_the_stored_videos(words, capsys):
+    assert infer.main([*words, "--split=val", "--json"]) == EXIT_OK
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == NUM_VAL and {row["true_label"] for row in rows} <= set(LABELS)
+    assert all(Path(row["pictures"][0]).parent == Path("out/val") for row in rows)
+    assert all(0 <= start < end <= 16 / 15 for row in rows for start, end in row["views_s"])
+
+
+def test_labels_of_ledgers_are_true_labels(config):
+    settings = load_config(Document(config)).preprocess
+    table = read_columns(ledger_path(settings, "val"), ["path", "label"])
+    inputs = [Input(Path(settings.data_root, table["path"][1])), Input(Path("elsewhere.mp4"))]
+    assert [each.true_label for each in with_true_labels(inputs, settings)] == [table["label"][1], None]
+    listed = [replace(inputs[0], true_label="from a list")]
+    assert with_true_labels(listed, settings) == listed and with_true_labels(inputs[1:], settings) == inputs[1:]
+
+
+def test_too_long_for_a_shard_names_the_window(words, videos, monkeypatch, capsys):
+    long = DecodeResult("too_large", "36000 s, at most 3600", {})
+    monkeypatch.setattr(files, "decode_videos", lambda *_: iter([long]))
+    assert infer.main([*words, f"--infer.image_path={videos}/x"]) == EXIT_TOO_MANY_BAD
+    assert "too_large: 36000 s, at most 3600 (--window=1 takes longer ones)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("how", "error", "code", "words"),
+    ("flags", "message"),
     [
-        ("sleep", UserError, 2, "cannot be decoded: timeout: not decoded within 0.6 s. Give another video"),
-        ("memory", UserError, 2, "cannot be decoded: crash: needs more than 4 GiB of memory. Give another video"),
-        ("unread", MachineError, EXIT_IO, "could not be read: Input/output error. Run the same command again"),
+        (["--split=val", "--infer.image_path=x.mp4"], "--split: got val and also infer.image_path. Give one of them"),
+        (["--split=val", "--window=1"], "--window: got a value with --split, but it is only for files. Remove"),
+        (["--infer.image_path=0"], "infer.image_path: got 0, the number of a camera, expected"),
     ],
 )
-def test_hostile_video_is_one_line_and_no_crash(monkeypatch, how, error, code, words):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *filter(None, sys.path)]))
-    monkeypatch.setattr(infer, "Decoder", lambda settings: Decoder(settings, worker="hostile_worker"))
-    began = time.monotonic()
-    with pytest.raises(error, match=words) as caught:
-        infer.decode_video(Path(f"{how}-1.mp4"), SETTINGS)
-    assert caught.value.exit_code == code
-    assert time.monotonic() - began < 60
+def test_flags_that_contradict_are_one_line(words, flags, message):
+    with pytest.raises(UserError, match=message):
+        infer.main([*words, *flags])
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("flag", ["--window=0", "--window=nan", "--top-k=0", "--split=all", "--window=x"])
+def test_flag_out_of_range_is_a_usage_error(words, flag):
+    with pytest.raises(SystemExit) as caught:
+        infer.main([*words, flag])
+    assert caught.value.code == 2
+
+
+def test_weights_and_folder_come_before_decoding(words, videos, monkeypatch):
+    monkeypatch.setattr(files, "decode_videos", lambda *_: pytest.fail("a video was decoded"))
+    words += [f"--infer.image_path={videos}"]
+    Path("file").touch()
+    with pytest.raises(UserError, match=r"file: .*Give another folder with --infer\.output_dir"):
+        infer.main([*words, "--infer.output_dir=file"])
+    monkeypatch.undo()
+    monkeypatch.setattr(files, "decode_videos", lambda *_: pytest.fail("a video was decoded"))
+    with pytest.raises(UserError, match=r"gone\.ckpt: checkpoint not found"):
+        infer.main([*words, "--infer.pretrained_model=gone.ckpt"])
+
+
+def test_full_disk_ends_with_no_half_written_csv(words, videos, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/x.gif")
+
+    monkeypatch.setattr(drawing, "write_pictures", full)
+    with pytest.raises(OSError, match="No space left"):
+        infer.main([*words, f"--infer.image_path={videos}/x", "--csv=all.csv"])
+    assert not Path("all.csv").exists() and not list(Path().glob(".*.tmp*"))
+
+
+def test_video_that_cannot_be_drawn_is_still_a_row(words, videos, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise UserError("no frame of this moment")
+
+    monkeypatch.setattr(drawing, "write_pictures", refuse)
+    assert infer.main([*words, f"--infer.image_path={videos}/x", "--json"]) == EXIT_OK
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["status"] == "ok" and "x/1.mp4: has no picture: no frame of" in captured.err
+
+
+def test_video_that_cannot_be_read_now_ends_with_74(words, videos, monkeypatch, capsys):
+    unread = DecodeResult("retry", "could not be read: Input/output error", {})
+    monkeypatch.setattr(files, "decode_videos", lambda *_: iter([unread]))
+    assert infer.main([*words, f"--infer.image_path={videos}/x"]) == EXIT_IO
+    assert "Some videos could not be read." in capsys.readouterr().err

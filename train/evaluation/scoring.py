@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate
-from train.data.timeline import Timeline
 from train.data.videos import check_classes, read_videos
 from train.evaluation.metrics import Scores, mean_loss
 from train.evaluation.plan import Pass, check_protocols, make_plan
@@ -123,47 +122,6 @@ def as_evaluated(config: Config) -> Config:
     protocol = next(iter(protocols_of(config.eval.protocols, loader.dataset).values()))
     dataset = replace(loader.dataset, seq=protocol.clip_len or loader.dataset.seq)
     return replace(config, data_loader=replace(config.data_loader, eval=replace(loader, dataset=dataset)))
-
-
-def video_scores(
-    predict: Callable[[Tensor], Tensor], frames: NDArray[np.uint8], timeline: Timeline, config: Config
-) -> NDArray[np.float64]:
-    """The scores (K,) of one video outside the shards, by the first protocol as `score` gives them.
-
-    Args:
-        predict: uint8 clips (N, T, H, W, 3) -> logits (N, K).
-        frames: (frames, height, width, 3) uint8, as a shard would hold them.
-        timeline: of this one video.
-        config: as for `Evaluation`.
-
-    Raises:
-        UserError: the video is too short for the protocol, or it needs other frames.
-    """
-    protocols = protocols_of(config.eval.protocols, config.data_loader.eval.dataset)
-    name = next(iter(protocols))
-    check_protocols({name: protocols[name]}, config)
-    plan = make_plan({name: protocols[name]}, config, timeline, np.zeros(1, np.int64), "this file")
-    probabilities = []
-    for each in plan.passes:
-        logits = predict(Tensor(_clips_of(frames, each, timeline))).asnumpy()
-        unlabelled, video = np.full(len(logits), -1, np.int32), np.zeros(len(logits), np.int64)
-        for count, times in each.times.items():
-            used = times > 0
-            scores = Scores(1, logits.shape[1], plan.counts[count].protocol.average)
-            scores.add(logits[used], unlabelled[used], video[used], times[used])
-            probabilities.append(scores.probabilities()[0])
-    return np.mean(probabilities, axis=0)
-
-
-def _clips_of(frames: NDArray[np.uint8], planned: Pass, timeline: Timeline) -> NDArray[np.uint8]:
-    """The views of one video, (num_views, T, H, W, 3) uint8."""
-    num_views = planned.views.num_samples(1)
-    height, width = planned.views.crop
-    clips = np.empty((num_views, planned.loader.dataset.seq, height, width, 3), np.uint8)
-    cuts = planned.views.cuts(np.arange(num_views), timeline)
-    for clip, indices, top, left in zip(clips, cuts.frames, cuts.top, cuts.left, strict=True):
-        clip[:] = frames[indices, top : top + height, left : left + width]
-    return clips
 
 
 def log_step(source: Evaluation) -> OnStep:

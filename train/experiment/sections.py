@@ -239,12 +239,12 @@ class Eval:
 
 @dataclass(frozen=True)
 class Infer:
-    """Predict one video file.
+    """Predict videos.
 
     Attributes:
         pretrained_model: checkpoint to predict with; empty: the best of the newest run.
-        batch_size: has no effect; the clips of the video are one batch.
-        image_path: video file to predict; zjut_mindvideo named this key.
+        batch_size: has no effect; `data_loader.eval.dataset.batch_size` is used.
+        image_path: a video, a folder, a list file or a glob; zjut_mindvideo named this key.
         normalize: has no effect; clips are normalised as in `data_loader.eval.map`.
         output_dir: folder for the pictures with the predicted label.
     """

@@ -18,8 +18,9 @@ from pipeline.common.errors import UserError
 from pipeline.common.settings import Document
 from train.data.timeline import Timeline
 from train.evaluation.results import results_of
-from train.evaluation.scoring import Evaluation, combine, score, video_scores
+from train.evaluation.scoring import Evaluation, combine, score
 from train.experiment.load import load_config
+from train.inference.predict import VideoPredictor
 from train.network.normalize import Normalize
 from train.network.predictor import Predictor
 
@@ -114,13 +115,13 @@ def test_infer_gives_the_probabilities_of_eval(config, predict, name):
     timeline, first = source.videos.timeline, np.zeros(1, np.int64)
     number = int(source.videos.video_ids[0].split("_")[-2])
     frames = frames_of(number, int(timeline.stored_frames[0]), config.preprocess)
-    scores = video_scores(predict, frames, timeline.of(first), source.config)
-    np.testing.assert_allclose(scores, result.probabilities[0], atol=1e-6)
+    scores = VideoPredictor(predict, source.config)(frames, timeline.of(first))
+    np.testing.assert_allclose(scores.probabilities, result.probabilities[0], atol=1e-6)
 
 
 def test_infer_names_a_video_that_is_too_short(config, predict):
     chosen = replace(config, eval=replace(config.eval, protocols=("torchvision-video",)))
     frames, ten = frames_of(0, 10, config.preprocess), np.array([10])
     short = Timeline(ten * 2, np.array([30.0]), ten, np.array([15.0]), np.array([False]))
-    with pytest.raises(UserError, match="torchvision-video has no clip, because every video of this file is shorter"):
-        video_scores(predict, frames, short, chosen)
+    with pytest.raises(UserError, match="shorter than a clip of torchvision-video, 16 frames"):
+        VideoPredictor(predict, chosen)(frames, short)

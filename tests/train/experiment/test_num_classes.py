@@ -2,7 +2,6 @@
 
 import shutil
 
-import numpy as np
 import pytest
 from make_training import write_config
 from paths import RESOURCES
@@ -37,11 +36,9 @@ def classes_in(command, words: list[str], monkeypatch) -> int:
     def stop(config, *_):
         raise Reached(getattr(config, "model", config).classes)
 
-    frames = np.zeros((8, 16, 20, 3), np.uint8)
     name = {train: "Trainer", export: "build_network"}.get(command, "load_predictor")
     with monkeypatch.context() as patch:
         patch.setattr(command, name, stop)
-        patch.setattr(infer, "decode_video", lambda *_: (frames, 15, None))
         with pytest.raises(Reached) as caught:
             command.main(words)
     return caught.value.args[0]
@@ -68,7 +65,6 @@ def test_auto_with_neither_says_what_to_set(command, config, tmp_path, monkeypat
     words = ["-c", str(config), AUTO, f"--preprocess.manifests={tmp_path}", f"--infer.image_path={config}"]
     words += [f"--train.ckpt_path={tmp_path}/runs"]
     words += [f"--{section}.pretrained_model={weights}" for section in ("eval", "infer", "export")]
-    monkeypatch.setattr(infer, "decode_video", lambda *_: (None, 15, None))
     with pytest.raises(UserError, match=r"model\.num_classes: got auto, .* give --model\.num_classes=N"):
         command.main(words)
 

@@ -31,12 +31,14 @@ from train.device import select
 from train.device.processes import World
 from train.experiment.load import load_config
 from train.experiment.sections import Config
+from train.inference import files
+from train.inference.decoded import DecodedVideo
+from train.inference.drawing import Drawing
 from train.loop import trainer
 from train.loop.lr_schedule import learning_rates
 from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.network.build import build_network
 from train.network.normalize import Normalize
-from train.pictures.prediction import write_pictures
 
 SEED = RESOURCES / "zjut_r2plus1d18.yaml"
 
@@ -184,7 +186,6 @@ def complaint(command) -> Callable:
     """The error of a command that cannot continue."""
 
     def observe(config: Config, words: list[str], patch: pytest.MonkeyPatch):
-        patch.setattr(infer, "decode_video", lambda *_: (None, 15, None))
         with pytest.raises(UserError) as caught:
             command.main(words)
         return str(caught.value)
@@ -195,18 +196,15 @@ def complaint(command) -> Callable:
 def picture(config: Config, words: list[str], patch: pytest.MonkeyPatch):
     frames = np.zeros((20, 16, 20, 3), np.uint8)
     timeline = Timeline(np.array([40]), np.array([30.0]), np.array([20]), np.array([15.0]), np.array([False]))
-    patch.setattr(infer, "decode_video", lambda *_: (frames, 15, timeline))
+    video = DecodedVideo(frames, np.arange(20, dtype=np.float32) / 15, 15.0, timeline)
+    patch.setattr(files, "decode_videos", lambda *_: iter([video]))
+    folders: list[Path] = []
+    patch.setattr(Drawing, "draw", lambda self, *_, **__: folders.append(self.folder) or [])
     predict = lambda clips: ms.Tensor(np.zeros((len(clips), 6), np.float32))  # noqa: E731
     patch.setattr(infer, "load_predictor", lambda *_: (predict, {}))
     patch.setattr(infer, "read_record", lambda _path: {})
-    patch.setattr(
-        infer, "write_pictures", lambda stem, _source, *rest, **span: write_pictures(stem, None, *rest, **span)
-    )
     assert infer.main([*words, "--infer.pretrained_model=x.ckpt"]) == 0
-    (made,) = Path().rglob("*.gif")
-    made.unlink()
-    made.with_suffix(".mp4").unlink()
-    return made.parent
+    return folders
 
 
 def exported(config: Config, words: list[str], patch: pytest.MonkeyPatch):
