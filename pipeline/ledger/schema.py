@@ -7,7 +7,6 @@ look like numbers).  An unknown number is 0 and an unknown text is empty, so tha
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -142,7 +141,10 @@ def _least(name: str) -> int:
 
 
 def _in_range(name: str, values: pd.Series) -> pd.Series:
-    return values.ge(_least(name)) & values.le(_MOST.get(name, math.inf)) & np.isfinite(values)
+    array = values.to_numpy()
+    most = _MOST.get(name, np.finfo("float64").max if array.dtype.kind == "f" else None)
+    in_range = array >= _least(name)  # nan is in no range
+    return pd.Series(in_range if most is None else in_range & (array <= most), index=values.index)
 
 
 def _storable(texts: pd.Series) -> pd.Series:
