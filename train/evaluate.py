@@ -11,7 +11,7 @@ folder `eval` of the checkpoint's run (or `eval.output_dir`): summary.json, vide
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mindspore import Tensor
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK
+from pipeline.common.files import try_folder
 from train.data.videos import class_names, count_classes
 from train.device import signals
 from train.device.launch import note_exit_code
@@ -29,10 +30,10 @@ from train.evaluation.results import (
     Result,
     folder_for,
     line_of,
+    names_of_classes,
     results_of,
     settings_of,
     table_of,
-    try_folder,
     write_files,
 )
 from train.evaluation.scoring import Evaluation, combine, log_step, score
@@ -84,14 +85,14 @@ def main(argv: list[str] | None = None) -> int:
     for clip in clips_of(source):
         warn_if_seen_differently(facts, config, path, clip)
     if world.rank == 0:
-        try_folder(folder)
+        try_folder(folder, "Give another folder with --eval.output_dir (make: OUT=DIR).")
     log.info("evaluating %s on %s, %d batches", path, source.videos.name, source.num_batches)
     with evaluation_memory_errors(batch_size):
         scores = score(predictor, source, log_step(source))
     combine(scores, Exchange(world).add_up)
     if world.rank == 0:
         results = results_of(source, scores)
-        names = names_of_classes(config, facts, source.videos.class_names)
+        names = names_of_classes(config.model.classes, source.videos.class_names, facts.get("classes") or [])
         _print_and_write(folder, path, config, source, results, names)
     return EXIT_OK
 
@@ -121,15 +122,6 @@ def clips_of(source: Evaluation) -> list[dict[str, int]]:
         if clip not in clips:
             clips.append(clip)
     return clips
-
-
-def names_of_classes(config: Config, facts: dict[str, Any], listed: Sequence[str]) -> list[str]:
-    """A name for each class: that of the ledger, else that of the weights, else its number."""
-    names = []
-    for number in range(config.model.classes):
-        known = (each[number] for each in (listed, facts.get("classes") or []) if number < len(each) and each[number])
-        names.append(next(known, f"class {number}"))
-    return names
 
 
 def _print_and_write(

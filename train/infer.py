@@ -21,11 +21,13 @@ from typing import Literal
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_TOO_MANY_BAD, UserError
+from pipeline.common.files import try_folder
 from pipeline.common.recipe import SPLITS
 from pipeline.labels.class_ids import frozen_classes
 from train.data.videos import class_names, count_classes
 from train.device import signals
 from train.device.select import start_device
+from train.evaluation.results import names_of_classes
 from train.evaluation.scoring import Evaluation, as_evaluated
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
@@ -33,7 +35,7 @@ from train.inference.drawing import WHAT_NEXT, Drawing
 from train.inference.files import predict_files
 from train.inference.inputs import find_inputs
 from train.inference.long_video import Windows, predict_windows
-from train.inference.output import Row, Table, json_of, names_of_classes, try_file, try_folder, write_csv
+from train.inference.output import Row, Table, json_of, try_file, write_csv
 from train.inference.predict import VideoPredictor
 from train.inference.stored import predict_stored, with_true_labels
 from train.loop.health import memory_errors_in_one_line

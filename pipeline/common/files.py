@@ -8,6 +8,7 @@ import io
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,6 +175,22 @@ def make_folder(folder: Path, what_next: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder}: {error.strerror}. {what_next}") from None
+
+
+def try_folder(folder: Path, what_next: str) -> None:
+    """Make a folder and write there, before hours of computing.
+
+    Args:
+        folder: the folder.
+        what_next: what the user can do if it cannot be made.
+
+    Raises:
+        UserError: a part of its path is a file.
+        OSError: it cannot be written.
+    """
+    make_folder(folder, what_next)
+    with tempfile.TemporaryDirectory(prefix=".try-", dir=folder):
+        pass
 
 
 def sync_file(path: Path) -> None:

@@ -92,7 +92,7 @@ def test_folder_is_tried_before_anything_is_scored(words, tmp_path, monkeypatch)
     monkeypatch.setattr(evaluate, "score", lambda *_: pytest.fail("scored"))
     with pytest.raises(UserError, match=r"file/x: Not a directory\. Give another folder"):
         evaluate.main([*words, f"--eval.output_dir={tmp_path}/file/x"])
-    monkeypatch.setattr(evaluate, "try_folder", lambda _: (_ for _ in ()).throw(OSError(30, "Read-only")))
+    monkeypatch.setattr(evaluate, "try_folder", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only")))
     with pytest.raises(OSError, match="Read-only"):
         evaluate.main([*words, f"--eval.output_dir={tmp_path}/x"])
 

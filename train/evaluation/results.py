@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.files import make_folder, replacing, write_json
+from pipeline.common.files import replacing, write_json
 from pipeline.common.settings import to_plain
 from train.evaluation.metrics import Scores, wilson
 from train.evaluation.protocols import Protocol
@@ -157,16 +156,13 @@ def line_of(result: Result, where: str) -> str:
     )
 
 
-def try_folder(folder: Path) -> None:
-    """Make a folder of results and write there, before hours of computing.
-
-    Raises:
-        UserError: a part of its path is a file.
-        OSError: it cannot be written.
-    """
-    make_folder(folder, "Give another folder with --eval.output_dir (make: OUT=DIR).")
-    with tempfile.TemporaryDirectory(prefix=".try-", dir=folder):
-        pass
+def names_of_classes(count: int, *known: Sequence[str]) -> list[str]:
+    """A name for each class: of the first list that has one, else its number."""
+    names = []
+    for number in range(count):
+        given = (each[number] for each in known if number < len(each) and each[number])
+        names.append(next(given, f"class {number}"))
+    return names
 
 
 def settings_of(config: Config, weights_sha256: str, videos: str) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def without_effect(config: Config) -> list[str]:
     if not config.infer.normalize:
         lines.append("infer.normalize: false has no effect; clips are normalised as in data_loader.eval.map")
     if config.infer.batch_size != 1:
-        lines.append(f"infer.batch_size: {config.infer.batch_size} has no effect; the clips of the video are one batch")
+        size = config.infer.batch_size
+        lines.append(f"infer.batch_size: {size} has no effect; data_loader.eval.dataset.batch_size is used")
     if config.train.head == "new" and not config.train.pre_trained:
         lines.append("train.head: new has no effect without train.pre_trained: true; the last layer is new in any case")
     if config.model.midplanes == "paper" and not config.model.type.startswith("R2Plus1d"):

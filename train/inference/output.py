@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.errors import UserError
-from pipeline.common.files import check_regular, make_folder, replacing
+from pipeline.common.files import check_regular, replacing, try_folder
 
 _LONGEST_PATH = 60  # characters of the first column
 
@@ -67,15 +66,6 @@ def best_classes(probabilities: NDArray[np.floating], names: Sequence[str], coun
     """The names and probabilities of the best of K classes, best first."""
     order = np.argsort(-probabilities, kind="stable")[:count]
     return [(names[number], float(probabilities[number])) for number in order]
-
-
-def names_of_classes(count: int, *known: Sequence[str]) -> list[str]:
-    """A name for each class: of the first list that has one, else its number."""
-    names = []
-    for number in range(count):
-        given = (each[number] for each in known if number < len(each) and each[number])
-        names.append(next(given, f"class {number}"))
-    return names
 
 
 def json_of(row: Row) -> str:
@@ -197,18 +187,6 @@ def try_file(path: Path, inputs: Iterable[str]) -> None:
         raise UserError(f"--csv: got {path}, which is an input. Give another file.")
     check_regular(path)
     try_folder(path.parent, "Give another file with --csv.")
-
-
-def try_folder(folder: Path, what_next: str) -> None:
-    """Make a folder and write there, before hours of computing.
-
-    Raises:
-        UserError: a part of its path is a file.
-        OSError: it cannot be written.
-    """
-    make_folder(folder, what_next)
-    with tempfile.TemporaryDirectory(prefix=".try-", dir=folder):
-        pass
 
 
 def write_csv(path: Path, rows: Sequence[Row], top_k: int) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from pipeline.common.errors import UserError
+from train.evaluation.results import names_of_classes
 from train.inference.output import (
     Row,
     Segment,
     Table,
     best_classes,
     json_of,
-    names_of_classes,
     try_file,
     write_csv,
 )
