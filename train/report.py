@@ -28,7 +28,7 @@ from train.pages.charts import LETTERS
 from train.pages.dataset import dataset_page
 from train.pages.evaluation import evaluation_page
 from train.pages.folder import report_folder
-from train.pages.run import Run, read_run, run_page
+from train.pages.run import SLIDE, Run, read_run, run_page
 from train.pictures.charts import LabelledClip, draw_run, save_png
 from train.runs.choose import CONFIG, config_of_run, has_metrics, newest_metrics, run_folder
 
@@ -56,13 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     with report_folder(target) as folder:
         runs = [read_run(path) for path in folders]
         configs = [_config_of(path, config, document) for path in folders]
+        if runs and runs[0].records:
+            _draw_first(runs[0], configs[0], folder)
         pages = [
             dataset_page(config, folder),
             run_page(runs, why_none, folder),
             evaluation_page(runs, configs, folder),
         ]
-        if runs and runs[0].records:
-            _draw_first(runs[0], configs[0], folder)
         now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
         write_pages(folder, dict(zip(PAGES, pages, strict=True)), f"Made on {now} by `make report`.")
         num_files = sum(path.is_file() for path in folder.rglob("*")) + 1
@@ -118,7 +118,7 @@ def _draw_first(run: Run, config: Config | None, folder: Path) -> None:
             clips = first_clips(config)
         except UserError:
             pass  # the page of the dataset says why
-    save_png(draw_run(run.records, clips, str(run.path)), folder / "learning_curves.png")
+    save_png(draw_run(run.records, clips, str(run.path)), folder / SLIDE)
 
 
 def first_clips(config: Config) -> list[LabelledClip]:

@@ -11,18 +11,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from train.pages.blocks import Picture
 from train.pictures.charts import save_png
 
-SIZE = (460, 300)  # pixels of the page; phones have 360 beside the margins, so letters stay readable there
+SIZE = (380, 260)  # pixels of the page; phones have 344 beside the margins, so letters stay readable there
 DENSITY = 2  # pixels of the file for one of the page, as screens and printers have
 LETTERS = "ABCDEFGH"
 """The names of runs in charts."""
 
-_POINTS = 10
+_POINTS = 9
 _FLAT = 0.2  # of an axis: what most values share at most, when a few others flatten them
 
 
@@ -105,7 +105,7 @@ def is_flattened(values: NDArray[np.float64]) -> bool:
 
 
 def histogram(
-    folder: Path, name: str, values: NDArray[np.float64], *, unit: str, alt: str, caption: str, num_bins: int = 40
+    folder: Path, name: str, values: NDArray[np.float64], *, unit: str, alt: str, caption: str, num_bins: int = 30
 ) -> Picture:
     """How many of some values (N,), all finite and at least 0, are in each range."""
     values = np.asarray(values, np.float64)
@@ -180,6 +180,8 @@ def curves(
                       label=each.label)  # fmt: skip
         if wide:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_ylim(*limits)
         axes.set_xlim(left=0)
@@ -187,7 +189,7 @@ def curves(
         axes.set_xlabel("step")
         axes.set_ylabel(unit + (" (log)" if wide else ""))
         if len(lines) > 1 or lines[0].points:
-            axes.legend(fontsize=_POINTS - 2, ncols=1 + (len(lines) > 4))
+            axes.legend(fontsize=_POINTS - 1, ncols=1 + (len(lines) > 4))
 
     return draw(folder, name, plot, alt=alt, caption=caption)
 

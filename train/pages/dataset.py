@@ -198,7 +198,7 @@ def _files(table: pd.DataFrame) -> list[Block]:
     if len(slowest):
         rows = [
             [
-                _name(row), f"{row.pixels / 1e6:,.0f}", f"{row.source_width} × {row.source_height}",
+                _name(row), f"{row.pixels / 1e6:,.1f}", f"{row.source_width} × {row.source_height}",
                 numbers.count(row.source_frames), f"{row.source_fps:.4g}", numbers.nbytes(row.source_bytes),
             ]
             for row in slowest.itertuples()

@@ -27,6 +27,7 @@ _PAIRS = 20  # most confused ones that are listed
 _ERRORS = 8  # clips of each kind
 _CLIP_S = 5.0  # at most, of a clip
 _MAX_FRAMES = 150
+_CLIP_HEIGHT = 192  # pixels of the page
 
 
 class _CorruptedError(Exception):
@@ -313,7 +314,8 @@ def _clip(stored: StoredFrames, error: _Error, folder: Path, number: int, unread
         f"{error.label} → {error.predicted} {numbers.percent(error.confidence)}, loss {numbers.decimal(error.loss)}"
     )
     alt = f"Clip of a video of the class {error.label} that is taken for {error.predicted}"
-    return Picture(f"{name}.jpg", (frames.shape[2], frames.shape[1]), alt, caption, video=f"{name}.mp4")
+    size = (round(_CLIP_HEIGHT * frames.shape[2] / frames.shape[1]), _CLIP_HEIGHT)
+    return Picture(f"{name}.jpg", size, alt, caption, video=f"{name}.mp4")
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

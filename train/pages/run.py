@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pipeline.common.errors import SettingsError
 from pipeline.common.settings import to_plain
 from pipeline.common.yaml_file import read_mapping
 from train.experiment.sections import Config
 from train.pages import charts, numbers
-from train.pages.blocks import Block, Folded, Note, Numbers, Page, Pictures, Section, Table
+from train.pages.blocks import Block, Folded, Note, Numbers, Page, Picture, Pictures, Section, Table
 from train.pages.charts import LETTERS, Curve
 from train.pictures.charts import series
 from train.runs.choose import CONFIG, STARTED
 from train.runs.metrics import read_metrics
 from train.runs.starts import read_starts
 from train.weights import sealed_json
+
+SLIDE = "learning_curves.png"
+"""A picture in the report with clips and curves of the first run."""
 
 _LONGEST = 120  # characters of a value in a table
 
@@ -91,6 +95,11 @@ def run_page(runs: Sequence[Run], why_none: str, folder: Path) -> Page:
         Section("Environment", _environment(runs)),
         Section("Starts", _starts(runs)),
     ]
+    if (folder / SLIDE).is_file():
+        with Image.open(folder / SLIDE) as picture:
+            slide = Picture(SLIDE, picture.size, "Clips and learning curves of the first run")
+        folded = Folded(f"{SLIDE}: clips and curves in one picture", [Pictures([slide])])
+        page.sections.append(Section("For slides", [folded]))
     return page
 
 
@@ -101,7 +110,7 @@ def _results(runs: Sequence[Run]) -> list[Block]:
         speeds = [each["train/clips_per_s"] for each in run.records if _is_number(each.get("train/clips_per_s"))]
         seconds = sum(each["train/seconds"] for each in run.records if _is_number(each.get("train/seconds")))
         rows.append([
-            letter, str(run.path), run.settings.get("preprocess.dataset", numbers.MISSING),
+            letter if len(runs) > 1 else "", str(run.path), run.settings.get("preprocess.dataset", numbers.MISSING),
             run.environment.get(STARTED, numbers.MISSING)[:16].replace("T", " "),
             numbers.count(max((each["step"] for each in run.records), default=0)),
             numbers.percent(best["val/video_top1"]) if best else numbers.MISSING,

@@ -15,6 +15,7 @@ from train.pages.frames import Frames, StoredFrames, open_frames, sheet_of, show
 _FEW_CLASSES = 50  # their sheets show three moments of each video, those of more classes one
 _VIDEOS_FEW, _VIDEOS_MANY = 3, 4  # of a sheet
 _MAX_SHEETS = 1000
+_SHEET_WIDTH = 380  # pixels of the page
 _AUGMENTED_VIDEOS, _EPOCHS, _MOMENTS = 4, 3, 4
 
 
@@ -117,7 +118,8 @@ def _clip(
 def _sheet(folder: Path, name: str, rows: list[list[Frames]], alt: str, caption: str) -> Picture:
     sheet = sheet_of(rows)
     write_jpeg(folder / "files" / f"{name}.jpg", sheet)
-    return Picture(f"files/{name}.jpg", (sheet.shape[1], sheet.shape[0]), alt, caption)
+    size = (_SHEET_WIDTH, round(_SHEET_WIDTH * sheet.shape[0] / sheet.shape[1]))
+    return Picture(f"files/{name}.jpg", size, alt, caption)
 
 
 def _middle_views(
