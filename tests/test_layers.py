@@ -26,6 +26,10 @@ ALLOWED = {
     "train.evaluation": "pipeline.common train.experiment train.data train.weights train.network",
     "train.runs": "pipeline.common train.experiment train.weights",
     "train.pictures": "pipeline.common",
+    "train.pages": (
+        "pipeline.common pipeline.ledger pipeline.shards train.experiment train.data train.weights train.runs "
+        "train.pictures"
+    ),
     "train.loop": (
         "pipeline.common model train.experiment train.device train.data train.weights train.network train.evaluation "
         "train.runs"

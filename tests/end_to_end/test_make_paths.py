@@ -45,7 +45,7 @@ VERBS = {
         {**SETTINGS, "CKPT": "--infer.pretrained_model", "VIDEO": "--infer.image_path", "OUT": "--infer.output_dir"},
     ),
     "export": ("train.export", {**SETTINGS, "CKPT": "--export.pretrained_model"}),
-    "report": ("train.report", {**SETTINGS, "CKPT": "--run"}),
+    "report": ("train.report", {**SETTINGS, "CKPT": "--run", "OUT": "--output-dir"}),
     "doctor": ("train.doctor", SETTINGS),
     "convert": ("train.convert", {"CONFIG": "--config", "FROM": "", "TO": ""}),
 }

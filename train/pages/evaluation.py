@@ -177,12 +177,11 @@ def _newest(evaluation: Evaluation) -> list[Block]:
 def _classes(evaluation: Evaluation) -> list[Block]:
     """A bar for each class, the worst first."""
     rows = []
-    for row in _rows(evaluation.folder / "classes.csv", ("label", "videos", "correct", "precision")):
+    for row in _rows(evaluation.folder / "classes.csv", ("label", "videos", "correct")):
         videos, correct = int(row["videos"]), int(row["correct"])
         if videos:
-            precision = f", precision {numbers.percent(float(row['precision']), 0)}" if row["precision"] else ""
             share = min(max(correct / videos, 0.0), 1.0)
-            rows.append((row["label"], share, f"{numbers.percent(share, 0)} of {numbers.count(videos)}{precision}"))
+            rows.append((row["label"], share, f"{numbers.percent(share, 0)} of {numbers.count(videos)}"))
     rows.sort(key=lambda row: (row[1], row[0]))
     return [Note("Accuracy of each class that has videos, the worst first."), Bars(("class", "accuracy"), rows)]
 

@@ -131,7 +131,7 @@ def shown(frames: Frames, box: tuple[int, int, int, int] | None = None) -> Frame
         frames: the frames.
         box: (top, left, height, width) in pixels of a frame; what is outside is darker, and a line is around it.
     """
-    height, width = shown_size(frames.shape[1:3])
+    height, width = shown_size((frames.shape[1], frames.shape[2]))
     down = height < frames.shape[1]
     method = cv2.INTER_AREA if down else cv2.INTER_CUBIC
     large = np.stack([cv2.resize(each, (width, height), interpolation=method) for each in frames])
