@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pipeline.ledger.table import ledger_path, read_ledger, write_ledgers
 
 SCRIPT = "<script>alert('1')</script>&\"q\""
 RTL = "\u202egnp.\u202c \u05d0\u05d1 {{ 7*7 }}"
-HOSTILE = (SCRIPT, RTL, "\u65e5\u672c \x1b[31m <img src=http://x.example/y onerror=alert(2)>")
+HOSTILE = (SCRIPT, RTL, "\u65e5\u672c \x1b[31m <img src=http://x.example/y onerror=alert(2)>" + "W" * 150)
 """Labels instead of those of make_store."""
 
 RECORDS = [
@@ -39,20 +40,24 @@ def write_run(folder: Path, config: Path, records: list[dict[str, object]] = REC
     return folder
 
 
-def write_evaluation(run: Path, names: tuple[str, ...], video_ids: list[str], labels: list[int]) -> Path:
-    """The files of an evaluation in which every video is taken for class 0."""
+def write_evaluation(
+    run: Path, names: Sequence[str], video_ids: list[str], labels: list[int], predicted: list[int]
+) -> Path:
+    """The files of an evaluation with the predicted class of each video; those near the 20th have the highest loss."""
     folder = run / "eval" / f"best-one-clip-val-{SCRIPT.replace('/', '')}"
     folder.mkdir(parents=True)
     counts = np.zeros((len(names), len(names)), int)
-    counts[:, 0] = np.bincount(labels, minlength=len(names))
+    np.add.at(counts, (labels, predicted), 1)
 
     def write(name: str, rows: list[list[object]]) -> None:
         with open(folder / name, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
     head = ["video_id", "label_id", "label", "views", "loss", "predicted_id_1", "predicted_1", "probability_1"]
-    pairs = zip(video_ids, labels, strict=True)
-    write("videos.csv", [head, *([each, label, names[label], 1, 2.5, 0, names[0], 0.875] for each, label in pairs)])
+    rows = enumerate(zip(video_ids, labels, predicted, strict=True))
+    lines = ([each, label, names[label], 1, 2.5 - abs(row - 20) / 1000, best, names[best], 0.875]
+             for row, (each, label, best) in rows)  # fmt: skip
+    write("videos.csv", [head, *lines])
     classes = [[number, name, counts[number].sum(), counts[number, number]] for number, name in enumerate(names)]
     write("classes.csv", [["label_id", "label", "videos", "correct"], *classes])
     write("confusion.csv", [["label", *names], *([name, *row] for name, row in zip(names, counts, strict=True))])
@@ -81,7 +86,7 @@ def make_hostile_run(root: Path) -> Path:
     write_ledgers({ledger_path(settings, split): table for split, table in ledgers.items()})
     run = write_run(folder / "runs" / "tiny" / "20260101-000000", config)
     val = ledgers["val"]
-    write_evaluation(run, HOSTILE, val["video_id"].tolist(), val["label_id"].tolist())
+    write_evaluation(run, HOSTILE, val["video_id"].tolist(), val["label_id"].tolist(), [0] * len(val))
     return run
 
 
