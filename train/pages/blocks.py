@@ -43,6 +43,12 @@ class Table:
     kind: str = "table"
 
 
+def table_of_runs(head: Sequence[str], rows: Sequence[Sequence[str]], names: int, num_runs: int) -> Table:
+    """A table whose first column is the letter of a run; of one run it has no such column."""
+    first = 0 if num_runs > 1 else 1
+    return Table(head[first:], [row[first:] for row in rows], names - first)
+
+
 @dataclass(frozen=True)
 class Bars:
     """Bars with a name and a text: (name, share 0..1, text)."""

@@ -51,7 +51,7 @@ class Theme:
 
 LIGHT = Theme(
     "light", "#ffffff", "#1d232b", "#d9dee4",
-    ("#0b62b5", "#d1560b", "#1d8a4b", "#8a3fb0", "#b3202f", "#7a5a12", "#0f8c93", "#5b6673"), "magma_r",
+    ("#0b62b5", "#d1560b", "#1d8a4b", "#8a3fb0", "#b3202f", "#7a5a12", "#0f8c93", "#5b6673"), "Blues",
 )  # fmt: skip
 DARK = Theme(
     "dark", "#1c2026", "#e6e9ed", "#3a424c",
@@ -61,7 +61,7 @@ DARK = Theme(
 
 def draw(
     folder: Path, name: str, plot: Callable[[Axes, Theme], None], *, alt: str, caption: str = "",
-    size: tuple[int, int] = SIZE,
+    size: tuple[int, int] = SIZE, margins: bool = True,
 ) -> Picture:  # fmt: skip
     """Draw a chart for light and for dark pages.
 
@@ -72,6 +72,7 @@ def draw(
         alt: what the chart shows.
         caption: below it.
         size: (width, height) in pixels of the page.
+        margins: room for letters beside the axes.
 
     Raises:
         OSError: a file cannot be written.
@@ -82,7 +83,7 @@ def draw(
             dpi = 96 * DENSITY
             figure = Figure(figsize=(size[0] / 96, size[1] / 96), dpi=dpi)
             # Fixed margins: a layout that measures all letters takes half of the time of a report.
-            plot(figure.add_axes(_margins(size)), theme)
+            plot(figure.add_axes(_margins(size) if margins else (0, 0, 1, 1)), theme)
             files.append(f"files/{name}-{theme.name}.png")
             save_png(figure, folder / files[-1])
     return Picture(files[0], size, alt, caption, dark=files[1])
@@ -226,9 +227,8 @@ def matrix(folder: Path, name: str, shares: NDArray[np.float64], *, alt: str, ca
         # The square root, so that a few confused videos are seen beside the diagonal.
         axes.imshow(shares, cmap=theme.map, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
         axes.grid(visible=False)
-        axes.set_xlabel("predicted class")
-        axes.set_ylabel("label")
         axes.set_xticks([])
         axes.set_yticks([])
+        axes.spines[:].set_visible(True)
 
-    return draw(folder, name, plot, alt=alt, caption=caption, size=(600, 600))
+    return draw(folder, name, plot, alt=alt, caption=caption, size=(560, 560), margins=False)

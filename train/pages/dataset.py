@@ -145,7 +145,8 @@ def _classes(folder: Path, table: pd.DataFrame) -> list[Block]:
         caption = f"Usable videos of each of {len(counts):,} classes: {values.min():,.0f} to {values.max():,.0f}."
 
         def plot(axes: charts.Axes, theme: charts.Theme) -> None:
-            axes.bar(np.arange(len(values)), values, width=1, color=theme.series[0], linewidth=0)
+            axes.stairs(values, fill=True, color=theme.series[0])
+            axes.set_ylim(bottom=0)
             axes.set_xlabel("class, those with most videos first")
             axes.set_ylabel("usable videos")
             axes.grid(axis="x", visible=False)
@@ -171,7 +172,7 @@ def _measures(folder: Path, table: pd.DataFrame) -> list[Block]:
         values = values[np.isfinite(values)]
         if len(values):
             low, middle, high = (f"{value:,.4g}" for value in (values.min(), np.median(values), values.max()))
-            caption = f"{what}: {low} to {high} {unit}, median {middle}."
+            caption = f"{what}: {low} to {high} {unit}, median {middle}." if low != high else f"{what}: {low} {unit}."
             pictures.append(charts.histogram(folder, name, values, unit=unit, alt=caption, caption=caption))
     if not pictures:
         return [Note("No file was decoded yet. Run `make preprocess`.")]

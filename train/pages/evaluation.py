@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.common.recipe import SPLITS
 from train.experiment.sections import Config
 from train.pages import charts, numbers
-from train.pages.blocks import Bars, Block, Heat, Note, Numbers, Page, Picture, Pictures, Section, Table
+from train.pages.blocks import Bars, Block, Heat, Note, Numbers, Page, Picture, Pictures, Section, Table, table_of_runs
 from train.pages.charts import LETTERS
 from train.pages.frames import StoredFrames, open_frames, shown, unread_note, write_jpeg, write_mp4
 from train.pages.run import Run
@@ -115,14 +115,14 @@ def _or_note(describe: Callable[..., list[Block]], *arguments: Any) -> list[Bloc
 
 def _protocols(found: Sequence[Evaluation], num_runs: int) -> Table:
     rows = [
-        [LETTERS[each.run] if num_runs > 1 else "", each.folder.name, *_cells(each.summary)]
+        [LETTERS[each.run], each.folder.name, *_cells(each.summary)]
         for each in sorted(found, key=lambda each: (each.run, each.folder.name))
     ]
     head = [
         "", "evaluation", "protocol", "top-1", "95 %", "top-5", "95 %", "mean class", "loss", "clips", "videos",
         "published", "difference",
     ]  # fmt: skip
-    return Table(head, rows, names=3)
+    return table_of_runs(head, rows, 3, num_runs)
 
 
 def _cells(summary: dict[str, Any]) -> list[str]:

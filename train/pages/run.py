@@ -17,7 +17,7 @@ from pipeline.common.settings import to_plain
 from pipeline.common.yaml_file import read_mapping
 from train.experiment.sections import Config
 from train.pages import charts, numbers
-from train.pages.blocks import Block, Folded, Note, Numbers, Page, Picture, Pictures, Section, Table
+from train.pages.blocks import Block, Folded, Note, Numbers, Page, Picture, Pictures, Section, Table, table_of_runs
 from train.pages.charts import LETTERS, Curve
 from train.pictures.charts import series
 from train.runs.choose import CONFIG, STARTED
@@ -110,7 +110,7 @@ def _results(runs: Sequence[Run]) -> list[Block]:
         speeds = [each["train/clips_per_s"] for each in run.records if _is_number(each.get("train/clips_per_s"))]
         seconds = sum(each["train/seconds"] for each in run.records if _is_number(each.get("train/seconds")))
         rows.append([
-            letter if len(runs) > 1 else "", str(run.path), run.settings.get("preprocess.dataset", numbers.MISSING),
+            letter, str(run.path), run.settings.get("preprocess.dataset", numbers.MISSING),
             run.environment.get(STARTED, numbers.MISSING)[:16].replace("T", " "),
             numbers.count(max((each["step"] for each in run.records), default=0)),
             numbers.percent(best["val/video_top1"]) if best else numbers.MISSING,
@@ -128,7 +128,7 @@ def _results(runs: Sequence[Run]) -> list[Block]:
     if len(runs) == 1:
         what = ("steps", "best video top-1", "in epoch", "video top-5 there")
         blocks.append(Numbers(list(zip(rows[0][4:8], what, strict=True))))
-    return [*blocks, Table(head, rows, names=4)]
+    return [*blocks, table_of_runs(head, rows, 4, len(runs))]
 
 
 def _percent_of(record: dict[str, Any] | None, key: str) -> str:
@@ -215,11 +215,15 @@ def _starts(runs: Sequence[Run]) -> list[Block]:
             words = " ".join(str(word) for word in command[1:]) if isinstance(command, list) else ""
             texts = (_cut(words), _cut(", ".join(changed) if _is_map(changed) else ""), str(start.get("step", "")))
             rows.append([
-                letter if len(runs) > 1 else "", str(start.get(STARTED, ""))[:16].replace("T", " "), commit,
+                letter, str(start.get(STARTED, ""))[:16].replace("T", " "), commit,
                 *(text or numbers.MISSING for text in texts),
             ])  # fmt: skip
     head = ["", "started (UTC)", "commit", "words", "settings that changed", "from step"]
-    return [Table(head, rows, names=5)] if rows else [Note("starts.jsonl is missing: an earlier version trained.")]
+    return (
+        [table_of_runs(head, rows, 5, len(runs))]
+        if rows
+        else [Note("starts.jsonl is missing: an earlier version trained.")]
+    )
 
 
 def _keys(columns: Sequence[dict[str, str]]) -> list[str]:
