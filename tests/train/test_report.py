@@ -18,7 +18,8 @@ from pipeline.common.text import visible
 from train.data.clip_batches import ClipBatches
 from train.data.videos import read_videos
 from train.experiment.load import load_config
-from train.pages.blocks import PAGES
+from train.pages import charts
+from train.pages.blocks import PAGES, Picture
 from train.report import first_clips, main
 
 
@@ -112,7 +113,8 @@ def test_nothing_made_yet_is_said_on_the_pages(tmp_path, monkeypatch):
     assert "no run of dataset tiny" in of_run and "Run `make eval`." in evaluation
 
 
-def test_missing_shards_and_metrics_are_said(tmp_path):
+def test_missing_shards_and_metrics_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "draw", lambda *_, **__: Picture("index.html", (1, 1), ""))  # takes seconds
     config = write_config(tmp_path)
     first = write_run(tmp_path / "runs" / "tiny" / "20260101-000000", config, [])
     (first / "eval" / "broken").mkdir(parents=True)

@@ -35,7 +35,7 @@ def test_histogram_counts_every_value(values, drawn, tmp_path):
     assert (drawn[0].get_xscale() == "log") == (len(values) >= 3 and max(values) > 1000)
 
 
-def test_best_step_is_marked_and_flat_loss_is_logarithmic(drawn, tmp_path):
+def test_best_step_is_marked_on_a_logarithmic_axis(drawn, tmp_path):
     steps = np.array([10.0, 20, 30, 40])
     val = Curve(0, steps, np.array([117.0, 2, 1, np.nan]), "val", points=True, best=30)
     charts.curves(tmp_path, "a", [val], unit="loss", alt="")
