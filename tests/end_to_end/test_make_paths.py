@@ -167,8 +167,8 @@ def test_places_are_only_passed_when_given(folder):
 
 @pytest.mark.parametrize(
     ("words", "variable", "takers"),
-    [(["export", "OUT=x"], "OUT", "eval features infer"), (["infer", "SPLIT=val"], "SPLIT", "eval features"),
-     (["train", "FROM=x"], "FROM", "convert"), (["verify", "DEVICES=2"], "DEVICES", "train eval")],
+    [(["export", "OUT=x"], "OUT", "eval features infer report"), (["train", "FROM=x"], "FROM", "convert"),
+     (["infer", "SPLIT=val"], "SPLIT", "eval features"), (["verify", "DEVICES=2"], "DEVICES", "train eval")],
 )  # fmt: skip
 def test_variable_that_no_verb_takes_is_refused(words, variable, takers, folder):
     made = run_make(folder, *words)

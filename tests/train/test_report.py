@@ -123,7 +123,7 @@ def test_missing_shards_and_metrics_are_said(tmp_path, monkeypatch):
     dataset, of_run, evaluation = bare(tmp_path, "--run", str(first)).values()
     assert dataset.count("No pictures: ") == 2 and "shard not found" in dataset
     assert "There are no metrics yet" in of_run
-    assert "There is no evaluation yet" in evaluation and "summary.json: corrupted" in evaluation
+    assert "There is no evaluation in the folder eval" in evaluation and "summary.json: corrupted" in evaluation
 
 
 def test_run_that_is_no_run_folder_is_named(tmp_path):

@@ -171,7 +171,7 @@ def _measures(folder: Path, table: pd.DataFrame) -> list[Block]:
     for name, values, unit, what in measures:
         values = values[np.isfinite(values)]
         if len(values):
-            low, middle, high = (f"{value:,.4g}" for value in (values.min(), np.median(values), values.max()))
+            low, middle, high = (f"{value:,.3g}" for value in (values.min(), np.median(values), values.max()))
             caption = f"{what}: {low} to {high} {unit}, median {middle}." if low != high else f"{what}: {low} {unit}."
             pictures.append(charts.histogram(folder, name, values, unit=unit, alt=caption, caption=caption))
     if not pictures:

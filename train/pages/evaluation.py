@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from train.pages.frames import StoredFrames, open_frames, shown, unread_note, wr
 from train.pages.run import Run
 from train.pictures.confusion import block_order
 from train.weights import sealed_json
+
+T = TypeVar("T")
 
 _NAMED_CLASSES = 20  # at most, of a confusion matrix with names and numbers
 _PAIRS = 20  # most confused ones that are listed
@@ -76,7 +79,8 @@ def evaluation_page(runs: Sequence[Run], configs: Sequence[Config | None], folde
     found, broken = _read(runs)
     page = Page(", ".join(str(run.path) for run in runs) or "no run")
     if not found:
-        page.sections.append(Section("Protocols", [Note("There is no evaluation yet. Run `make eval`."), *broken]))
+        none = Note("There is no evaluation in the folder eval of a run yet. Run `make eval`.")
+        page.sections.append(Section("Protocols", [none, *broken]))
         return page
     newest = max(found, key=lambda each: each.written)
     page.sections += [
@@ -98,7 +102,7 @@ def _read(runs: Sequence[Run]) -> tuple[list[Evaluation], list[Note]]:
                 summary = sealed_json.parse(path.read_bytes())
                 _cells(summary)
                 found.append(Evaluation(number, path.parent, summary, path.stat().st_mtime))
-            except (OSError, ValueError, LookupError, TypeError) as error:
+            except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError) as error:
                 broken.append(Note(f"{path}: corrupted: {error}. Run `make eval` again."))
     return found, broken
 
@@ -176,12 +180,15 @@ def _newest(evaluation: Evaluation) -> list[Block]:
 
 def _classes(evaluation: Evaluation) -> list[Block]:
     """A bar for each class, the worst first."""
+    counts = _rows(
+        evaluation.folder / "classes.csv", ("label", "videos", "correct"),
+        lambda label, videos, correct: (label, int(videos), int(correct)),
+    )  # fmt: skip
     rows = []
-    for row in _rows(evaluation.folder / "classes.csv", ("label", "videos", "correct")):
-        videos, correct = int(row["videos"]), int(row["correct"])
+    for label, videos, correct in counts:
         if videos:
             share = min(max(correct / videos, 0.0), 1.0)
-            rows.append((row["label"], share, f"{numbers.percent(share, 0)} of {numbers.count(videos)}"))
+            rows.append((label, share, f"{numbers.percent(share, 0)} of {numbers.count(videos)}"))
     rows.sort(key=lambda row: (row[1], row[0]))
     return [Note("Accuracy of each class that has videos, the worst first."), Bars(("class", "accuracy"), rows)]
 
@@ -271,12 +278,16 @@ def _errors(evaluation: Evaluation, config: Config | None, folder: Path) -> list
 
 def _wrong(path: Path) -> list[_Error]:
     """The labelled videos whose prediction is wrong."""
-    columns = ("video_id", "label_id", "label", "views", "loss", "predicted_id_1", "predicted_1", "probability_1")
-    return [
-        _Error(row["video_id"], row["label"], row["predicted_1"], float(row["probability_1"]), float(row["loss"]))
-        for row in _rows(path, columns)
-        if int(row["label_id"]) >= 0 and int(row["views"]) > 0 and row["label_id"] != row["predicted_id_1"]
-    ]
+    columns = ("label_id", "predicted_id_1", "views", "loss", "probability_1", "video_id", "label", "predicted_1")
+
+    def error_of(label: str, best: str, views: str, loss: str, probability: str, *names: str) -> _Error | None:
+        if int(label) < 0 or int(views) <= 0 or int(label) == int(best):
+            return None
+        video_id, label_name, predicted = names
+        # The loss is empty where it was not finite.
+        return _Error(video_id, label_name, predicted, float(probability), float(loss) if loss else math.inf)
+
+    return [error for error in _rows(path, columns, error_of) if error is not None]
 
 
 def _stored(evaluation: Evaluation, config: Config | None) -> StoredFrames | Note:
@@ -317,12 +328,12 @@ def _clip(stored: StoredFrames, error: _Error, folder: Path, number: int, unread
     return Picture(f"{name}.jpg", size, alt, caption, video=f"{name}.mp4")
 
 
-def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV with these columns."""
+def _rows(path: Path, columns: Sequence[str], made_of: Callable[..., T]) -> list[T]:
+    """What is made of the texts in these columns of a CSV, for each row."""
     with _reading(path) as lines:
         head = next(lines)
         places = [head.index(name) for name in columns]
-        return [{name: line[place] for name, place in zip(columns, places, strict=True)} for line in lines]
+        return [made_of(*(line[place] for place in places)) for line in lines]
 
 
 @contextmanager
@@ -336,5 +347,5 @@ def _reading(path: Path) -> Iterator[Iterator[list[str]]]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             yield csv.reader(file)
-    except (ValueError, LookupError, StopIteration, csv.Error) as error:
+    except (ArithmeticError, ValueError, LookupError, StopIteration, csv.Error) as error:
         raise _CorruptedError(f"{path}: corrupted: {error or 'it is empty'}. Run `make eval` again.") from None

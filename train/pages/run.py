@@ -28,6 +28,7 @@ from train.weights import sealed_json
 SLIDE = "learning_curves.png"
 """A picture in the report with clips and curves of the first run."""
 
+_LARGEST = 1e100  # larger numbers are damage, and so are NaN and infinity
 _LONGEST = 120  # characters of a value in a table
 
 
@@ -71,7 +72,11 @@ def read_run(path: Path) -> Run:
         environment = dict(_flat(sealed_json.parse((path / "env.json").read_bytes())))
     except (FileNotFoundError, sealed_json.JsonError):
         environment = {}
-    return Run(path, read_metrics(path / "metrics.jsonl"), settings, environment, read_starts(path))
+    records = [
+        {key: value if _is_number(value) else None for key, value in record.items()}
+        for record in read_metrics(path / "metrics.jsonl") if 0 <= record["step"] < _LARGEST
+    ]  # fmt: skip
+    return Run(path, records, settings, environment, read_starts(path))
 
 
 def run_page(runs: Sequence[Run], why_none: str, folder: Path) -> Page:
@@ -249,7 +254,7 @@ def _rank(record: dict[str, Any]) -> tuple[float, float]:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _is_map(value: Any) -> TypeGuard[dict[str, Any]]:
