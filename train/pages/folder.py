@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.common.errors import UserError
-from pipeline.common.files import make_folder, write_json
+from pipeline.common.files import make_folder, naming, write_json
 from pipeline.common.text import some
 from train.weights import sealed_json
 
@@ -42,7 +42,8 @@ def report_folder(target: Path) -> Iterator[Path]:
     earlier = target.with_name(f".{target.name}.{os.getpid()}.earlier")
     try:
         (unfinished / "files").mkdir(parents=True)
-        yield unfinished
+        with naming(target):
+            yield unfinished
         write_json(unfinished / FILES, {"files": _files_in(unfinished)})
         _check_replaceable(target)
         if target.exists():
