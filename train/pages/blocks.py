@@ -75,7 +75,8 @@ class Picture:
         file: its path in the report.
         size: (width, height) in pixels of the page; the file may have twice as many.
         alt: what it shows, for those who do not see it.
-        caption: what stands below it.
+        caption: what stands below it, after the names.
+        names: of classes, with an arrow between two; each keeps its own direction of writing.
         dark: the file for dark pages; empty: the same.
         video: an MP4 of which the picture is one frame; empty: none.
     """
@@ -84,6 +85,7 @@ class Picture:
     size: tuple[int, int]
     alt: str
     caption: str = ""
+    names: tuple[str, ...] = ()
     dark: str = ""
     video: str = ""
 

@@ -60,15 +60,14 @@ def class_sheets(config: Config, folder: Path) -> list[Block]:
             flat = [picture for row in rows for picture in row]
             rows = [flat[start : start + 2] for start in range(0, len(flat), 2)]
         name = videos.class_names[label] if label >= 0 else "videos without labels"
-        pictures.append(_sheet(folder, f"class-{number:04d}", rows, f"Frames of the class {name}", name))
+        pictures.append(_sheet(folder, f"class-{number:04d}", rows, f"Frames of the class {name}", name, ""))
     across = "From left to right: the first, middle and last frame of the clip in the middle." if few else ""
     text = (
         f"Stored frames of {videos.name}. The bright part is what the network sees in evaluation: {crop[1]} × {crop[0]}"
         f" of {config.preprocess.width} × {config.preprocess.height} pixels. {across}"
     )
-    more = (
-        [Note(f"The other {len(every) - len(classes):,} classes have no sheet here.")] if every[len(classes) :] else []
-    )
+    left_out = len(every) - len(classes)
+    more = [Note(f"The other {left_out:,} classes have no sheet here.")] if left_out else []
     return [Note(text), Pictures(pictures), *more, *unread_note(unread)]
 
 
@@ -95,11 +94,10 @@ def augmented_clips(config: Config, folder: Path) -> list[Block]:
         clips = [_clip(stored, video, cuts, number, views.crop, unread) for cuts in epochs]
         if rows := [clip for clip in clips if clip]:
             name = videos.class_names[label] if (label := int(videos.label_ids[video])) >= 0 else "no label"
-            caption = f"{name}: {videos.video_ids[video]}"
             alt = f"Clips of one video in {_EPOCHS} epochs"
-            pictures.append(_sheet(folder, f"augmented-{number}", rows, alt, caption))
+            pictures.append(_sheet(folder, f"augmented-{number}", rows, alt, name, videos.video_ids[video]))
     text = (
-        f"What training gets of a video in the epochs 1 to {_EPOCHS}, from top to bottom: {_MOMENTS} of the "
+        f"What training gets of a video in the epochs 1 to {_EPOCHS}, from top to bottom: {min(_MOMENTS, loader.dataset.seq)} of the "
         f"{loader.dataset.seq} frames of a clip, as cropped and mirrored."
     )
     return [Note(text), Pictures(pictures), *unread_note(unread)]
@@ -109,17 +107,17 @@ def _clip(
     stored: StoredFrames, video: int, cuts: Cuts, number: int, crop: tuple[int, int], unread: list[str]
 ) -> list[Frames]:
     """The shown frames of a clip as training takes it; none if it cannot be read."""
-    moments, flip = _moments(cuts.frames[number], _MOMENTS), bool(cuts.flip[number])
+    moments, flip = _moments(cuts.frames[number], min(_MOMENTS, cuts.frames.shape[1])), bool(cuts.flip[number])
     place = (int(cuts.top[number]), int(cuts.left[number]))
     frames = stored.take(video, moments, place, crop, flip=flip, unread=unread)
     return [] if frames is None else list(shown(frames))
 
 
-def _sheet(folder: Path, name: str, rows: list[list[Frames]], alt: str, caption: str) -> Picture:
+def _sheet(folder: Path, name: str, rows: list[list[Frames]], alt: str, class_name: str, caption: str) -> Picture:
     sheet = sheet_of(rows)
     write_jpeg(folder / "files" / f"{name}.jpg", sheet)
     size = (_SHEET_WIDTH, round(_SHEET_WIDTH * sheet.shape[0] / sheet.shape[1]))
-    return Picture(f"files/{name}.jpg", size, alt, caption)
+    return Picture(f"files/{name}.jpg", size, alt, caption, (class_name,))
 
 
 def _middle_views(
