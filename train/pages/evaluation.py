@@ -2,67 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.common.recipe import SPLITS
 from train.experiment.sections import Config
 from train.pages import charts, numbers
-from train.pages.blocks import Bars, Block, Heat, Note, Numbers, Page, Picture, Pictures, Section, Table, table_of_runs
+from train.pages.blocks import Bars, Block, Heat, Note, Numbers, Page, Pictures, Section, Table, table_of_runs
 from train.pages.charts import LETTERS
-from train.pages.frames import StoredFrames, open_frames, shown, unread_note, write_jpeg, write_mp4
+from train.pages.errors import errors_of
+from train.pages.eval_files import CorruptedError, Evaluation, matrix_of, rows_of
 from train.pages.run import Run
 from train.pictures.confusion import block_order
 from train.weights import sealed_json
 
-T = TypeVar("T")
-
 _NAMED_CLASSES = 20  # at most, of a confusion matrix with names and numbers
 _PAIRS = 20  # most confused ones that are listed
-_ERRORS = 8  # clips of each kind
-_CLIP_S = 5.0  # at most, of a clip
-_MAX_FRAMES = 150
-_CLIP_HEIGHT = 192  # pixels of the page
-
-
-class _CorruptedError(Exception):
-    """Why a file of an evaluation cannot be used, as a sentence."""
-
-
-@dataclass(frozen=True)
-class _Error:
-    """A video that is classified wrong: its names, the probability of the wrong class, and the loss."""
-
-    video_id: str
-    label: str
-    predicted: str
-    confidence: float
-    loss: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The files of one evaluation.
-
-    Attributes:
-        run: number of its run.
-        folder: of its files.
-        summary: of summary.json.
-        written: when, in seconds since 1970.
-    """
-
-    run: int
-    folder: Path
-    summary: dict[str, Any]
-    written: float
 
 
 def evaluation_page(runs: Sequence[Run], configs: Sequence[Config | None], folder: Path) -> Page:
@@ -88,7 +45,7 @@ def evaluation_page(runs: Sequence[Run], configs: Sequence[Config | None], folde
         Section("Newest evaluation", _newest(newest)),
         Section("Classes", _or_note(_classes, newest)),
         Section("Confusion", _or_note(_confusion, newest, folder)),
-        *_errors(newest, configs[newest.run], folder),
+        *errors_of(newest, configs[newest.run], folder),
     ]
     return page
 
@@ -113,7 +70,7 @@ def _or_note(describe: Callable[..., list[Block]], *arguments: Any) -> list[Bloc
         return describe(*arguments)
     except FileNotFoundError as error:
         return [Note(f"{error.filename} is missing: the evaluated videos have no labels, or the file was removed.")]
-    except _CorruptedError as error:
+    except CorruptedError as error:
         return [Note(str(error))]
 
 
@@ -180,7 +137,7 @@ def _newest(evaluation: Evaluation) -> list[Block]:
 
 def _classes(evaluation: Evaluation) -> list[Block]:
     """A bar for each class, the worst first."""
-    counts = _rows(
+    counts = rows_of(
         evaluation.folder / "classes.csv", ("label", "videos", "correct"),
         lambda label, videos, correct: (label, int(videos), int(correct)),
     )  # fmt: skip
@@ -195,7 +152,7 @@ def _classes(evaluation: Evaluation) -> list[Block]:
 
 def _confusion(evaluation: Evaluation, folder: Path) -> list[Block]:
     """The matrix, ordered so that classes which are taken for each other stand together, and the worst pairs."""
-    names, counts = _matrix(evaluation.folder / "confusion.csv")
+    names, counts = matrix_of(evaluation.folder / "confusion.csv")
     totals = counts.sum(axis=1)
     wrong = counts * ~np.eye(len(names), dtype=bool)
     blocks: list[Block] = []
@@ -225,125 +182,3 @@ def _confusion(evaluation: Evaluation, folder: Path) -> list[Block]:
         return [*blocks, Note("No video is taken for another class.")]
     head = ["label", "predicted", "videos", "of the label's"]
     return [*blocks, Note("The most confused pairs:"), Table(head, rows, names=2)]
-
-
-def _matrix(path: Path) -> tuple[list[str], NDArray[np.int64]]:
-    """The names of K classes, and the videos by label and prediction, (K, K)."""
-    with _reading(path) as lines:
-        names = next(lines)[1:]
-        counts = np.array([[int(cell) for cell in line[1:]] for line in lines], np.int64)
-        if counts.shape != (len(names), len(names)) or (counts < 0).any():
-            raise ValueError(f"{len(names)} classes, but numbers of the shape {counts.shape}")
-    return names, counts
-
-
-def _errors(evaluation: Evaluation, config: Config | None, folder: Path) -> list[Section]:
-    """Sections with the errors of highest loss, and of highest confidence."""
-    titles = ("Worst errors", "Most confident errors")
-    try:
-        wrong = _wrong(evaluation.folder / "videos.csv")
-    except FileNotFoundError as error:
-        return [Section("Errors", [Note(f"{error.filename} is missing. Run `make eval` again.")])]
-    except _CorruptedError as error:
-        return [Section("Errors", [Note(str(error))])]
-    if not wrong:
-        return [Section("Errors", [Note("No labelled video is classified wrong.")])]
-    chosen = (
-        sorted(wrong, key=lambda each: -each.loss)[:_ERRORS],
-        sorted(wrong, key=lambda each: -each.confidence)[:_ERRORS],
-    )
-    about = ("by the loss", "by the probability of the wrong class")
-    stored = _stored(evaluation, config)
-    clips: dict[str, Picture | None] = {}
-    unread: list[str] = []
-    sections = []
-    for title, errors, by in zip(titles, chosen, about, strict=True):
-        rows = [
-            [each.video_id, each.label, each.predicted, numbers.percent(each.confidence), numbers.decimal(each.loss)]
-            for each in errors
-        ]
-        blocks: list[Block] = [Note(f"{len(errors)} of {len(wrong):,} wrong videos, {by}.")]
-        if isinstance(stored, Note):
-            blocks.append(stored)
-        else:
-            for each in errors:
-                if each.video_id not in clips:
-                    clips[each.video_id] = _clip(stored, each, folder, len(clips), unread)
-            pictures = [clip for each in errors if (clip := clips[each.video_id]) is not None]
-            blocks += [Pictures(pictures)] if pictures else []
-        blocks.append(Table(["video", "label", "predicted", "probability", "loss"], rows, names=3))
-        sections.append(Section(title, blocks))
-    return [*sections, Section("Missing clips", unread_note(unread))] if unread else sections
-
-
-def _wrong(path: Path) -> list[_Error]:
-    """The labelled videos whose prediction is wrong."""
-    columns = ("label_id", "predicted_id_1", "views", "loss", "probability_1", "video_id", "label", "predicted_1")
-
-    def error_of(label: str, best: str, views: str, loss: str, probability: str, *names: str) -> _Error | None:
-        if int(label) < 0 or int(views) <= 0 or int(label) == int(best):
-            return None
-        video_id, label_name, predicted = names
-        # The loss is empty where it was not finite.
-        return _Error(video_id, label_name, predicted, float(probability), float(loss) if loss else math.inf)
-
-    return [error for error in _rows(path, columns, error_of) if error is not None]
-
-
-def _stored(evaluation: Evaluation, config: Config | None) -> StoredFrames | Note:
-    """The stored frames of the evaluated split."""
-    if config is None:
-        return Note("No clips: the run's config.yaml is missing or cannot be read.")
-    try:
-        split = evaluation.summary["settings"]["dataset"]["split"]
-    except (LookupError, TypeError):
-        split = None
-    if split not in SPLITS:
-        return Note("No clips: summary.json names no split. Run `make eval` again.")
-    return open_frames(config.preprocess, split)
-
-
-def _clip(stored: StoredFrames, error: _Error, folder: Path, number: int, unread: list[str]) -> Picture | None:
-    """The seconds in the middle of a stored video as MP4, with a frame of it as picture; None if it cannot be read."""
-    videos = stored.videos
-    video = stored.number_of(error.video_id)
-    if video is None:
-        unread.append(f"{error.video_id}: the ledger does not list it as stored. Run `make eval` again.")
-        return None
-    have, rate = int(videos.num_frames[video]), float(videos.timeline.stored_fps[video]) or 15.0
-    length = max(1, min(have, round(_CLIP_S * rate), _MAX_FRAMES))
-    first = (have - length) // 2
-    frames = stored.take(video, range(first, first + length), unread=unread)
-    if frames is None:
-        return None
-    frames = shown(frames)
-    name = f"files/error-{number:02d}"
-    write_mp4(folder / f"{name}.mp4", frames, rate)
-    write_jpeg(folder / f"{name}.jpg", frames[length // 2])
-    caption = f"{numbers.percent(error.confidence)}, loss {numbers.decimal(error.loss)}"
-    alt = f"Clip of a video of the class {error.label} that is taken for {error.predicted}"
-    size = (round(_CLIP_HEIGHT * frames.shape[2] / frames.shape[1]), _CLIP_HEIGHT)
-    return Picture(f"{name}.jpg", size, alt, caption, (error.label, error.predicted), video=f"{name}.mp4")
-
-
-def _rows(path: Path, columns: Sequence[str], made_of: Callable[..., T]) -> list[T]:
-    """What is made of the texts in these columns of a CSV, for each row."""
-    with _reading(path) as lines:
-        head = next(lines)
-        places = [head.index(name) for name in columns]
-        return [made_of(*(line[place] for place in places)) for line in lines]
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Iterator[list[str]]]:
-    """The lines of a CSV; every error of reading them is one sentence.
-
-    Raises:
-        FileNotFoundError: it is missing.
-        _CorruptedError: it is not what `make eval` writes.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            yield csv.reader(file)
-    except (ArithmeticError, ValueError, LookupError, StopIteration, csv.Error) as error:
-        raise _CorruptedError(f"{path}: corrupted: {error or 'it is empty'}. Run `make eval` again.") from None

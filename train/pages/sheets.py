@@ -96,9 +96,10 @@ def augmented_clips(config: Config, folder: Path) -> list[Block]:
             name = videos.class_names[label] if (label := int(videos.label_ids[video])) >= 0 else "no label"
             alt = f"Clips of one video in {_EPOCHS} epochs"
             pictures.append(_sheet(folder, f"augmented-{number}", rows, alt, name, videos.video_ids[video]))
+    seq = loader.dataset.seq
     text = (
-        f"What training gets of a video in the epochs 1 to {_EPOCHS}, from top to bottom: {min(_MOMENTS, loader.dataset.seq)} of the "
-        f"{loader.dataset.seq} frames of a clip, as cropped and mirrored."
+        f"What training gets of a video in the epochs 1 to {_EPOCHS}, from top to bottom: {min(_MOMENTS, seq)} of the "
+        f"{seq} frames of a clip, as cropped and mirrored."
     )
     return [Note(text), Pictures(pictures), *unread_note(unread)]
 
