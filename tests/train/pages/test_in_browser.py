@@ -48,9 +48,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
+    """Of two runs, so that tables have a column more."""
     run = make_hostile_run(tmp_path_factory.mktemp("browser"))
     out = tmp_path_factory.mktemp("report") / "out"
-    main(["-c", str(run.parents[2] / "tiny.yaml"), "--output-dir", str(out)])
+    other = shutil.copytree(run, run.with_name("20260102-000000"))
+    main(["-c", str(run.parents[2] / "tiny.yaml"), "--output-dir", str(out), "--run", str(run), "--run", str(other)])
     return out
 
 
@@ -79,3 +81,13 @@ def test_page_fits_and_everything_loads(name: str, width: int, flags: list[str],
     charts = {"light" in source for source in facts["pictures"] if "-light." in source or "-dark." in source}
     assert charts <= {not flags}, "the charts of the other theme"
     assert (facts["paper"] == "rgb(244, 245, 247)") == (not flags)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_paper_is_as_wide_as_every_table(name: str, report: Path):
+    """The rules for paper on a screen of the width of A4 without margins: there, nothing can be scrolled."""
+    text = (report / name).read_text(encoding="utf-8")
+    assert "@media print" in text
+    (report / "paper.html").write_text(text.replace("@media print", "@media all"), encoding="utf-8")
+    facts = measured(report / "paper.html", 702)
+    assert facts["overflow"] == 0 and facts["outside"] == [] and facts["broken"] == []
