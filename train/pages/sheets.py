@@ -61,7 +61,7 @@ def class_sheets(config: Config, folder: Path) -> list[Block]:
             rows = [flat[start : start + 2] for start in range(0, len(flat), 2)]
         name = videos.class_names[label] if label >= 0 else "videos without labels"
         pictures.append(_sheet(folder, f"class-{number:04d}", rows, f"Frames of the class {name}", name, ""))
-    across = "From left to right: the first, middle and last frame of the clip in the middle." if few else ""
+    across = "From left to right: the first, middle and last frame of a clip that evaluation takes." if few else ""
     text = (
         f"Stored frames of {videos.name}. The bright part is what the network sees in evaluation: {crop[1]} × {crop[0]}"
         f" of {config.preprocess.width} × {config.preprocess.height} pixels. {across}"
