@@ -10,7 +10,7 @@
 #   CKPT=FILE          the checkpoint or the run folder to use      (eval, features, infer, export, report; default: newest)
 #   SPLIT=SPLIT        the split: train, val or test                (eval, features, infer)
 #   VIDEO=PATH         a video, a folder, a list file or a glob     (infer)
-#   OUT=DIR            the folder of the results                    (eval, features, infer)
+#   OUT=DIR            the folder of the results                    (eval, features, infer, report)
 #   FROM=FILE TO=FILE  weights to read and to write                 (convert)
 #   GPU=1              install NVIDIA's libraries too (they stay installed)
 #   DEVICES=N          train or eval on N devices of this machine with MindSpore's msrun, one process each; they meet at
@@ -55,7 +55,7 @@ TAKE_WEIGHTS = train
 TAKE_CKPT    = eval features infer export report
 TAKE_SPLIT   = eval features infer
 TAKE_VIDEO   = infer
-TAKE_OUT     = eval features infer
+TAKE_OUT     = eval features infer report
 TAKE_FROM    = convert
 TAKE_TO      = convert
 TAKE_DEVICES = train eval
@@ -120,8 +120,8 @@ export: install ## Write the network as MINDIR or ONNX, and check the file by ru
 convert: install ## Convert weights (FROM=FILE TO=FILE): .pth, .safetensors, .ckpt
 	$(RUN) train.convert $(if $(GIVEN_CONFIG),--config="$$CONFIG") $(FLAGS) -- "$$FROM" "$$TO"
 
-report: install ## Draw clips and learning curves of the newest run (CKPT=FOLDER: of another)
-	$(RUN) train.report $(OF_RUN) $(if $(CKPT),--run="$$CKPT") $(FLAGS)
+report: install ## Make pages of the dataset, the newest run (CKPT=FOLDER: another) and its evaluations
+	$(RUN) train.report $(OF_RUN) $(if $(CKPT),--run="$$CKPT") $(if $(OUT),--output-dir="$$OUT") $(FLAGS)
 
 doctor: install ## Check this machine: what it has, what is missing, what to do about it
 	$(RUN) train.doctor $(SETTINGS) $(FLAGS)

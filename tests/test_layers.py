@@ -30,6 +30,10 @@ ALLOWED = {
         "pipeline.common pipeline.ledger pipeline.shards pipeline.videos pipeline.decoding train.experiment train.data "
         "train.evaluation train.pictures"
     ),
+    "train.pages": (
+        "pipeline.common pipeline.ledger pipeline.shards train.experiment train.data train.weights train.runs "
+        "train.pictures"
+    ),
     "train.loop": (
         "pipeline.common model train.experiment train.device train.data train.weights train.network train.evaluation "
         "train.runs"

@@ -62,6 +62,7 @@ RUNS = {
         },
     ),
     "bench_preprocess --memory": (["--memory", "--frames", "30"], {"raw  ": 3, "jpeg  ": 3}),
+    "bench_report": (["--videos", "40", "--classes", "6"], {"  report of 40 videos, 6 classes  ": 4}),
     "bench_step": (
         ["--rounds", "1", "--batch", "1", *NO_TORCH],
         {"train, 1 clips of ": 1, "forward, 1 clips of ": 1, "  MindSpore  ": 3, "  ONNX  ": 3},

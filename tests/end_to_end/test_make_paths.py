@@ -51,7 +51,7 @@ VERBS = {
         },
     ),
     "export": ("train.export", {**SETTINGS, "CKPT": "--export.pretrained_model"}),
-    "report": ("train.report", {**SETTINGS, "CKPT": "--run"}),
+    "report": ("train.report", {**SETTINGS, "CKPT": "--run", "OUT": "--output-dir"}),
     "doctor": ("train.doctor", SETTINGS),
     "convert": ("train.convert", {"CONFIG": "--config", "FROM": "", "TO": ""}),
 }
@@ -173,8 +173,8 @@ def test_places_are_only_passed_when_given(folder):
 
 @pytest.mark.parametrize(
     ("words", "variable", "takers"),
-    [(["export", "OUT=x"], "OUT", "eval features infer"), (["export", "SPLIT=val"], "SPLIT", "eval features infer"),
-     (["train", "FROM=x"], "FROM", "convert"), (["verify", "DEVICES=2"], "DEVICES", "train eval")],
+    [(["export", "OUT=x"], "OUT", "eval features infer report"), (["train", "FROM=x"], "FROM", "convert"),
+     (["export", "SPLIT=val"], "SPLIT", "eval features infer"), (["verify", "DEVICES=2"], "DEVICES", "train eval")],
 )  # fmt: skip
 def test_variable_that_no_verb_takes_is_refused(words, variable, takers, folder):
     made = run_make(folder, *words)

@@ -77,7 +77,7 @@ def test_other_verbs_take_the_run_too(trained, folder):
     run_verb(folder, "export", f"CKPT={moved.name}")
     assert list(moved.glob("export/*.mindir"))
     run_verb(folder, "report", f"CKPT={moved.name}")
-    assert (moved / "learning_curves.png").is_file()
+    assert (moved / "report" / "index.html").is_file() and (moved / "report" / "learning_curves.png").is_file()
 
 
 def test_convert_verify_estimate_and_doctor(trained, folder, settings):

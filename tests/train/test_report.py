@@ -1,45 +1,142 @@
-"""What `make report` draws: clips of the run, its curves, and its message if shards no longer exist."""
+"""What `make report` writes: pages whose links lead somewhere, escaped names, and sentences about what is missing."""
 
 import json
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
-import yaml
+from make_report import HOSTILE, PageReader, files_in, make_hostile_run, write_run
 from make_store import LABELS
 from make_training import write_config
 from PIL import Image
 
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.common.settings import Document
+from pipeline.common.text import visible
 from train.data.clip_batches import ClipBatches
 from train.data.videos import read_videos
 from train.experiment.load import load_config
+from train.pages import charts
+from train.pages.blocks import PAGES, Picture
 from train.report import first_clips, main
 
 
-@pytest.fixture
-def run(tmp_path) -> Path:
-    """A run folder as training leaves it, and the store it was trained on."""
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return make_hostile_run(tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.fixture(scope="module")
+def report(run) -> Path:
+    """The report of that run: with shards, metrics and an evaluation."""
+    config = run.parents[2] / "tiny.yaml"
+    assert main(["-c", str(config)]) == EXIT_OK
+    return run / "report"
+
+
+@pytest.fixture(scope="module")
+def pages(report) -> dict[str, PageReader]:
+    return {name: PageReader(report / name) for name in PAGES}
+
+
+def bare(folder: Path, *words: str) -> dict[str, str]:
+    """The texts of the pages of a report."""
+    assert main(["-c", str(folder / "tiny.yaml"), "--output-dir", str(folder / "out"), *words]) == EXIT_OK
+    return {name: PageReader(folder / "out" / name).text for name in PAGES}
+
+
+def test_every_link_leads_to_a_file_of_the_report(report, pages):
+    linked = {file for page in pages.values() for file in page.files}
+    assert linked | {"report.json"} == files_in(report)
+    for page in pages.values():
+        assert set(PAGES) <= set(page.files)
+    assert not [file for file in linked if ":" in file or file.startswith("/")]
+    assert json.loads((report / "report.json").read_text())["files"] == sorted(linked)
+
+
+def test_pictures_decode_with_the_aspect_of_the_page(report, pages):
+    shown = [tag for page in pages.values() for name, tag in page.tags if name in ("img", "video")]
+    assert len(shown) > 15
+    for tag in shown:
+        width, height = int(tag["width"]), int(tag["height"])
+        file = Image.open(report / (tag.get("src") or tag["poster"]))
+        file.load()
+        assert abs(height - width * file.height / file.width) <= 1
+    for path in report.glob("files/*.mp4"):
+        with av.open(str(path)) as video:
+            assert video.streams.video[0].codec_context.name == "h264"
+            frames = list(video.decode(video=0))
+            poster = Image.open(path.with_suffix(".jpg"))
+            assert len(frames) >= 12 and abs(frames[0].width - poster.width) <= 1
+
+
+def test_hostile_names_are_text_and_nothing_else(run, pages):
+    allowed = {
+        "html", "head", "meta", "title", "style", "body", "header", "nav", "a", "h1", "h2", "p", "bdi", "main", "dl",
+        "section", "div", "dd", "dt", "table", "thead", "tbody", "tr", "th", "td", "span", "figure", "figcaption",
+        "picture", "source", "img", "video", "details", "summary", "footer",
+    }  # fmt: skip
+    for page in pages.values():
+        assert {name for name, _ in page.tags} <= allowed
+        assert not [key for _, tag in page.tags for key in tag if key.startswith("on")]
+        assert not set("\u202e\u202c\x1b") & set(page.text)
+    for name in ("index.html", "evaluation.html"):
+        for label in HOSTILE:
+            assert visible(label) in pages[name].text
+    assert visible(str(run)) in pages["run.html"].text
+
+
+def test_pages_show_what_is_known(pages):
+    dataset, of_run, evaluation = (pages[name].text for name in PAGES)
+    assert "truncated" in dataset and "340 × 256" in dataset
+    assert "16 × 16 of 20 × 16 pixels" in dataset and "epochs 1 to 3" in dataset
+    assert "75.0 %" in of_run and "A star marks the best" in of_run
+    assert "50.00 %" in evaluation and "25.0–75.0" in evaluation and "87.5 %, loss 2.48" in evaluation
+
+
+def test_report_again_replaces_the_earlier_one(run, report):
+    (report / "files" / "mine.txt").touch()
+    with pytest.raises(UserError, match="files that are not of a report: files/mine.txt"):
+        main(["-c", str(run.parents[2] / "tiny.yaml")])
+    (report / "files" / "mine.txt").unlink()
+    assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
+
+
+def test_nothing_made_yet_is_said_on_the_pages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path)
+    shutil.rmtree(tmp_path / "manifests")
+    dataset, of_run, evaluation = bare(tmp_path).values()
+    assert "has no ledgers. Run `make manifests`." in dataset
+    assert "no run of dataset tiny" in of_run and "Run `make eval`." in evaluation
+
+
+def test_missing_shards_and_metrics_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "draw", lambda *_, **__: Picture("index.html", (1, 1), ""))  # takes seconds
     config = write_config(tmp_path)
-    folder = tmp_path / "runs" / "tiny" / "20260101-000000"
-    folder.mkdir(parents=True)
-    shutil.copy(config, folder / "config.yaml")
-    records = [{"step": step, "train/loss": 1 / step, "train/acc1": 0.5, "train/lr": 0.1, "train/clips_per_s": 9.0,
-                "train/data_wait": 0.0} for step in range(1, 9)]  # fmt: skip
-    records.append({"step": 8, "val/loss": None, "val/acc1": 0.75, "val/acc5": 1.0})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return folder
+    first = write_run(tmp_path / "runs" / "tiny" / "20260101-000000", config, [])
+    (first / "eval" / "broken").mkdir(parents=True)
+    (first / "eval" / "broken" / "summary.json").write_text("{}")
+    shutil.rmtree(tmp_path / "store")
+    dataset, of_run, evaluation = bare(tmp_path, "--run", str(first)).values()
+    assert dataset.count("No pictures: ") == 2 and "shard not found" in dataset
+    assert "There are no metrics yet" in of_run
+    assert "There is no evaluation in the folder eval" in evaluation and "summary.json: corrupted" in evaluation
 
 
-def draw(run: Path) -> tuple[int, Image.Image]:
-    code = main(["-c", str(run.parents[2] / "tiny.yaml")])
-    return code, Image.open(run / "learning_curves.png")
+def test_run_that_is_no_run_folder_is_named(tmp_path):
+    words = ["-c", str(write_config(tmp_path)), "--run"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for given, what in (("nope", "that does not exist"), ("empty", "without ckpt/"), ("file", "outside a run folder")):
+        with pytest.raises(UserError, match=f"--run: got .*{given}, a .*{what}, expected a run folder such as"):
+            main([*words, str(tmp_path / given)])
 
 
-def test_clips_are_those_of_the_first_batches(run):
-    config = load_config(Document(run / "config.yaml"))
+def test_clips_are_those_of_the_first_batches(tmp_path):
+    config = load_config(Document(write_config(tmp_path)))
     clips = first_clips(config)
     assert [clip.label for clip in clips] == list(LABELS)
     videos = read_videos(config.preprocess, "train")
@@ -51,44 +148,3 @@ def test_clips_are_those_of_the_first_batches(run):
     for number, clip in enumerate(clips):
         first = next(frames for frames, label in trained_on if label == number)
         assert np.array_equal(clip.frames, first)
-
-
-def test_picture_has_clips_and_is_wide(run, capsys):
-    code, picture = draw(run)
-    assert code == EXIT_OK and "9 records to step 8, 3 clips -> " in capsys.readouterr().out
-    assert 1000 <= picture.width <= 1200 and picture.width > 2 * picture.height
-
-
-def test_without_store_the_curves_are_drawn_alone(run, capsys):
-    _, whole = draw(run)
-    width = whole.width
-    shutil.rmtree(run.parents[2] / "store")
-    capsys.readouterr()
-    code, picture = draw(run)
-    out, err = capsys.readouterr()
-    assert code == EXIT_OK and "0 clips" in out and "no clips, only curves: " in err and "store" in err
-    assert picture.width < width
-
-
-def test_shards_of_another_recipe_give_no_clips(run, capsys):
-    document = yaml.safe_load((run / "config.yaml").read_text())
-    document["preprocess"]["fps"] = 7.0  # as if the store had been made again after the run
-    (run / "config.yaml").write_text(yaml.safe_dump(document))
-    code, _ = draw(run)
-    out, err = capsys.readouterr()
-    assert code == EXIT_OK and "0 clips" in out and "only curves: " in err
-
-
-def test_folder_without_metrics_is_refused(run):
-    (run / "metrics.jsonl").unlink()
-    with pytest.raises(UserError, match="metrics"):
-        main(["-c", str(run.parents[2] / "tiny.yaml"), "--run", str(run)])
-
-
-def test_run_that_is_no_run_folder_is_named(run, tmp_path):
-    words = ["-c", str(run.parents[2] / "tiny.yaml"), "--run"]
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").touch()
-    for given, what in (("nope", "that does not exist"), ("empty", "without ckpt/"), ("file", "outside a run folder")):
-        with pytest.raises(UserError, match=f"--run: got .*{given}, a .*{what}, expected a run folder such as"):
-            main([*words, str(tmp_path / given)])

@@ -26,7 +26,7 @@ def next_commands(config: Config, document: Document, run: Path) -> list[str]:
     video = source_of_a_video(config.preprocess, config.data_loader.eval.dataset.split) or "clip.mp4"
     commands = [
         ("predict a video", ("infer", f"VIDEO={video}", *of_run)),
-        ("draw clips and learning curves", ("report", *of_run)),
+        ("pages of data, run, results", ("report", *of_run)),
     ]
     if document.path == Path(DEFAULT_CONFIG):
         commands.append(("train on your own videos", ("train", "DATA=/my/videos")))

@@ -6,6 +6,7 @@ The picture is wide and its letters are large, so it can be read at half its siz
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.common.files import replacing
+from pipeline.common.text import visible
 
 TRAIN, VAL, VAL5 = "tab:blue", "tab:orange", "tab:green"
 DPI = 100
@@ -93,7 +95,9 @@ def _draw_clips(figure: SubFigure, clips: list[LabelledClip]) -> None:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-        label = textwrap.fill(clip.label, 14, break_long_words=False)
+        # Words of names are whole, such as counterclockwise; only one that is no word of a language is broken.
+        words = re.sub(r"(\S{20})(?=\S)", r"\1 ", visible(clip.label))
+        label = textwrap.fill(words, 14, break_long_words=False)
         axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=_SMALL, parse_math=False)
 
 

@@ -35,6 +35,8 @@ def test_labels_and_result_are_written():
         draw_run(RECORDS, [clip_of("playing squash or racquetball", 4), clip_of("a $1 b$", 4)], "runs/a_$x$")
     )
     assert "runs/a_$x$:  validation top-1 0.625 after 30 steps" in written
+    long = texts(draw_run(RECORDS, [clip_of(f"rotating counterclockwise {'W' * 50}\u202e", 4)], ""))
+    assert f"rotating\ncounterclockwise\n{'W' * 20}\n{'W' * 20}\n{'W' * 10}\\u202e" in long
     assert "playing squash\nor racquetball" in written and "a $1 b$" in written
 
 

@@ -1,0 +1,93 @@
+"""The pages of a report in headless Chromium: nothing is wider than the page, and all pictures and clips load."""
+
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+
+import pytest
+from make_report import make_hostile_run
+
+from train.pages.blocks import PAGES
+from train.report import main
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+DARK = ["--blink-settings=preferredColorScheme=0"]
+# A page that shows another one in a frame of the width of a phone or a screen, and writes what it measures.
+MEASURES = """<body style="margin:0"><iframe src="SOURCE" style="border:0;width:WIDTHpx;height:2000px"></iframe><pre></pre>
+<script>
+const frame = document.querySelector("iframe");
+frame.onload = async () => {
+  const page = frame.contentDocument, root = page.documentElement, all = name => [...page.querySelectorAll(name)];
+  for (const each of all("details")) each.open = true;
+  const ended = each => each.complete || new Promise(done => { each.onload = each.onerror = done; });
+  await Promise.all(all("img").map(ended));
+  const metadata = each => each.readyState || each.error || new Promise(done => {
+    for (const event of ["loadedmetadata", "error"]) each.addEventListener(event, done);
+    each.querySelector("source").addEventListener("error", done);
+  });
+  await Promise.all(all("video").map(metadata));
+  const right = each => each.getBoundingClientRect().right;
+  document.querySelector("pre").textContent = JSON.stringify({
+    width: root.clientWidth, overflow: root.scrollWidth - root.clientWidth, paper: getComputedStyle(page.body).backgroundColor,
+    outside: all("body *").filter(each => !each.closest(".scroll *") && right(each) > root.clientWidth + 1).map(each => each.outerHTML.slice(0, 200)),
+    broken: all("img").filter(each => !each.naturalWidth).map(each => each.src),
+    stretched: all("img").filter(each => Math.abs(each.height - each.width * each.naturalHeight / each.naturalWidth) > 1.5).map(each => each.src),
+    silent: all("video").filter(each => !each.videoWidth).map(each => each.outerHTML),
+    pictures: all("img").map(each => each.currentSrc), small: all("p, td, th, figcaption").map(each => parseFloat(getComputedStyle(each).fontSize)).filter(size => size < 13),
+  });
+};
+</script>"""  # noqa: E501
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """Of two runs, so that tables have a column more."""
+    run = make_hostile_run(tmp_path_factory.mktemp("browser"))
+    out = tmp_path_factory.mktemp("report") / "out"
+    other = shutil.copytree(run, run.with_name("20260102-000000"))
+    main(["-c", str(run.parents[2] / "tiny.yaml"), "--output-dir", str(out), "--run", str(run), "--run", str(other)])
+    return out
+
+
+def measured(page: Path, width: int, *flags: str) -> dict:
+    """What the browser finds in a page of a width."""
+    wrapper = page.parent.parent / "measures.html"
+    wrapper.write_text(MEASURES.replace("SOURCE", page.as_uri()).replace("WIDTH", str(width)))
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
+        f"--window-size={max(width, 500)},2000", "--virtual-time-budget=20000", *flags, wrapper.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    found = re.search(r"<pre>(.+?)</pre>", done.stdout, re.S)
+    assert found, done.stdout[-500:] + done.stderr[-500:]
+    return json.loads(unescape(found[1]))
+
+
+@pytest.mark.parametrize("flags", [[], DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("name", PAGES)
+def test_page_fits_and_everything_loads(name: str, width: int, flags: list[str], report: Path):
+    facts = measured(report / name, width, *flags)
+    assert facts["width"] >= width - 20  # a scroll bar
+    assert facts["overflow"] == 0 and facts["outside"] == []
+    assert facts["broken"] == [] and facts["stretched"] == [] and facts["silent"] == [] and facts["small"] == []
+    charts = {"light" in source for source in facts["pictures"] if "-light." in source or "-dark." in source}
+    assert charts <= {not flags}, "the charts of the other theme"
+    assert (facts["paper"] == "rgb(244, 245, 247)") == (not flags)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_paper_is_as_wide_as_every_table(name: str, report: Path):
+    """The rules for paper on a screen of the width of A4 without margins: there, nothing can be scrolled."""
+    text = (report / name).read_text(encoding="utf-8")
+    assert "@media print" in text
+    (report / "paper.html").write_text(text.replace("@media print", "@media all"), encoding="utf-8")
+    facts = measured(report / "paper.html", 702)
+    assert facts["overflow"] == 0 and facts["outside"] == [] and facts["broken"] == []
