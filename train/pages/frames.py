@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import simplejpeg
@@ -18,6 +16,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.shards.reader import ShardReader
 from train.data.videos import read_videos
 from train.pages.blocks import Note
+from train.pictures.video_writer import Mp4Writer
 
 Frames = NDArray[np.uint8]
 
@@ -172,10 +171,6 @@ def write_mp4(path: Path, frames: Frames, fps: float) -> None:
     """
     _, height, width, _ = frames.shape
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
-        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        stream.options = {"crf": "24", "preset": "veryfast"}
-        for frame in frames:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        file.mux(stream.encode())
+    with Mp4Writer(path, frames.shape[2], frames.shape[1], fps) as file:
+        for number, frame in enumerate(frames):
+            file.add(frame, number / fps)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.common.files import replacing
-from pipeline.common.text import visible
+from train.pictures.labels import report_missing, safe_for_matplotlib
 
 TRAIN, VAL, VAL5 = "tab:blue", "tab:orange", "tab:green"
 DPI = 100
@@ -89,16 +89,20 @@ def strip_of(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _draw_clips(figure: SubFigure, clips: list[LabelledClip]) -> None:
     figure.suptitle("clips of the first batches", fontsize=_LARGE)
-    for axes, clip in zip(np.atleast_1d(figure.subplots(len(clips), 1)), clips, strict=True):
+    report_missing(clip.label for clip in clips)
+    labels, families = safe_for_matplotlib(clip.label for clip in clips)
+    for axes, clip, label in zip(np.atleast_1d(figure.subplots(len(clips), 1)), clips, labels, strict=True):
         axes.imshow(strip_of(clip.frames), interpolation="lanczos")
         axes.set_anchor("E")
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
         # Words of names are whole, such as counterclockwise; only one that is no word of a language is broken.
-        words = re.sub(r"(\S{20})(?=\S)", r"\1 ", visible(clip.label))
-        label = textwrap.fill(words, 14, break_long_words=False)
-        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=_SMALL, parse_math=False)
+        words = re.sub(r"(\S{20})(?=\S)", r"\1 ", label)
+        lines = textwrap.fill(words, 14, break_long_words=False)
+        axes.set_ylabel(
+            lines, rotation=0, ha="right", va="center", fontsize=_SMALL, fontfamily=families, parse_math=False
+        )
 
 
 def _draw_curves(figure: Figure | SubFigure, records: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from train.pictures.charts import save_png
+from train.pictures.labels import report_missing, safe_for_matplotlib
 
 MAX_NAMES = 40  # classes whose names are written at the axes
 MAX_PAIRS = 20  # most confused pairs that are listed
@@ -43,6 +44,8 @@ def draw_confusion(path: Path, matrix: NDArray[np.int64], names: list[str], titl
         names: (K,) of the classes.
         title: of the picture.
     """
+    report_missing(names)
+    names, families = safe_for_matplotlib(names)
     order = block_order(matrix)
     totals = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shares = (matrix / totals)[np.ix_(order, order)]
@@ -56,15 +59,18 @@ def draw_confusion(path: Path, matrix: NDArray[np.int64], names: list[str], titl
     if len(names) <= MAX_NAMES:
         places, short = range(len(names)), [_short(names[number], 20) for number in order]
         size = 10 if len(names) <= 20 else 7
-        axes.set_xticks(places, short, rotation=90, fontsize=size, parse_math=False)
-        axes.set_yticks(places, short, fontsize=size, parse_math=False)
+        axes.set_xticks(places, short, rotation=90, fontsize=size, fontfamily=families, parse_math=False)
+        axes.set_yticks(places, short, fontsize=size, fontfamily=families, parse_math=False)
     else:
         axes.set_xticks([])
         axes.set_yticks([])
     texts.axis("off")
     texts.set_title("most confused: label > predicted, videos", fontsize=11, loc="left")
     for row, line in enumerate(_pairs(matrix, names)):
-        texts.text(0, 0.97 - row * 0.048, line, fontsize=9, va="top", parse_math=False, transform=texts.transAxes)
+        texts.text(
+            0, 0.97 - row * 0.048, line, fontsize=9, fontfamily=families, va="top", parse_math=False,
+            transform=texts.transAxes,
+        )  # fmt: skip
     save_png(figure, path)
 
 
