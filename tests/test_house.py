@@ -53,6 +53,11 @@ def test_file_begins_with_one_line_of_intent(path: Path):
     assert len(docstring.splitlines()) == 1 and docstring.endswith("."), f"{relative(path)} begins with {docstring!r}"
 
 
+def test_no_two_files_have_one_name():
+    names = [path.name for path in FILES if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names)), "pytest cannot collect the second of a name"
+
+
 def test_no_two_files_define_a_helper_of_one_name():
     places = defaultdict(list)
     for path in FILES:
