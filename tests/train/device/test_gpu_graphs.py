@@ -85,6 +85,7 @@ ALONE, WITH_RELU = "0", "1"  # cudnnBatchNormOps_t
 NUM_NORMS, NUM_BEFORE_RELU = 21, 14  # of 2 and 2 in the stem, 4 and 3 in a block, 3 and 0 in shortcuts
 
 
+@pytest.mark.slow
 def test_float16_fuses_every_batch_norm_and_relu(machine):
     norms, algorithms = compiled(machine, "auto", "O3")
     for direction in ("forward", "backward"):

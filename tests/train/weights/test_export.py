@@ -51,8 +51,13 @@ def close(found: np.ndarray, expected: np.ndarray) -> bool:
     return bool(np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("ending", [".mindir", ".onnx"])
-@pytest.mark.parametrize(("size", "counts"), [(2, (1, 2, 5)), (None, (1, 4))])
+@pytest.mark.parametrize(
+    ("size", "counts", "ending"),
+    [
+        (2, (1, 2, 5), ".mindir"), (2, (1, 2, 5), ".onnx"), (None, (1, 4), ".onnx"),
+        pytest.param(None, (1, 4), ".mindir", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_an_export_computes_what_the_network_does(network, expected, size, counts, ending, tmp_path):
     folder = tmp_path / "R&D 'x' \u00e9"  # MindSpore itself takes no such path
     path = folder / f"net{ending}"
