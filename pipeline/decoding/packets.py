@@ -20,7 +20,8 @@ from pipeline.decoding.lost_parts import Packet, Packets, check_end, check_packe
 from pipeline.decoding.video_file import DecodeError, VideoFile
 
 _STEADY_S = 1e-3  # a time may be so far from that of a constant rate, or one unit of time if that is longer
-_KEPT_BYTES = 64 << 20  # the packets of a larger file are read again to be decoded
+_KEPT_BYTES = 64 << 20  # the packets of a larger file are read again to be decoded,
+_KEPT_PACKETS = 20_000  # and so are more than these, each of which takes a kilobyte beside its data
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,16 @@ def _read(
     kept: list[av.Packet],
     longest_s: float,
 ) -> Timing:
-    """Read and check every packet of a stream; of a small file, those that hold data are added to `kept`."""
+    """Read and check every packet of a stream; of a small and short file, those that hold data are added to `kept`."""
     facts, keep = Packets(), file.size <= _KEPT_BYTES
     for packet in container.demux(stream):
         if packet.size:
             facts.append(_facts(packet))
             if keep:
                 kept.append(packet)
+            if len(kept) > _KEPT_PACKETS:
+                kept.clear()
+                keep = False
     tick_s = stream.time_base or Fraction(1, 1000)
     check_packets(file, container, stream, facts)
     timing = timing_of(facts, tick_s, source.source_fps, source.duration_s, longest_s)

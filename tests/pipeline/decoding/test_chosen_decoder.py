@@ -84,10 +84,13 @@ def test_turned_or_changing_pictures_are_right(tmp_path: Path) -> None:
     check_close(write_changing_size(tmp_path / "b.mkv", "h264"))
 
 
-def test_large_file_is_read_again_to_be_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "value"), [("_KEPT_BYTES", 100), ("_KEPT_PACKETS", 7)])
+def test_large_file_is_read_again_to_be_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
     path = write_mp4(tmp_path / "a.mp4", 20)
     small = decode_video(path, PYAV)
-    monkeypatch.setattr(packets, "_KEPT_BYTES", 100)
+    monkeypatch.setattr(packets, limit, value)
     large = decode_video(path, PYAV)
     assert (large.frames == small.frames).all() and large.times_s.tolist() == small.times_s.tolist()
     assert [read_number(frame) for frame in large.frames] == list(range(20))
