@@ -118,5 +118,5 @@ def test_training_and_evaluation_run_on_them(
     assert train.main(given) == 0
     assert "2 steps" in capsys.readouterr().out  # 8 good videos of train in batches of 4
     assert evaluate.main(given) == 0
-    results = json.loads(next((tmp_path / "runs").rglob("eval/*.json")).read_text(encoding="utf-8"))
+    results = json.loads(next((tmp_path / "runs").rglob("eval/*/summary.json")).read_text(encoding="utf-8"))
     assert results["num_videos"] == 3  # all of val
