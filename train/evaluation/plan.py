@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,7 +200,7 @@ def _merged(clip_len: int, chosen: dict[int, _Chosen], config: Config) -> Pass:
     frames = np.concatenate([each.cuts.frames for each in chosen.values()])
     parts = zip(*(each.cuts[1:] for each in chosen.values()), strict=True)
     top, left, flip = (np.concatenate(part) for part in parts)
-    mixed = _mixed(np.column_stack([frames, top, left, flip]))
+    mixed = _mixed(frames, top, left, flip)
     order = np.lexsort((mixed, left, top, frames[:, 0], videos))
     videos, frames, top, left, flip = (each[order] for each in (videos, frames, top, left, flip))
     new = np.ones(len(order), bool)
@@ -219,8 +219,12 @@ def _merged(clip_len: int, chosen: dict[int, _Chosen], config: Config) -> Pass:
     return Pass(replace(loader, dataset=replace(loader.dataset, seq=clip_len, shuffle=False)), views, times)
 
 
-def _mixed(rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A number of each row, (N, C) -> (N,), nearly always another one for another row."""
-    factors = np.random.SeedSequence(0).generate_state(rows.shape[1], np.uint64) | np.uint64(1)
-    with np.errstate(over="ignore"):
-        return (rows.astype(np.uint64) * factors).sum(axis=1, dtype=np.uint64)
+def _mixed(frames: NDArray[np.int64], *columns: NDArray[Any]) -> NDArray[np.uint64]:
+    """A number of each row of frames (N, T) and columns (N,), nearly always another one for another row."""
+    num_frames = frames.shape[1]
+    factors = np.random.SeedSequence(0).generate_state(num_frames + len(columns), np.uint64) | np.uint64(1)
+    # No array of all columns is made: at 20,000 videos its pages would take longer than everything else here.
+    mixed: NDArray[np.uint64] = np.ascontiguousarray(frames, np.int64).view(np.uint64) @ factors[:num_frames]
+    for column, factor in zip(columns, factors[num_frames:], strict=True):
+        mixed += column.astype(np.uint64) * factor
+    return mixed
