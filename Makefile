@@ -64,8 +64,8 @@ $(foreach v,$(TYPED),$(if $(and $($v),$(TAKE_$v)),$(if $(call asked,$(TAKE_$v)),
 	$v: got a value, but only these verbs take it: $(TAKE_$v). Remove it, or run another verb))))
 
 LEDGERS = $(if $(call asked,manifests),manifests,.ledgers)
-FITS    = $(if $(call asked,train eval features),.fits)
-# What eval and features need first: the verbs that are typed with them, else shards if they do not take those of a run.
+FITS    = $(if $(call asked,train eval features infer),.fits)
+# What eval, features and infer of a split need first: the verbs that are typed with them, else shards if they do not take those of a run.
 SCORED  = $(or $(call asked,preprocess train),$(if $(CHOSEN),.shards,install))
 
 .DEFAULT_GOAL := help
@@ -152,14 +152,15 @@ clean: ## Remove the sample, its ledgers and shards; runs and .venv stay
 # Errors that would stop training or evaluation are found before hours of decoding: those of the settings at once, and
 # those that need the ledgers after `make manifests`.
 CHECK = $(RUN) train.check $(SETTINGS) $(START) $(if $(CKPT),--ckpt="$$CKPT") \
-	$(if $(SPLIT),--data_loader.eval.dataset.split="$$SPLIT") $(if $(OUT),--eval.output_dir="$$OUT") \
+	$(if $(SPLIT),--data_loader.eval.dataset.split="$$SPLIT") $(if $(OUT),--$(if $(call asked,infer),infer,eval).output_dir="$$OUT") \
 	$(if $(filter-out 1,$(DEVICES)),--devices="$$DEVICES") $(CHECKED_ARGS)
+CHECK_FOR = --for=$(or $(call asked,train),$(firstword $(call asked,eval features infer)))
 
 .checked: install
-	$(CHECK) $(if $(call asked,train),--for=train,--for=eval) >&2
+	$(CHECK) $(CHECK_FOR) >&2
 
 .fits: $(LEDGERS)
-	$(CHECK) $(if $(call asked,train),--for=train,--for=eval) --with-ledgers >&2
+	$(CHECK) $(CHECK_FOR) --with-ledgers >&2
 
 .videos: install $(if $(FITS),.checked)
 	$(if $(filter-out train/configs/sample.yaml,$(CONFIG)),,$(if $(DATA),,$(if $(call asked,sample),,$(RUN) pipeline.sample >&2)))

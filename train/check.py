@@ -1,6 +1,6 @@
 """Check config, ledgers, weights and device before hours of decoding.       (make train and make eval run this first)
 
-    python -m train.check -c FILE [--for=eval] [--with-ledgers] [--ckpt FILE] [flags of train.train]
+    python -m train.check -c FILE [--for=VERB] [--with-ledgers] [--ckpt FILE] [flags of the verb]
 
 Decoding Kinetics takes days, so what would stop training or evaluation after it is reported before it starts: once
 before `make manifests`, and with `--with-ledgers` after it.  Writes nothing, and prints nothing if all is well.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.common import cli
@@ -23,6 +24,11 @@ from train.evaluation.protocols import protocols_of
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
 
+_OUT = {
+    "eval": "--eval.output_dir (make: OUT=DIR)",
+    "features": "--output-dir (make: OUT=DIR)",
+    "infer": "--infer.output_dir (make: OUT=DIR), or draw nothing with --no-pictures",
+}
 _COMMON_KEYS = ("device_target", "train.pre_trained", "train.pretrained_model")
 
 
@@ -33,12 +39,15 @@ def main(argv: list[str] | None = None) -> int:
         UserError: training or evaluation would be refused later.
     """
     parser = cli.parser("train.check", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
-    parser.add_argument("--for", dest="purpose", choices=("train", "eval"), default="train", help="what will be done")
+    _add_purpose(parser)
     parser.add_argument("--with-ledgers", action="store_true", help="also compare with the ledgers")
     parser.add_argument("--devices", type=int, default=1, help="processes that will train together (default 1)")
     parser.add_argument("--resume", metavar="auto|FILE", help="as in train.train")
     parser.add_argument("--ckpt", help="a file of weights or a run folder that must exist")
-    args, document = cli.parse(parser, argv)
+    words = cli.with_args(argv)
+    if add_flags := _flags_of(words):
+        add_flags(parser)
+    args, document = cli.parse(parser, words)
     config = load_config(document, warns=not args.with_ledgers)
     check_request(config)
     if args.ckpt and not Path(args.ckpt).exists():
@@ -50,6 +59,27 @@ def main(argv: list[str] | None = None) -> int:
     else:
         _check_evaluation(config, document, args)
     return EXIT_OK
+
+
+def _add_purpose(parser: argparse.ArgumentParser) -> None:
+    verbs = ("train", "eval", "features", "infer")
+    parser.add_argument("--for", dest="purpose", choices=verbs, default="train", help="what will be done")
+
+
+def _flags_of(words: list[str]) -> Callable[[argparse.ArgumentParser], None] | None:
+    """What adds the flags of the verb in `--for`, so that a wrong one is found now, too."""
+    purpose = argparse.ArgumentParser(add_help=False)
+    _add_purpose(purpose)
+    verb = purpose.parse_known_args(words)[0].purpose
+    if verb == "features":
+        from train import features  # these take MindSpore's seconds
+
+        return features.add_flags
+    if verb == "infer":
+        from train import infer
+
+        return infer.add_flags
+    return None
 
 
 def check_writable(folder: Path, action: str) -> None:
@@ -99,13 +129,13 @@ def _check_evaluation(config: Config, document: Document, args: argparse.Namespa
     from train.weights.record import read_record, with_network
 
     names = class_names(config) if args.with_ledgers else None  # before `make manifests` they may be out of date
-    path = weights_of(args.ckpt or config.eval.pretrained_model, config, document, names)
+    section = config.infer if args.purpose == "infer" else config.eval
+    path = weights_of(args.ckpt or section.pretrained_model, config, document, names)
     config = with_network(config, document, read_record(path), path)
     check_protocols(protocols_of(config.eval.protocols, config.data_loader.eval.dataset), config)
     folder = path.parent.parent if path.parent.name == "ckpt" else path.parent
-    check_writable(
-        Path(config.eval.output_dir or folder), "Give another folder with --eval.output_dir (make: OUT=DIR)."
-    )
+    if not (args.purpose == "infer" and args.no_pictures):
+        check_writable(Path(section.output_dir or folder), f"Give another folder with {_OUT[args.purpose]}.")
     if not args.with_ledgers:
         return
     config = with_num_classes(config, lambda: count_classes(config))

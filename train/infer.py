@@ -53,7 +53,8 @@ _COMMON_KEYS = (
 )  # fmt: skip
 
 
-def _add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command, besides those of all."""
     add = parser.add_argument
     add("--split", choices=SPLITS, help="predict the stored videos of this split, not files (make: SPLIT=val)")
     add("--window", type=_seconds, metavar="SECONDS", help="look at every SECONDS of each file, whatever its length")
@@ -81,7 +82,7 @@ def _at_least_one(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Predict, print the rows, and draw."""
     parser = cli.parser("train.infer", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
-    _add_flags(parser)
+    add_flags(parser)
     args, document = cli.parse(
         parser,
         argv,

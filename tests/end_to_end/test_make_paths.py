@@ -201,5 +201,10 @@ def test_checks_run_before_and_after_the_ledgers(folder):
     made = run_make(folder, "preprocess", "train", "DATA=/d")
     assert [call[1] for call in made.calls] == calls
     assert "--with-ledgers" in made.calls[2] and "--with-ledgers" not in made.calls[0]
+    for verb in ("features", "infer"):  # the checkpoint is looked at before anything is decoded
+        made = run_make(folder, verb, "SPLIT=val", "DATA=/d", "CKPT=c", "ARGS=--top-k 3")
+        assert [call[1] for call in made.calls] == [*calls[:-1], f"train.{verb}"]
+        assert {f"--for={verb}", "--args=--top-k 3"} <= set(made.calls[2])
+    assert [call[1] for call in run_make(folder, "infer", "VIDEO=v", "DATA=/d").calls] == ["train.infer"]
     assert [call[1] for call in run_make(folder, "eval", "DATA=/d").calls[-2:]] == ["pipeline.preprocess",
                                                                                    "train.evaluate"]  # fmt: skip

@@ -147,6 +147,24 @@ def test_no_run_to_score_is_said_before_decoding(words):
         check.main([*words, "--for=eval"])
 
 
+@pytest.mark.parametrize("verb", ["features", "infer"])
+def test_other_verbs_are_checked_with_their_flags(verb, words, capsys):
+    flags = {"features": ["--output-dir=x"], "infer": ["--json", "--top-k", "3", "--no-pictures"]}[verb]
+    assert "in these weights and" in refused(words, f"--for={verb}", f"--ckpt={CHECKPOINT}", *flags)
+    with pytest.raises(UserError, match="no run of dataset tiny has a checkpoint"):
+        check.main([*words, f"--for={verb}", *flags])
+    with pytest.raises(SystemExit) as wrong:
+        check.main([*words, f"--for={verb}", "--resme"])
+    assert wrong.value.code == 2 and "unrecognized argument: --resme" in capsys.readouterr().err
+
+
+def test_unwritable_picture_folder_is_named(words):
+    infer = ["--for=infer", f"--ckpt={RUN}", "--infer.output_dir=/proc/pictures"]
+    with pytest.raises(UserError, match="/proc/pictures: cannot be written: .* draw nothing with --no-pictures"):
+        check.main([*words, *infer])
+    assert check.main([*words, *infer, "--no-pictures"]) == EXIT_OK
+
+
 @pytest.mark.parametrize(("loader", "action"), [("train", "raise data_loader.group_size."), ("eval", "same result.")])
 def test_batch_too_large_for_a_gpu_is_refused(words, monkeypatch, loader, action):
     monkeypatch.setattr(batch_limit.ms, "get_context", lambda _key: "GPU")

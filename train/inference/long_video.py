@@ -100,11 +100,12 @@ class Scan:
     """The scores of a video over time.
 
     Attributes:
-        duration_s: length of the video.
+        duration_s: length of the video, or of the part that was decoded.
         fps: stored frames per second.
         middles_s: (W,) the middle of each window.
         scores: (W, K) float32, the probabilities of each window's clip, smoothed over three windows.
         repeats: whether the video is shorter than a clip.
+        failure: why the rest cannot be decoded; None: the whole video was.
     """
 
     duration_s: float
@@ -112,10 +113,11 @@ class Scan:
     middles_s: NDArray[np.float64]
     scores: NDArray[np.float32]
     repeats: bool
+    failure: DecodeResult | None = None
 
 
 def scan(pieces: Iterator[DecodeResult], windows: Windows, predict: Predict, batch_size: int) -> Scan | DecodeResult:
-    """Score a video while it is decoded; or why it cannot be decoded.
+    """Score a video while it is decoded, as far as it can be; or why it has not one window.
 
     Only the frames of a clip and of one piece are in memory.
 
@@ -133,10 +135,11 @@ def scan(pieces: Iterator[DecodeResult], windows: Windows, predict: Predict, bat
         probabilities.append(np.exp(log_softmax(in_batches(predict, np.stack(clips), batch_size))).astype(np.float32))
         clips.clear()
 
-    done = 0
+    done, failure = 0, None
     for piece in pieces:
         if piece.status != "ok":
-            return piece
+            failure = piece
+            break
         is_last, fps = bool(piece.facts["is_last"]), float(piece.facts["fps"])
         duration_s = float(piece.facts["duration_s"])
         if piece.encoded is not None:
@@ -151,10 +154,15 @@ def scan(pieces: Iterator[DecodeResult], windows: Windows, predict: Predict, bat
             done += 1
             if len(clips) == batch_size:
                 run()
+    if failure is not None and not done:
+        return failure
     if clips:
         run()
+    if failure is not None:
+        duration_s = min(duration_s, windows.window_s * done)
+        middles_s = middles_s[:done]
     smoothed = _smooth(np.concatenate(probabilities))[: len(middles_s)]
-    return Scan(duration_s, fps, middles_s, smoothed, windows.repeats(duration_s, fps))
+    return Scan(duration_s, fps, middles_s, smoothed, windows.repeats(duration_s, fps), failure)
 
 
 class _Frames:
@@ -257,8 +265,12 @@ def _row(each: Input, found: Scan, windows: Windows, names: list[str], top_k: in
             duration_s=found.duration_s, moment_s=float(found.middles_s[sure]),
         )  # fmt: skip
         pictures.append(drawing.draw_timeline(each.name, found.middles_s, found.scores, names, segments))
+    status, reason = "ok", ""
+    if found.failure is not None:
+        status = found.failure.status
+        reason = f"{found.failure.reason.rstrip('.')}; predicted until {found.duration_s:.2f} s"
     return Row(
-        str(each.path), "ok", top=top, true_label=each.true_label, protocol=f"windows of {windows.window_s:g} s",
+        str(each.path), status, reason, top=top, true_label=each.true_label, protocol=f"windows of {windows.window_s:g} s",
         views_s=[(0.0, found.duration_s)], repeats=found.repeats, segments=segments,
         times_s=found.middles_s.tolist(),
         scores={names[number]: found.scores[:, number].tolist() for number in leading.tolist()}, pictures=pictures,

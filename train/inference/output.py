@@ -42,7 +42,7 @@ class Row:
         protocol: how clips were chosen.
         views_s: the seconds (start, end) that the network looked at.
         repeats: whether the video is shorter than a clip, so that its frames repeat.
-        segments: of a video that was looked at window by window.
+        segments: of a video that was looked at window by window; of one that breaks off, those before.
         times_s: of such a video: the middle of each window, in seconds.
         scores: of such a video: the smoothed scores of the classes that lead somewhere, by name, one for each window.
         pictures: files that show the prediction.
@@ -76,7 +76,7 @@ def json_of(row: Row) -> str:
     values["top"] = [{"label": name, "probability": _finite(value)} for name, value in row.top]
     if row.true_label is not None:
         values["true_label"] = row.true_label
-    if row.status == "ok":
+    if row.views_s:
         values["protocol"] = row.protocol
         values["views_s"] = [[round(start, 4), round(end, 4)] for start, end in row.views_s]
         values["frames_repeat"] = row.repeats
@@ -137,11 +137,10 @@ class Table:
     def _print_segments(self, row: Row) -> None:
         if not self._single:
             print(f"{row.path}:")
-        if row.status != "ok":
-            print(f"{row.status}: {row.reason}", flush=True)
-            return
         for each in row.segments or ():
             print(f"{_clock(each.start_s)} - {_clock(each.end_s)}  {each.label:{self._label_width}}  {each.score:.4f}")
+        if row.status != "ok":
+            print(f"{row.status}: {row.reason}", flush=True)
         _print_notes(row)
 
 

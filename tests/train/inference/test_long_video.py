@@ -15,6 +15,7 @@ from paths import HELPERS, ROOT
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder, DecodeResult
 from train.inference import long_video
+from train.inference.inputs import Input
 from train.inference.long_video import Scan, Windows, scan, segments_of
 
 NAMES = ["dark", "bright"]
@@ -96,6 +97,24 @@ def test_short_video_repeats_and_a_bad_one_says_why(decoder, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"x" * 100)
     found = scan(decoder.decode_pieces(tmp_path / "bad.mp4", 8), windows_of(1.0), by_brightness, 3)
     assert isinstance(found, DecodeResult) and found.status == "unreadable"
+
+
+def test_what_comes_before_damage_is_predicted(decoder, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (100, 32, 40, 3), np.uint8)
+    path = write_mp4(tmp_path / "damaged.mp4", 100, 25, (32, 40), frames=noise)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat")
+    middle = start + (data.index(b"moov") - start) * 6 // 10
+    data[middle : middle + 2000] = bytes(255 - value for value in data[middle : middle + 2000])
+    path.write_bytes(data)
+    windows = windows_of(0.5)
+    found = scan(decoder.decode_pieces(path, 8), windows, by_brightness, 3)
+    assert isinstance(found, Scan) and found.failure is not None and found.failure.status == "truncated"
+    assert 1.0 <= found.duration_s < 2.6 and found.duration_s == 0.5 * len(found.scores)  # of 4 s
+    row = long_video._row(Input(path), found, windows, NAMES, 2, None)
+    assert row.reason.endswith(f"; predicted until {found.duration_s:.2f} s") and row.status == "truncated"
+    assert row.segments[-1].end_s == found.duration_s and row.views_s == [(0.0, found.duration_s)]
+    assert isinstance(scan(decoder.decode_pieces(path, 200), windows, by_brightness, 3), DecodeResult)  # no window
 
 
 def test_only_the_frames_of_a_clip_are_kept(decoder, joined, monkeypatch):
