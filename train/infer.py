@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
             windows = Windows.of(config, args.window)
             rows = predict_windows(inputs, network, config, windows, names, args.top_k, drawing)
         else:
-            predictor = VideoPredictor(network, config)
+            predictor = VideoPredictor(network, config, len(inputs))
             rows = predict_files(inputs, predictor, config.preprocess, names, args.top_k, drawing)
         return _show(rows, args, paths, names, config)
 

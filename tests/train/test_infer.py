@@ -32,7 +32,7 @@ from pipeline.shards.reader import ShardReader
 from pipeline.shards.store import Store
 from train import infer
 from train.experiment.load import load_config
-from train.inference import decoded, drawing, files
+from train.inference import drawing, files
 from train.inference.decoded import DecodedVideo, decode_videos
 from train.inference.inputs import Input
 from train.inference.stored import with_true_labels
@@ -47,7 +47,8 @@ def test_pixels_are_those_of_a_shard(tmp_path, codec):
     task = Task(tmp_path / "train-00000-of-00001.h5", "train", (PlannedVideo("a", "a.mp4"),))
     with Decoder(settings) as decoder:
         write_shard(task, settings, Store(tmp_path), decoder, lambda _outcome: None)
-    (video,) = decode_videos([Input(path)], replace(settings, data_root=str(tmp_path / "elsewhere")))
+    with Decoder(replace(settings, data_root="")) as decoder:
+        (video,) = decode_videos(decoder, [Input(path)])
     assert isinstance(video, DecodedVideo) and video.fps == 15.0
     assert [values.tolist() for values in video.timeline] == [[30], [30.0], [15], [15.0], [False]]
     reader = ShardReader(task.path)
@@ -57,18 +58,18 @@ def test_pixels_are_those_of_a_shard(tmp_path, codec):
 
 def test_hostile_video_is_a_result_and_no_crash(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *filter(None, sys.path)]))
-    monkeypatch.setattr(decoded, "Decoder", lambda settings: Decoder(settings, worker="hostile_worker"))
     began = time.monotonic()
     names = ("sleep-1", "memory-1", "unread-1", "good-1")
-    *bad, good = decode_videos([Input(Path(f"{name}.mp4")) for name in names], SETTINGS)
-    assert [(result.status, result.reason) for result in bad] == [
-        ("timeout", "not decoded within 0.6 s"),
-        ("crash", "needs more than 4 GiB of memory"),
-        ("retry", "could not be read: Input/output error"),
-    ]
-    assert isinstance(good, DecodedVideo) and time.monotonic() - began < 60
-    with pytest.raises(MachineError, match="5 videos in a row could not be read") as caught:
-        list(decode_videos([Input(Path(f"unread-{number}.mp4")) for number in range(9)], SETTINGS))
+    with Decoder(SETTINGS, worker="hostile_worker") as decoder:
+        *bad, good = decode_videos(decoder, [Input(Path(f"{name}.mp4")) for name in names])
+        assert [(result.status, result.reason) for result in bad] == [
+            ("timeout", "not decoded within 0.6 s"),
+            ("crash", "needs more than 4 GiB of memory"),
+            ("retry", "could not be read: Input/output error"),
+        ]
+        assert isinstance(good, DecodedVideo) and time.monotonic() - began < 60
+        with pytest.raises(MachineError, match="5 videos in a row could not be read") as caught:
+            list(decode_videos(decoder, [Input(Path(f"unread-{number}.mp4")) for number in range(9)]))
     assert caught.value.exit_code == EXIT_IO
 
 

@@ -1,14 +1,13 @@
-"""Decodes the videos that are to be predicted, each while the network works on the one before."""
+"""Decodes the videos that are to be predicted, in a process beside the network."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder, DecodeResult
 from pipeline.shards.encoding import frames_of
 from train.data.timeline import Timeline
@@ -32,19 +31,17 @@ class DecodedVideo:
     timeline: Timeline
 
 
-def decode_videos(inputs: Sequence[Input], settings: Preprocess) -> Iterator[DecodedVideo | DecodeResult]:
-    """Decode videos in a process of their own, with the recipe and the limits of `preprocess`.
+def decode_videos(decoder: Decoder, inputs: Sequence[Input]) -> Iterator[DecodedVideo | DecodeResult]:
+    """Decode videos in the decoder's process, each while the one before is looked at.
 
     Yields:
         The video; or, of one that cannot be decoded, why not.
 
     Raises:
-        MachineError: several videos in a row could not be read, or the process does not start.
-        OSError: this machine has no memory for the frames.
+        As `Decoder.decode`.
     """
-    with Decoder(replace(settings, data_root="")) as decoder:
-        for result in decoder.decode([each.path for each in inputs]):
-            yield result if result.encoded is None else _decoded(result)
+    for result in decoder.decode([each.path for each in inputs]):
+        yield result if result.encoded is None else _decoded(result)
 
 
 def _decoded(result: DecodeResult) -> DecodedVideo:

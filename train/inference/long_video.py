@@ -270,8 +270,9 @@ def _row(each: Input, found: Scan, windows: Windows, names: list[str], top_k: in
         status = found.failure.status
         reason = f"{found.failure.reason.rstrip('.')}; predicted until {found.duration_s:.2f} s"
     return Row(
-        str(each.path), status, reason, top=top, true_label=each.true_label, protocol=f"windows of {windows.window_s:g} s",
-        views_s=[(0.0, found.duration_s)], repeats=found.repeats, segments=segments,
+        str(each.path), status, reason, top=top, true_label=each.true_label,
+        protocol=f"windows of {windows.window_s:g} s", views_s=[(0.0, found.duration_s)], repeats=found.repeats,
+        segments=segments,
         times_s=found.middles_s.tolist(),
         scores={names[number]: found.scores[:, number].tolist() for number in leading.tolist()}, pictures=pictures,
     )  # fmt: skip

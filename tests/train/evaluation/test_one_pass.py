@@ -115,7 +115,10 @@ def test_infer_gives_the_probabilities_of_eval(config, predict, name):
     timeline, first = source.videos.timeline, np.zeros(1, np.int64)
     number = int(source.videos.video_ids[0].split("_")[-2])
     frames = frames_of(number, int(timeline.stored_frames[0]), config.preprocess)
-    scores = VideoPredictor(predict, source.config)(frames, timeline.of(first))
+    predictor = VideoPredictor(predict, source.config, 3)
+    views = predictor.views(frames, timeline.of(first))
+    of_black = replace(views, clips=np.zeros_like(views.clips))  # what shares a batch has no influence
+    scores = predictor.scores([of_black, views, of_black])[1]
     np.testing.assert_allclose(scores.probabilities, result.probabilities[0], atol=1e-6)
 
 
@@ -124,4 +127,4 @@ def test_infer_names_a_video_that_is_too_short(config, predict):
     frames, ten = frames_of(0, 10, config.preprocess), np.array([10])
     short = Timeline(ten * 2, np.array([30.0]), ten, np.array([15.0]), np.array([False]))
     with pytest.raises(UserError, match="shorter than a clip of torchvision-video, 16 frames"):
-        VideoPredictor(predict, chosen)(frames, short)
+        VideoPredictor(predict, chosen).views(frames, short)
