@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.common import cli
@@ -23,6 +22,7 @@ from train.evaluation.plan import check_protocols
 from train.evaluation.protocols import protocols_of
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
+from train.inference import flags
 
 _OUT = {
     "eval": "--eval.output_dir (make: OUT=DIR)",
@@ -45,8 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--resume", metavar="auto|FILE", help="as in train.train")
     parser.add_argument("--ckpt", help="a file of weights or a run folder that must exist")
     words = cli.with_args(argv)
-    if add_flags := _flags_of(words):
-        add_flags(parser)
+    _add_flags(parser, words)
     args, document = cli.parse(parser, words)
     config = load_config(document, warns=not args.with_ledgers)
     check_request(config)
@@ -66,20 +65,15 @@ def _add_purpose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--for", dest="purpose", choices=verbs, default="train", help="what will be done")
 
 
-def _flags_of(words: list[str]) -> Callable[[argparse.ArgumentParser], None] | None:
-    """What adds the flags of the verb in `--for`, so that a wrong one is found now, too."""
+def _add_flags(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """Add the flags of the verb in `--for`, so that a wrong one is found now, too."""
     purpose = argparse.ArgumentParser(add_help=False)
     _add_purpose(purpose)
     verb = purpose.parse_known_args(words)[0].purpose
     if verb == "features":
-        from train import features  # these take MindSpore's seconds
-
-        return features.add_flags
-    if verb == "infer":
-        from train import infer
-
-        return infer.add_flags
-    return None
+        parser.add_argument("--output-dir", help="as in train.features")
+    elif verb == "infer":
+        flags.add_flags(parser)
 
 
 def check_writable(folder: Path, action: str) -> None:

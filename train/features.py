@@ -73,7 +73,7 @@ _LOG_S = 10.0
 def main(argv: list[str] | None = None) -> int:
     """Compute the features, write the file, and print its path."""
     parser = cli.parser("train.features", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
-    add_flags(parser)
+    _add_flags(parser)
     args, document = cli.parse(
         parser,
         argv,
@@ -114,8 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     return EXIT_OK
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command, besides those of all."""
+def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="folder of the file (default: features in the weights' run)"
     )

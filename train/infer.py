@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -22,7 +21,6 @@ from typing import Literal
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_TOO_MANY_BAD, UserError
 from pipeline.common.files import try_folder
-from pipeline.common.recipe import SPLITS
 from pipeline.labels.class_ids import frozen_classes
 from train.data.videos import class_names, count_classes
 from train.device import signals
@@ -33,6 +31,7 @@ from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
 from train.inference.drawing import WHAT_NEXT, Drawing
 from train.inference.files import predict_files
+from train.inference.flags import add_flags
 from train.inference.inputs import find_inputs
 from train.inference.long_video import Windows, predict_windows
 from train.inference.output import Row, Table, json_of, try_file, write_csv
@@ -51,32 +50,6 @@ _COMMON_KEYS = (
     "data_loader.eval.dataset.seq", "data_loader.eval.dataset.num_clips", "data_loader.eval.dataset.num_crops",
     "data_loader.eval.dataset.batch_size", "preprocess.max_bad_fraction",
 )  # fmt: skip
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command, besides those of all."""
-    add = parser.add_argument
-    add("--split", choices=SPLITS, help="predict the stored videos of this split, not files (make: SPLIT=val)")
-    add("--window", type=_seconds, metavar="SECONDS", help="look at every SECONDS of each file, whatever its length")
-    add("--top-k", type=_at_least_one, default=5, metavar="K", help="classes shown of each video (default 5)")
-    add("--json", action="store_true", help="print one JSON object a line, and nothing else")
-    add("--csv", type=Path, metavar="FILE", help="write a CSV with a row for each video")
-    add("--no-pictures", action="store_true", help="draw nothing")
-    add("--picture-seconds", type=_seconds, default=10.0, metavar="S", help="seconds of a video drawn (default 10)")
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"got {text}, expected seconds above 0")
-    return value
-
-
-def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text}, expected at least 1")
-    return value
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipeline.common.errors import EXIT_RETRY, MachineError, UserError
+from pipeline.common.errors import EXIT_RETRY, UserError
 from pipeline.common.settings import Document
 from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate, waiting_hint
@@ -31,9 +30,11 @@ from train.evaluation.scoring import Evaluation, combine, score
 from train.experiment.sections import Config
 from train.loop import dropout
 from train.loop.compile_cache import cached_compilation
+from train.loop.free_space import check_free_space
 from train.loop.health import FiniteLosses, evaluation_memory_errors, training_memory_errors
 from train.loop.log_values import UNKNOWN, Interval, Remaining
 from train.loop.lr_schedule import learning_rates
+from train.loop.position import Position
 from train.loop.resume import check_clip_settings, check_schedule, clip_settings
 from train.loop.running_statistics import RunningStatistics
 from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
@@ -52,33 +53,6 @@ log = logging.getLogger(__name__)
 
 _SCORES = ("loss", "clip_top1", "clip_top5", "video_top1", "video_top5")
 _SHOWN_EVERY_S = 60.0  # between two lines of the same epoch on the terminal; train.log has every one
-
-
-@dataclass
-class Position:
-    """How far training has come, as a checkpoint saves it.
-
-    Attributes:
-        step: finished optimizer steps of the whole run.
-        epoch: finished epochs, including their evaluation.
-        best: the best video top-1 of the validation split so far; -1: none.
-        best_loss: the loss of the same evaluation, which decides between equal scores; None: unknown.
-        best_epoch: the epoch of the same evaluation, from 1; 0: unknown.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    best: float = -1.0
-    best_loss: float | None = None
-    best_epoch: int = 0
-
-    def improve(self, top1: float, loss: float, epoch: int) -> bool:
-        """Take an evaluation as the best one if it is better; returns whether it is."""
-        tie = top1 == self.best and self.best_loss is not None and loss < self.best_loss
-        if not math.isfinite(loss) or not (top1 > self.best or tie):
-            return False
-        self.best, self.best_loss, self.best_epoch = top1, loss, epoch
-        return True
 
 
 class Trainer:
@@ -189,12 +163,7 @@ class Trainer:
             self._set_clip_policy(int(state.get("clip_policy", 1)))
             self.train_step.swap_average()
             check_schedule(path, state, self.config, document, self.world.size)
-            loss, epoch = state.get("best_loss"), state.get("best_epoch")  # earlier versions have none
-            self.position = Position(
-                step=int(state["step"]), epoch=int(state["epoch"]), best=float(state["best"]),
-                best_loss=float(loss) if isinstance(loss, int | float) else None,
-                best_epoch=epoch if isinstance(epoch, int) else 0,
-            )  # fmt: skip
+            self.position = Position.of(state)
             log.info("resuming from %s at step %d", path, self.position.step)
             return
 
@@ -259,26 +228,15 @@ class Trainer:
         return summary
 
     def _check_free_space(self) -> None:
-        """Compare the size of the checkpoints that will be kept with the free space of the disk.
+        """Check that the disk has space for the checkpoints.
 
         Raises:
-            MachineError: they do not fit.
+            MachineError: it has not.
         """
-        if self.run is None:
-            return
-        options, steps = self.config.train, len(self.rates)
-        made = 1 + options.epochs // (options.save_checkpoint_epochs or math.inf)
-        made += steps // (options.save_checkpoint_steps or math.inf)
-        kept = int(min(made, options.keep_checkpoint_max)) + bool(options.eval_epochs)  # the best one, too
-        kept = max(kept - len(checkpoint.checkpoints_in(self.run.checkpoints)), 1)
-        size = sum(each.nbytes for each in (*self.network.get_parameters(), *self.train_step.state().values()))
-        free = shutil.disk_usage(self.run.path).free
-        if kept * size > free:
-            raise MachineError(
-                f"{self.run.path}: {kept} checkpoints of {size / 1e6:,.1f} MB will be kept, but only "
-                f"{free / 1e6:,.1f} MB are free. Free some space, set train.ckpt_path to a folder on another disk, or "
-                "set train.keep_checkpoint_max to a smaller number."
-            )
+        if self.run is not None:
+            arrays = (*self.network.get_parameters(), *self.train_step.state().values())
+            nbytes = sum(each.nbytes for each in arrays)
+            check_free_space(self.run.checkpoints, self.config.train, len(self.rates), nbytes)
 
     def _train_epoch(self, epoch: int) -> None:
         done = self.position.step - epoch * self.steps_per_epoch

@@ -20,7 +20,7 @@ from train import train
 from train.experiment.load import load_config
 from train.loop import trainer
 from train.loop.next_commands import next_commands
-from train.loop.trainer import Position
+from train.loop.position import Position
 from train.runs.metrics import read_metrics
 from train.runs.starts import read_starts
 

@@ -1,0 +1,35 @@
+"""The flags of train.infer, which train.check takes too."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from pipeline.common.recipe import SPLITS
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of infer, besides those of every command."""
+    add = parser.add_argument
+    add("--split", choices=SPLITS, help="predict the stored videos of this split, not files (make: SPLIT=val)")
+    add("--window", type=_seconds, metavar="SECONDS", help="look at every SECONDS of each file, whatever its length")
+    add("--top-k", type=_at_least_one, default=5, metavar="K", help="classes shown of each video (default 5)")
+    add("--json", action="store_true", help="print one JSON object a line, and nothing else")
+    add("--csv", type=Path, metavar="FILE", help="write a CSV with a row for each video")
+    add("--no-pictures", action="store_true", help="draw nothing")
+    add("--picture-seconds", type=_seconds, default=10.0, metavar="S", help="seconds of a video drawn (default 10)")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"got {text}, expected seconds above 0")
+    return value
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected at least 1")
+    return value
