@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,15 +140,17 @@ def _print_and_write(
             log.info("%s: %s", result.name, note)
         print(f"{line_of(result, where)} -> {target}", flush=True)
         facts = {"checkpoint": str(path), "split": where}
-        matrix = write_files(target, source, result, names, facts, settings)
-        if matrix is not None:
-            draw_confusion(target / "confusion.png", matrix, names, f"{path.stem}, {result.name}, {where}")
+        draw = partial(draw_confusion, title=f"{path.stem}, {result.name}, {where}")
+        write_files(target, source, result, names, facts, settings, draw)
 
 
 def _notes(result: Result) -> list[str]:
     """What a reader of a protocol's numbers must know."""
     inexact, shorter = (result.summary[key] for key in ("num_inexact_videos", "num_short_videos"))
+    unlabelled = len(result.views) - result.summary["num_labelled_videos"]
     notes = []
+    if 0 < unlabelled < len(result.views):
+        notes.append(f"{unlabelled:,} videos have no label; they are predicted and not counted")
     if inexact:
         notes.append(f"{inexact:,} videos lack a stored frame that it names; they show the nearest one")
     if shorter:
