@@ -27,6 +27,7 @@ from train.device import signals
 from train.device.launch import note_exit_code
 from train.device.processes import Exchange, join_world
 from train.device.select import start_device
+from train.evaluation.protocols import clips_seen
 from train.evaluation.results import (
     Result,
     folder_for,
@@ -81,10 +82,10 @@ def main(argv: list[str] | None = None) -> int:
     with evaluation_memory_errors(batch_size):
         predictor, facts = load_for(source, path)
         if isinstance(predictor, Predictor):
-            check_batch(predictor.network, config, "eval", [clip["seq"] for clip in clips_of(source)])
+            check_batch(predictor.network, config, "eval", [each.loader.dataset.seq for each in source.plan.passes])
     check_class_names(facts, source.videos.class_names, path, source.videos.name)
-    for clip in clips_of(source):
-        warn_if_seen_differently(facts, config, path, clip)
+    protocols = [count.protocol for count in source.plan.counts]
+    warn_if_seen_differently(facts, config, path, clips_seen(protocols, config))
     if world.rank == 0:
         try_folder(folder, "Give another folder with --eval.output_dir (make: OUT=DIR).")
     log.info("evaluating %s on %s, %d batches", path, source.videos.name, source.num_batches)
@@ -111,18 +112,6 @@ def load_for(source: Evaluation, path: Path) -> tuple[Callable[[Tensor], Tensor]
 def results_folder(path: Path) -> Path:
     """Where the results of a file of weights are: `eval` in its run folder, or beside the file."""
     return (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "eval"
-
-
-def clips_of(source: Evaluation) -> list[dict[str, int]]:
-    """The distinct `seq` and `frame_interval` of the clips that protocols take."""
-    options = source.config.data_loader.eval.dataset
-    clips = []
-    for _, protocol, _ in source.plan.counts:
-        interval = 1 if protocol.frames == "windows" else options.frame_interval
-        clip = {"seq": protocol.clip_len or options.seq, "frame_interval": interval}
-        if clip not in clips:
-            clips.append(clip)
-    return clips
 
 
 def _print_and_write(
