@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
-from pipeline.common.files import make_folder, replacing
+from pipeline.common.files import replacing, try_folder
 from pipeline.common.locking import locked_file, remove_temporary
 from pipeline.shards import libhdf5
 from pipeline.shards.hdf5 import table
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     config = with_network(config, document, read_record(path), path)
     config = replace(config, eval=replace(config.eval, protocols=config.eval.protocols[:1]))
     config = with_num_classes(config, lambda: count_classes(config))
-    make_folder(folder, _ANOTHER)
+    try_folder(folder, _ANOTHER)
     with locked_file(folder / ".lock", f"{folder}: {{}} is writing here."), StopRequests():
         remove_temporary(folder)
         start_device(config)
