@@ -96,9 +96,8 @@ def test_folder_is_tried_before_anything_is_scored(words, tmp_path, monkeypatch)
     with pytest.raises(UserError, match=r"file/x: Not a directory\. Give another folder"):
         evaluate.main([*words, f"--eval.output_dir={tmp_path}/file/x"])
     for option in ({"dir": "/proc/self"}, {"dir": tmp_path, "prefix": "x" * 300}):  # as no permission, or a long name
-        monkeypatch.setattr(
-            files.tempfile, "TemporaryDirectory", lambda option=option, **_: TemporaryDirectory(**option)
-        )
+        failing = partial(lambda options, **_: TemporaryDirectory(**options), option)
+        monkeypatch.setattr(files.tempfile, "TemporaryDirectory", failing)
         with pytest.raises(UserError, match=rf"{tmp_path}/x: cannot be written: .*\. Give another folder") as caught:
             evaluate.main([*words, f"--eval.output_dir={tmp_path}/x"])
         assert caught.value.exit_code == (EXIT_IO if option["dir"] == "/proc/self" else EXIT_USAGE)
