@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.files import replacing, write_json
 from pipeline.common.settings import to_plain
+from pipeline.common.tables import write_rows
 from train.evaluation.metrics import Scores, wilson
 from train.evaluation.protocols import PUBLISHED_FOR, Protocol
 from train.evaluation.scoring import Evaluation
@@ -288,7 +288,7 @@ def most_confused(matrix: NDArray[np.int64], names: list[str]) -> list[dict[str,
 
 def _write_csv(path: Path, rows: Iterator[Sequence[object]]) -> None:
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        write_rows(file, rows)
 
 
 def _video_rows(source: Evaluation, result: Result, names: list[str]) -> Iterator[Sequence[object]]:

@@ -22,7 +22,7 @@ from train.experiment.sections import Config, Dataset, Loader
 from train.experiment.transforms import standard_map
 from train.pictures.confusion import block_order, draw_confusion
 
-NAMES = [f"class {number}" for number in range(7)]
+NAMES = [*(f"class {number}" for number in range(5)), 'an "open", \r\n_door_ $5$', "a\rb"]
 
 
 def scored(name: str = "one-clip", labelled: bool = True, num_videos: int = 60):
