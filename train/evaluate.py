@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from train.device import signals
 from train.device.launch import note_exit_code
 from train.device.processes import Exchange, join_world
 from train.device.select import start_device
+from train.evaluation.protocols import clips_seen
 from train.evaluation.results import (
     Result,
     folder_for,
@@ -80,10 +82,10 @@ def main(argv: list[str] | None = None) -> int:
     with evaluation_memory_errors(batch_size):
         predictor, facts = load_for(source, path)
         if isinstance(predictor, Predictor):
-            check_batch(predictor.network, config, "eval", [clip["seq"] for clip in clips_of(source)])
+            check_batch(predictor.network, config, "eval", [each.loader.dataset.seq for each in source.plan.passes])
     check_class_names(facts, source.videos.class_names, path, source.videos.name)
-    for clip in clips_of(source):
-        warn_if_seen_differently(facts, config, path, clip)
+    protocols = [count.protocol for count in source.plan.counts]
+    warn_if_seen_differently(facts, config, path, clips_seen(protocols, config))
     if world.rank == 0:
         try_folder(folder, "Give another folder with --eval.output_dir (make: OUT=DIR).")
     log.info("evaluating %s on %s, %d batches", path, source.videos.name, source.num_batches)
@@ -112,18 +114,6 @@ def results_folder(path: Path) -> Path:
     return (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "eval"
 
 
-def clips_of(source: Evaluation) -> list[dict[str, int]]:
-    """The distinct `seq` and `frame_interval` of the clips that protocols take."""
-    options = source.config.data_loader.eval.dataset
-    clips = []
-    for _, protocol, _ in source.plan.counts:
-        interval = 1 if protocol.frames == "windows" else options.frame_interval
-        clip = {"seq": protocol.clip_len or options.seq, "frame_interval": interval}
-        if clip not in clips:
-            clips.append(clip)
-    return clips
-
-
 def _print_and_write(
     folder: Path, path: Path, config: Config, source: Evaluation, results: list[Result], names: list[str]
 ) -> None:
@@ -139,15 +129,17 @@ def _print_and_write(
             log.info("%s: %s", result.name, note)
         print(f"{line_of(result, where)} -> {target}", flush=True)
         facts = {"checkpoint": str(path), "split": where}
-        matrix = write_files(target, source, result, names, facts, settings)
-        if matrix is not None:
-            draw_confusion(target / "confusion.png", matrix, names, f"{path.stem}, {result.name}, {where}")
+        draw = partial(draw_confusion, title=f"{path.stem}, {result.name}, {where}")
+        write_files(target, source, result, names, facts, settings, draw)
 
 
 def _notes(result: Result) -> list[str]:
     """What a reader of a protocol's numbers must know."""
     inexact, shorter = (result.summary[key] for key in ("num_inexact_videos", "num_short_videos"))
+    unlabelled = len(result.views) - result.summary["num_labelled_videos"]
     notes = []
+    if 0 < unlabelled < len(result.views):
+        notes.append(f"{unlabelled:,} videos have no label; they are predicted and not counted")
     if inexact:
         notes.append(f"{inexact:,} videos lack a stored frame that it names; they show the nearest one")
     if shorter:

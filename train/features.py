@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
-from pipeline.common.files import make_folder, replacing
+from pipeline.common.files import replacing, try_folder
 from pipeline.common.locking import locked_file, remove_temporary
 from pipeline.shards import libhdf5
 from pipeline.shards.hdf5 import table
@@ -47,15 +47,15 @@ from train.data.views import Cuts
 from train.device.select import start_device
 from train.device.signals import StopRequests
 from train.evaluation.features import PartFile
-from train.evaluation.protocols import Protocol, protocols_of
+from train.evaluation.protocols import Protocol, clips_seen, protocols_of
 from train.evaluation.scoring import Evaluation, as_evaluated
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.experiment.sections import Config
 from train.network.batch_limit import check_batch
 from train.network.predictor import FeatureExtractor, load_feature_extractor
 from train.runs.choose import config_of_run, has_best, weights_of
-from train.weights.compatibility import check_class_names
-from train.weights.record import read_record, views_of, with_network
+from train.weights.compatibility import check_class_names, warn_if_seen_differently
+from train.weights.record import network_of, read_record, views_of, with_network
 from train.weights.sealed_json import sha256
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     config = with_network(config, document, read_record(path), path)
     config = replace(config, eval=replace(config.eval, protocols=config.eval.protocols[:1]))
     config = with_num_classes(config, lambda: count_classes(config))
-    make_folder(folder, _ANOTHER)
+    try_folder(folder, _ANOTHER)
     with locked_file(folder / ".lock", f"{folder}: {{}} is writing here."), StopRequests():
         remove_temporary(folder)
         start_device(config)
@@ -99,6 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         extract, facts = load_feature_extractor(config, path)
         check_batch(extract.network, config, "eval")
         check_class_names(facts, source.videos.class_names, path, source.videos.name)
+        warn_if_seen_differently(facts, config, path, clips_seen([protocol], config))
         settings = _settings(config, source.videos.name, name, protocol, path)
         if _is_finished(target, settings):
             print(f"{target}: already complete")
@@ -128,6 +129,7 @@ def _settings(config: Config, split: str, name: str, protocol: Protocol, path: P
         "sha256": sha256(path),
         "split": split,
         "recipe_sha256": config.preprocess.fingerprint(),
+        "network": network_of(config.model),
         "views": views_of(config),
         "protocol": name,
         **views,

@@ -25,6 +25,7 @@ from pipeline.labels.class_ids import frozen_classes
 from train.data.videos import class_names, count_classes
 from train.device import signals
 from train.device.select import start_device
+from train.evaluation.protocols import clips_seen, protocols_of
 from train.evaluation.results import names_of_classes
 from train.evaluation.scoring import Evaluation, as_evaluated
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
@@ -40,7 +41,7 @@ from train.inference.stored import predict_stored, with_true_labels
 from train.loop.health import memory_errors_in_one_line
 from train.network.predictor import load_predictor
 from train.runs.choose import config_of_run, has_best, weights_of
-from train.weights.compatibility import check_class_names, saved_classes
+from train.weights.compatibility import check_class_names, saved_classes, warn_if_seen_differently
 from train.weights.record import read_record, with_input, with_network
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     source = _stored(config, args.split) if args.split else None
     with _memory_errors(config):
         network, facts = load_predictor(config, path)
+    protocols = list(protocols_of(config.eval.protocols, config.data_loader.eval.dataset).values())[:1]
+    warn_if_seen_differently(facts, config, path, clips_seen(protocols, config))
     listed = source.videos.class_names if source else []
     names = names_of_classes(config.model.classes, listed, facts.get("classes") or _frozen_names(config))
     paths = source.videos.video_ids if source else [str(each.path) for each in inputs]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import MachineError, UserError, is_of_a_name, reason_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -185,12 +185,16 @@ def try_folder(folder: Path, what_next: str) -> None:
         what_next: what the user can do if it cannot be made.
 
     Raises:
-        UserError: a part of its path is a file.
-        OSError: it cannot be written.
+        UserError: a part of its path is a file, or no name for a folder.
+        MachineError: it cannot be written.
     """
-    make_folder(folder, what_next)
-    with tempfile.TemporaryDirectory(prefix=".try-", dir=folder):
-        pass
+    try:
+        make_folder(folder, what_next)
+        with tempfile.TemporaryDirectory(prefix=".try-", dir=folder):
+            pass
+    except OSError as error:
+        kind = UserError if is_of_a_name(error) else MachineError
+        raise kind(f"{folder}: cannot be written: {reason_of(error)}. {what_next}") from None
 
 
 def sync_file(path: Path) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import numpy as np
 import pandas as pd
@@ -239,8 +240,23 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         # Three times as fast as DataFrame.to_csv; both print a float as repr does.
         columns = [list_of(table[name]) for name in table.columns]
-        # csv.writer quotes a text with a line feed and not one with a carriage return, which also ends a line.
-        returns = any("\r" in "".join(column) for column in columns if column and isinstance(column[0], str))
-        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
-        writer.writerow(table.columns)
-        writer.writerows(zip(*columns, strict=True))
+        write_rows(file, itertools.chain([table.columns], zip(*columns, strict=True)))
+
+
+class _LineFeeds:
+    """A text file that writes the line feed only of lines that end with a carriage return and a line feed."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._write = file.write
+
+    def write(self, line: str) -> int:
+        return self._write(line[:-2] + "\n")
+
+
+def write_rows(file: TextIO, rows: Iterable[Iterable[object]]) -> None:
+    """Write the rows of a CSV; `file` is open with newline="".
+
+    A text with a line feed, or with a carriage return, which also ends a line for readers, is quoted: csv.writer only
+    does that with the characters of its own line end.
+    """
+    csv.writer(_LineFeeds(file), lineterminator="\r\n").writerows(rows)

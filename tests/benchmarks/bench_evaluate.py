@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,8 +86,7 @@ def write_results(num_videos: int, folder: Path) -> None:
 
     def write() -> None:
         (result,) = results_of(source, [scores])
-        matrix = write_files(folder, source, result, names, {}, {})
-        draw_confusion(folder / "confusion.png", matrix, names, "benchmark")
+        write_files(folder, source, result, names, {}, {}, partial(draw_confusion, title="benchmark"))
 
     timed(f"results of {num_videos:,} videos, {CLASSES} classes", write)
 

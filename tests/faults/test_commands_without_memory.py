@@ -35,10 +35,10 @@ def test_memory_that_runs_out_is_one_line(
 
     for name in ("load_predictor", "load_weights", "build_network"):
         monkeypatch.setattr(command, name, lambda *_, **__: (None, {}), raising=False)
-    source = SimpleNamespace(videos=SimpleNamespace(class_names=[], name="x"), num_batches=1)
+    videos, plan = SimpleNamespace(class_names=[], name="x"), SimpleNamespace(counts=[])
+    source = SimpleNamespace(videos=videos, plan=plan, num_batches=1)
     monkeypatch.setattr(evaluate, "Evaluation", lambda _, **__: source)
     monkeypatch.setattr(evaluate, "load_for", lambda *_: (None, {}))
-    monkeypatch.setattr(evaluate, "clips_of", lambda _: [])
     monkeypatch.setattr(export, "metadata", lambda *_: {})
     monkeypatch.setattr(command, doing, full)
     weights = tmp_path / "w.ckpt"

@@ -63,7 +63,8 @@ def write_evaluation(
     write("classes.csv", [["label_id", "label", "videos", "correct"], *classes])
     write("confusion.csv", [["label", *names], *([name, *row] for name, row in zip(names, counts, strict=True))])
     summary = {
-        "checkpoint": SCRIPT, "split": RTL, "protocol": "one-clip", "num_clips": 4, "num_videos": 4, "level": "video",
+        "checkpoint": SCRIPT, "split": RTL, "protocol": "one-clip", "num_clips": 5, "num_videos": 5, "level": "video",
+        "num_labelled_clips": 4, "num_labelled_videos": 4,
         "top1": 0.5, "top1_interval": [0.25, 0.75], "top5": 1.0, "top5_interval": [0.5, 1.0], "mean_class": 0.5,
         "loss": 1.5, "num_listed_videos": 5, "settings": {"dataset": {"split": "val"}},
     }  # fmt: skip

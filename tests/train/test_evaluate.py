@@ -13,7 +13,9 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -21,7 +23,8 @@ from make_store import make_split, settings_for
 from make_training import TinyNetwork, write_config
 from paths import HELPERS, ROOT
 
-from pipeline.common.errors import EXIT_OK, EXIT_SIGINT, UserError
+from pipeline.common import files
+from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_SIGINT, EXIT_USAGE, UserError
 from train import evaluate
 from train.device import launch, signals
 from train.network import predictor
@@ -92,9 +95,12 @@ def test_folder_is_tried_before_anything_is_scored(words, tmp_path, monkeypatch)
     monkeypatch.setattr(evaluate, "score", lambda *_: pytest.fail("scored"))
     with pytest.raises(UserError, match=r"file/x: Not a directory\. Give another folder"):
         evaluate.main([*words, f"--eval.output_dir={tmp_path}/file/x"])
-    monkeypatch.setattr(evaluate, "try_folder", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only")))
-    with pytest.raises(OSError, match="Read-only"):
-        evaluate.main([*words, f"--eval.output_dir={tmp_path}/x"])
+    for option in ({"dir": "/proc/self"}, {"dir": tmp_path, "prefix": "x" * 300}):  # as no permission, or a long name
+        failing = partial(lambda options, **_: TemporaryDirectory(**options), option)
+        monkeypatch.setattr(files.tempfile, "TemporaryDirectory", failing)
+        with pytest.raises(UserError, match=rf"{tmp_path}/x: cannot be written: .*\. Give another folder") as caught:
+            evaluate.main([*words, f"--eval.output_dir={tmp_path}/x"])
+        assert caught.value.exit_code == (EXIT_IO if option["dir"] == "/proc/self" else EXIT_USAGE)
 
 
 def test_batch_is_checked_before_anything_is_scored(words, monkeypatch):

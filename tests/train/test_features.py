@@ -154,13 +154,16 @@ def test_a_killed_run_resumes_to_the_same_bytes(words, tmp_path, monkeypatch):
     assert features.main(words) == EXIT_OK and not computed  # it is complete
 
 
-def test_file_of_other_settings_is_not_replaced(words, tmp_path):
+def test_file_of_other_settings_is_not_replaced(words, tmp_path, capsys):
     target = tmp_path / "out" / "net-configured-val.h5"
     assert features.main(words) == EXIT_OK
     before = target.read_bytes()
     with pytest.raises(UserError, match=r"other settings \(num_clips differ\)\. Give another folder .* OUT=DIR"):
         features.main([*words, "--data_loader.eval.dataset.num_clips=1"])
     assert target.read_bytes() == before
+    with pytest.raises(UserError, match=r"other settings \(network differ\)"):
+        features.main([*words, "--model.bn_eps=0.01"])
+    assert "model.bn_eps: 0.01 here, 1e-05 there" in capsys.readouterr().err
     target.write_bytes(b"mine")
     with pytest.raises(UserError, match=r"exists, and `make features` did not write it"):
         features.main(words)

@@ -169,6 +169,17 @@ def test_split_predicts_the_stored_videos(words, capsys):
     assert all(0 <= start < end <= 16 / 15 for row in rows for start, end in row["views_s"])
 
 
+def test_weights_of_other_clips_are_a_warning(words, videos, capsys, monkeypatch):
+    operations = [{"type": "VideoNormalize", "mean": [0, 0, 0], "std": [1, 1, 1]}]
+    facts = {"classes": LABELS, "views": {"dataset": {"seq": 9}, "map": {"operations": operations}}}
+    monkeypatch.setattr(infer, "load_predictor", lambda *_: (by_colour, facts))
+    for source in ("--split=val", f"--infer.image_path={videos}/x"):
+        assert infer.main([*words, source, "--no-pictures"]) == EXIT_OK
+        (line,) = (each for each in capsys.readouterr().err.splitlines() if "trained to see other clips" in each)
+        assert "dataset.seq: 4 here, 9 there" in line and "VideoNormalize.mean: [" in line
+        assert "VideoNormalize.std: [0.2, 0.2, 0.2] here, [1, 1, 1] there" in line
+
+
 def test_labels_of_ledgers_are_true_labels(config):
     settings = load_config(Document(config)).preprocess
     table = read_columns(ledger_path(settings, "val"), ["path", "label"])

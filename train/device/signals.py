@@ -92,6 +92,7 @@ class StopRequests:
         self.training = False
         self.thread = threading.Thread(target=self._wait, name="signals", daemon=True)
         self._ignored = ignored_signals()
+        self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
         self._blocked = signals_blocked()
         self._closed = False
         self._late = False  # whether Ctrl-C came while this was being closed
@@ -107,8 +108,9 @@ class StopRequests:
         self._closed = True
         signal.pthread_kill(self.thread.ident or 0, signal.SIGTERM)
         self.thread.join()
-        for number in self._ignored:  # MindSpore has set handlers of its own
-            signal.signal(number, signal.SIG_IGN)
+        for number, handler in self._handlers.items():  # MindSpore has set handlers of its own
+            if handler is not None:  # another library's, which Python cannot set
+                signal.signal(number, handler)
         self._blocked.__exit__(None, None, None)
         if self._late:
             signal.raise_signal(signal.SIGINT)

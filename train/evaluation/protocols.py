@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.timeline import num_resampled, resampled
-from train.experiment.sections import Dataset
+from train.experiment.sections import Config, Dataset
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Protocol:
         average: a video's score is the mean of its views' softmax, or the softmax of their mean logits.
         level: the headline counts clips (a video without clip is left out), or videos (it counts as wrong).
         stored: (H, W) of the stored frames that it needs; None: any.
-        published: top-1 and top-5 in % by `model.type`, on the validation split of Kinetics-400.
+        published: top-1 and top-5 in % by `model.type`, on the validation split of Kinetics-400, of PUBLISHED_FOR.
     """
 
     frames: Literal["windows", "stored", "zjut", "settings"]
@@ -68,6 +68,9 @@ PROTOCOLS: dict[str, Protocol] = {
 }  # fmt: skip
 
 
+PUBLISHED_FOR = (128, 171, 112, 112, 16)
+"""What all published numbers are of: height and width of frames, height and width of crops, frames of a clip."""
+
 OWN = "configured"
 """The name under which the keys of `data_loader.eval.dataset` are scored where `eval.protocols` names nothing."""
 
@@ -76,6 +79,31 @@ def protocols_of(names: Sequence[str], dataset: Dataset) -> dict[str, Protocol]:
     """The protocols of `eval.protocols`, each once; without names, the one that `dataset` describes."""
     own = Protocol("settings", dataset.num_clips, clip_len=None, num_crops=dataset.num_crops)
     return {name: PROTOCOLS[name] for name in names} or {OWN: own}
+
+
+def clips_seen(protocols: Iterable[Protocol], config: Config) -> list[dict[str, float]]:
+    """The distinct `seq` and `frame_interval` of the clips that protocols take of stored frames.
+
+    Clips without one step, such as those of seq_mode average, have no `frame_interval`.
+    """
+    clips = []
+    for protocol in protocols:
+        step = _step(protocol, config)
+        seq = protocol.clip_len or config.data_loader.eval.dataset.seq
+        clip: dict[str, float] = {"seq": seq} if step is None else {"seq": seq, "frame_interval": step}
+        if clip not in clips:
+            clips.append(clip)
+    return clips
+
+
+def _step(protocol: Protocol, config: Config) -> float | None:
+    """Stored frames from one frame of a clip to the next; None where it differs."""
+    dataset, fps = config.data_loader.eval.dataset, config.preprocess.fps
+    if protocol.frames == "windows":
+        return None if fps == "source" else fps / protocol.fps
+    if protocol.frames == "zjut" or (protocol.frames == "settings" and dataset.seq_mode in ("discrete", "average")):
+        return None
+    return 1 if protocol.frames == "settings" and dataset.seq_mode == "part" else dataset.frame_interval
 
 
 def starts_of(windows: NDArray[np.int64], num_clips: int) -> NDArray[np.int64]:

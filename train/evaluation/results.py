@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from pipeline.common.files import replacing, write_json
 from pipeline.common.settings import to_plain
+from pipeline.common.tables import write_rows
 from train.evaluation.metrics import Scores, wilson
-from train.evaluation.protocols import Protocol
+from train.evaluation.protocols import PUBLISHED_FOR, Protocol
 from train.evaluation.scoring import Evaluation
 from train.experiment.sections import Config
 
@@ -26,7 +27,11 @@ _COLUMNS = (
 _OF_SPEED = (
     "num_parallel_workers", "verify_checksums", "batch_timeout_s", "shuffle", "shuffle_shards", "type", "path",
 )  # fmt: skip
+_BEFORE_SUMMARY = {"videos.csv", "scores.npz", "classes.csv", "confusion.csv", "confusion.png"}
 MOST_CONFUSED = 20  # pairs of classes in summary.json
+
+Draw = Callable[[Path, NDArray[np.int64], list[str]], None]
+"""Draws a confusion matrix (K, K) of classes with these names as a PNG."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Result:
         probabilities: (V, K) float64, the score of each video.
         losses: (V,) float64, NaN without label or clip.
         views: (V,) int64, clips and crops of each video.
+        of_seeds: (S, V, K) float64, the scores of each seed, whose mean is `probabilities`; S is 1 where nothing is
+            drawn.
     """
 
     name: str
@@ -48,6 +55,7 @@ class Result:
     probabilities: NDArray[np.float64]
     losses: NDArray[np.float64]
     views: NDArray[np.int64]
+    of_seeds: NDArray[np.float64]
 
 
 def results_of(source: Evaluation, scores: Sequence[Scores]) -> list[Result]:
@@ -76,9 +84,10 @@ def _result(source: Evaluation, name: str, numbers: list[int], scores: Sequence[
         }  # fmt: skip
     if "video_top1" in summary:
         summary |= _of_labelled(source, protocol, summary, ours)
-    probabilities = np.mean([each.probabilities() for each in ours], axis=0)
+    of_seeds = np.stack([each.probabilities() for each in ours])
     losses = np.mean([each.losses() for each in ours], axis=0)
-    return Result(name, protocol, summary, probabilities, losses, np.sum([each.views for each in ours], axis=0))
+    views = np.sum([each.views for each in ours], axis=0)
+    return Result(name, protocol, summary, of_seeds.mean(axis=0), losses, views, of_seeds)
 
 
 def _of_labelled(
@@ -111,13 +120,18 @@ def _mean_class(scores: Scores) -> float:
 
 
 def _published(config: Config, protocol: Protocol) -> tuple[float, float] | None:
-    """The published top-1 and top-5 in % of this network on this split; None where there is no such number."""
-    comparable = config.model.classes == 400 and config.data_loader.eval.dataset.split == "val"
+    """The published top-1 and top-5 in % of this network; None where classes, split, frames or clips are others."""
+    loader, stored = config.data_loader.eval, config.preprocess.frame_size
+    seen = (*stored, *loader.transforms(stored).crop, protocol.clip_len or loader.dataset.seq)
+    comparable = config.model.classes == 400 and loader.dataset.split == "val" and seen == PUBLISHED_FOR
     return protocol.published.get(config.model.type) if comparable else None
 
 
 def table_of(results: Sequence[Result]) -> list[str]:
-    """The lines of a table for people: a row for each protocol, accuracies in %."""
+    """The lines of a table for people: a row for each protocol, accuracies in %.
+
+    The clips and videos are those that accuracies are divided by; without labels they are all.
+    """
     rows: list[tuple[str, ...]] = [_COLUMNS]
     for result in results:
         values = result.summary
@@ -134,7 +148,8 @@ def table_of(results: Sequence[Result]) -> list[str]:
         published, difference = values.get("published"), values.get("difference")
         rows.append((
             *cells, f"{100 * values['mean_class']:.2f}", f"{values['loss']:.4f}",
-            f"{values['num_clips']:,}", f"{values['num_videos']:,} of {values['num_listed_videos']:,}",
+            f"{values['num_labelled_clips']:,}",
+            f"{values['num_labelled_videos']:,} of {values['num_listed_videos']:,}",
             f"{published['top1']:.2f} / {published['top5']:.2f}" if published else "-",
             f"{difference['top1']:+.2f} / {difference['top5']:+.2f}" if difference else "-",
         ))  # fmt: skip
@@ -145,13 +160,15 @@ def table_of(results: Sequence[Result]) -> list[str]:
 def line_of(result: Result, where: str) -> str:
     """One line with both levels and what they are divided by."""
     values = result.summary
-    if "video_top1" not in values:
+    if not values["num_labelled_videos"]:
         return f"{where} has no labels: predictions only"
+    if "video_top1" not in values:
+        return f"{where}: none of its {values['num_labelled_videos']} labelled videos has a clip: predictions only"
     return (
         f"video top-1 {values['video_top1']:.4f} top-5 {values['video_top5']:.4f}, "
         f"clip top-1 {values['clip_top1']:.4f} top-5 {values['clip_top5']:.4f}, loss {values['loss']:.4f}: "
-        f"{where}, {values['num_clips']} clips, {values['num_labelled_videos']} labelled videos, {result.name}; "
-        f"if missing videos were wrong, top-1 {values['video_top1_if_missing_are_wrong']:.4f} of "
+        f"{where}, {values['num_labelled_clips']} clips, {values['num_labelled_videos']} labelled videos, "
+        f"{result.name}; if missing videos were wrong, top-1 {values['video_top1_if_missing_are_wrong']:.4f} of "
         f"{values['num_listed_videos']}"
     )
 
@@ -180,7 +197,7 @@ def settings_of(config: Config, weights_sha256: str, videos: str) -> dict[str, A
 
 
 def folder_for(parent: Path, name: str, settings: dict[str, Any]) -> Path:
-    """`<parent>/<name>`, or `<name>-2` and so on where a result of other settings is.
+    """`<parent>/<name>`, or `<name>-2` and so on where a result of other settings, or anything else, has that name.
 
     Args:
         parent: the folder of results.
@@ -188,24 +205,34 @@ def folder_for(parent: Path, name: str, settings: dict[str, Any]) -> Path:
         settings: `settings_of` this evaluation.
     """
     number, folder = 1, parent / name
-    while folder.exists() and any(folder.iterdir()) and _settings_in(folder) != json.loads(json.dumps(settings)):
+    while os.path.lexists(folder) and not _may_write(folder, settings):
         number += 1
         folder = parent / f"{name}-{number}"
     return folder
 
 
-def _settings_in(folder: Path) -> Any:
-    """The settings of an earlier result; None where they cannot be read: then it is kept."""
+def _may_write(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder has a result of these settings, or only what a stopped evaluation left."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    if "summary.json" not in names:
+        return names <= _BEFORE_SUMMARY
     try:
-        return json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+        theirs = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False  # it cannot be read, so it is kept
+    return bool(theirs == json.loads(json.dumps(settings)))
 
 
 def write_files(
-    folder: Path, source: Evaluation, result: Result, names: list[str], facts: dict[str, Any], settings: dict[str, Any]
-) -> NDArray[np.int64] | None:
+    folder: Path, source: Evaluation, result: Result, names: list[str], facts: dict[str, Any],
+    settings: dict[str, Any], draw: Draw,
+) -> None:  # fmt: skip
     """Write the files of one protocol; summary.json comes last, so that a folder with it is complete.
+
+    Of a protocol that draws its clips, classes.csv and the confusion matrix count each video once for each seed, so
+    that they agree with the mean over seeds; videos.csv has the mean of the seeds' probabilities.
 
     Args:
         folder: made if it does not exist.
@@ -214,37 +241,38 @@ def write_files(
         names: of the classes, (K,).
         facts: added to summary.json.
         settings: `settings_of` this evaluation.
-
-    Returns:
-        The confusion matrix (K, K), `confusion`; None without labels.
+        draw: draws confusion.png; not called without labels.
 
     Raises:
         OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    videos, probabilities = source.videos, result.probabilities
+    videos, labelled = source.videos, source.videos.label_ids >= 0
     _write_csv(folder / "videos.csv", _video_rows(source, result, names))
+    seeds = {"seed_probabilities": result.of_seeds} if len(result.of_seeds) > 1 else {}
     with replacing(folder / "scores.npz", ".npz") as temporary:
         np.savez(
-            temporary, probabilities=probabilities, video_ids=np.array(videos.video_ids), class_names=np.array(names),
-            label_ids=videos.label_ids, views=result.views,
+            temporary, probabilities=result.probabilities, video_ids=np.array(videos.video_ids),
+            class_names=np.array(names), label_ids=videos.label_ids, views=result.views, **seeds,
         )  # fmt: skip
-    summary, matrix = {**facts, "protocol": result.name, **result.summary, "settings": settings}, None
-    if (videos.label_ids >= 0).any():
-        matrix = confusion(videos.label_ids, probabilities, result.views)
-        _write_csv(folder / "classes.csv", _class_rows(matrix, names))
+    summary = {**facts, "protocol": result.name, **result.summary, "settings": settings}
+    if labelled.any():
+        matrix = confusion(videos.label_ids, result)
+        totals = np.bincount(videos.label_ids[labelled], minlength=len(names)) * len(result.of_seeds)
+        _write_csv(folder / "classes.csv", _class_rows(matrix, totals, names))
         _write_csv(folder / "confusion.csv", _confusion_rows(matrix, names))
+        draw(folder / "confusion.png", matrix, names)
         summary["most_confused"] = most_confused(matrix, names)
     write_json(folder / "summary.json", summary)
-    return matrix
 
 
-def confusion(labels: NDArray[np.int32], scores: NDArray[np.float64], views: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(K, K) videos by label and predicted class; videos without label or view are left out."""
-    seen = (labels >= 0) & (views > 0)
-    classes = scores.shape[1]
-    best = np.argmax(scores[seen], axis=1)
-    return np.bincount(labels[seen] * classes + best, minlength=classes * classes).reshape(classes, classes)
+def confusion(labels: NDArray[np.int32], result: Result) -> NDArray[np.int64]:
+    """(K, K) videos by label and predicted class, of all seeds; videos without label or view are left out."""
+    seen = (labels >= 0) & (result.views > 0)
+    classes = result.probabilities.shape[1]
+    best = result.of_seeds[:, seen].argmax(axis=2)
+    places = (labels[seen].astype(np.int64) * classes + best).ravel()
+    return np.bincount(places, minlength=classes * classes).reshape(classes, classes)
 
 
 def most_confused(matrix: NDArray[np.int64], names: list[str]) -> list[dict[str, Any]]:
@@ -260,7 +288,7 @@ def most_confused(matrix: NDArray[np.int64], names: list[str]) -> list[dict[str,
 
 def _write_csv(path: Path, rows: Iterator[Sequence[object]]) -> None:
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        write_rows(file, rows)
 
 
 def _video_rows(source: Evaluation, result: Result, names: list[str]) -> Iterator[Sequence[object]]:
@@ -282,9 +310,10 @@ def _video_rows(source: Evaluation, result: Result, names: list[str]) -> Iterato
         yield [video_id, label, name, views, f"{loss:.6f}" if loss == loss else "", *cells]
 
 
-def _class_rows(matrix: NDArray[np.int64], names: list[str]) -> Iterator[Sequence[object]]:
+def _class_rows(matrix: NDArray[np.int64], totals: NDArray[np.int64], names: list[str]) -> Iterator[Sequence[object]]:
+    """A row for each class; a video without a clip counts as wrong, as in the mean over classes."""
     yield ["label_id", "label", "videos", "correct", "accuracy", "predicted", "precision"]
-    totals, taken, right = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
+    taken, right = matrix.sum(axis=0), matrix.diagonal()
     for number, name in enumerate(names):
         accuracy = f"{right[number] / totals[number]:.6f}" if totals[number] else ""
         precision = f"{right[number] / taken[number]:.6f}" if taken[number] else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import check_regular, replacing, try_folder
+from pipeline.common.tables import write_rows
 
 _LONGEST_PATH = 60  # characters of the first column
 
@@ -216,4 +216,4 @@ def write_csv(path: Path, rows: Sequence[Row], top_k: int) -> None:
         replacing(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        csv.writer(file, lineterminator="\n").writerows(lines)
+        write_rows(file, lines)

@@ -92,9 +92,10 @@ def _cells(summary: dict[str, Any]) -> list[str]:
     Raises:
         LookupError, TypeError, ValueError: some are missing or are no numbers.
     """
-    clips, listed = numbers.count(int(summary["num_clips"])), numbers.count(int(summary["num_videos"]))
-    if "top1" not in summary:
-        return [str(summary["protocol"]), *[numbers.MISSING] * 6, clips, listed, numbers.MISSING, numbers.MISSING]
+    labelled = "labelled_" if "top1" in summary else ""  # accuracies are divided by these
+    clips, videos = (numbers.count(int(summary[f"num_{labelled}{name}"])) for name in ("clips", "videos"))
+    if not labelled:
+        return [str(summary["protocol"]), *[numbers.MISSING] * 6, clips, videos, numbers.MISSING, numbers.MISSING]
     published, difference = (summary.get(key) or {} for key in ("published", "difference"))
     cells = [str(summary["protocol"])]
     for key in ("top1", "top5"):
@@ -106,7 +107,7 @@ def _cells(summary: dict[str, Any]) -> list[str]:
         ]
     cells += [
         numbers.percent(summary["mean_class"], 2), numbers.decimal(summary["loss"], 4), clips,
-        f"{listed} of {numbers.count(int(summary['num_listed_videos']))}",
+        f"{videos} of {numbers.count(int(summary['num_listed_videos']))}",
         f"{published['top1']:.2f} / {published['top5']:.2f}" if published else numbers.MISSING,
         f"{difference['top1']:+.2f} / {difference['top5']:+.2f}" if difference else numbers.MISSING,
     ]  # fmt: skip

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess, differences
-from pipeline.common.settings import to_plain
 from train.experiment.sections import Config
 
 log = logging.getLogger(__name__)
@@ -65,44 +65,54 @@ def warn_if_preprocessed_differently(facts: dict[str, Any], settings: Preprocess
         )
 
 
-def warn_if_seen_differently(facts: dict[str, Any], config: Config, path: Path, clip: dict[str, int]) -> None:
+def warn_if_seen_differently(
+    facts: dict[str, Any], config: Config, path: Path, clips: Iterable[Mapping[str, float]]
+) -> None:
     """Warn if weights were trained to see other clips than they get now, and name the keys.
 
     Args:
         facts: what was saved with the weights; what they lack is not compared.
-        config: its `model` and `data_loader.eval` are used.
+        config: its `model`, `data_loader.eval` and `preprocess` are used.
         path: the weights.
-        clip: `seq` and `frame_interval` of the clips that they get.
+        clips: `seq` and `frame_interval` of the clips that they get; without a key that makes no difference there.
     """
     different = [
-        f"{key}: {here} here, {there} there"
-        for key, (here, there) in _seen(facts, config, clip).items() if there is not None and to_plain(here) != there
+        f"{key}: {_text(here)} here, {_text(there)} there"
+        for clip in clips for key, (here, there) in _seen(facts, config, clip).items()
+        if there is not None and here != there
     ]  # fmt: skip
     if different:
         log.warning(
             "warning: %s: These weights were trained to see other clips. %s. Results are lower than they could be.",
-            path, "; ".join(different),
+            path, "; ".join(dict.fromkeys(different)),
         )  # fmt: skip
 
 
-def _seen(facts: dict[str, Any], config: Config, clip: dict[str, int]) -> dict[str, tuple[Any, Any]]:
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _seen(facts: dict[str, Any], config: Config, clip: Mapping[str, float]) -> dict[str, tuple[Any, Any]]:
     """What decides the input of a network, by key: now, and as recorded with weights (None: not recorded)."""
-    views, exported = _of(facts, "views"), _of(facts, "normalisation")
+    views, exported, recipe = (_of(facts, key) for key in ("views", "normalisation", "recipe"))
     options = _of(views, "dataset") or {
         "seq": _of(facts, "clip").get("num_frames"), "frame_interval": _of(facts, "clip").get("interval"),
     }  # fmt: skip
-    network = _of(facts, "network") or _of(facts, "model")
+    if (mode := options.get("seq_mode")) in ("part", "discrete", "average"):
+        options = {**options, "frame_interval": 1 if mode == "part" else None}
     seen: dict[str, tuple[Any, Any]] = {
         f"data_loader.eval.dataset.{key}": (value, options.get(key)) for key, value in clip.items()
     }
+    # The operations are not compared one by one: a map without a crop differs from one with a crop, too.
+    now = config.data_loader.eval.transforms(config.preprocess.frame_size)
     recorded = {each.get("type"): each for each in _of(views, "map").get("operations") or [] if isinstance(each, dict)}
-    for operation in config.data_loader.eval.map.operations or ():
-        there = recorded.get(operation.type, {})
-        for key in ("size", "mean", "std"):
-            if getattr(operation, key) is not None:
-                seen[f"data_loader.eval.map.{operation.type}.{key}"] = (
-                    getattr(operation, key), there.get(key, exported.get(key)),
-                )  # fmt: skip
+    whole = [recipe["height"], recipe["width"]] if recorded and {"height", "width"} <= recipe.keys() else None
+    crop = recorded.get("VideoCenterCrop", recorded.get("VideoResize", {})).get("size", whole)
+    seen["data_loader.eval.map.VideoCenterCrop.size"] = list(now.crop), crop
+    for key, value in (("mean", now.mean), ("std", now.std)):
+        there = _of(recorded, "VideoNormalize").get(key, exported.get(key))
+        seen[f"data_loader.eval.map.VideoNormalize.{key}"] = list(value), there
+    network = _of(facts, "network") or _of(facts, "model")
     seen["model.bn_eps"] = (config.model.bn_eps, network.get("bn_eps"))
     return seen
 

@@ -96,6 +96,29 @@ def test_command_with_mindspore_ends_at_once(tmp_path):
     assert process.returncode == EXIT_SIGINT and list(tmp_path.iterdir()) == []
 
 
+# MindSpore's handler in C answers SIGINT with SIGTERM, and is still there when a command has finished.
+FINISHED = """
+import ctypes, os, signal
+from pipeline.common import cli
+from train.device.signals import StopRequests
+
+answer = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: os.kill(os.getpid(), signal.SIGTERM))
+
+def main():
+    with StopRequests():
+        ctypes.CDLL(None).signal(signal.SIGINT, answer)
+    signal.raise_signal(signal.SIGINT)
+    return 0
+
+cli.run(main, resumes=False)
+"""
+
+
+def test_interrupt_after_the_work_is_no_sigterm():
+    process = subprocess.run([sys.executable, "-c", FINISHED], cwd=ROOT, text=True, capture_output=True)
+    assert (process.returncode, process.stderr) == (EXIT_SIGINT, "Interrupted.\n")
+
+
 def ignore_all() -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -11,7 +11,7 @@ from pipeline.common.recipe import Preprocess
 from pipeline.decoding.resample import kept_frames
 from train.data.timeline import Timeline
 from train.evaluation.plan import check_protocols, make_plan
-from train.evaluation.protocols import PROTOCOLS, protocols_of, source_frames
+from train.evaluation.protocols import PROTOCOLS, clips_seen, protocols_of, source_frames
 from train.experiment.sections import Config, DataLoader, Dataset, Eval, Loader, ProtocolName
 
 ALL = ("torchvision-clip", "torchvision-video", "vmz", "zjut", "views-10x3", "one-clip")
@@ -118,6 +118,21 @@ def test_views_of_a_video_do_not_depend_on_others():
 def test_clips_of_other_lengths_are_another_pass():
     plan = plan_of(config_with("vmz", "one-clip", seq=8), sources([300], [30]))
     assert [each.loader.dataset.seq for each in plan.passes] == [16, 8]
+
+
+def test_clips_are_compared_in_stored_frames():
+    def seen(name: str | None, fps: float | str = 15.0, **dataset: object) -> list[dict[str, float]]:
+        config = config_with(*([name] if name else []), recipe=Preprocess(fps=fps), seq=8, frame_interval=2, **dataset)
+        return clips_seen(protocols_of(config.eval.protocols, config.data_loader.eval.dataset).values(), config)
+
+    assert seen("vmz") == [{"seq": 16, "frame_interval": 1}]
+    assert seen("vmz", fps=30.0) == [{"seq": 16, "frame_interval": 2}]
+    assert seen("vmz", fps="source") == [{"seq": 16}]  # another step in each video
+    assert seen("one-clip") == seen(None) == [{"seq": 8, "frame_interval": 2}]
+    assert seen("zjut") == seen(None, seq_mode="average") == [{"seq": 8}]
+    assert seen(None, seq_mode="part") == [{"seq": 8, "frame_interval": 1}]
+    config = config_with("torchvision-clip", "torchvision-video", "one-clip", frame_interval=4)
+    assert len(clips_seen([PROTOCOLS[name] for name in config.eval.protocols], config)) == 2
 
 
 def test_stored_frames_that_cannot_give_a_protocol():

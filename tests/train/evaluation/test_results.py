@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.common.recipe import Preprocess
 from train.evaluation.metrics import Scores, wilson
 from train.evaluation.plan import Count
 from train.evaluation.protocols import PROTOCOLS
 from train.evaluation.results import confusion, folder_for, line_of, results_of, table_of, write_files
-from train.experiment.sections import Config
+from train.experiment.sections import Config, Dataset, Loader
+from train.experiment.transforms import standard_map
 from train.pictures.confusion import block_order, draw_confusion
 
-NAMES = [f"class {number}" for number in range(7)]
+NAMES = [*(f"class {number}" for number in range(5)), 'an "open", \r\n_door_ $5$', "a\rb"]
 
 
 def scored(name: str = "one-clip", labelled: bool = True, num_videos: int = 60):
@@ -34,6 +39,10 @@ def scored(name: str = "one-clip", labelled: bool = True, num_videos: int = 60):
     )  # fmt: skip
     plan = SimpleNamespace(counts=[Count(name, PROTOCOLS[name], 0)])
     return SimpleNamespace(videos=videos, plan=plan, config=Config()), scores
+
+
+def no_picture(*_: object) -> None:
+    """Draws nothing."""
 
 
 def csv_rows(path) -> list[dict[str, str]]:
@@ -54,7 +63,7 @@ def test_counts_are_those_of_scikit_learn():
         assert result.summary[f"video_top{k}"] * total == pytest.approx(right)
         assert result.summary[f"clip_top{k}"] * (total - 1) == pytest.approx(right)
         assert result.summary[f"video_top{k}_if_missing_are_wrong"] == pytest.approx(right / 69)
-    matrix = confusion(scores.labels, result.probabilities, result.views)
+    matrix = confusion(scores.labels, result)
     assert (matrix == metrics.confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(7))).all()
     assert result.summary["loss"] == pytest.approx(metrics.log_loss(labels, probabilities, labels=range(7)))
     recalls = metrics.recall_score(labels, probabilities.argmax(axis=1), average=None, labels=range(6))
@@ -74,9 +83,17 @@ def test_intervals_are_those_of_scipy():
 def test_files_hold_what_was_scored(tmp_path):
     source, scores = scored()
     (result,) = results_of(source, [scores])
-    matrix = write_files(tmp_path / "r", source, result, NAMES, {"checkpoint": "best.ckpt"}, {"seed": 0})
+    drawn = []
+
+    def draw(path: Path, counts: np.ndarray, names: list[str]) -> None:
+        assert names == NAMES and not (path.parent / "summary.json").exists(), "the summary must come last"
+        path.touch()
+        drawn.append(counts)
+
+    write_files(tmp_path / "r", source, result, NAMES, {"checkpoint": "best.ckpt"}, {"seed": 0}, draw)
+    (matrix,) = drawn
     assert {path.name for path in (tmp_path / "r").iterdir()} == {
-        "summary.json", "videos.csv", "classes.csv", "confusion.csv", "scores.npz"
+        "summary.json", "videos.csv", "classes.csv", "confusion.csv", "confusion.png", "scores.npz"
     }  # fmt: skip
     rows = csv_rows(tmp_path / "r" / "videos.csv")
     assert len(rows) == 60 and rows[1]["label"] == "" and rows[1]["loss"] == "" and rows[1]["predicted_1"] in NAMES
@@ -89,6 +106,8 @@ def test_files_hold_what_was_scored(tmp_path):
         assert arrays["class_names"].tolist() == NAMES and arrays["video_ids"].tolist() == source.videos.video_ids
     classes = csv_rows(tmp_path / "r" / "classes.csv")
     assert sum(int(row["correct"]) for row in classes) == right and classes[6]["accuracy"] == ""
+    assert sum(int(row["videos"]) for row in classes) == 59  # also the one without a clip, which is wrong
+    assert np.mean([float(row["accuracy"]) for row in classes[:6]]) == pytest.approx(summary["mean_class"], abs=1e-6)
     with open(tmp_path / "r" / "confusion.csv", newline="") as file:
         table = list(csv.reader(file))
     assert table[0][1:] == NAMES and np.array([row[1:] for row in table[1:]]).astype(int).tolist() == matrix.tolist()
@@ -100,10 +119,43 @@ def test_a_split_without_labels_has_no_accuracy(tmp_path):
     source, scores = scored(labelled=False)
     (result,) = results_of(source, [scores])
     assert line_of(result, "these") == "these has no labels: predictions only"
-    assert write_files(tmp_path / "r", source, result, NAMES, {}, {}) is None
+    write_files(tmp_path / "r", source, result, NAMES, {}, {}, no_picture)
     assert {path.name for path in (tmp_path / "r").iterdir()} == {"summary.json", "videos.csv", "scores.npz"}
     assert "NaN" not in (tmp_path / "r" / "summary.json").read_text()
     assert "nan" not in (tmp_path / "r" / "videos.csv").read_text()
+
+
+def test_table_counts_what_accuracy_is_divided_by():
+    source, scores = scored()
+    results = results_of(source, [scores])
+    assert results[0].summary["num_clips"] == 59  # one of them without a label, and one video without a clip
+    assert re.search(r" 58 +59 of 69 +- +-$", table_of(results)[1])
+    assert "these, 58 clips, 59 labelled videos, one-clip; " in line_of(results[0], "these")
+    short = Scores(60, 7, labels=scores.labels)
+    (result,) = results_of(source, [short])
+    assert line_of(result, "these") == "these: none of its 59 labelled videos has a clip: predictions only"
+
+
+def test_files_of_seeds_agree_with_their_mean(tmp_path):
+    source, _ = scored()
+    source.plan = SimpleNamespace(counts=[Count("zjut", PROTOCOLS["zjut"], seed) for seed in range(5)])
+    rng, seen = np.random.default_rng(1), np.delete(np.arange(60), 2)
+    labels, seeds = source.videos.label_ids, []
+    for _ in range(5):
+        seeds.append(Scores(60, 7, labels=labels))
+        seeds[-1].add(rng.normal(size=(59, 7)).astype(np.float32), labels[seen], seen)
+    (result,) = results_of(source, seeds)
+    write_files(tmp_path, source, result, NAMES, {}, {}, no_picture)
+    with np.load(tmp_path / "scores.npz") as arrays:
+        each, probabilities = arrays["seed_probabilities"], arrays["probabilities"]
+    right = (each.argmax(axis=2) == labels)[:, seen].sum()
+    assert np.allclose(each.mean(axis=0), probabilities)
+    assert result.summary["video_top1"] == pytest.approx(right / 5 / 59)
+    assert right != 5 * (probabilities.argmax(axis=1) == labels)[seen].sum(), "the mean of the seeds would pass too"
+    classes = csv_rows(tmp_path / "classes.csv")
+    assert sum(int(row["correct"]) for row in classes) == right
+    accuracies = [float(row["accuracy"]) for row in classes[:6]]
+    assert np.mean(accuracies) == pytest.approx(result.summary["mean_class"], abs=1e-6)
 
 
 def test_another_setting_never_replaces_a_result(tmp_path):
@@ -114,10 +166,23 @@ def test_another_setting_never_replaces_a_result(tmp_path):
                                ({"seed": 1}, "-2"), ({"seed": (2,)}, "-3")):  # fmt: skip
         folder = folder_for(tmp_path, "best-one-clip-val", settings)
         assert folder.name == f"best-one-clip-val{expected}"
-        write_files(folder, source, result, NAMES, {}, settings)
+        write_files(folder, source, result, NAMES, {}, settings, no_picture)
     assert len(list(tmp_path.iterdir())) == 3 and folders[0] == folders[1]
     (tmp_path / "best-one-clip-val" / "summary.json").write_text("{")  # cannot be read, so it is kept
     assert folder_for(tmp_path, "best-one-clip-val", {"seed": 0}).name == "best-one-clip-val-4"
+
+
+def test_folder_of_a_stopped_evaluation_is_used_again(tmp_path):
+    folder = tmp_path / "best-one-clip-val"
+    folder.mkdir()
+    for name in ("videos.csv", "scores.npz", ".scores.npz.12.tmp.npz"):
+        (folder / name).write_text("incomplete")
+    assert folder_for(tmp_path, folder.name, {"seed": 0}) == folder
+    (folder / "notes.txt").write_text("mine")
+    assert folder_for(tmp_path, folder.name, {"seed": 0}).name == "best-one-clip-val-2"
+    (tmp_path / "best-one-clip-val-2").touch()
+    (tmp_path / "best-one-clip-val-3").symlink_to("nowhere")
+    assert folder_for(tmp_path, folder.name, {"seed": 0}).name == "best-one-clip-val-4"
 
 
 def test_table_has_published_numbers_of_400_classes():
@@ -127,8 +192,17 @@ def test_table_has_published_numbers_of_400_classes():
     assert "67.46 / 86.17" in row or "67.46 / 86.18" in row
     values = results_of(source, [scores])[0].summary
     assert values["difference"]["top1"] == pytest.approx(100 * values["video_top1"] - 67.463)
-    source.config = Config(model=type(source.config.model)(num_classes=7))
-    assert "published" not in results_of(source, [scores])[0].summary
+    recorded = source.config
+    loaders = recorded.data_loader
+    small = Loader(loaders.eval.dataset, standard_map((128, 171), "centre", (56, 56)))
+    for other in (
+        replace(recorded, model=replace(recorded.model, num_classes=7)),
+        replace(recorded, data_loader=replace(loaders, eval=small)),
+        replace(recorded, data_loader=replace(loaders, eval=replace(loaders.eval, dataset=Dataset(split="test")))),
+        Config(preprocess=Preprocess(height=112, width=112)),
+    ):
+        source.config = other
+        assert "published" not in results_of(source, [scores])[0].summary
 
 
 def test_confused_classes_stand_together(tmp_path):

@@ -19,7 +19,7 @@ from train.inference.output import (
     write_csv,
 )
 
-ODD = 'a"\n\x1b[31m\udcff,é.mp4'
+ODD = 'a"\n\r\x1b[31m\udcff,é.mp4'
 GOOD = Row("x.mp4", "ok", top=[("run", 0.75), ("sit, down", 0.25)], true_label="run", protocol="one-clip",
            views_s=[(0.0, 1.0), (2.0, 3.06666)], repeats=True, pictures=[Path("out/x.gif")])  # fmt: skip
 BAD = Row(ODD, "truncated", "packet 3 is cut short")
@@ -49,6 +49,7 @@ def test_csv_has_a_row_for_each_video_or_segment(tmp_path):
         good, bad = csv.DictReader(file)
     assert (good["predicted_2"], good["probability_2"], good["predicted_3"]) == ("sit, down", "0.250000", "")
     assert good["views_s"] == "0.000-1.000;2.000-3.067" and good["frames_repeat"] == "true"
+    assert bad["path"] == ODD.replace("\udcff", "\\udcff")
     assert (bad["status"], bad["reason"], bad["predicted_1"]) == ("truncated", "packet 3 is cut short", "")
     write_csv(path, [LONG, BAD], 3)
     with open(path, newline="", encoding="utf-8") as file:

@@ -48,6 +48,7 @@ def test_whole_evaluation_has_every_section(run, tmp_path):
         and "'two', 'b', 'a'" in texts["Worst errors"]
     )
     assert "No clips: the run's config.yaml is missing" in texts["Worst errors"]
+    assert "'1.5000', '4', '4 of 5'" in texts["Protocols"]  # labelled clips and videos, by which accuracy is divided
 
 
 @pytest.mark.parametrize(("name", "content"), [(name, each) for name, every in DAMAGED.items() for each in every])

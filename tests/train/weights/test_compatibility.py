@@ -1,6 +1,7 @@
 """Weights trained for other classes are refused, and weights trained on other frames give a warning."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,14 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess
 from pipeline.common.settings import to_plain
-from train.experiment.sections import Config
+from train.experiment.sections import Config, Loader
+from train.experiment.transforms import Map
 from train.weights.compatibility import (
     check_class_names,
     warn_if_preprocessed_differently,
     warn_if_seen_differently,
 )
+from train.weights.record import views_of
 
 PATH = Path("runs/x/ckpt/best.ckpt")
 
@@ -77,11 +80,11 @@ def record_of_input(**changes):
     return {"classes": ["a"], "network": {"bn_eps": 1e-5}, "views": views, **changes}
 
 
-CLIP = {"seq": 16, "frame_interval": 1}
+CLIPS = [{"seq": 16, "frame_interval": 1}]
 
 
 def test_other_clips_are_a_warning_that_names_keys(caplog):
-    warn_if_seen_differently(record_of_input(), Config(), Path("w"), CLIP)
+    warn_if_seen_differently(record_of_input(), Config(), Path("w"), CLIPS)
     assert caplog.text == ""
     facts = record_of_input(network={"bn_eps": 1e-3})
     for operation in facts["views"]["map"]["operations"]:
@@ -89,20 +92,49 @@ def test_other_clips_are_a_warning_that_names_keys(caplog):
             operation |= {"mean": [0, 0, 0], "std": [1, 1, 1]}
         if operation["type"] == "VideoCenterCrop":
             operation["size"] = [56, 56]
-    warn_if_seen_differently(facts, Config(), Path("w.ckpt"), {"seq": 8, "frame_interval": 2})
+    warn_if_seen_differently(facts, Config(), Path("w.ckpt"), [{"seq": 8, "frame_interval": 2}, *CLIPS])
     (record,) = caplog.records
     for text in ("w.ckpt", "dataset.seq: 8 here, 16 there", "frame_interval: 2 here, 1 there", "VideoNormalize.mean",
-                 "VideoNormalize.std", "VideoCenterCrop.size: (112, 112) here, [56, 56] there",
+                 "VideoNormalize.std", "VideoCenterCrop.size: [112, 112] here, [56, 56] there",
                  "model.bn_eps: 1e-05 here, 0.001 there"):  # fmt: skip
-        assert text in record.getMessage()
+        assert record.getMessage().count(text) == 1
+
+
+def without_crop(loader: Loader) -> Loader:
+    kept = [each for each in loader.map.operations if each.type != "VideoCenterCrop"]
+    return replace(loader, map=Map(tuple(kept)))
+
+
+def test_frames_that_are_not_cropped_are_other_ones(caplog):
+    config, cropped = Config(), record_of_input()
+    loaders = config.data_loader
+    whole = replace(config, data_loader=replace(loaders, eval=without_crop(loaders.eval)))
+    warn_if_seen_differently(cropped, whole, PATH, CLIPS)
+    assert "VideoCenterCrop.size: [128, 171] here, [112, 112] there." in caplog.text
+    caplog.clear()
+    recorded = {"views": views_of(whole), "recipe": whole.preprocess.stored()}
+    warn_if_seen_differently(recorded, whole, PATH, CLIPS)
+    assert not caplog.text
+    warn_if_seen_differently(recorded, config, PATH, CLIPS)
+    assert "VideoCenterCrop.size: [112, 112] here, [128, 171] there." in caplog.text
+
+
+@pytest.mark.parametrize(("mode", "step"), [("part", 1), ("average", None), ("discrete", None), ("uniform", 3)])
+def test_step_that_has_no_effect_is_not_compared(mode, step, caplog):
+    facts = record_of_input()
+    facts["views"]["dataset"] |= {"seq_mode": mode, "frame_interval": 3}
+    warn_if_seen_differently(facts, Config(), PATH, [{"seq": 16}])
+    assert not caplog.text
+    warn_if_seen_differently(facts, Config(), PATH, [{"seq": 16, "frame_interval": 2.0}])
+    assert (f"frame_interval: 2 here, {step} there" in caplog.text) == (step is not None)
 
 
 def test_what_was_not_recorded_is_not_compared(caplog):
-    warn_if_seen_differently({}, Config(), Path("w"), CLIP)
+    warn_if_seen_differently({}, Config(), Path("w"), CLIPS)
     assert caplog.text == ""
     exported = {"classes": ["a"], "clip": {"num_frames": 8, "interval": 1}, "normalisation": {"mean": [0.5] * 3}}
-    warn_if_seen_differently(exported, Config(), Path("w"), CLIP)
+    warn_if_seen_differently(exported, Config(), Path("w"), CLIPS)
     assert "seq: 16 here, 8 there" in caplog.text and "VideoNormalize.mean" in caplog.text
     caplog.clear()
-    warn_if_seen_differently(record_of_input(views=3, network="x"), Config(), Path("w"), CLIP)  # a damaged record
+    warn_if_seen_differently(record_of_input(views=3, network="x"), Config(), Path("w"), CLIPS)  # a damaged record
     assert caplog.text == ""
