@@ -18,6 +18,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.common.errors import EXIT_RETRY, MachineError, UserError
+from pipeline.common.files import existing_folder
 from pipeline.common.settings import Document
 from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate, waiting_hint
@@ -272,7 +273,7 @@ class Trainer:
         kept = int(min(made, options.keep_checkpoint_max)) + bool(options.eval_epochs)  # the best one, too
         kept = max(kept - len(checkpoint.checkpoints_in(self.run.checkpoints)), 1)
         size = sum(each.nbytes for each in (*self.network.get_parameters(), *self.train_step.state().values()))
-        free = shutil.disk_usage(self.run.path).free
+        free = shutil.disk_usage(existing_folder(self.run.path)).free
         if kept * size > free:
             raise MachineError(
                 f"{self.run.path}: {kept} checkpoints of {size / 1e6:,.1f} MB will be kept, but only "
