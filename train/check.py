@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
+from pipeline.common.files import existing_folder
 from pipeline.common.settings import Document
 from train.data.ledger_fit import check_ledgers
 from train.data.videos import class_names, count_classes
@@ -82,11 +83,8 @@ def check_writable(folder: Path, action: str) -> None:
     Raises:
         UserError: it cannot; the message ends with `action`.
     """
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
     try:
-        with tempfile.TemporaryDirectory(prefix=".check-", dir=existing):
+        with tempfile.TemporaryDirectory(prefix=".check-", dir=existing_folder(folder)):
             pass
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}. {action}") from None

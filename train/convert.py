@@ -3,9 +3,9 @@
     python -m train.convert r2plus1d_18-91a641e6.pth kinetics.ckpt [-c FILE] [--model.type=R2Plus1d18]
     python -m train.convert theirs.pth ours.ckpt --class-order=label_map.txt
 
-Reads PyTorch's .pth, .pt, .pth.tar and .bin, .safetensors, and MindSpore's .ckpt, with the names of this project,
-torchvision, zjut_mindvideo or mmaction2.  Writes .ckpt for this project, or .safetensors or .pth with torchvision's
-names.  The file's ending is its format.  Every name and shape must match the `model` section.  Only with
+Reads PyTorch's .pth, .pt, .pth.tar and .bin, Lightning's .ckpt, .safetensors, and MindSpore's .ckpt, with the names of
+this project, torchvision, zjut_mindvideo or mmaction2.  Writes .ckpt for this project, or .safetensors or .pth with
+torchvision's names.  The ending of TO is its format.  Every name and shape must match the `model` section.  Only with
 `--train.head=new` the last layer is not read: it gets new random weights for model.num_classes classes.
 
 `--class-order` puts the outputs of weights that name their classes into the order of a list; weights without names get

@@ -23,6 +23,7 @@ from typing import Literal
 import model
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, EXIT_USAGE
+from pipeline.common.files import existing_folder
 from pipeline.shards import libhdf5
 from train import GPU_PROBLEM
 from train.device import kernel_cache, nvidia
@@ -210,9 +211,7 @@ def _shared_memory() -> Finding:
 
 
 def _disk(what: str, folder: Path) -> Finding:
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
+    existing = existing_folder(folder)
     free = shutil.disk_usage(existing).free
     text = f"{free / _GIB:.1f} GiB free at {folder}"
     if not os.access(existing, os.W_OK):

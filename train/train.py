@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 import sys
 from pathlib import Path
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, ShardError
+from pipeline.common.settings import Document
 from train.data.prefetch import LoaderError
 from train.data.videos import class_names, count_classes
 from train.device.launch import note_exit_code
@@ -27,7 +27,7 @@ from train.device.select import environment, start_device
 from train.device.signals import StopRequests, TrainingStopped
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.loop.next_commands import next_commands
-from train.loop.resume import checkpoints_to_resume
+from train.loop.resume import checkpoints_to_resume, command_from_weights
 from train.loop.trainer import Trainer
 from train.runs.choose import STARTED, now
 from train.runs.run_folder import RunFolder, runs_root
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         stop = stack.enter_context(StopRequests())
         device = start_device(config, trains=True)
         world = join_world(config)
-        checkpoints = checkpoints_to_resume(config, class_names(config), args.resume)
+        checkpoints = checkpoints_to_resume(config, class_names(config), args.resume, writes=world.rank == 0)
         run = None
         if world.rank == 0:
             facts = {**environment(device), "devices": world.size, "command": sys.argv, STARTED: now()}
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         if trainer.is_finished:
             if run is not None:
                 print(f"Nothing to train: {_result(trainer, {})}finished before -> {run.path}", flush=True)
-                _say_how_to_train_longer(trainer, checkpoints[0])
+                _say_how_to_train_longer(trainer, checkpoints[0], document)
             return EXIT_OK
         try:
             summary = trainer.fit()
@@ -110,13 +110,11 @@ def _result(trainer: Trainer, summary: dict[str, float | int]) -> str:
     return "".join(parts)
 
 
-def _say_how_to_train_longer(trainer: Trainer, path: Path) -> None:
-    position, scheduler = trainer.position, trainer.config.learning_rate.lr_scheduler
-    how = (
-        f"start from its weights: --train.pre_trained=true --train.pretrained_model={shlex.quote(str(path))}"
-        if scheduler == "cosine_annealing"
-        else "use --resume auto with a larger --train.epochs"
-    )
+def _say_how_to_train_longer(trainer: Trainer, path: Path, document: Document) -> None:
+    position, how = trainer.position, "use --resume auto with a larger --train.epochs"
+    if trainer.config.learning_rate.lr_scheduler == "cosine_annealing":
+        epochs, devices = trainer.config.train.epochs, trainer.world.size
+        how = f"start from its weights: {command_from_weights(path, document, epochs=epochs, devices=devices)}"
     log.info("This run has finished its %d epochs (train.epochs). To train longer, %s", position.epoch, how)
 
 

@@ -177,6 +177,14 @@ def make_folder(folder: Path, what_next: str) -> None:
         raise UserError(f"{folder}: {error.strerror}. {what_next}") from None
 
 
+def existing_folder(folder: Path) -> Path:
+    """A folder if it exists, else the nearest one above it that does."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return existing
+
+
 def try_folder(folder: Path, what_next: str) -> None:
     """Make a folder and write there, before hours of computing.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from make_training import TinyNetwork, checkpoints_of, write_config
 from paths import ROOT
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
 from pipeline.common.errors import EXIT_LOCKED, EXIT_OK, UserError
@@ -155,6 +155,10 @@ def test_start_that_fails_leaves_no_folder(settings, tmp_path, monkeypatch):
         patch.setattr("train.runs.run_folder.AppendFile", full)
         with pytest.raises(OSError, match="No space left"), RunFolder(tmp_path, settings, {}) as run:
             run.begin(0)
+    with monkeypatch.context() as patch:
+        patch.setattr("train.runs.run_folder.write_text", full)
+        with pytest.raises(OSError, match="No space left"), RunFolder(tmp_path / "new" / "er", settings, {}) as run:
+            run.begin(0)
     with pytest.raises(OSError, match="File name too long"):
         RunFolder(tmp_path / ("x" * 300), settings, {})
     assert list(tmp_path.iterdir()) == []
@@ -195,8 +199,7 @@ def test_log_that_cannot_be_written_is_one_warning(settings, tmp_path, capsys, m
     assert (run.path / "train.log").read_text().endswith("three\n")
 
 
-def test_events_are_there_when_the_process_is_killed(run):
-    (path,) = run.glob("events.out.tfevents.*")
+def events_of(path: Path) -> list[Event]:
     content, events = path.read_bytes(), []
     while content:
         (length,) = struct.unpack("<Q", content[:8])
@@ -205,9 +208,25 @@ def test_events_are_there_when_the_process_is_killed(run):
         assert struct.unpack("<I", content[12 + length : 16 + length]) == (masked_crc32c(message),)
         events.append(Event.FromString(message))
         content = content[16 + length :]
+    return events
+
+
+def test_events_are_there_when_the_process_is_killed(run):
+    (path,) = run.glob("events.out.tfevents.*")
+    events = events_of(path)
     assert events[0].file_version == "brain.Event:2" and [event.step for event in events[1:]] == list(range(1, 11))
     assert [value.tag for value in events[2].summary.value] == ["train/loss", "val/acc1"]
     assert events[2].summary.value[0].simple_value == 0.5
+
+
+def test_resumed_events_hide_those_that_come_again(run, settings):
+    (path,) = run.glob("events.out.tfevents.*")
+    path = path.rename(f"{path}-first")
+    with RunFolder(run.parent, settings, {}, existing=run) as again:
+        again.begin(0)  # the checkpoint is older than the first record
+    first, (second,) = events_of(path), [events_of(each) for each in run.glob("events.*") if each != path]
+    assert first[1].step == 1 and len(second) == 2
+    assert second[1].session_log.status == SessionLog.START and second[1].step == 1
 
 
 @pytest.fixture(scope="module")
@@ -249,4 +268,4 @@ def test_full_disk_in_training_keeps_last_checkpoint(config, tmp_path, monkeypat
 def test_refused_training_leaves_no_folder(config, tmp_path):
     with pytest.raises(UserError, match="num_classes"):
         train.main(["-c", str(config), "--context.mode=1", f"--train.ckpt_path={tmp_path}/r", "--model.num_classes=2"])
-    assert list((tmp_path / "r" / "tiny").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []

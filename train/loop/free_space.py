@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.common.errors import MachineError
+from pipeline.common.files import existing_folder
 from train.experiment.sections import Train
 from train.weights.checkpoint import checkpoints_in
 
@@ -27,7 +28,7 @@ def check_free_space(folder: Path, options: Train, num_steps: int, nbytes: int) 
     written += num_steps // (options.save_checkpoint_steps or math.inf)
     kept = int(min(written, options.keep_checkpoint_max)) + bool(options.eval_epochs)  # the best one, too
     kept = max(kept - len(checkpoints_in(folder)), 1)
-    free = shutil.disk_usage(folder.parent).free
+    free = shutil.disk_usage(existing_folder(folder)).free
     if kept * nbytes > free:
         raise MachineError(
             f"{folder.parent}: {kept} checkpoints of {nbytes / 1e6:,.1f} MB will be kept, but only "

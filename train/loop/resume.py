@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import UserError
+from pipeline.common.locking import locked
 from pipeline.common.settings import Document, build, to_plain
 from train.experiment.sections import Config, Dataset
 from train.experiment.transforms import OPERATIONS
@@ -26,7 +27,9 @@ _CLIPS = "clips a step (batch_size x group_size x devices)"
 _NOT_OF_CLIPS = {"type", "path", "batch_size", "num_parallel_workers", "verify_checksums", "batch_timeout_s"}
 
 
-def checkpoints_to_resume(config: Config, class_names: Sequence[str] | None, resume: str | None) -> list[Path]:
+def checkpoints_to_resume(
+    config: Config, class_names: Sequence[str] | None, resume: str | None, *, writes: bool = False
+) -> list[Path]:
     """The checkpoints that training may resume from, best first; empty: it starts at step 0.
 
     Args:
@@ -34,16 +37,21 @@ def checkpoints_to_resume(config: Config, class_names: Sequence[str] | None, res
         class_names: label of each label_id in the ledgers; None: unknown.
         resume: `auto`: those of the newest run of the same dataset and classes, and if there are such, of the same
             settings, or of the same but for `train.epochs`; or the path of one checkpoint; or None.
+        writes: whether this process will write the run.
 
     Raises:
         CheckpointError: training cannot resume from this file.
+        LockedError: another process trains the newest run of these settings, which has no checkpoint yet.
     """
     if resume is None:
         return []
     if resume != "auto":
         checkpoint.check_resumable(Path(resume))
         return [Path(resume)]
-    candidates = [run for run in runs_of(config, class_names) if checkpoint.checkpoints_in(run.path / "ckpt")]
+    every = list(runs_of(config, class_names))
+    if writes:
+        _check_not_live(config, every)
+    candidates = [run for run in every if checkpoint.checkpoints_in(run.path / "ckpt")]
     if not candidates:
         log.warning(
             "warning: %s has no checkpoint of dataset %s to resume from. Training starts at step 0.",
@@ -53,6 +61,22 @@ def checkpoints_to_resume(config: Config, class_names: Sequence[str] | None, res
     chosen = _most_alike(config, candidates)
     log.info("run to resume: %s", chosen)
     return checkpoint.checkpoints_in(chosen.path / "ckpt")
+
+
+def _check_not_live(config: Config, every: Sequence[Run]) -> None:
+    """Check that no process trains the newest run of the same settings, as long as that has no checkpoint.
+
+    Raises:
+        LockedError: one does.
+    """
+    for run in every:
+        if _experiment_of(run.path) != _experiment(config):
+            continue
+        if checkpoint.checkpoints_in(run.path / "ckpt"):
+            return  # RunFolder locks it
+        if (run.path / ".lock").is_file():
+            with locked(run.path):
+                pass
 
 
 def _most_alike(config: Config, candidates: Sequence[Run]) -> Run:

@@ -26,15 +26,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [{_EARLIER.get(key, key): value for key, value in record.items()} for _, record in good]
 
 
-def keep_until(path: Path, step: int) -> int:
+def keep_until(path: Path, step: int) -> None:
     """Remove the records after `step`, which will be made again; corrupted lines are moved to a file of their own.
 
     Args:
         path: the metrics.jsonl; made if it is missing.
         step: the step from which training resumes.
-
-    Returns:
-        How many records remain.
 
     Raises:
         OSError: a file cannot be written; the metrics.jsonl is unchanged.
@@ -50,7 +47,6 @@ def keep_until(path: Path, step: int) -> int:
     kept = [line for line, record in good if record["step"] <= step]
     with replacing(path) as temporary:
         temporary.write_bytes(b"".join(line + b"\n" for line in kept))
-    return len(kept)
 
 
 def _split(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], list[tuple[int, bytes]]]:

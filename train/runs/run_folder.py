@@ -39,7 +39,7 @@ from typing import Any
 import yaml
 
 from pipeline.common.errors import UserError
-from pipeline.common.files import make_folder, write_json, write_text
+from pipeline.common.files import existing_folder, make_folder, write_json, write_text
 from pipeline.common.locking import locked
 from pipeline.common.settings import Document, to_file
 from pipeline.common.value_types import NAME_RULE, is_name
@@ -51,6 +51,8 @@ from train.runs.starts import record_start
 from train.weights.checkpoint import remove_unfinished
 
 log = logging.getLogger(__name__)
+
+_ANOTHER = "Set train.ckpt_path to another folder."
 
 
 def runs_root(config: Config, document: Document) -> Path:
@@ -79,7 +81,7 @@ class RunFolder:
 
     Raises:
         LockedError: another process trains in `existing`.
-        UserError: a new folder cannot be made.
+        UserError: a new folder cannot be made: a part of its path is a file.
     """
 
     def __init__(self, root: Path, config: Config, environment: dict[str, Any], existing: Path | None = None) -> None:
@@ -88,10 +90,10 @@ class RunFolder:
         self._metrics: AppendFile | None = None
         self._events: EventFile | None = None
         with contextlib.ExitStack() as stack:
-            if self._is_new:
-                make_folder(root, "Set train.ckpt_path to another folder.")
-            else:
+            if not self._is_new:
                 self._lock(stack)
+            elif not existing_folder(root).is_dir():
+                raise UserError(f"{root}: Not a directory. {_ANOTHER}")
             self._log = stack.enter_context(contextlib.closing(_RunLog()))
             logging.getLogger().addHandler(self._log)
             stack.callback(logging.getLogger().removeHandler, self._log)
@@ -114,12 +116,19 @@ class RunFolder:
         if not self._is_new:
             self._begin(step)
             return
-        self.path = self._made(self.path)
+        root = self.path
+        missing = [folder for folder in (root, *root.parents) if not folder.exists()]
         try:
+            make_folder(root, _ANOTHER)
+            self.path = self._made(root)
             self._lock(self._stack)
             self._begin(step)
         except BaseException:
-            shutil.rmtree(self.path, ignore_errors=True)
+            if self.path != root:
+                shutil.rmtree(self.path, ignore_errors=True)
+            for folder in missing:
+                with contextlib.suppress(OSError):  # another run is in it
+                    folder.rmdir()
             raise
 
     @staticmethod
@@ -150,8 +159,9 @@ class RunFolder:
         write_text(self.path / "config.yaml", text)
         write_json(self.path / "env.json", self._environment)
         path = self.path / "metrics.jsonl"
-        num_kept = keep_until(path, step)
-        events = self._stack.enter_context(contextlib.closing(EventFile(self.path, step + 1 if num_kept else None)))
+        keep_until(path, step)
+        first_step = None if self._is_new else step + 1
+        events = self._stack.enter_context(contextlib.closing(EventFile(self.path, first_step)))
         self._metrics = self._stack.enter_context(contextlib.closing(AppendFile(path)))
         self._events = events
 

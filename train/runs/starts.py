@@ -12,6 +12,7 @@ env.json holds, and
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -85,10 +86,13 @@ def git_facts(root: Path = _ROOT) -> dict[str, Any] | None:
 
 def _git(root: Path, *words: str) -> str | None:
     """What a git command prints; None if it fails."""
-    # --no-optional-locks: nothing is written; core.fsmonitor could start another program.
-    command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(root), *words]
+    # --no-optional-locks: nothing is written; core.fsmonitor could start another program; in a container the files
+    # often belong to another user; a hook of git's has variables that name its own repository.
+    settings = ("-c", "core.fsmonitor=false", "-c", "safe.directory=*")
+    command = ["git", "--no-optional-locks", *settings, "-C", str(root), *words]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_GIT_S, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, timeout=_GIT_S, stdin=subprocess.DEVNULL, env=variables)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else None

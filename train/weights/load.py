@@ -38,25 +38,26 @@ def load_weights(path: Path, network: nn.Cell, *, head: weights.Head = "same") -
     """
     if not path.is_file():
         raise UserError(f"{path}: checkpoint not found")
-    if path.suffix not in (".ckpt", ".safetensors") and not is_pytorch(path):
+    of_pytorch = is_pytorch(path)
+    if path.suffix not in (".ckpt", ".safetensors") and not of_pytorch:
         raise UserError(
             f"{path}: got {path.suffix or 'no ending'!r}, expected a file of weights that ends in .ckpt, .safetensors, "
             f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} (infer and eval also take .mindir and .onnx)"
         )
     facts: dict[str, Any] = {}
-    if path.suffix == ".ckpt":
+    if of_pytorch:
+        arrays, where = read_pth(path)
+        if where:
+            log.info("%s: the weights are those in %s", path, where)
+    elif path.suffix == ".ckpt":
         facts = checkpoint.read_state(path)
         if not facts:  # for example another program's file; our training writes both
             log.warning(
                 "warning: %s: No .json next to this checkpoint: its checksum and classes cannot be verified.", path
             )
         arrays = checkpoint.read_parameters(path, facts)
-    elif path.suffix == ".safetensors":
-        arrays, facts = read_safetensors(path)
     else:
-        arrays, where = read_pth(path)
-        if where:
-            log.info("%s: the weights are those in %s", path, where)
+        arrays, facts = read_safetensors(path)
     arrays, naming, left_out = weights.to_own_names(network, arrays)
     log.info("%s: %d arrays with %s", path, len(arrays), naming)
     if left_out:

@@ -18,8 +18,15 @@ _HARMLESS = {
     "lightning_fabric", "mmaction", "mmcv", "mmengine", "numpy", "omegaconf", "pathlib", "pytorch_lightning",
     "torch", "typing",
 }  # fmt: skip
+_BUILTINS = ("builtins", "__builtin__")
 _HARMLESS_BUILTINS = {"bool", "bytearray", "complex", "dict", "float", "frozenset", "getattr", "int", "list", "object",
                       "range", "set", "slice", "str", "tuple"}  # fmt: skip
+# Functions that are called where such things are saved.  Other names that begin with a small letter do things, such as
+# `torch.hub.load`; classes and PyTorch's own ways to rebuild begin with a capital letter or an underscore.
+_HARMLESS_FUNCTIONS = {
+    "dtype", "scalar", "ndarray", "device", "encode", "partial", "date", "datetime", "time", "timedelta", "timezone",
+    "deque", "defaultdict",
+}  # fmt: skip
 _MOST_OPERATIONS = 5_000_000  # a training state of a thousand tensors has about 100,000
 
 
@@ -49,6 +56,9 @@ class Call:
     name: str
     arguments: tuple[Any, ...] = ()
     entries: dict[Any, Any] = field(default_factory=dict)  # of a subclass of dict
+
+    def __repr__(self) -> str:
+        return f"{self.name}(...)"
 
 
 @dataclass(frozen=True)
@@ -180,7 +190,7 @@ def _pairs(values: list[Any]) -> dict[Any, Any]:
 
 def _name(module: str, name: str) -> Name:
     text = f"{module}.{name}"
-    if module in ("builtins", "__builtin__"):
+    if module in _BUILTINS:
         harmless = name in _HARMLESS_BUILTINS
     else:
         harmless = module.split(".")[0] in _HARMLESS
@@ -199,4 +209,7 @@ def _call(target: Any, arguments: Any) -> Any:
     if name in ("collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict"):
         pairs = arguments[0] if arguments and isinstance(arguments[0], list) else ()
         return _pairs([value for key, value_of in pairs for value in (key, value_of)])
+    module, _, function = name.rpartition(".")
+    if function[:1].islower() and function not in _HARMLESS_FUNCTIONS and module and module not in _BUILTINS:
+        raise CodeError(name)
     return Call(name, arguments)

@@ -22,13 +22,13 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.files import replacing
+from pipeline.common.files import open_to_read, replacing
 from pipeline.common.text import printable, shown, some
 from train.weights.files import WeightFileError
 from train.weights.pickled import Call, CodeError, Name, Persistent, PickleError, read_pickle
 
 ENDINGS = (".pth", ".pt", ".pth.tar", ".bin")
-"""How PyTorch's files of weights end, in any case of the letters."""
+"""How PyTorch's files of weights end, in any case of the letters; Lightning's end in .ckpt, as MindSpore's do."""
 
 _TYPES = {
     "Float": np.float32, "Double": np.float64, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16, "Long": np.int64,
@@ -38,6 +38,7 @@ _TYPES = {
 # Where training programs keep the weights beside other things: torchvision's references; mmaction2 and Lightning;
 # PySlowFast; others.
 _WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict")
+_ZIP = b"PK\x03\x04"  # how the newer format begins; a pickle begins with 0x80
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older format
 _LARGEST_PICKLE = 1 << 28
 # Kinds of tensors without plain numbers, by the function that PyTorch would call.
@@ -55,13 +56,24 @@ class _Unusable(Exception):
     """What a tensor without plain numbers is."""
 
 
+class _Program(Exception):
+    """A file of torch.jit.save, which is a program with its weights."""
+
+
 class _Damage(ValueError):
     """What is wrong with a file, in a few words."""
 
 
 def is_pytorch(path: Path) -> bool:
-    """Whether a file's name ends as PyTorch's files do."""
-    return path.name.lower().endswith(ENDINGS)
+    """Whether a file's name ends as PyTorch's files do, or a .ckpt begins as they do.
+
+    Raises:
+        OSError: the .ckpt cannot be read.
+    """
+    if path.suffix != ".ckpt" or not path.is_file():
+        return path.name.lower().endswith(ENDINGS)
+    with open_to_read(path) as file:
+        return file.read(4).startswith((_ZIP, b"\x80"))  # MindSpore's begin with the number of a protobuf's field
 
 
 def read_pth(path: Path) -> tuple[dict[str, NDArray], str]:
@@ -75,17 +87,23 @@ def read_pth(path: Path) -> tuple[dict[str, NDArray], str]:
         OSError: it cannot be read.
     """
     content = path.read_bytes()
-    hash_in_name = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)  # torchvision's names end with the SHA-256
+    # torchvision's names end with the SHA-256, others with a date.
+    hash_in_name = re.search(r"-(?=[0-9]*[a-f])([0-9a-f]{8,64})\.pth$", path.name)
     if hash_in_name and not hashlib.sha256(content).hexdigest().startswith(hash_in_name[1]):
         raise WeightFileError(
-            f"{path}: corrupted: its SHA-256 does not begin with {hash_in_name[1]} from its name. Download it again."
+            f"{path}: corrupted: its SHA-256 does not begin with {hash_in_name[1]} from its name. Download it again, "
+            "or rename it if that is no SHA-256."
         )
     try:
-        value, storage = _open_zip(content) if content[:4] == b"PK\x03\x04" else _open_older(content)
+        value, storage = _open_zip(content) if content[:4] == _ZIP else _open_older(content)
         values, where = _state_dict(path, value)
         return {name: _array(path, name, entry, storage) for name, entry in values.items()}, where
     except WeightFileError:
         raise
+    except _Program:
+        raise WeightFileError(
+            f"{path}: got a program that torch.jit.save wrote, expected a state_dict. {_SAVE_STATE}"
+        ) from None
     except CodeError as error:
         raise WeightFileError(
             f"{path}: refused, and nothing in it was executed: it holds more than weights: {shown(error.name)}. "
@@ -176,11 +194,19 @@ def _tensor(value: Any, storage: Callable[[Any], NDArray], depth: int = 0) -> ND
     array = storage(values)
     if 0 in shape:
         return np.zeros(shape, array.dtype)
+    if any(_metadata(arguments).values()):
+        raise _Unusable("a view of complex numbers")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if last >= array.size or math.prod(shape) > array.size:
+    stored = math.prod(size for size, stride in zip(shape, strides, strict=True) if stride)  # others are repeated
+    if last >= array.size or stored > array.size:
         raise _Damage(f"shape {shape} from {offset} on needs more values than the {array.size:,} stored ones")
     steps = [stride * array.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(array[offset:], shape, steps, writeable=False)
+
+
+def _metadata(arguments: tuple[Any, ...]) -> dict[Any, Any]:
+    """How the values of a tensor differ from the stored ones: `neg` and `conj` change their sign."""
+    return arguments[6] if len(arguments) > 6 and isinstance(arguments[6], dict) else {}
 
 
 def _storage_of(key: Any) -> tuple[str, type, int, tuple[Any, ...]]:
@@ -206,6 +232,10 @@ def _open_zip(content: bytes) -> tuple[Any, Callable[[Any], NDArray]]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = {info.filename: info for info in archive.infolist()}
+            if any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in entries):
+                raise _Program
+            if len(entries) < len(archive.infolist()):
+                raise _Damage("two files in its zip archive have the same name")
             if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
                 raise _Damage("its zip archive is compressed")
             if sum(info.file_size for info in entries.values()) > len(content):

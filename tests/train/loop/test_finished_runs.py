@@ -81,11 +81,15 @@ def test_longer_run_ends_in_the_bits_of_a_long_one(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_command_for_another_schedule_can_be_run(config, tmp_path):
+def test_command_for_another_schedule_can_be_run(config, tmp_path, capsys):
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", *FAST]
     assert train.main([*words, "--train.epochs=2"]) == EXIT_OK
     (run,) = (tmp_path / "tiny").iterdir()
     before = files_below(run)
+    assert train.main([*words, "--train.epochs=2", *RESUME]) == EXIT_OK
+    same_again = capsys.readouterr().err.splitlines()[-1].partition("start from its weights: ")[2]
+    assert shlex.split(same_again)[:3] == ["make", "train", f"CONFIG={config}"]
+    assert "--train.epochs=2 --train.pre_trained=true" in same_again
     with pytest.raises(UserError, match="lr_scheduler cosine_annealing the learning rates of the finished") as caught:
         train.main([*words, "--train.epochs=3", *RESUME])
     assert files_below(run) == before
@@ -122,7 +126,7 @@ def test_disk_too_small_for_checkpoints_is_named_first(config, tmp_path, monkeyp
         train.main([*words, "--train.save_checkpoint_steps=1", "--train.keep_checkpoint_max=3"])
     expected = r"/tiny: 4 checkpoints of 0\.0 MB will be kept, but only 0\.0 MB are free\. Free some"
     assert re.search(expected, str(caught.value))
-    assert caught.value.exit_code == EXIT_IO and list((tmp_path / "tiny").iterdir()) == []
+    assert caught.value.exit_code == EXIT_IO and list(tmp_path.iterdir()) == []
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage)
         assert train.main([*words, "--train.epochs=1", "--train.eval_epochs=0"]) == EXIT_OK

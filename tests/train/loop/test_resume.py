@@ -11,6 +11,7 @@ import yaml
 from paths import CONFIGS
 
 from pipeline.common.errors import UserError
+from pipeline.common.locking import LockedError, locked
 from pipeline.common.settings import Document, to_file
 from train.experiment.load import load_config
 from train.experiment.sections import Config, DataLoader, Dataset, Loader
@@ -159,3 +160,11 @@ def test_auto_resumes_same_dataset_classes_settings(tmp_path, caplog):
     assert checkpoints_to_resume(config(dataset="new"), ["a", "b"], "auto") == []
     assert "has no checkpoint of dataset new to resume from. Training starts at step 0." in caplog.text
     assert checkpoints_to_resume(config(), ["a", "b"], None) == []
+
+    (ours.with_suffix(".json")).rename(live := begin("sample/4", ["a", "b"]).parent / "moved")  # ours has none left
+    live.with_name("epoch_001-step_000004.json").unlink()
+    with locked(live.parents[1]):  # another process has just begun it
+        with pytest.raises(LockedError, match="is writing here"):
+            checkpoints_to_resume(config(), ["a", "b"], "auto", writes=True)
+        assert checkpoints_to_resume(config(epochs="99"), ["a", "b"], "auto", writes=True) == [longer]
+    assert checkpoints_to_resume(config(), ["a", "b"], "auto", writes=True) == [longer]  # it was killed

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 from pathlib import Path
 
@@ -84,6 +85,28 @@ def test_git_commit_and_changed_files_are_recorded(tmp_path):
     assert git_facts(tmp_path) == {"commit": commit, "dirty": False}
     (tmp_path / "a").write_text("2")
     assert git_facts(tmp_path) == {"commit": commit, "dirty": True}
+
+
+def test_git_is_of_the_program_whatever_surrounds_it(tmp_path, monkeypatch):
+    folder = Path(__file__).parents[3]
+    expected = git_facts(folder)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as in a hook of another repository
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path))
+    assert expected is None or expected["commit"] and git_facts(folder) == expected
+    monkeypatch.setenv("PATH", str(tmp_path))  # without git
+    assert git_facts(folder) is None
+
+
+def test_git_of_a_repository_of_another_user(tmp_path):
+    if os.geteuid():
+        pytest.skip("only root can give files to another user")
+    git = ["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x@example.com"]
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    for path in (tmp_path, tmp_path / ".git"):  # as in a container
+        os.chown(path, 12345, 12345)
+    assert git_facts(tmp_path) is not None
 
 
 def test_link_in_the_place_of_a_run_file_is_refused(tmp_path):

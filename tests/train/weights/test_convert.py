@@ -31,6 +31,7 @@ from train.weights.files import read_safetensors, write_safetensors
 from train.weights.load import load_weights
 from train.weights.onnx_graph import build_onnx
 from train.weights.pytorch import read_pth
+from train.weights.record import read_record
 
 NARROW = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=5"]
 SETTINGS = Model(stage_channels=(4, 4, 8, 8), num_classes=5)
@@ -378,11 +379,13 @@ def test_pytorchs_file(older, torchvisions, tmp_path):
     assert same(parameter_values(network), before)
 
 
-@pytest.mark.parametrize("name", ["x.pth.tar", "x.PTH"])
-def test_each_of_pytorchs_endings(name, torchvisions, tmp_path):
-    path = write_torch(tmp_path / name, {"state_dict": load_file(torchvisions), "epoch": 3})
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("name", ["x.pth.tar", "x.PTH", "lightnings.ckpt"])
+def test_each_of_pytorchs_endings(name, older, torchvisions, tmp_path, caplog):
+    path = write_torch(tmp_path / name, {"state_dict": load_file(torchvisions), "epoch": 3}, older=older)
     network = build_network(SETTINGS)
-    assert load_weights(path, network) == {}
+    assert load_weights(path, network) == {} and read_record(path) == {}
+    assert "No .json" not in caplog.text
     assert same(parameter_values(network), named(network, lambda name: name))
 
 

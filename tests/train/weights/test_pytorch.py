@@ -77,6 +77,25 @@ def test_what_has_no_weights_is_named(name, reason):
 
 
 @pytest.mark.parametrize("older", [False, True])
+def test_repeated_values_are_whole_tensors(older, tmp_path):
+    repeated = Called(V2, Storage(np.float32([0.5])), 0, (2, 3), (0, 0), False, {})
+    array = arrays_in(write_torch(tmp_path / "x.pth", {"x": repeated}, older=older))["x"]
+    assert np.array_equal(array, np.full((2, 3), np.float32(0.5)))
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [("r-20240115", False), ("r-0123456789", False), ("r-deadbeef", True), ("r-1234567a", True), ("r_deadbeef", False)],
+)
+def test_only_a_name_with_a_hash_is_compared(name, refused, tmp_path):
+    path = write_torch(tmp_path / f"{name}.pth", ARRAYS)
+    if refused:
+        assert why_refused(path).endswith("from its name. Download it again, or rename it if that is no SHA-256.")
+    else:
+        assert arrays_in(path).keys() == ARRAYS.keys()
+
+
+@pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "bfloat16"])
 def test_both_formats_and_all_floats(dtype, older, tmp_path):
     arrays = {name: bfloat16(array) if dtype == "bfloat16" else array.astype(dtype) for name, array in ARRAYS.items()}
@@ -94,6 +113,10 @@ def test_both_formats_and_all_floats(dtype, older, tmp_path):
         ({"model_ema": {"x": A}, "model": ARRAYS}, "'model', and not model_ema"),
         ({"net": ARRAYS, "optimizer": {"state": {0: {"momentum_buffer": A}}}}, "'net', and not optimizer"),
         ({**ARRAYS, "fc._extra_state": None}, ""),
+        (
+            {"state_dict": ARRAYS, "hyper_parameters": {"device": Called("torch.device", "cpu")}},
+            "'state_dict', and not hyper_parameters",
+        ),
         ({name: Called("torch._utils._rebuild_parameter", array, True, {}) for name, array in ARRAYS.items()}, ""),
     ],
 )
@@ -117,9 +140,11 @@ def test_weights_are_found_beside_other_things(value, where, tmp_path):
         ({"stem.0.weight": A, "epoch": 3}, "'epoch' is 'int', expected a tensor"),
         ({"student": ARRAYS, "teacher": ARRAYS}, "got 2 state_dicts ('student', 'teacher'), expected one"),
         ({"x": Called("torch._utils._rebuild_sparse_tensor", 0, (A,))}, "'x' is sparse, expected a tensor of floats"),
+        ({"x": Called(V2, Storage(A), 0, (2,), (1,), False, {}, {"neg": True})}, "'x' is a view of complex numbers"),
+        ({Called("_codecs.encode", "x", "latin1"): A}, "got the key _codecs.encode(...), expected names"),
         ({"x": Called("torch._utils._rebuild_wrapper", A)}, "'x' is made by 'torch._utils._rebuild_wrapper'"),
         # Sizes and places that cannot be.
-        ({"x": Called(V2, Storage(A), 0, (1 << 40, 1 << 40), (0, 0), False, {})}, "corrupted: 'x': shape"),
+        ({"x": Called(V2, Storage(A), 0, (1 << 40, 1 << 40), (0, 0), False, {})}, "corrupted: 'x': array is too big"),
         ({"x": Called(V2, Storage(A), 0, (13,), (1,), False, {})}, "corrupted: 'x': shape (13,) from 0 on needs more"),
         ({"x": Called(V2, Storage(A), 8, (5,), (1,), False, {})}, "corrupted: 'x': shape (5,) from 8 on needs more"),
         ({"x": Called(V2, Storage(A), 1 << 70, (1,), (1,), False, {})}, "corrupted: 'x': its shape"),
@@ -148,9 +173,10 @@ def test_code_is_named_and_not_executed(place, older, tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["builtins.eval", "builtins.exec", "builtins.__import__", "builtins.open", "nt.system", "subprocess.Popen",
-     "importlib.import_module", "sitecustomize.x", "mine.Config"],
+     "importlib.import_module", "sitecustomize.x", "mine.Config", "torch.hub.load", "numpy.load",
+     "numpy.testing._private.utils.runstring"],
 )  # fmt: skip
-def test_each_unusual_name_is_refused(name, tmp_path):
+def test_each_unusual_call_is_refused(name, tmp_path):
     module, _, function = name.rpartition(".")
     content = b"\x80\x02}X\x01\x00\x00\x00xc" + f"{module}\n{function}\n".encode() + b"X\x02\x00\x00\x00id\x85Rs."
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
@@ -203,6 +229,15 @@ def test_zip_bombs_and_broken_archives(tmp_path):
     content[at + 24 : at + 28] = content[at + 20 : at + 24] = struct.pack("<I", 1 << 31)
     path.write_bytes(content)
     assert "overlap" in why_refused(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", "x")
+        archive.writestr("x/constants.pkl", "x")
+    assert why_refused(path).startswith("got a program that torch.jit.save wrote, expected a state_dict. Save model.")
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickled(ARRAYS)[0])
+        archive.writestr("a/data/0", A.tobytes())
+        archive.writestr("a/data/0", (-A).tobytes())
+    assert "two files in its zip archive have the same name" in why_refused(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("word/document.xml", "x")
     assert "has no data.pkl" in why_refused(path)
