@@ -155,6 +155,17 @@ def safe_for_matplotlib(texts: Iterable[str]) -> tuple[list[str], list[str]]:
     return drawn, [_family(path) for path in paths]
 
 
+def shortened(text: str, width: float) -> str:
+    """A text for matplotlib; if it is wider than `width` times the size of its letters, its beginning and `…`."""
+    clusters = _clusters(_plain(text))
+    fonts = [_font_of(cluster, _REGULAR) or _REGULAR for cluster in clusters]
+    widths = [_width(_Run(*pair, right_to_left=False), 100) / 100 for pair in zip(clusters, fonts, strict=True)]
+    if sum(widths) <= width:
+        return text
+    ends = itertools.accumulate(widths, initial=_width(_Run("…", _REGULAR, right_to_left=False), 100) / 100)
+    return "".join(cluster for cluster, end in zip(clusters, list(ends)[1:], strict=True) if end <= width) + "…"
+
+
 def _plain(text: str) -> str:
     """One line of composed characters, none of which acts on what is around it."""
     return visible(" ".join(unicodedata.normalize("NFC", text).split()))
