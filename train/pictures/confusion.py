@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -84,7 +85,7 @@ def confusion_figure(matrix: NDArray[np.int64], names: list[str], title: str) ->
 
 def _write_row(axes: Axes, y: float, texts: list[str], families: list[str]) -> None:
     """Write texts beside each other; as one text they would be reordered, if some are from right to left."""
-    style = {"fontsize": 9, "fontfamily": families, "va": "baseline", "parse_math": False}
+    style: dict[str, Any] = {"fontsize": 9, "fontfamily": families, "va": "baseline", "parse_math": False}
     last = axes.text(0, y, texts[0], transform=axes.transAxes, **style)
     for text in texts[1:]:
         last = axes.annotate(
