@@ -353,10 +353,13 @@ def _visual_runs(pairs: list[tuple[str, Path]], base: int) -> list[_Run]:
             runs[-1] = (runs[-1][0]._replace(text=runs[-1][0].text + cluster), level)
         else:
             runs.append((_Run(cluster, font, level % 2 == 1), level))
-    for least in (2, 1):
-        groups = [list(group) for _, group in itertools.groupby(runs, lambda run, least=least: run[1] >= least)]
-        runs = [run for group in groups for run in (reversed(group) if group[0][1] >= least else group)]
-    return [run for run, _ in runs]
+    return [run for run, _ in _turned(_turned(runs, 2), 1)]
+
+
+def _turned(runs: list[tuple[_Run, int]], least: int) -> list[tuple[_Run, int]]:
+    """The same with the runs of each part of at least this level in the other order."""
+    parts = itertools.groupby(runs, lambda run: run[1] >= least)
+    return [run for is_turned, part in parts for run in (reversed(list(part)) if is_turned else part)]
 
 
 def _wrapped(pairs: list[tuple[str, Path]], width: int, size: int) -> list[list[tuple[str, Path]]]:
