@@ -98,6 +98,32 @@ def test_aspect_is_right_within_a_pixel(tmp_path, size, aspect, quarters, shown)
         assert page.shape[0] % 2 == page.shape[1] % 2 == 0
 
 
+@pytest.mark.parametrize("codec", ["libvpx-vp9", pytest.param("libvpx", marks=pytest.mark.slow)])
+def test_alpha_is_left_out_of_pictures(tmp_path, codec):
+    """What is transparent has the colours that the network sees, and the frame keeps its edges."""
+    source = tmp_path / "a.webm"
+    with av.open(str(source), "w") as output:
+        stream = output.add_stream(codec, rate=30)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuva420p"
+        stream.options = {"auto-alt-ref": "0"}
+        for number in range(3):
+            opaque = np.zeros((96, 160, 1), np.uint8)
+            opaque[:, 80:] = 255
+            pixels = np.concatenate([numbered_frame(0xFFF, (96, 160)), opaque], 2)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgba")
+            frame.pts, frame.time_base = number, Fraction(1, 30)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    with av.open(str(source)) as container:
+        assert container.streams.video[0].metadata.get("alpha_mode") == "1"
+    draw_pictures(tmp_path / "out" / "a", source)
+    for page in (read_mp4(tmp_path / "out" / "a.mp4")[1][0], read_gif(tmp_path / "out" / "a.gif")[1][0]):
+        part = video_part(page)
+        assert abs(part.shape[0] - part.shape[1] * 96 / 160) <= 1
+        half = part[: part.shape[0] // 2]
+        assert half[:, : half.shape[1] // 2].mean() > 200 and half[:, half.shape[1] // 2 :].mean() > 200
+
+
 @pytest.mark.parametrize("fps", [Fraction(24), Fraction(30000, 1001), Fraction(25), Fraction(8), Fraction(60)])
 def test_gif_has_the_speed_of_the_video(fps):
     rate = pictures._Sampler(float(fps)).rate
