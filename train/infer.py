@@ -35,7 +35,7 @@ from train.inference.files import predict_files
 from train.inference.flags import add_flags
 from train.inference.inputs import find_inputs
 from train.inference.long_video import Windows, predict_windows
-from train.inference.output import Row, Table, json_of, try_file, write_csv
+from train.inference.output import Row, Table, json_of, one_line, try_file, write_csv
 from train.inference.predict import VideoPredictor
 from train.inference.stored import predict_stored, with_true_labels
 from train.loop.health import memory_errors_in_one_line
@@ -136,7 +136,7 @@ def _show(rows: Iterator[Row], args: argparse.Namespace, paths: list[str], names
     table, finished = Table(paths, names, by_window=args.window is not None), []
     for row in rows:
         if row.status != "ok":
-            log.warning("warning: %s: %s: %s", row.path, row.status, row.reason)
+            log.warning("warning: %s: %s: %s", one_line(row.path), row.status, row.reason)
         if args.json:
             print(json_of(row), flush=True)
         else:

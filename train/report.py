@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         write_pages(folder, dict(zip(PAGES, pages, strict=True)), f"Made on {now} by `make report`.")
         num_files = sum(path.is_file() for path in folder.rglob("*")) + 1
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{len(runs)} runs, {num_files} files, {size / 1e6:.1f} MB -> {target / 'index.html'}")
+    print(f"{len(runs)} run{'s' * (len(runs) != 1)}, {num_files} files, {size / 1e6:.1f} MB -> {target / 'index.html'}")
     return EXIT_OK
 
 

@@ -87,7 +87,7 @@ def config(tmp_path_factory):
 def words(config, tmp_path, monkeypatch):
     """A command line whose network is a stand-in, and whose pictures are their names."""
 
-    def write(stem: Path, source, frames, fps, prediction, *, span, max_seconds) -> list[Path]:
+    def write(stem: Path, source, frames, fps, prediction, *, span, max_seconds, gif_from_s) -> list[Path]:
         stem.with_name(f"{stem.name}.gif").write_text(f"{prediction.top[0][0]} {span}")
         return [stem.with_name(f"{stem.name}.gif")]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +16,12 @@ from pipeline.common.errors import MachineError, UserError
 from pipeline.common.files import make_folder
 from train.inference.inputs import PICTURES
 from train.inference.output import Segment
-from train.pictures.prediction import Prediction, write_pictures, write_timeline
+from train.pictures.prediction import GIF_SECONDS, Prediction, write_pictures, write_timeline
 
 log = logging.getLogger(__name__)
 
 WHAT_NEXT = "Give another folder with --infer.output_dir (make: OUT=DIR), or --no-pictures."
+_MOST_BYTES = 180  # of a name; file systems allow 255, and temporary names are longer
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Drawing:
         duration_s: float,
         moment_s: float,
     ) -> list[Path]:
-        """Draw one video, of a long one the part around `moment_s`; returns the paths.
+        """Draw one video, of a long one the part around `moment_s`, as does the GIF; returns the paths.
 
         A video that cannot be drawn has a warning and no picture.
 
@@ -61,13 +64,14 @@ class Drawing:
             MachineError: the video could not be read.
             OSError: a picture cannot be written.
         """
-        span = None
-        if duration_s > self.max_seconds:
-            start = min(max(moment_s - self.max_seconds / 2, 0.0), duration_s - self.max_seconds)
-            span = (start, start + self.max_seconds)
+        start_s, shown_s = _around(moment_s, self.max_seconds, duration_s)
+        span = (start_s, start_s + shown_s) if duration_s > self.max_seconds else None
+        gif_from_s, _ = _around(moment_s - start_s, GIF_SECONDS, shown_s)
         stem = self._stem(name)
         try:
-            return write_pictures(stem, source, frames, fps, prediction, span=span, max_seconds=self.max_seconds)
+            return write_pictures(
+                stem, source, frames, fps, prediction, span=span, max_seconds=self.max_seconds, gif_from_s=gif_from_s
+            )
         except MachineError:
             raise
         except UserError as error:
@@ -89,6 +93,21 @@ class Drawing:
         return path
 
     def _stem(self, name: str) -> Path:
-        stem = self.folder / f"{name}{PICTURES}"
+        path = self.folder / name
+        stem = path.with_name(f"{_short(path.name)}{PICTURES}")
         make_folder(stem.parent, WHAT_NEXT)
         return stem
+
+
+def _short(name: str) -> str:
+    """The name of a file; of one that is so long that no ending fits, its beginning and a part of its SHA-256."""
+    content = os.fsencode(name)
+    if len(content) <= _MOST_BYTES:
+        return name
+    return f"{content[:_MOST_BYTES].decode(errors='ignore')}-{hashlib.sha256(content).hexdigest()[:8]}"
+
+
+def _around(middle_s: float, seconds: float, length_s: float) -> tuple[float, float]:
+    """Start and length of up to so many seconds around a time, inside `length_s` seconds."""
+    seconds = min(seconds, length_s)
+    return min(max(middle_s - seconds / 2, 0.0), length_s - seconds), seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from pipeline.common.errors import UserError
 from pipeline.common.files import check_regular, replacing, try_folder
 from pipeline.common.tables import write_rows
+from pipeline.common.text import visible
 
-_LONGEST_PATH = 60  # characters of the first column
+_LONGEST_PATH, _LONGEST_LABEL = 60, 40  # characters of columns; a longer label moves what is after it
 
 
 class Segment(NamedTuple):
@@ -97,6 +99,21 @@ def _finite(value: float) -> float | None:
     return round(value, 9) if math.isfinite(value) else None
 
 
+def one_line(text: str) -> str:
+    """A name in one line, whatever characters it has."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _columns(text: str) -> int:
+    """The room that a name takes in one line: Chinese characters have that of two letters, and marks none."""
+    text = one_line(text)
+    return sum(2 if unicodedata.east_asian_width(one) in "WF" else not unicodedata.combining(one) for one in text)
+
+
+def _cell(text: str, width: int) -> str:
+    return one_line(text) + " " * (width - _columns(text))
+
+
 class Table:
     """Prints rows as they come: all about a single video, or a line for each of several.
 
@@ -108,8 +125,8 @@ class Table:
 
     def __init__(self, paths: Sequence[str], names: Sequence[str], *, by_window: bool = False) -> None:
         self._single, self._by_window = len(paths) == 1, by_window
-        self._width = min(max((len(path) for path in paths), default=0), _LONGEST_PATH)
-        self._label_width = max(len(name) for name in ("prediction", *names))
+        self._width = min(max(map(_columns, ("video", *paths))), _LONGEST_PATH)
+        self._label_width = min(max(map(_columns, ("prediction", *names))), _LONGEST_LABEL)
         self._begun = False
 
     def add(self, row: Row) -> None:
@@ -125,20 +142,22 @@ class Table:
         if not self._begun:
             print(f"{'video':{self._width}}  {'prediction':{self._label_width}}  probability  true label")
             self._begun = True
-        path = row.path if len(row.path) <= self._width else f"...{row.path[3 - self._width :]}"
+        path = one_line(row.path)
+        path = path if _columns(path) <= self._width else f"...{path[3 - self._width :]}"
         if row.status != "ok":
-            print(f"{path:{self._width}}  -  {row.status}", flush=True)
+            print(f"{_cell(path, self._width)}  -  {row.status}", flush=True)
             return
         name, probability = row.top[0]
         note = "  (frames repeat)" if row.repeats else ""
-        line = f"{path:{self._width}}  {name:{self._label_width}}  {probability:11.4f}  {row.true_label or ''}{note}"
-        print(line.rstrip(), flush=True)
+        cells = (_cell(path, self._width), _cell(name, self._label_width), f"{probability:11.4f}")
+        print("  ".join((*cells, one_line(row.true_label or "") + note)).rstrip(), flush=True)
 
     def _print_segments(self, row: Row) -> None:
         if not self._single:
-            print(f"{row.path}:")
+            print(f"{one_line(row.path)}:")
         for each in row.segments or ():
-            print(f"{_clock(each.start_s)} - {_clock(each.end_s)}  {each.label:{self._label_width}}  {each.score:.4f}")
+            span, label = f"{_clock(each.start_s)} - {_clock(each.end_s)}", _cell(each.label, self._label_width)
+            print(f"{span}  {label}  {each.score:.4f}")
         if row.status != "ok":
             print(f"{row.status}: {row.reason}", flush=True)
         _print_notes(row)
@@ -146,10 +165,10 @@ class Table:
 
 def _print_single(row: Row) -> None:
     if row.status != "ok":
-        print(f"{row.path}: {row.status}: {row.reason}")
+        print(f"{one_line(row.path)}: {row.status}: {row.reason}")
         return
     for rank, (name, probability) in enumerate(row.top, start=1):
-        print(f"{rank}. {name}  {probability:.4f}")
+        print(f"{rank}. {one_line(name)}  {probability:.4f}")
     spans = ", ".join(f"{start:.2f}-{end:.2f} s" for start, end in row.views_s)
     print(f"looked at: {spans} ({row.protocol})")
     _print_notes(row)
@@ -157,11 +176,11 @@ def _print_single(row: Row) -> None:
 
 def _print_notes(row: Row) -> None:
     if row.true_label is not None:
-        print(f"true label: {row.true_label}")
+        print(f"true label: {one_line(row.true_label)}")
     if row.repeats:
         print("The video is shorter than a clip, so its frames repeat.")
     for path in row.pictures:
-        print(f"picture: {path}", flush=True)
+        print(f"picture: {one_line(str(path))}", flush=True)
 
 
 def _clock(seconds: float) -> str:

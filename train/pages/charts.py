@@ -122,7 +122,7 @@ def histogram(
     wide = is_flattened(values)
     low, high = float(values.min()), float(values.max())
     if low == high:
-        low, high = low - max(0.5, 0.05 * low), high + max(0.5, 0.05 * high)
+        low, high = 0.95 * low, 1.05 * high or 1.0
     edges = np.geomspace(low, high, num_bins + 1) if wide else np.linspace(low, high, num_bins + 1)
     edges[0], edges[-1] = low, high  # rounding must lose no value
     counts = np.histogram(values, edges)[0].astype(np.float64)
@@ -195,6 +195,7 @@ def curves(
         else:
             axes.set_ylim(*limits)
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlabel("step")
         axes.set_ylabel(unit + (" (log)" if wide else ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ def report_folder(target: Path) -> Iterator[Path]:
 
     Raises:
         UserError: `target` holds something that is no file of a report.
-        OSError: a file cannot be written; an earlier report is unchanged.
+        OSError: a file cannot be written, or an earlier report not be replaced; that is unchanged.
     """
     target = Path(os.path.realpath(target))  # a link stays: what it leads to is replaced
     make_folder(target.parent, _OTHER)
@@ -78,6 +79,9 @@ def _check_replaceable(target: Path) -> None:
         pass
     if foreign := [name for name in _files_in(target) if name not in own]:
         raise UserError(f"{target}: it holds files that are not of a report: {some(foreign, shown=2)}. {_OTHER}")
+    for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
+        if not os.access(folder, os.W_OK):  # it could be moved away, but not removed
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def _remove_left(target: Path) -> None:

@@ -26,6 +26,9 @@ HEIGHT_INCHES, CURVES_INCHES, CLIPS_INCHES = 5.2, 7.0, 5.0
 FRAMES_SHOWN = 8  # at most, per clip
 _GAP = 2  # pixels of white between frames
 _SMALL, _LARGE = 10, 13  # points
+_LEAST = 6  # points of names that are long
+_LINE = 1.3  # height of a line of a name, in sizes of its letters
+_CLIP_LETTERS = 14  # of a line of a name, at the usual size
 
 
 class LabelledClip(NamedTuple):
@@ -91,18 +94,29 @@ def _draw_clips(figure: SubFigure, clips: list[LabelledClip]) -> None:
     figure.suptitle("clips of the first batches", fontsize=_LARGE)
     report_missing(clip.label for clip in clips)
     labels, families = safe_for_matplotlib(clip.label for clip in clips)
+    row_points = 72 * (HEIGHT_INCHES - 1) / len(clips)
     for axes, clip, label in zip(np.atleast_1d(figure.subplots(len(clips), 1)), clips, labels, strict=True):
         axes.imshow(strip_of(clip.frames), interpolation="lanczos")
         axes.set_anchor("E")
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-        # Words of names are whole, such as counterclockwise; only one that is no word of a language is broken.
-        words = re.sub(r"(\S{20})(?=\S)", r"\1 ", label)
-        lines = textwrap.fill(words, 14, break_long_words=False)
+        lines, size = _name_of_clip(label, row_points)
         axes.set_ylabel(
-            lines, rotation=0, ha="right", va="center", fontsize=_SMALL, fontfamily=families, parse_math=False
+            lines, rotation=0, ha="right", va="center", fontsize=size, fontfamily=families, parse_math=False
         )
+
+
+def _name_of_clip(label: str, height: float) -> tuple[str, int]:
+    """A name in lines, and the size of its letters, both in points; it is cut only if the smallest do not fit."""
+    for size in range(_SMALL, _LEAST - 1, -1):
+        # Words of names are whole, such as counterclockwise; only one that is no word of a language is broken.
+        words = re.sub(rf"(\S{{{20 * _SMALL // size}}})(?=\S)", r"\1 ", label)
+        lines = textwrap.wrap(words, _CLIP_LETTERS * _SMALL // size, break_long_words=False)
+        most = max(int(height / (_LINE * size)), 1)
+        if len(lines) <= most:
+            return "\n".join(lines), size
+    return "\n".join([*lines[: most - 1], f"{lines[most - 1]}…"]), size
 
 
 def _draw_curves(figure: Figure | SubFigure, records: list[dict[str, Any]]) -> None:

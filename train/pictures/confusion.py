@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from train.pictures.charts import save_png
-from train.pictures.labels import report_missing, safe_for_matplotlib
+from train.pictures.labels import report_missing, safe_for_matplotlib, shortened
 
 MAX_NAMES = 40  # classes whose names are written at the axes
 MAX_PAIRS = 20  # most confused pairs that are listed
+_AT_AXES, _IN_PAIRS = 12, 17  # how wide a name may be, in sizes of its letters
 
 
 def block_order(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -44,6 +47,11 @@ def draw_confusion(path: Path, matrix: NDArray[np.int64], names: list[str], titl
         names: (K,) of the classes.
         title: of the picture.
     """
+    save_png(confusion_figure(matrix, names, title), path)
+
+
+def confusion_figure(matrix: NDArray[np.int64], names: list[str], title: str) -> Figure:
+    """The picture; arguments as of `draw_confusion`.  Characters that no font has are reported in a warning."""
     report_missing(names)
     names, families = safe_for_matplotlib(names)
     order = block_order(matrix)
@@ -51,13 +59,14 @@ def draw_confusion(path: Path, matrix: NDArray[np.int64], names: list[str], titl
     shares = (matrix / totals)[np.ix_(order, order)]
     figure = Figure(figsize=(14, 8), dpi=100, layout="constrained")
     axes, texts = figure.subplots(1, 2, width_ratios=(8, 6))
-    figure.suptitle(title, fontsize=13, parse_math=False)
+    figure.suptitle(shortened(title, 70), fontsize=13, parse_math=False)
     # The square root, so that a few confused videos are seen beside the diagonal.
     picture = axes.imshow(shares, cmap="magma_r", norm=PowerNorm(0.5, 0, 1), interpolation="nearest", aspect="auto")
     figure.colorbar(picture, ax=axes, shrink=0.6, label="share of the label's videos")
-    axes.set_title(f"{len(names)} classes: row label, column prediction; confused ones stand together", fontsize=10)
+    about = f"{len(names)} classes: row label, column prediction\nconfused ones stand together"
+    axes.set_title(about, fontsize=10)
     if len(names) <= MAX_NAMES:
-        places, short = range(len(names)), [_short(names[number], 20) for number in order]
+        places, short = range(len(names)), [shortened(names[number], _AT_AXES) for number in order]
         size = 10 if len(names) <= 20 else 7
         axes.set_xticks(places, short, rotation=90, fontsize=size, fontfamily=families, parse_math=False)
         axes.set_yticks(places, short, fontsize=size, fontfamily=families, parse_math=False)
@@ -66,23 +75,27 @@ def draw_confusion(path: Path, matrix: NDArray[np.int64], names: list[str], titl
         axes.set_yticks([])
     texts.axis("off")
     texts.set_title("most confused: label > predicted, videos", fontsize=11, loc="left")
-    for row, line in enumerate(_pairs(matrix, names)):
-        texts.text(
-            0, 0.97 - row * 0.048, line, fontsize=9, fontfamily=families, va="top", parse_math=False,
-            transform=texts.transAxes,
-        )  # fmt: skip
-    save_png(figure, path)
+    for row, (videos, label, taken) in enumerate(_pairs(matrix)):
+        line = [str(videos), shortened(names[label], _IN_PAIRS), ">", shortened(names[taken], _IN_PAIRS)]
+        _write_row(texts, 0.95 - row * 0.048, line, families)
+    if not _pairs(matrix):
+        _write_row(texts, 0.95, ["none"], families)
+    return figure
 
 
-def _pairs(matrix: NDArray[np.int64], names: list[str]) -> list[str]:
+def _write_row(axes: Axes, y: float, texts: list[str], families: list[str]) -> None:
+    """Write texts beside each other; as one text they would be reordered, if some are from right to left."""
+    style: dict[str, Any] = {"fontsize": 9, "fontfamily": families, "va": "baseline", "parse_math": False}
+    last = axes.text(0, y, texts[0], transform=axes.transAxes, **style)
+    for text in texts[1:]:
+        last = axes.annotate(
+            text, (1, y), xycoords=(last, axes.transAxes), xytext=(8, 0), textcoords="offset points", **style
+        )
+
+
+def _pairs(matrix: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """Videos, label and predicted class of the most confused pairs."""
     wrong = matrix * ~np.eye(len(matrix), dtype=bool)
     best = np.argsort(-wrong, axis=None, kind="stable")[:MAX_PAIRS]
     pairs = [divmod(int(place), len(matrix)) for place in best]
-    return [
-        f"{wrong[label, taken]:4d}   {_short(names[label], 28)} > {_short(names[taken], 28)}"
-        for label, taken in pairs if wrong[label, taken]
-    ] or ["none"]  # fmt: skip
-
-
-def _short(name: str, longest: int) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+    return [(int(wrong[pair]), *pair) for pair in pairs if wrong[pair]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import math
 import unicodedata
@@ -30,13 +31,17 @@ Colour = tuple[int, int, int]
 _DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 _REGULAR, _BOLD = _DEJAVU / "DejaVuSans.ttf", _DEJAVU / "DejaVuSans-Bold.ttf"
 _STYLES = ("bold", "black", "light", "thin", "medium", "italic", "oblique", "condensed", "mono", "ui")
-_DRAW_NO_TEXT = ("color", "lastresort", "blank", "tofu")  # parts of names; Pillow draws nothing for colours in layers
+_BOXES = ("lastresort", "blank", "tofu")  # parts of the names of fonts that have boxes for characters
+_NO_INK = ("Zs", "Cf")  # categories of spaces, and of marks such as a joiner
 _RIGHT_TO_LEFT = ("R", "AL")
-_NUMBERS = ("EN", "AN")
+_LETTERS_AND_NUMBERS = ("L", "R", "EN", "AN")
+_PAIRS = "()[]{}⟨⟩（）［］｛｝「」『』【】〈〉《》〔〕"
+_BRACKETS = dict(zip(_PAIRS[::2], _PAIRS[1::2], strict=True))
 _JOINER = "\u200d"
 _UNSEEN = {_JOINER, "\u200c", "\u00ad", *(chr(number) for number in range(0xFE00, 0xFE10))}  # no font needs a glyph
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _FLAGS = range(0x1F1E6, 0x1F200)
+_PICTOGRAPHS = range(0x1F000, 0x20000)
 _reported: set[str] = set()
 
 
@@ -92,9 +97,10 @@ def fit(text: str, width: int, sizes: Iterable[int], max_lines: int = 1, bold: b
         bold: whether DejaVu's letters are bold.
     """
     clusters = _clusters(_plain(text))
-    base = _base_direction(clusters)
-    fonts = [_font_of(cluster, _BOLD if bold else _REGULAR) for cluster in clusters]
-    pairs = [(cluster, font) if font else ("?", _REGULAR) for cluster, font in zip(clusters, fonts, strict=True)]
+    base = _base_level(clusters)
+    first = _BOLD if bold else _REGULAR
+    fonts = [_font_of(cluster, first) for cluster in clusters]
+    pairs = [(cluster, font) if font else ("?", first) for cluster, font in zip(clusters, fonts, strict=True)]
     size, lines = _largest(pairs, base, width, list(sizes), max_lines)
     metrics = [_font(path, size).getmetrics() for path in {_REGULAR, *(run.font for line in lines for run in line)}]
     ascent, descent = (max(values) for values in zip(*metrics, strict=True))
@@ -103,7 +109,7 @@ def fit(text: str, width: int, sizes: Iterable[int], max_lines: int = 1, bold: b
 
 
 def _largest(
-    pairs: list[tuple[str, Path]], base: bool, width: int, sizes: list[int], max_lines: int
+    pairs: list[tuple[str, Path]], base: int, width: int, sizes: list[int], max_lines: int
 ) -> tuple[int, tuple[tuple[_Run, ...], ...]]:
     """The size of letters, and the runs of each line."""
     least = len(_wrapped(pairs, width, sizes[-1]))
@@ -127,10 +133,10 @@ def report_missing(texts: Iterable[str]) -> None:
     if unknown:
         _reported.update(unknown)
         log.warning(
-            "%d characters of labels are drawn as '?', because no font here has them: %s. "
-            "Install a font that has them, such as Noto%s.",
-            len(unknown),
+            "Labels show '?' for characters of which no font here has outlines: %s. "
+            "Install a font that has them, such as Noto%s%s.",
             some(f"{cluster} ({' '.join(f'U+{ord(character):04X}' for character in cluster)})" for cluster in unknown),
+            " (for emoji Symbola)" if any(ord(cluster[0]) in _PICTOGRAPHS for cluster in unknown) else "",
             "" if _can_shape() else ", and the library FriBidi (libfribidi0) for letters that are joined",
         )
 
@@ -147,6 +153,17 @@ def safe_for_matplotlib(texts: Iterable[str]) -> tuple[list[str], list[str]]:
         paths.update(dict.fromkeys(font for font in fonts if font))
         drawn.append("".join(one if font else "?" for one, font in zip(clusters, fonts, strict=True)))
     return drawn, [_family(path) for path in paths]
+
+
+def shortened(text: str, width: float) -> str:
+    """A text for matplotlib; if it is wider than `width` times the size of its letters, its beginning and `…`."""
+    clusters = _clusters(_plain(text))
+    fonts = [_font_of(cluster, _REGULAR) or _REGULAR for cluster in clusters]
+    widths = [_width(_Run(*pair, right_to_left=False), 100) / 100 for pair in zip(clusters, fonts, strict=True)]
+    if sum(widths) <= width:
+        return text
+    ends = itertools.accumulate(widths, initial=_width(_Run("…", _REGULAR, right_to_left=False), 100) / 100)
+    return "".join(cluster for cluster, end in zip(clusters, list(ends)[1:], strict=True) if end <= width) + "…"
 
 
 def _plain(text: str) -> str:
@@ -188,9 +205,8 @@ def _font_of(cluster: str, first: Path) -> Path | None:
     ]
     if any(shaped) and not _can_shape():
         return None
-    if needed <= _characters(first):
-        return first
-    return next((path for path in (_REGULAR, *_installed()) if needed <= _characters(path)), None)
+    fonts = (path for path in (first, _REGULAR, *_installed()) if needed <= _characters(path))
+    return next((path for path in fonts if all(_has_outline(path, character) for character in needed)), None)
 
 
 @functools.cache
@@ -207,14 +223,31 @@ def _installed() -> list[Path]:
 
 @functools.cache
 def _characters(path: Path) -> frozenset[int]:
-    """The characters for which a font has letters; none if it cannot be read, or has pictures or boxes instead."""
+    """The characters that a font lists; none if it cannot be read, or has pixels or boxes instead of letters."""
     try:
         font = FT2Font(str(path))
-        if not font.scalable or any(part in path.stem.lower() for part in _DRAW_NO_TEXT):
+        if not font.scalable or any(part in path.stem.lower() for part in _BOXES):
             return frozenset()
         return frozenset(font.get_charmap())
     except (OSError, RuntimeError, ValueError):
         return frozenset()
+
+
+@functools.lru_cache(4096)
+def _has_outline(path: Path, character: int) -> bool:
+    """Whether a font draws a character that it lists; one of colours in layers draws nothing in a single colour."""
+    if unicodedata.category(chr(character)) in _NO_INK:
+        return True
+    try:
+        glyph = _face(path).load_char(character)
+    except RuntimeError:
+        return False
+    return glyph.width > 0 and glyph.height > 0
+
+
+@functools.lru_cache(8)
+def _face(path: Path) -> FT2Font:
+    return FT2Font(str(path))
 
 
 @functools.lru_cache(256)
@@ -242,60 +275,91 @@ def _direction(run: _Run) -> str | None:
     return None if not _can_shape() else "rtl" if run.right_to_left else "ltr"
 
 
-def _strong(cluster: str) -> bool | None:
-    """Whether a letter is written from right to left; None: it is none, and is written as those around it."""
-    kind = unicodedata.bidirectional(cluster[0])
-    return True if kind in _RIGHT_TO_LEFT else False if kind == "L" else None
+def _base_level(clusters: list[str]) -> int:
+    """1 if the first letter is written from right to left, else 0."""
+    kinds = (unicodedata.bidirectional(cluster[0]) for cluster in clusters)
+    return next((int(kind in _RIGHT_TO_LEFT) for kind in kinds if kind in ("L", *_RIGHT_TO_LEFT)), 0)
 
 
-def _base_direction(clusters: list[str]) -> bool:
-    """Whether the first letter is written from right to left."""
-    return next((bool(strong) for strong in map(_strong, clusters) if strong is not None), False)
+def _levels(clusters: list[str], base: int) -> list[int]:
+    """The level of each character of a line by Unicode's rules W2 to I2: of odd ones, right is where they begin.
 
-
-def _directions(clusters: list[str], base: bool) -> list[bool]:
-    """Whether each character of a line is written from right to left (the rules of Unicode, without nesting).
-
-    Numbers are written from left to right, but what is between one and a letter goes with the letters before it.
+    Args:
+        clusters: characters in the order in which they are read; none of them is a mark of direction.
+        base: level of the line.
     """
     kinds = [unicodedata.bidirectional(cluster[0]) for cluster in clusters]
+    strong = around = "R" if base else "L"
+    for place, kind in enumerate(kinds):
+        strong = kind if kind in ("L", *_RIGHT_TO_LEFT) else strong
+        kinds[place] = "R" if kind == "AL" else "AN" if kind == "EN" and strong == "AL" else kind
     for place in range(1, len(kinds) - 1):  # the point in 2.5
-        if kinds[place] in ("CS", "ES") and kinds[place - 1] == kinds[place + 1] and kinds[place - 1] in _NUMBERS:
-            kinds[place] = kinds[place - 1]
-    around: list[bool | None] = []
-    letters = base
-    for cluster, kind in zip(clusters, kinds, strict=True):
-        strong = letters if kind in _NUMBERS else _strong(cluster)
-        letters = letters if strong is None else strong
-        around.append(strong)
-    directions, before = [], base
-    for place, strong in enumerate(around):
-        after = next((other for other in around[place:] if other is not None), base)
-        before = before if strong is None else strong
-        directions.append(kinds[place] not in _NUMBERS and (before if before == after else base))
-    return directions
+        beside = kinds[place - 1]
+        if beside == kinds[place + 1] and (beside, kinds[place]) in (("EN", "ES"), ("EN", "CS"), ("AN", "CS")):
+            kinds[place] = beside
+    for places in (range(len(kinds)), range(len(kinds) - 1, -1, -1)):  # the sign in 50 %
+        before = ""
+        for place in places:
+            kinds[place] = before = "EN" if kinds[place] == "ET" and before == "EN" else kinds[place]
+    strong = around
+    for place, kind in enumerate(kinds):
+        strong = kind if kind in "LR" else strong
+        kinds[place] = "L" if kind == "EN" and strong == "L" else kind
+    _set_brackets(clusters, kinds, around)
+    before = around
+    for place, kind in enumerate(kinds):
+        if kind not in _LETTERS_AND_NUMBERS:
+            after = next((_side(other) for other in kinds[place:] if other in _LETTERS_AND_NUMBERS), around)
+            kinds[place] = before if before == after else around
+        before = _side(kinds[place])
+    return [base + {"L": base, "R": 1 - base}.get(kind, 2 - base) for kind in kinds]
 
 
-def _visual_runs(pairs: list[tuple[str, Path]], base: bool) -> Iterator[_Run]:
-    """The runs of a line as they stand from left to right: parts of the other direction are turned as wholes.
+def _set_brackets(clusters: list[str], kinds: list[str], around: str) -> None:
+    """Give the brackets of a pair the same direction (rule N0): that of the letters in them and, if so, before them."""
+    opened: list[int] = []
+    pairs: list[tuple[int, int]] = []
+    for place, cluster in enumerate(clusters):
+        if kinds[place] == "ON" and cluster in _BRACKETS:
+            opened.append(place)
+        elif kinds[place] == "ON" and cluster in _BRACKETS.values():
+            fitting = [number for number, left in enumerate(opened) if _BRACKETS[clusters[left]] == cluster]
+            if fitting:
+                pairs.append((opened[fitting[-1]], place))
+                del opened[fitting[-1] :]
+    for left, right in sorted(pairs):
+        inside = {_side(kind) for kind in kinds[left + 1 : right] if kind in _LETTERS_AND_NUMBERS}
+        if not inside:
+            continue
+        before = next((_side(kind) for kind in reversed(kinds[:left]) if kind in _LETTERS_AND_NUMBERS), around)
+        kinds[left] = kinds[right] = around if around in inside else before
+
+
+def _side(kind: str) -> str:
+    """The direction of a letter or number for what is beside it."""
+    return "L" if kind == "L" else "R"
+
+
+def _visual_runs(pairs: list[tuple[str, Path]], base: int) -> list[_Run]:
+    """The runs of a line as they stand from left to right: what has a higher level is turned as a whole.
 
     Args:
         pairs: characters with their fonts, in the order in which they are read.
-        base: whether the text is one from right to left.
+        base: level of the line.
     """
-    runs: list[_Run] = []
-    for (cluster, font), right_to_left in zip(pairs, _directions([cluster for cluster, _ in pairs], base), strict=True):
-        if runs and runs[-1][1:] == (font, right_to_left):
-            runs[-1] = runs[-1]._replace(text=runs[-1].text + cluster)
+    runs: list[tuple[_Run, int]] = []
+    for (cluster, font), level in zip(pairs, _levels([cluster for cluster, _ in pairs], base), strict=True):
+        if runs and runs[-1][0].font == font and runs[-1][1] == level:
+            runs[-1] = (runs[-1][0]._replace(text=runs[-1][0].text + cluster), level)
         else:
-            runs.append(_Run(cluster, font, right_to_left))
-    ordered: list[_Run] = []
-    for run in reversed(runs) if base else runs:
-        opposite = 0
-        while run.right_to_left != base and opposite < len(ordered) and ordered[-1 - opposite].right_to_left != base:
-            opposite += 1
-        ordered.insert(len(ordered) - opposite, run)
-    yield from ordered
+            runs.append((_Run(cluster, font, level % 2 == 1), level))
+    return [run for run, _ in _turned(_turned(runs, 2), 1)]
+
+
+def _turned(runs: list[tuple[_Run, int]], least: int) -> list[tuple[_Run, int]]:
+    """The same with the runs of each part of at least this level in the other order."""
+    parts = itertools.groupby(runs, lambda run: run[1] >= least)
+    return [run for is_turned, part in parts for run in (reversed(list(part)) if is_turned else part)]
 
 
 def _wrapped(pairs: list[tuple[str, Path]], width: int, size: int) -> list[list[tuple[str, Path]]]:
@@ -340,4 +404,4 @@ def _measure(line: list[tuple[str, Path]], size: int) -> float:
     """Pixels of a line without the space at its end."""
     if line and line[-1][0] == " ":
         line = line[:-1]
-    return sum(_width(run, size) for run in _visual_runs(line, base=False))
+    return sum(_width(run, size) for run in _visual_runs(line, base=0))

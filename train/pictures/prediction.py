@@ -29,7 +29,7 @@ _GIF_LEVELS = ((GIF_WIDTH, GIF_FPS, 192), (GIF_WIDTH, 10.0, 96), (240, 8.0, 64),
 _ESTIMATE = 1.6  # frames that follow each other have more in common than the few that are tried
 _STILL_S = 1.0  # a single frame is shown for so long
 _SLACK_S = 0.5  # a video that is so much longer than what is shown is not "long"
-_SAME_S = 1e-6  # times that differ by less are equal
+_SAME_S = 0.002  # times that differ by less are equal: Matroska rounds them to 1 ms
 _LAST_S = 0.02  # the least time for which a GIF's last frame is shown
 _LARGEST_DENOMINATOR = 10_000  # of a rate: 30000/1001, or a picture an hour
 _STRIP = 4  # pixels of the line that shows the moment
@@ -46,12 +46,13 @@ def write_pictures(
     *,
     span: tuple[float, float] | None,
     max_seconds: float = 10.0,
+    gif_from_s: float = 0.0,
 ) -> list[Path]:
     """Write `<stem>.mp4` and `<stem>.gif`; both or none of them.
 
     The MP4 is 480 pixels wide, and has the frames and the times of the source.  A portrait video is as high as the
     picture is wide, between dark edges.  The GIF is 320 pixels wide, or less where frames change so much that it would
-    be large, and shows the first 5 s at true speed.
+    be large, and shows 5 s at true speed.
 
     Args:
         stem: path of the files without their suffix; folders above it are made.
@@ -61,6 +62,7 @@ def write_pictures(
         prediction: what is written under the frames.  Characters that no font has are reported in a warning.
         span: the moment to show, (start, end) in seconds since the first frame; None: the video from its first frame.
         max_seconds: the longest moment; what comes after it is not shown.
+        gif_from_s: where the GIF begins, in seconds since the begin of the moment.
 
     Returns:
         The files.
@@ -75,7 +77,7 @@ def write_pictures(
     if not seconds > 0:
         raise UserError(f"{stem}: got a moment of {seconds:g} s, expected more than 0 s. Give a longer one.")
     with _opened(source, frames, fps, start_s, seconds, stem) as (rate, video_s, timed):
-        return _write(stem, timed, rate, prediction, start_s, seconds, video_s)
+        return _write(stem, timed, _Sampler(rate, gif_from_s), prediction, start_s, seconds, video_s)
 
 
 @contextlib.contextmanager
@@ -102,17 +104,20 @@ def _fitted(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _write(
-    stem: Path, timed: Timed, fps: float, prediction: Prediction, start_s: float, seconds: float, video_s: float
+    stem: Path, timed: Timed, sampler: _Sampler, prediction: Prediction, start_s: float, seconds: float, video_s: float
 ) -> list[Path]:
+    last_s = video_s or math.inf
     moment = None
     if start_s > 0 or video_s > seconds + _SLACK_S:
-        moment = Moment(start_s, min(start_s + seconds, video_s or math.inf), video_s)
+        moment = Moment(start_s, min(start_s + seconds, last_s), video_s)
     make_folder(stem.parent, "Give another folder.")
     mp4, gif = (stem.with_name(stem.name + suffix) for suffix in (".mp4", ".gif"))
-    sampler = _Sampler(fps)
     with replacing(mp4) as mp4_file, replacing(gif) as gif_file:
         with naming(mp4):
-            _write_mp4(mp4_file, sampler.watch(timed), fps, prediction, moment)
+            _write_mp4(mp4_file, sampler.watch(timed), sampler.fps, prediction, moment)
+        if moment is not None or sampler.seconds + _SLACK_S < sampler.end_s:
+            begin_s = start_s + sampler.start_s
+            moment = Moment(begin_s, min(begin_s + sampler.seconds, last_s), video_s)
         gif_file.write_bytes(_gif(sampler, prediction, moment))
     return [mp4, gif]
 
@@ -153,28 +158,38 @@ class _Sampler:
 
     Args:
         fps: of the frames.
+        from_s: where the GIF begins, in seconds since the first frame.
 
     Attributes:
+        fps: of the frames.
         rate: frames of the GIF in a second.  A whole number of frames is left out between them, so that motion is even.
-        frames: of the first GIF_SECONDS, when all have come.
-        seconds: when the last of them ends.
+        frames: of GIF_SECONDS, when all have come.
+        start_s: the time of the first of them.
+        seconds: how long they are shown.
+        end_s: when the last frame of all ends.
     """
 
-    def __init__(self, fps: float) -> None:
+    def __init__(self, fps: float, from_s: float = 0.0) -> None:
         self.rate = Fraction(fps).limit_denominator(_LARGEST_DENOMINATOR) / _steps(fps, GIF_FPS)
-        self._fps = fps
+        self.fps, self.start_s = fps, from_s
         self.frames: list[NDArray[np.uint8]] = []
-        self.seconds = 0.0
+        self.seconds = self.end_s = 0.0
 
     def watch(self, timed: Timed) -> Timed:
         """The same frames; those of the GIF are kept."""
         last: NDArray[np.uint8] | None = None
-        time_s = 0.0
+        time_s, begun = 0.0, False
         for time_s, frame in timed:
-            self._keep(last, time_s - _SAME_S)
+            if not begun and time_s >= self.start_s - _SAME_S:
+                self.start_s, begun = time_s, True
+            if begun:
+                self._keep(last, time_s - self.start_s - _SAME_S)
             yield time_s, frame
             last = frame
-        self.seconds = min(time_s + 1 / self._fps, GIF_SECONDS)
+        if not begun:
+            self.start_s = time_s
+        self.end_s = time_s + 1 / self.fps
+        self.seconds = min(self.end_s - self.start_s, GIF_SECONDS)
         self._keep(last, self.seconds - _LAST_S)
 
     def _keep(self, frame: NDArray[np.uint8] | None, until_s: float) -> None:

@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter, MultipleLocator
@@ -64,9 +65,12 @@ def draw_timeline(
     height = max(CURVES_INCHES, _LINE_INCHES * sum(label.count("\n") + 2 for label in labels))
     figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DPI, layout="constrained")
     curves, band = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
+    handles: list[Artist] = []
     for number, label in zip(shown, labels, strict=True):
-        curves.plot(times_s, scores[:, number], color=colours[names[number]], linewidth=2, label=label,
-                    marker="o" if len(times_s) == 1 else None)  # fmt: skip
+        handles += curves.plot(
+            times_s, scores[:, number], color=colours[names[number]], linewidth=2, label=label,
+            marker="o" if len(times_s) == 1 else None,
+        )  # fmt: skip
     curves.set_ylim(0, 1.02)
     curves.set_ylabel("probability", fontsize=_LARGE)
     curves.grid(alpha=0.3)
@@ -86,8 +90,12 @@ def draw_timeline(
         axes.tick_params(labelsize=_SMALL)
         axes.spines[["top", "right"]].set_visible(False)
     if any(label not in colours for _, _, label, _ in segments):
-        curves.fill_between([], [], color=_OTHER, label="other classes")
-    legend = figure.legend(loc="outside right upper", prop=FontProperties(family=families, size=_SMALL))
+        handles.append(curves.fill_between([], [], color=_OTHER))
+        labels.append("other classes")
+    # Given, because matplotlib finds no name that begins with an underscore.
+    legend = figure.legend(
+        handles, labels, loc="outside right upper", prop=FontProperties(family=families, size=_SMALL)
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure
@@ -115,7 +123,8 @@ def _wrapped(label: str) -> str:
             lines, width, word = [*lines, ""], 0, word.strip()
         for one in word:
             step = 2 if unicodedata.east_asian_width(one) in "WF" else 1
-            if width + step > _LETTERS:
+            # No line begins with the end of a bracket or with a comma.
+            if width + step > _LETTERS and unicodedata.category(one) not in ("Pe", "Po", "Mn", "Mc"):
                 lines, width = [*lines, ""], 0
             lines[-1], width = lines[-1] + one, width + step
     return "\n".join(lines)

@@ -117,7 +117,7 @@ def _seen(facts: dict[str, Any], config: Config, clip: Mapping[str, float]) -> d
     return seen
 
 
-def _of(record: dict[str, Any], key: str) -> dict[str, Any]:
+def _of(record: Mapping[Any, Any], key: str) -> dict[str, Any]:
     value = record.get(key)
     return value if isinstance(value, dict) else {}
 

@@ -74,6 +74,22 @@ def test_several_videos_are_lines_of_a_table(capsys):
     assert bad.split() == ["y.mp4", "-", "timeout"]
 
 
+def test_odd_names_keep_their_line_and_columns(capsys):
+    """A name with a line break, one of Chinese characters, and one of 300 letters."""
+    names = ["\u6253\u7403", "W" * 300, "a\nb\tc"]
+    table = Table([ODD, "x.mp4", "y.mp4"], names)
+    for path, name in zip([ODD, "x.mp4", "y.mp4"], names, strict=True):
+        table.add(Row(path, "ok", top=[(name, 0.5)], true_label=name))
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[0].startswith('a"\\n\\x1b[31m\\udcff')
+    wide = sum("\u4e00" <= letter <= "\u9fff" for letter in lines[0].partition("0.5000")[0])
+    assert lines[0].index("0.5000") + wide == lines[2].index("0.5000") == header.index("probability") + 5
+    assert "W" * 300 in lines[1] and "a\\nb\\tc" in lines[2]
+    Table([ODD], names).add(Row(ODD, "ok", top=[("a\nb", 0.5)], true_label="a\nb", pictures=[Path("o\nut.gif")]))
+    Table([ODD], names).add(Row(ODD, "io", "gone"))
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
 def test_segments_are_shown_with_their_times(capsys):
     Table(["l.mp4"], ["run", "sit"], by_window=True).add(LONG)
     first, second = capsys.readouterr().out.splitlines()

@@ -35,6 +35,7 @@ frame.onload = async () => {
     outside: all("body *").filter(each => !each.closest(".scroll *") && right(each) > root.clientWidth + 1).map(each => each.outerHTML.slice(0, 200)),
     broken: all("img").filter(each => !each.naturalWidth).map(each => each.src),
     stretched: all("img").filter(each => Math.abs(each.height - each.width * each.naturalHeight / each.naturalWidth) > 1.5).map(each => each.src),
+    clips: all("video").filter(each => each.offsetWidth).length, stills: all(".still").filter(each => each.offsetWidth).length,
     silent: all("video").filter(each => !each.videoWidth).map(each => each.outerHTML),
     pictures: all("img").map(each => each.currentSrc), small: all("p, td, th, figcaption").map(each => parseFloat(getComputedStyle(each).fontSize)).filter(size => size < 13),
   });
@@ -78,6 +79,7 @@ def test_page_fits_and_everything_loads(name: str, width: int, flags: list[str],
     assert facts["width"] >= width - 20  # a scroll bar
     assert facts["overflow"] == 0 and facts["outside"] == []
     assert facts["broken"] == [] and facts["stretched"] == [] and facts["silent"] == [] and facts["small"] == []
+    assert facts["stills"] == 0 and (facts["clips"] > 0) == (name == "evaluation.html")
     charts = {"light" in source for source in facts["pictures"] if "-light." in source or "-dark." in source}
     assert charts <= {not flags}, "the charts of the other theme"
     assert (facts["paper"] == "rgb(244, 245, 247)") == (not flags)
@@ -91,3 +93,4 @@ def test_paper_is_as_wide_as_every_table(name: str, report: Path):
     (report / "paper.html").write_text(text.replace("@media print", "@media all"), encoding="utf-8")
     facts = measured(report / "paper.html", 702)
     assert facts["overflow"] == 0 and facts["outside"] == [] and facts["broken"] == []
+    assert facts["clips"] == 0 and (facts["stills"] > 0) == (name == "evaluation.html"), "buttons are not for paper"

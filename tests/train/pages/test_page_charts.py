@@ -28,10 +28,13 @@ def test_axis_is_logarithmic_where_one_point_flattens():
     assert not is_flattened(np.array([np.nan, 1.0])) and not is_flattened(np.array([]))
 
 
-@pytest.mark.parametrize("values", [[3.0], [5, 5, 5], [0, 0], [0.0, 1e9], [10.0] * 99 + [36_000.0], [1e-9, 2.0, 1e12]])
+@pytest.mark.parametrize(
+    "values", [[3.0], [0.001], [5, 5, 5], [0, 0], [0.0, 1e9], [10.0] * 99 + [36_000.0], [1e-9, 2.0, 1e12]]
+)
 def test_histogram_counts_every_value(values, drawn, tmp_path):
     charts.histogram(tmp_path, "a", np.array(values, float), unit="s", alt="", caption="")
     assert sum(bar.get_height() for bar in drawn[0].patches) == len(values)
+    assert min(bar.get_x() for bar in drawn[0].patches) >= 0, "no file has less than no bytes"
     assert (drawn[0].get_xscale() == "log") == (len(values) >= 3 and max(values) > 1000)
 
 
@@ -41,6 +44,8 @@ def test_best_step_is_marked_on_a_logarithmic_axis(drawn, tmp_path):
     charts.curves(tmp_path, "a", [val], unit="loss", alt="")
     (star,) = [line for line in drawn[0].lines if line.get_marker() == "*"]
     assert star.get_xydata().tolist() == [[30, 1]] and drawn[0].get_yscale() == "log"
+    charts.curves(tmp_path, "a", [Curve(0, steps / 10, steps, "val")], unit="loss", alt="")
+    assert all(tick == round(tick) for tick in drawn[1].get_xticks()), "there is no half a step"
 
 
 def test_running_mean_leaves_out_what_is_not_finite():

@@ -1,5 +1,7 @@
 """The picture of a run: its frames, its texts, and the colours of its curves."""
 
+import itertools
+
 import numpy as np
 from matplotlib.text import Text
 from PIL import Image
@@ -38,6 +40,19 @@ def test_labels_and_result_are_written():
     long = texts(draw_run(RECORDS, [clip_of(f"rotating counterclockwise {'W' * 50}\u202e", 4)], ""))
     assert f"rotating\ncounterclockwise\n{'W' * 20}\n{'W' * 20}\n{'W' * 10}\\u202e" in long
     assert "playing squash\nor racquetball" in written and "a $1 b$" in written
+
+
+def test_long_names_of_clips_stand_apart():
+    """Smaller letters first; only what does not fit with the smallest is cut."""
+    names = ["W" * 300, "\u6253" * 90, "playing squash or racquetball on a court of one's own", "a", "", "word " * 60]
+    figure = draw_run(RECORDS, [clip_of(name, 4) for name in names * 2][:8], "")
+    figure.draw_without_rendering()
+    boxes = [axes.yaxis.label.get_window_extent() for axes in figure.subfigs[0].axes]
+    for number, (above, below) in enumerate(itertools.pairwise(boxes)):
+        assert above.y0 >= below.y1 - 1 or not (names * 2)[number], number
+    assert all(box.x0 >= 0 for box in boxes)
+    shown = texts(figure)
+    assert "own" in shown and "…" in shown
 
 
 def test_run_without_evaluation_or_clips_is_drawn(tmp_path):

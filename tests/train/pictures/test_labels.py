@@ -1,12 +1,16 @@
 """Names in pictures: every one is inside its box, whatever its script and length; what cannot be drawn is reported."""
 
+import ctypes
 import logging
+import random
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.ttLib.tables._g_l_y_f import Glyph
 from paths import ROOT, SHARED
 from PIL import Image
 
@@ -102,6 +106,28 @@ def test_runs_stand_as_they_are_read():
     assert [run.text.strip(" ()") for run in line if run.text.strip(" ()")] == [arabic, latin, "2.5", arabic]
     (line,) = fit(f"a {arabic} {arabic} b", 900, [16]).lines
     assert [run.text for run in line] == ["a ", f"{arabic} {arabic}", " b"]
+    (line,) = fit(f"a {arabic} 12 b", 900, [16]).lines
+    assert [run.text for run in line] == ["a ", "12", f"{arabic} ", " b"]
+    (line,) = fit(f"{arabic} ({latin}) 12", 900, [16]).lines
+    assert [run.text for run in line] == ["12", ") ", latin, f"{arabic} ("]
+
+
+def test_directions_are_those_of_fribidi():
+    """Of random lines; FriBidi has Unicode's algorithm too."""
+    try:
+        fribidi = ctypes.CDLL("libfribidi.so.0")
+    except OSError:
+        pytest.skip("this machine has no FriBidi")
+    rng, letters = random.Random(0), "ab \u05d0\u05d1\u0644\u0639 12.,-+%$()[]{}:!/\u0661\u0662\u00e9&#\u20ac"
+    for number in range(3000):
+        line, base = "".join(rng.choices(letters, k=1 + number % 14)).rstrip() or "a", number % 2
+        array = ctypes.c_uint32 * len(line)
+        text, kinds, brackets, direction = array(*map(ord, line)), array(), array(), ctypes.c_uint32(0x110 + base)
+        fribidi.fribidi_get_bidi_types(text, len(line), kinds)
+        fribidi.fribidi_get_bracket_types(text, len(line), kinds, brackets)
+        expected = (ctypes.c_int8 * len(line))()
+        fribidi.fribidi_get_par_embedding_levels_ex(kinds, brackets, len(line), ctypes.byref(direction), expected)
+        assert labels._levels(list(line), base) == list(expected), ascii(line)
 
 
 def test_missing_character_is_reported_once(caplog):
@@ -130,6 +156,29 @@ def test_font_of_boxes_is_not_taken(monkeypatch):
     labels._font_of.cache_clear()
     monkeypatch.setattr(labels, "_installed", lambda: [STIX.with_name("LastResortHE-Regular.ttf")])
     assert missing_characters(["\u6253"]) == ["\u6253"]
+    labels._font_of.cache_clear()
+
+
+def test_font_of_colours_is_not_taken(tmp_path, monkeypatch, caplog):
+    """An emoji whose outline is empty, because its colours are in other tables, is a visible `?` and is named."""
+    builder, emoji = FontBuilder(1000), "\U0001f9ff"
+    builder.setupGlyphOrder([".notdef", "emoji"])
+    builder.setupCharacterMap({ord(emoji): "emoji"})
+    builder.setupGlyf({".notdef": Glyph(), "emoji": Glyph()})
+    builder.setupHorizontalMetrics({".notdef": (500, 0), "emoji": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Layers", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(tmp_path / "Layers.ttf")
+    labels._font_of.cache_clear()
+    monkeypatch.setattr(labels, "_installed", lambda: [tmp_path / "Layers.ttf"])
+    with caplog.at_level(logging.WARNING):
+        panel = draw_panel(Prediction([(emoji, 0.5)], None), 480, None)
+    assert "Labels show '?' for characters of which" in caplog.text and "U+1F9FF" in caplog.text
+    assert "(for emoji Symbola)" in caplog.text and "\n" not in caplog.text.strip()
+    assert np.array_equal(panel, draw_panel(Prediction([("?", 0.5)], None), 480, None))
+    assert safe_for_matplotlib([f"a {emoji}"]) == (["a ?"], ["DejaVu Sans"])
     labels._font_of.cache_clear()
 
 

@@ -98,6 +98,32 @@ def test_aspect_is_right_within_a_pixel(tmp_path, size, aspect, quarters, shown)
         assert page.shape[0] % 2 == page.shape[1] % 2 == 0
 
 
+@pytest.mark.parametrize("codec", ["libvpx-vp9", pytest.param("libvpx", marks=pytest.mark.slow)])
+def test_alpha_is_left_out_of_pictures(tmp_path, codec):
+    """What is transparent has the colours that the network sees, and the frame keeps its edges."""
+    source = tmp_path / "a.webm"
+    with av.open(str(source), "w") as output:
+        stream = output.add_stream(codec, rate=30)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuva420p"
+        stream.options = {"auto-alt-ref": "0"}
+        for number in range(3):
+            opaque = np.zeros((96, 160, 1), np.uint8)
+            opaque[:, 80:] = 255
+            pixels = np.concatenate([numbered_frame(0xFFF, (96, 160)), opaque], 2)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgba")
+            frame.pts, frame.time_base = number, Fraction(1, 30)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    with av.open(str(source)) as container:
+        assert container.streams.video[0].metadata.get("alpha_mode") == "1"
+    draw_pictures(tmp_path / "out" / "a", source)
+    for page in (read_mp4(tmp_path / "out" / "a.mp4")[1][0], read_gif(tmp_path / "out" / "a.gif")[1][0]):
+        part = video_part(page)
+        assert abs(part.shape[0] - part.shape[1] * 96 / 160) <= 1
+        half = part[: part.shape[0] // 2]
+        assert half[:, : half.shape[1] // 2].mean() > 200 and half[:, half.shape[1] // 2 :].mean() > 200
+
+
 @pytest.mark.parametrize("fps", [Fraction(24), Fraction(30000, 1001), Fraction(25), Fraction(8), Fraction(60)])
 def test_gif_has_the_speed_of_the_video(fps):
     rate = pictures._Sampler(float(fps)).rate
@@ -108,6 +134,15 @@ def test_gif_has_the_speed_of_the_video(fps):
     assert min(delays) >= 6
 
 
+@pytest.mark.parametrize("fps", [30, 24, Fraction(30000, 1001), 60])
+def test_motion_is_even_where_times_are_rounded(fps):
+    """Matroska has whole milliseconds."""
+    sampler = pictures._Sampler(float(fps))
+    frames = [(round(1000 * number / fps) / 1000, np.array(number)) for number in range(int(4 * fps))]
+    assert [time_s for time_s, _ in sampler.watch(iter(frames))] == [time_s for time_s, _ in frames]
+    assert {int(step) for step in np.diff([int(frame) for frame in sampler.frames])} == {int(fps / sampler.rate)}
+
+
 @pytest.mark.parametrize(("seconds", "shown_ms"), [(1.0, 1000), pytest.param(5.6, 5000, marks=pytest.mark.slow)])
 def test_gif_ends_with_the_video_and_at_five_seconds(tmp_path, seconds, shown_ms):
     frames = np.stack([numbered_frame(number, (32, 160)) for number in range(int(25 * seconds))])
@@ -115,6 +150,23 @@ def test_gif_ends_with_the_video_and_at_five_seconds(tmp_path, seconds, shown_ms
     durations, pages = read_gif(tmp_path / "a.gif")
     assert sum(durations) == shown_ms and all(duration % 10 == 0 for duration in durations)
     assert [read_number(page[:64]) for page in pages] == list(range(0, len(pages) * 2, 2))
+
+
+def test_gif_names_the_seconds_that_it_shows(tmp_path, monkeypatch):
+    moments: list[Moment | None] = []
+    monkeypatch.setattr(pictures, "draw_panel", lambda *given: moments.append(given[2]) or draw_panel(*given))
+    frames = np.stack([numbered_frame(number, (32, 160)) for number in range(40)])
+    for span, seconds, shown, texts in (
+        (None, 10.0, range(10, 30, 1), [None, "0:02.5 to 0:07.5 of 0:10"]),
+        ((1.0, 9.0), 8.0, range(14, 34, 1), ["0:01 to 0:09 of 0:10", "0:03.5 to 0:08.5 of 0:10"]),
+    ):
+        moments.clear()
+        draw_pictures(tmp_path / "a", None, frames, 4.0, span, max_seconds=seconds, gif_from_s=2.5)
+        assert [read_number(page[:64]) for page in read_gif(tmp_path / "a.gif")[1]] == list(shown)
+        assert [moment and str(moment) for moment in moments] == texts
+    sampler = pictures._Sampler(4.0, 60.0)  # a header was wrong
+    assert len(list(sampler.watch((number / 4, frame) for number, frame in enumerate(frames)))) == 40
+    assert [read_number(frame) for frame in sampler.frames] == [39] and sampler.start_s == 39 / 4
 
 
 def test_one_frame_is_a_still(tmp_path):
