@@ -114,8 +114,7 @@ def _check_training(config: Config, document: Document, args: argparse.Namespace
 
 
 def _check_evaluation(config: Config, document: Document, args: argparse.Namespace) -> None:
-    from train.network.batch_limit import check_batch
-    from train.network.predictor import Predictor, load_predictor  # these take MindSpore's seconds
+    from train.network.predictor import load_predictor  # these take MindSpore's seconds
     from train.runs.choose import weights_of
     from train.weights.compatibility import check_class_names
     from train.weights.record import read_record, with_network
@@ -132,9 +131,7 @@ def _check_evaluation(config: Config, document: Document, args: argparse.Namespa
         return
     config = with_num_classes(config, lambda: count_classes(config))
     if check_ledgers(config, trains=False):
-        predictor, facts = load_predictor(config, path)
-        if isinstance(predictor, Predictor):
-            check_batch(predictor.network, config, "eval", _clip_lengths(config))
+        _, facts = load_predictor(config, path, _clip_lengths(config))
         check_class_names(facts, names or [], path, config.preprocess.dataset)
 
 

@@ -39,13 +39,13 @@ from train.evaluation.results import (
     write_files,
 )
 from train.evaluation.scoring import Evaluation, combine, log_step, score
-from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
+from train.experiment.load import SECTION_CLASSES, with_num_classes
 from train.experiment.sections import Config
 from train.loop.health import evaluation_memory_errors
-from train.network.batch_limit import check_batch
-from train.network.predictor import Predictor, load_predictor
+from train.network.predictor import load_predictor
 from train.pictures.confusion import draw_confusion
-from train.runs.choose import config_of_run, has_best, weights_of
+from train.runs.choose import weights_of
+from train.runs.command_line import parse
 from train.weights.compatibility import check_class_names, warn_if_seen_differently
 from train.weights.exported import RUNNERS
 from train.weights.record import read_record, with_network
@@ -63,13 +63,7 @@ _COMMON_KEYS = (
 def main(argv: list[str] | None = None) -> int:
     """Evaluate; print a table, and one line for each protocol."""
     parser = cli.parser("train.evaluate", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
-    _args, document = cli.parse(
-        parser,
-        argv,
-        lambda _args, overrides: config_of_run(overrides.get("eval.pretrained_model"), overrides, has_best),
-    )
-    cli.set_up_logging()
-    config = load_config(document)
+    _args, document, config = parse(parser, argv, "eval")
     path = weights_of(config.eval.pretrained_model, config, document, class_names(config))
     folder = Path(config.eval.output_dir) if config.eval.output_dir else results_folder(path)
     cli.say_target(f"{folder}")
@@ -81,8 +75,6 @@ def main(argv: list[str] | None = None) -> int:
     batch_size = config.data_loader.eval.dataset.batch_size
     with evaluation_memory_errors(batch_size):
         predictor, facts = load_for(source, path)
-        if isinstance(predictor, Predictor):
-            check_batch(predictor.network, config, "eval", [each.loader.dataset.seq for each in source.plan.passes])
     check_class_names(facts, source.videos.class_names, path, source.videos.name)
     protocols = [count.protocol for count in source.plan.counts]
     warn_if_seen_differently(facts, config, path, clips_seen(protocols, config))
@@ -106,7 +98,7 @@ def load_for(source: Evaluation, path: Path) -> tuple[Callable[[Tensor], Tensor]
     if path.suffix in RUNNERS:
         for other in seen[1:]:
             load_predictor(other, path)
-    return load_predictor(seen[0], path)
+    return load_predictor(seen[0], path, [each.data_loader.eval.dataset.seq for each in seen])
 
 
 def results_folder(path: Path) -> Path:

@@ -18,10 +18,11 @@ from pipeline.common.files import write_json
 from train.data.videos import class_names, count_classes
 from train.device import signals
 from train.device.select import start_device
-from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
+from train.experiment.load import SECTION_CLASSES, with_num_classes
 from train.loop.health import memory_errors_in_one_line
 from train.network.build import build_network
-from train.runs.choose import config_of_run, has_best, weights_of
+from train.runs.choose import weights_of
+from train.runs.command_line import parse
 from train.weights.compatibility import saved_classes
 from train.weights.export import Shape, export, metadata, write_with_mindspore
 from train.weights.exported import facts_path
@@ -36,13 +37,7 @@ _COMMON_KEYS = ("model.type", "model.num_classes", "train.ckpt_path", "export.",
 def main(argv: list[str] | None = None) -> int:
     """Export, check the file, and print its path."""
     parser = cli.parser("train.export", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
-    _args, document = cli.parse(
-        parser,
-        argv,
-        lambda _args, overrides: config_of_run(overrides.get("export.pretrained_model"), overrides, has_best),
-    )
-    cli.set_up_logging()
-    config = load_config(document)
+    _args, document, config = parse(parser, argv, "export")
     options = config.export
     device = start_device(config)
     if options.file_formate == "AIR" and device != "Ascend":

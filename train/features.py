@@ -49,11 +49,11 @@ from train.device.signals import StopRequests
 from train.evaluation.features import PartFile
 from train.evaluation.protocols import Protocol, clips_seen, protocols_of
 from train.evaluation.scoring import Evaluation, as_evaluated
-from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
+from train.experiment.load import SECTION_CLASSES, with_num_classes
 from train.experiment.sections import Config
-from train.network.batch_limit import check_batch
 from train.network.predictor import FeatureExtractor, load_feature_extractor
-from train.runs.choose import config_of_run, has_best, weights_of
+from train.runs.choose import weights_of
+from train.runs.command_line import parse
 from train.weights.compatibility import check_class_names, warn_if_seen_differently
 from train.weights.record import network_of, read_record, views_of, with_network
 from train.weights.sealed_json import sha256
@@ -74,13 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compute the features, write the file, and print its path."""
     parser = cli.parser("train.features", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
     _add_flags(parser)
-    args, document = cli.parse(
-        parser,
-        argv,
-        lambda _args, overrides: config_of_run(overrides.get("eval.pretrained_model"), overrides, has_best),
-    )
-    cli.set_up_logging()
-    config = load_config(document)
+    args, document, config = parse(parser, argv, "eval")
     path = weights_of(config.eval.pretrained_model, config, document, class_names(config))
     name, protocol = next(iter(protocols_of(config.eval.protocols, config.data_loader.eval.dataset).items()))
     folder = (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "features"
@@ -97,7 +91,6 @@ def main(argv: list[str] | None = None) -> int:
         source = Evaluation(config)
         config = as_evaluated(config)
         extract, facts = load_feature_extractor(config, path)
-        check_batch(extract.network, config, "eval")
         check_class_names(facts, source.videos.class_names, path, source.videos.name)
         warn_if_seen_differently(facts, config, path, clips_seen([protocol], config))
         settings = _settings(config, source.videos.name, name, protocol, path)

@@ -28,7 +28,7 @@ from train.device.select import start_device
 from train.evaluation.protocols import clips_seen, protocols_of
 from train.evaluation.results import names_of_classes
 from train.evaluation.scoring import Evaluation, as_evaluated
-from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
+from train.experiment.load import SECTION_CLASSES, with_num_classes
 from train.experiment.sections import Config
 from train.inference.drawing import WHAT_NEXT, Drawing
 from train.inference.files import predict_files
@@ -40,7 +40,8 @@ from train.inference.predict import VideoPredictor
 from train.inference.stored import predict_stored, with_true_labels
 from train.loop.health import memory_errors_in_one_line
 from train.network.predictor import load_predictor
-from train.runs.choose import config_of_run, has_best, weights_of
+from train.runs.choose import weights_of
+from train.runs.command_line import parse
 from train.weights.compatibility import check_class_names, saved_classes, warn_if_seen_differently
 from train.weights.record import read_record, with_input, with_network
 
@@ -57,13 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     """Predict, print the rows, and draw."""
     parser = cli.parser("train.infer", __doc__ or "", sections=SECTION_CLASSES, common=_COMMON_KEYS)
     add_flags(parser)
-    args, document = cli.parse(
-        parser,
-        argv,
-        lambda _args, overrides: config_of_run(overrides.get("infer.pretrained_model"), overrides, has_best),
-    )
-    cli.set_up_logging()
-    config = load_config(document)
+    args, document, config = parse(parser, argv, "infer")
     drawing = None if args.no_pictures else Drawing(Path(config.infer.output_dir), args.picture_seconds)
     cli.say_target(" and ".join(str(path) for path in (drawing and drawing.folder, args.csv) if path) or "nothing")
     _check_flags(args, config)

@@ -110,7 +110,7 @@ def test_batch_is_checked_before_anything_is_scored(words, monkeypatch):
         checked.append((type(network), loader, list(clip_lengths)))
         raise UserError("too large")
 
-    monkeypatch.setattr(evaluate, "check_batch", check_batch)
+    monkeypatch.setattr(predictor, "check_batch", check_batch)
     monkeypatch.setattr(evaluate, "score", lambda *_: pytest.fail("scored"))
     with pytest.raises(UserError, match="^too large"):
         evaluate.main([*words, "--eval.protocols=[torchvision-clip, one-clip]"])

@@ -27,6 +27,7 @@ from train.evaluation.features import PartFile
 from train.evaluation.scoring import Evaluation, as_evaluated, score
 from train.experiment.load import load_config
 from train.experiment.sections import Config
+from train.network import predictor
 from train.network.build import build_network
 from train.network.predictor import load_predictor
 from train.weights.exported import facts_path
@@ -170,11 +171,14 @@ def test_file_of_other_settings_is_not_replaced(words, tmp_path, capsys):
     assert target.read_bytes() == b"mine"
 
 
-def test_batch_is_checked_before_anything_is_computed(words, monkeypatch):
-    def check_batch(_network, _config, loader):
+def test_batch_is_checked_before_anything_is_computed(words, config, checkpoint, monkeypatch):
+    def check_batch(_network, _config, loader, _clip_lengths):
         raise UserError(f"{loader} is too large")
 
-    monkeypatch.setattr(features, "check_batch", check_batch)
+    monkeypatch.setattr(predictor, "check_batch", check_batch)
+    for load in (predictor.load_feature_extractor, predictor.load_predictor):  # infer's is the second
+        with pytest.raises(UserError, match="^eval is too large"):
+            load(config, checkpoint)
     with pytest.raises(UserError, match="^eval is too large"):
         features.main(words)
 

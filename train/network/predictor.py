@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from mindspore import Tensor, nn
 from model.r2plus1d import VideoResNet
 from pipeline.common.errors import UserError
 from train.experiment.sections import Config
+from train.network.batch_limit import check_batch
 from train.network.build import build_network
 from train.network.normalize import Normalize
 from train.weights.compatibility import warn_if_preprocessed_differently
@@ -31,7 +32,9 @@ class Predictor(nn.Cell):
         return self.network(self.normalize(clips))
 
 
-def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+def load_predictor(
+    config: Config, path: Path, clip_lengths: Iterable[int] = ()
+) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
     """Load a file with weights of the `model` section (train/weights/load.py), or a .mindir or .onnx of `make export`.
 
     Warns if the weights were trained with different preprocessing.
@@ -39,12 +42,13 @@ def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tenso
     Args:
         config: its `model`, `data_loader.eval` and `preprocess` sections are used.
         path: the file.
+        clip_lengths: numbers of frames of the clips; without any: `data_loader.eval.dataset.seq`.
 
     Returns:
         A function from clips (N, T, H, W, 3) uint8 to logits (N, num_classes), and what was saved with the weights.
 
     Raises:
-        UserError: the file is missing, corrupted or does not fit the settings.
+        UserError: the file is missing, corrupted or does not fit the settings, or a batch is too large for a GPU.
     """
     transforms = config.data_loader.eval.transforms(config.preprocess.frame_size)
     normalize = Normalize(transforms.mean, transforms.std)
@@ -53,7 +57,7 @@ def load_predictor(config: Config, path: Path) -> tuple[Callable[[Tensor], Tenso
         exported.check(config, path)
         warn_if_preprocessed_differently(exported.facts, config.preprocess, path)
         return lambda clips: exported(normalize(clips)), exported.facts
-    network, state = _load_network(config, path)
+    network, state = _load_network(config, path, clip_lengths)
     return Predictor(network, normalize).set_train(False), state
 
 
@@ -94,9 +98,10 @@ def load_feature_extractor(config: Config, path: Path) -> tuple[FeatureExtractor
     return extractor.set_train(False), state
 
 
-def _load_network(config: Config, path: Path) -> tuple[VideoResNet, dict[str, Any]]:
+def _load_network(config: Config, path: Path, clip_lengths: Iterable[int] = ()) -> tuple[VideoResNet, dict[str, Any]]:
     """The network of the `model` section with a file's weights, and what was saved with them."""
     network = build_network(config.model)
+    check_batch(network, config, "eval", clip_lengths)
     state = load_weights(path, network)
     warn_if_preprocessed_differently(state, config.preprocess, path)
     return network, state
