@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from train.pictures.labels import report_missing, safe_for_matplotlib
 
 MAX_NAMES = 40  # classes whose names are written at the axes
 MAX_PAIRS = 20  # most confused pairs that are listed
+_COLUMNS = (0.0, 0.14, 0.57)  # where their numbers, labels and predicted classes begin, as shares of the width
 
 
 def block_order(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -65,24 +67,28 @@ def draw_confusion(path: Path, matrix: NDArray[np.int64], names: list[str], titl
         axes.set_xticks([])
         axes.set_yticks([])
     texts.axis("off")
-    texts.set_title("most confused: label > predicted, videos", fontsize=11, loc="left")
-    for row, line in enumerate(_pairs(matrix, names)):
-        texts.text(
-            0, 0.97 - row * 0.048, line, fontsize=9, fontfamily=families, va="top", parse_math=False,
-            transform=texts.transAxes,
-        )  # fmt: skip
+    texts.set_title("most confused", fontsize=11, loc="left")
+    # Each cell is a text of its own, because scripts that are written from the right would turn a whole line around.
+    for row, cells in enumerate([("videos", "label", "taken for"), *_pairs(matrix, names)]):
+        for column, cell in zip(_COLUMNS, cells, strict=True):
+            texts.text(
+                column, 0.98 - row * 0.046, cell, fontsize=9, fontfamily=families, va="top", parse_math=False,
+                color="grey" if row == 0 else "black", transform=texts.transAxes,
+            )  # fmt: skip
     save_png(figure, path)
 
 
-def _pairs(matrix: NDArray[np.int64], names: list[str]) -> list[str]:
+def _pairs(matrix: NDArray[np.int64], names: list[str]) -> list[tuple[str, str, str]]:
     wrong = matrix * ~np.eye(len(matrix), dtype=bool)
     best = np.argsort(-wrong, axis=None, kind="stable")[:MAX_PAIRS]
     pairs = [divmod(int(place), len(matrix)) for place in best]
     return [
-        f"{wrong[label, taken]:4d}   {_short(names[label], 28)} > {_short(names[taken], 28)}"
+        (f"{wrong[label, taken]:,}", _short(names[label], 24), _short(names[taken], 24))
         for label, taken in pairs if wrong[label, taken]
-    ] or ["none"]  # fmt: skip
+    ] or [("0", "none", "")]  # fmt: skip
 
 
 def _short(name: str, longest: int) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+    """A name that is as wide as so many Latin letters at most; those of Chinese and the like count twice."""
+    widths = np.cumsum([1 + (unicodedata.east_asian_width(character) in "WF") for character in name])
+    return name if not name or widths[-1] <= longest else f"{name[: int((widths < longest).sum())]}…"

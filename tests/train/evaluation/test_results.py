@@ -20,6 +20,7 @@ from train.evaluation.protocols import PROTOCOLS
 from train.evaluation.results import confusion, folder_for, line_of, results_of, table_of, write_files
 from train.experiment.sections import Config, Dataset, Loader
 from train.experiment.transforms import standard_map
+from train.pictures import confusion as confusion_picture
 from train.pictures.confusion import block_order, draw_confusion
 
 NAMES = [*(f"class {number}" for number in range(5)), 'an "open", \r\n_door_ $5$', "a\rb"]
@@ -216,3 +217,12 @@ def test_confused_classes_stand_together(tmp_path):
     draw_confusion(tmp_path / "c.png", matrix, NAMES[:6], "$a title$ with_marks")
     with Image.open(tmp_path / "c.png") as picture:
         assert picture.size == (1400, 800)
+
+
+def test_each_cell_of_confused_pairs_is_a_text(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(confusion_picture, "save_png", lambda figure, _path: figures.append(figure))
+    names = ["\u0627\u0644\u0639\u0631\u0628\u064a\u0629", "jump", "x" * 30]  # a line would begin on the right
+    draw_confusion(tmp_path / "c.png", np.array([[1, 2, 0], [0, 1, 0], [1, 0, 1000]]), names, "title")
+    cells = [text.get_text() for text in figures[0].axes[1].texts]
+    assert cells == ["videos", "label", "taken for", "2", names[0], "jump", "1", "x" * 23 + "…", names[0]]
