@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -16,7 +14,8 @@ from train.pictures.labels import report_missing, safe_for_matplotlib, shortened
 
 MAX_NAMES = 40  # classes whose names are written at the axes
 MAX_PAIRS = 20  # most confused pairs that are listed
-_AT_AXES, _IN_PAIRS = 12, 17  # how wide a name may be, in sizes of its letters
+_AT_AXES, _IN_PAIRS = 12, 15  # how wide a name may be, in sizes of its letters
+_COLUMNS = (0.0, 0.14, 0.57)  # where their numbers, labels and predicted classes begin, as shares of the width
 
 
 def block_order(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -74,28 +73,23 @@ def confusion_figure(matrix: NDArray[np.int64], names: list[str], title: str) ->
         axes.set_xticks([])
         axes.set_yticks([])
     texts.axis("off")
-    texts.set_title("most confused: label > predicted, videos", fontsize=11, loc="left")
-    for row, (videos, label, taken) in enumerate(_pairs(matrix)):
-        line = [str(videos), shortened(names[label], _IN_PAIRS), ">", shortened(names[taken], _IN_PAIRS)]
-        _write_row(texts, 0.95 - row * 0.048, line, families)
-    if not _pairs(matrix):
-        _write_row(texts, 0.95, ["none"], families)
+    texts.set_title("most confused", fontsize=11, loc="left")
+    # Each cell is a text of its own, because scripts that are written from the right would turn a whole line around.
+    for row, cells in enumerate([("videos", "label", "taken for"), *_pairs(matrix, names)]):
+        for column, cell in zip(_COLUMNS, cells, strict=True):
+            texts.text(
+                column, 0.98 - row * 0.046, cell, fontsize=9, fontfamily=families, va="top", parse_math=False,
+                color="grey" if row == 0 else "black", transform=texts.transAxes,
+            )  # fmt: skip
     return figure
 
 
-def _write_row(axes: Axes, y: float, texts: list[str], families: list[str]) -> None:
-    """Write texts beside each other; as one text they would be reordered, if some are from right to left."""
-    style: dict[str, Any] = {"fontsize": 9, "fontfamily": families, "va": "baseline", "parse_math": False}
-    last = axes.text(0, y, texts[0], transform=axes.transAxes, **style)
-    for text in texts[1:]:
-        last = axes.annotate(
-            text, (1, y), xycoords=(last, axes.transAxes), xytext=(8, 0), textcoords="offset points", **style
-        )
-
-
-def _pairs(matrix: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+def _pairs(matrix: NDArray[np.int64], names: list[str]) -> list[tuple[str, str, str]]:
     """Videos, label and predicted class of the most confused pairs."""
     wrong = matrix * ~np.eye(len(matrix), dtype=bool)
     best = np.argsort(-wrong, axis=None, kind="stable")[:MAX_PAIRS]
     pairs = [divmod(int(place), len(matrix)) for place in best]
-    return [(int(wrong[pair]), *pair) for pair in pairs if wrong[pair]]
+    return [
+        (f"{wrong[label, taken]:,}", shortened(names[label], _IN_PAIRS), shortened(names[taken], _IN_PAIRS))
+        for label, taken in pairs if wrong[label, taken]
+    ] or [("0", "none", "")]  # fmt: skip

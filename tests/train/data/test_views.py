@@ -1,7 +1,10 @@
 """Views of a video for training and evaluation: which frames, which crops, repeatable for a seed."""
 
+import json
+
 import numpy as np
 import pytest
+from paths import ROOT
 
 from pipeline.decoding.resample import kept_frames
 from train.data.timeline import Timeline
@@ -72,6 +75,20 @@ def test_random_windows_are_torchvisions_of_the_source():
     assert (before[:, 0].max(), cuts.frames[:, 0].max()) == (len(kept) - 16, 130 - 16)  # 131 frames are stored
     short = Timeline(*(np.full(5, value) for value in (6, 7.5, 6, 7.5, False)))  # 12 frames of 15 a second
     assert new.cuts(np.arange(5), short).frames[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 0, 1, 1]
+
+
+def test_random_windows_are_torchvisions_in_all_cases():
+    cases = json.loads((ROOT / "tests/resources/torchvision_clip_indices.json").read_text())
+    with_clip = [case for case in cases if case["source_frame_of_clips"]]
+    assert len(with_clip) == 137
+    for case in with_clip:
+        frames, rate, seq = (case[key] for key in ("source_frames", "source_fps", "clip_len"))
+        kept, fps = kept_frames(frames, rate, 15)
+        timeline = Timeline(*(np.full(15, value) for value in (frames, rate, len(kept), fps, False)))
+        loader = Loader(Dataset(seq_mode="random", num_clips=5, seq=seq), standard_map(STORED, "random"))
+        cuts = Views(loader, STORED, 0, 15.0).cuts(np.arange(15), timeline)
+        every = source_frames("torchvision-video", frames, rate, clip_len=seq, num_clips=1000)
+        assert {tuple(kept[clip].tolist()) for clip in cuts.frames} <= set(map(tuple, every)), case
 
 
 def test_a_view_is_a_function_of_seed_epoch_and_sample():
