@@ -260,7 +260,7 @@ class Trainer:
         return summary
 
     def _check_free_space(self) -> None:
-        """Compare the size of the checkpoints that will be kept with the free space of the disk.
+        """Compare the size of the checkpoints that will be there at once with the free space of the disk.
 
         Raises:
             MachineError: they do not fit.
@@ -268,15 +268,17 @@ class Trainer:
         if self.run is None:
             return
         options, steps = self.config.train, len(self.rates)
-        made = 1 + options.epochs // (options.save_checkpoint_epochs or math.inf)
-        made += steps // (options.save_checkpoint_steps or math.inf)
-        kept = int(min(made, options.keep_checkpoint_max)) + bool(options.eval_epochs)  # the best one, too
+        every = (each or options.epochs for each in (options.save_checkpoint_epochs, options.eval_epochs))
+        made = max(math.ceil(options.epochs / each) for each in every)
+        made += steps // (options.save_checkpoint_steps or steps + 1)
+        # A new one is complete before an old one is removed, and the best one stays.
+        kept = min(made, options.keep_checkpoint_max + 1 + bool(options.eval_epochs))
         kept = max(kept - len(checkpoint.checkpoints_in(self.run.checkpoints)), 1)
         size = sum(each.nbytes for each in (*self.network.get_parameters(), *self.train_step.state().values()))
         free = shutil.disk_usage(existing_folder(self.run.path)).free
         if kept * size > free:
             raise MachineError(
-                f"{self.run.path}: {kept} checkpoints of {size / 1e6:,.1f} MB will be kept, but only "
+                f"{self.run.path}: {kept} checkpoints of {size / 1e6:,.1f} MB will be there at once, but only "
                 f"{free / 1e6:,.1f} MB are free. Free some space, set train.ckpt_path to a folder on another disk, or "
                 "set train.keep_checkpoint_max to a smaller number."
             )
