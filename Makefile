@@ -116,7 +116,7 @@ infer: $(if $(SPLIT),$(SCORED),install) ## Predict videos (VIDEO=PATH or SPLIT=v
 export: install ## Write the network as MINDIR or ONNX, and check the file by running it
 	$(RUN) train.export $(OF_RUN) $(if $(CKPT),--export.pretrained_model="$$CKPT") $(FLAGS)
 
-# Without CONFIG, the weights are for the full network with 400 classes, not for the sample's narrow one.
+# Without CONFIG, the network is that recorded with a .ckpt, else the full one with 400 classes, not the sample's.
 convert: install ## Convert weights (FROM=FILE TO=FILE): .pth, .safetensors, .ckpt
 	$(RUN) train.convert $(if $(GIVEN_CONFIG),--config="$$CONFIG") $(FLAGS) -- "$$FROM" "$$TO"
 

@@ -5,8 +5,9 @@
 
 Reads PyTorch's .pth, .pt, .pth.tar and .bin, Lightning's .ckpt, .safetensors, and MindSpore's .ckpt, with the names of
 this project, torchvision, zjut_mindvideo or mmaction2.  Writes .ckpt for this project, or .safetensors or .pth with
-torchvision's names.  The ending of TO is its format.  Every name and shape must match the `model` section.  Only with
-`--train.head=new` the last layer is not read: it gets new random weights for model.num_classes classes.
+torchvision's names.  The ending of TO is its format.  Every name and shape must match the network: that recorded with a
+.ckpt of this project, else the `model` section.  Only with `--train.head=new` the last layer is not read: it gets new
+random weights for model.num_classes classes.
 
 `--class-order` puts the outputs of weights that name their classes into the order of a list; weights without names get
 those of the list, in its order.
@@ -24,14 +25,14 @@ from model import weights
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, UserError
 from pipeline.common.settings import build
-from train.experiment.sections import Model, Train
+from train.experiment.sections import Config, Model, Train
 from train.network.build import build_network
 from train.weights import checkpoint, sealed_json
 from train.weights.class_order import order_classes, read_class_order
 from train.weights.files import write_safetensors
 from train.weights.load import MisfitError, load_weights
 from train.weights.pytorch import write_pth
-from train.weights.record import network_of
+from train.weights.record import network_of, read_record, with_network
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,11 @@ def convert(source: Path, target: Path, model: Model, train: Train, class_order:
     kept = {key: facts[key] for key in ("classes", "videos", "recipe", "recipe_sha256", "views") if facts.get(key)}
     if train.head == "new":
         kept = {}
+    if names and target.suffix == ".pth" and not kept.get("classes"):
+        raise UserError(
+            f"--class-order: {source} does not name its classes, and {target} has no place for names. Write a .ckpt or "
+            "a .safetensors."
+        )
     if names:
         log.info("%s: %s", source, order_classes(network, kept.get("classes") or [], names, source))
         kept["classes"] = names
@@ -132,6 +138,8 @@ def main(argv: list[str] | None = None) -> int:
     cli.set_up_logging()
     cli.say_target(f"{args.target}")
     model, train = build(Model, document, "model"), build(Train, document, "train")
+    if train.head == "same" and args.source.suffix == ".ckpt" and args.source.is_file():
+        model = with_network(Config(model=model), document, read_record(args.source), args.source).model
     print(convert(args.source, args.target, model, train, args.class_order))
     return EXIT_OK
 

@@ -82,8 +82,11 @@ def main(argv: list[str] | None = None) -> int:
     protocols = list(protocols_of(config.eval.protocols, config.data_loader.eval.dataset).values())[:1]
     warn_if_seen_differently(facts, config, path, clips_seen(protocols, config))
     listed = source.videos.class_names if source else []
-    names = names_of_classes(config.model.classes, listed, facts.get("classes") or _frozen_names(config))
+    frozen = [] if facts.get("classes") else _frozen_names(config)
+    names = names_of_classes(config.model.classes, listed, facts.get("classes") or frozen)
     paths = source.videos.video_ids if source else [str(each.path) for each in inputs]
+    if source is None:
+        check_class_names({}, frozen, path, f"the class list of {config.preprocess.dataset}, which are shown")
     log.info("%d video%s, checkpoint %s", len(paths), "s" * (len(paths) != 1), path)
     with _memory_errors(config):
         if source is not None:

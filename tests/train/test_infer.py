@@ -150,6 +150,17 @@ def test_times_looked_at_are_printed(words, videos, capsys):
     assert "The video is shorter than a clip, so its frames repeat." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("known", "label"), [(["u", "v", "w"], "u"), (LABELS, LABELS[0])])
+def test_weights_without_names_meet_a_list_aloud(known, label, words, videos, capsys, monkeypatch):
+    facts = {} if known != LABELS else {"classes": LABELS}
+    monkeypatch.setattr(infer, "load_predictor", lambda *_: (by_colour, facts))
+    monkeypatch.setattr(infer, "frozen_classes", lambda _: (["u", "v", "w"], Path("classes.csv")))
+    assert infer.main([*words, f"--infer.image_path={videos}/x/1.mp4", "--no-pictures"]) == EXIT_OK
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"1. {label}  ")
+    assert ("These weights do not name their classes" in shown.err) == (not facts)
+
+
 def test_window_slides_over_files_too(words, videos, capsys, monkeypatch):
     monkeypatch.setattr(drawing, "write_timeline", lambda path, *_: path.touch())
     words += [f"--infer.image_path={videos}/?/1.mp4", "--window=0.4", "--json", "--picture-seconds=1"]

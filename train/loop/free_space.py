@@ -1,4 +1,4 @@
-"""Compares the checkpoints that a training will keep with the free space of the disk, before it trains for days."""
+"""Compares the checkpoints that will be there at once with the free space of the disk, before it trains for days."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ def check_free_space(folder: Path, options: Train, num_steps: int, nbytes: int) 
     Raises:
         MachineError: the disk is too full.
     """
-    written = 1 + options.epochs // (options.save_checkpoint_epochs or math.inf)
-    written += num_steps // (options.save_checkpoint_steps or math.inf)
-    kept = int(min(written, options.keep_checkpoint_max)) + bool(options.eval_epochs)  # the best one, too
+    every = (each or options.epochs for each in (options.save_checkpoint_epochs, options.eval_epochs))
+    written = max(math.ceil(options.epochs / each) for each in every)
+    written += num_steps // (options.save_checkpoint_steps or num_steps + 1)
+    # A new one is complete before an old one is removed, and the best one stays.
+    kept = min(written, options.keep_checkpoint_max + 1 + bool(options.eval_epochs))
     kept = max(kept - len(checkpoints_in(folder)), 1)
     free = shutil.disk_usage(existing_folder(folder)).free
     if kept * nbytes > free:
         raise MachineError(
-            f"{folder.parent}: {kept} checkpoints of {nbytes / 1e6:,.1f} MB will be kept, but only "
+            f"{folder.parent}: {kept} checkpoints of {nbytes / 1e6:,.1f} MB will be there at once, but only "
             f"{free / 1e6:,.1f} MB are free. Free some space, set train.ckpt_path to a folder on another disk, or "
             "set train.keep_checkpoint_max to a smaller number."
         )

@@ -14,24 +14,31 @@ from pipeline.common.errors import UserError
 from pipeline.common.files import open_to_read
 from pipeline.common.text import shown, some
 
-_NUMBERED = re.compile(r"(\d+)[ \t,]+(.+)")
+_NUMBERED = re.compile(r"(\d+)[ \t,;]+(.+)")
+_NUMBER_LAST = re.compile(r".*[\s,;](\d+)")
+_LONGEST = 1 << 20  # bytes of a list; Kinetics-700's has 12 KB
 
 
 def read_class_order(path: Path) -> list[str]:
     """The names of a class list, first output first.
 
     The file has a name on each line, or a number and a name (all from 0 or all from 1, in any order), or is a CSV with
-    the columns label_id and label.
+    the columns label_id and label.  Names may be quoted as in a CSV.
 
     Raises:
-        UserError: it is missing, empty, no text, or a name or a number is there twice or lacks.
+        UserError: it is missing, empty, too large, no text, has numbers elsewhere, or a name or a number is there twice
+            or lacks.
         OSError: it cannot be read.
     """
+    if path.is_dir() or not path.exists():
+        what = "is a folder" if path.exists() else "not found"
+        raise UserError(f"--class-order: {path} {what}. Give a file with a class name on each line.")
     try:
         with open_to_read(path) as file:
-            text = file.read().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"--class-order: {path} not found. Give a file with a class name on each line.") from None
+            content = file.read(_LONGEST + 1)
+        if len(content) > _LONGEST:
+            raise UserError(f"--class-order: {path} is larger than {_LONGEST:,} bytes, so it is no list of classes.")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"--class-order: {path} is not UTF-8 at byte {error.start}.") from None
     rows = [(row, line.strip()) for row, line in enumerate(text.splitlines(), start=1) if line.strip()]
@@ -42,10 +49,32 @@ def read_class_order(path: Path) -> list[str]:
             cells = dict(zip(header, next(csv.reader([line])), strict=False))
             numbered.append((row, cells.get("label_id", ""), cells.get("label", "")))
     elif rows and all(_NUMBERED.fullmatch(line) for _, line in rows):
-        numbered = [(row, match[1], match[2]) for row, line in rows if (match := _NUMBERED.fullmatch(line))]
+        numbered = [(row, match[1], _unquoted(match[2])) for row, line in rows if (match := _NUMBERED.fullmatch(line))]
     else:
-        numbered = [(row, str(place), line) for place, (row, line) in enumerate(rows)]
+        _check_without_numbers(path, rows)
+        numbered = [(row, str(place), _unquoted(line)) for place, (row, line) in enumerate(rows)]
     return _in_order(path, numbered)
+
+
+def _unquoted(name: str) -> str:
+    """A name without the quotes that a CSV puts around it."""
+    return name[1:-1].replace('""', '"') if len(name) > 1 and name[0] == name[-1] == '"' else name
+
+
+def _check_without_numbers(path: Path, rows: Sequence[tuple[int, str]]) -> None:
+    """Check that lines do not end with numbers of their own which the order of the lines would contradict.
+
+    Raises:
+        UserError: they do.
+    """
+    numbers = [int(match[1]) for _, line in rows if (match := _NUMBER_LAST.fullmatch(line)) and len(match[1]) < 9]
+    count = len(rows)
+    if len(numbers) == count > 1 and sorted(numbers) in (list(range(count)), list(range(1, count + 1))):
+        if numbers != sorted(numbers) or any(re.search(r"[,;\t]\s*\d+$", line) for _, line in rows):
+            raise UserError(
+                f"--class-order: {path}:{rows[0][0]}: got {shown(rows[0][1])}, expected a name, or first its number. "
+                "Give a CSV with the columns label_id and label."
+            )
 
 
 def _in_order(path: Path, rows: Sequence[tuple[int, str, str]]) -> list[str]:

@@ -124,7 +124,7 @@ def test_disk_too_small_for_checkpoints_is_named_first(config, tmp_path, monkeyp
     with monkeypatch.context() as patch, pytest.raises(MachineError) as caught:
         patch.setattr(shutil, "disk_usage", lambda _: usage)
         train.main([*words, "--train.save_checkpoint_steps=1", "--train.keep_checkpoint_max=3"])
-    expected = r"/tiny: 4 checkpoints of 0\.0 MB will be kept, but only 0\.0 MB are free\. Free some"
+    expected = r"/tiny: 5 checkpoints of 0\.0 MB will be there at once, but only 0\.0 MB are free\. Free some"
     assert re.search(expected, str(caught.value))
     assert caught.value.exit_code == EXIT_IO and list(tmp_path.iterdir()) == []
     with monkeypatch.context() as patch:

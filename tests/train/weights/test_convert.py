@@ -31,7 +31,7 @@ from train.weights.files import read_safetensors, write_safetensors
 from train.weights.load import load_weights
 from train.weights.onnx_graph import build_onnx
 from train.weights.pytorch import read_pth
-from train.weights.record import read_record
+from train.weights.record import network_of, read_record
 
 NARROW = ["--model.stage_channels=[4, 4, 8, 8]", "--model.num_classes=5"]
 SETTINGS = Model(stage_channels=(4, 4, 8, 8), num_classes=5)
@@ -418,6 +418,20 @@ def test_there_and_back_to_pytorch(torchvisions, tmp_path):
     assert same(load_file(back), expected)
 
 
+def test_ckpt_of_ours_is_its_own_network(tmp_path, capsys):
+    network = build_network(SETTINGS)
+    checkpoint.save_weights(tmp_path / "a.ckpt", network, {"network": network_of(SETTINGS)})
+    assert convert.main([str(tmp_path / "a.ckpt"), str(tmp_path / "a.pth")]) == EXIT_OK
+    assert "this configuration has another model.stage_channels, num_classes" in capsys.readouterr().err
+    assert len(read_pth(tmp_path / "a.pth")[0]) == 37 * 6 + 2
+    for words, message in (
+        (["--model.num_classes=6"], "model.num_classes: got 6, but .*a.ckpt has 5 classes"),
+        (["--train.head=new"], "does not fit this network"),  # the new network is that of the command line
+    ):
+        with pytest.raises(UserError, match=message):
+            convert.main([str(tmp_path / "a.ckpt"), str(tmp_path / "b.pth"), *words])
+
+
 def test_torchvision_loads_what_is_written(tmp_path):
     resnet = pytest.importorskip("torchvision.models.video.resnet")
     import torch
@@ -549,6 +563,9 @@ def test_class_order_of_other_classes_writes_nothing(torchvisions, tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\nx\n")
     with pytest.raises(UserError, match=r"Only in the list: 'x'\. Only in the weights: 'e'\."):
         convert.main([str(tmp_path / "a.ckpt"), str(target), *NARROW, order])
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
+    with pytest.raises(UserError, match=r"does not name its classes, and .*x\.pth has no place for names"):
+        convert.main([str(torchvisions), str(tmp_path / "x.pth"), *NARROW, order])
     with pytest.raises(UserError, match=r"a new head \(train\.head=new\) has no classes"):
         convert.main([str(torchvisions), str(target), *NARROW, order, "--train.head=new"])
-    assert not target.exists()
+    assert not target.exists() and not (tmp_path / "x.pth").exists()
