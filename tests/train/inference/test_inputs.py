@@ -61,6 +61,15 @@ def test_list_with_labels_has_true_labels(inside):
     assert [each.true_label for each in find_inputs("list.csv", "out")] == ["a, b", None]
 
 
+def test_list_keeps_odd_names_whole(inside):
+    names = ["a\x0cb.mp4", "c\u2028d.mp4", "e\x85f.mp4", '"g.mp4', "$h %d.mp4"]
+    touch_all(inside, *names)
+    (inside / "list.txt").write_text("\r\n".join(names), encoding="utf-8")
+    assert paths("list.txt") == names
+    (inside / "list.csv").write_text("path\n" + "\n".join(f'"{name.replace(chr(34), 2 * chr(34))}"' for name in names))
+    assert paths("list.csv") == names
+
+
 def test_own_pictures_are_no_inputs(inside):
     touch_all(inside, "clips/out/x/1-predicted.mp4", "clips/x/9-predicted.mp4")
     assert "clips/out/x/1-predicted.mp4" not in paths("clips", "clips/out")
@@ -83,6 +92,7 @@ def test_own_pictures_are_no_inputs(inside):
         ("pipe", r"got 'pipe', not a regular file, expected "),
         ("/dev/null", r"got '/dev/null', a device, such as a camera, expected "),
         ("ring.mp4", r"got 'ring\.mp4': Too many levels of symbolic links, expected "),
+        ("endless.csv", r"endless\.csv: field larger than field limit \(\d+\), expected a list with one path a line"),
         ("binary.txt", r"binary\.txt: not a text in UTF-8, expected a list with one path a line"),
     ],
 )
@@ -91,6 +101,7 @@ def test_anything_else_is_one_line(inside, text, words):
     os.mkfifo("pipe")
     os.symlink("ring.mp4", "ring.mp4")
     (inside / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (inside / "endless.csv").write_text(f"path\n{'x' * 200_000}\n")
     with pytest.raises(UserError, match=words) as caught:
         find_inputs(text, "out")
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
