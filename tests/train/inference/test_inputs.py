@@ -1,5 +1,6 @@
 """What `make infer VIDEO=` names becomes a list of videos with different names, or one line on what is expected."""
 
+import csv
 import os
 
 import pytest
@@ -70,6 +71,16 @@ def test_list_keeps_odd_names_whole(inside):
     assert paths("list.csv") == names
 
 
+def test_endless_line_of_a_list_is_one_line(inside):
+    before = csv.field_size_limit(100)  # MindSpore raises it to 10 MiB
+    try:
+        (inside / "list.csv").write_text(f"path\n{'x' * 101}\n")
+        with pytest.raises(UserError, match=r"list\.csv: field larger than field limit \(100\), expected a list with"):
+            find_inputs("list.csv", "out")
+    finally:
+        csv.field_size_limit(before)
+
+
 def test_own_pictures_are_no_inputs(inside):
     touch_all(inside, "clips/out/x/1-predicted.mp4", "clips/x/9-predicted.mp4")
     assert "clips/out/x/1-predicted.mp4" not in paths("clips", "clips/out")
@@ -92,7 +103,6 @@ def test_own_pictures_are_no_inputs(inside):
         ("pipe", r"got 'pipe', not a regular file, expected "),
         ("/dev/null", r"got '/dev/null', a device, such as a camera, expected "),
         ("ring.mp4", r"got 'ring\.mp4': Too many levels of symbolic links, expected "),
-        ("endless.csv", r"endless\.csv: field larger than field limit \(\d+\), expected a list with one path a line"),
         ("binary.txt", r"binary\.txt: not a text in UTF-8, expected a list with one path a line"),
     ],
 )
@@ -101,7 +111,6 @@ def test_anything_else_is_one_line(inside, text, words):
     os.mkfifo("pipe")
     os.symlink("ring.mp4", "ring.mp4")
     (inside / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    (inside / "endless.csv").write_text(f"path\n{'x' * 200_000}\n")
     with pytest.raises(UserError, match=words) as caught:
         find_inputs(text, "out")
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
