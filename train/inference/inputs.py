@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import logging
 import os
 import re
@@ -113,14 +114,11 @@ def _listed(path: Path) -> Iterator[Input]:
     if len(content) > _MOST_LISTED_BYTES:
         raise UserError(f"{path}: larger than {_MOST_LISTED_BYTES >> 20} MiB, expected a list of videos. Split it.")
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        rows = _rows_of(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text in UTF-8, expected a list with one path a line. Correct it.") from None
-    header = [name.strip().lower() for name in next(csv.reader(lines[:1]), [])]
-    if "path" in header:
-        rows = [dict(zip(header, row, strict=False)) for row in csv.reader(lines[1:])]
-    else:
-        rows = [{"path": line} for line in lines]
+    except csv.Error as error:
+        raise UserError(f"{path}: {error}, expected a list with one path a line. Correct it.") from None
     for row in rows:
         name = row.get("path", "").strip()
         if not name:
@@ -129,6 +127,15 @@ def _listed(path: Path) -> Iterator[Input]:
             raise UserError(f"{path}: has a zero byte, expected a list with one path a line. Correct it.")
         beside = path.parent / name
         yield Input(beside if os.path.lexists(beside) else Path(name), true_label=row.get("label", "").strip() or None)
+
+
+def _rows_of(text: str) -> list[dict[str, str]]:
+    """The rows of a list, with `path` and perhaps `label`; a line ends at a line feed or a carriage return only."""
+    first, *lines = io.StringIO(text, newline=None).readlines() or [""]
+    header = [name.strip().lower() for name in next(csv.reader([first]), [])]
+    if "path" not in header:
+        return [{"path": line} for line in (first, *lines)]
+    return [dict(zip(header, row, strict=False)) for row in csv.reader(lines)]
 
 
 def _videos_in(folder: Path, output: Path) -> list[Path]:

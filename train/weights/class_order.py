@@ -43,10 +43,10 @@ def read_class_order(path: Path) -> list[str]:
         raise UserError(f"--class-order: {path} is not UTF-8 at byte {error.start}.") from None
     rows = [(row, line.strip()) for row, line in enumerate(text.splitlines(), start=1) if line.strip()]
     numbered: list[tuple[int, str, str]] = []  # row, number, name
-    if rows and {"label_id", "label"} <= set(next(csv.reader([rows[0][1]]))):
-        header = next(csv.reader([rows[0][1]]))
+    header = _cells(path, *rows[0]) if rows else []
+    if {"label_id", "label"} <= set(header):
         for row, line in rows[1:]:
-            cells = dict(zip(header, next(csv.reader([line])), strict=False))
+            cells = dict(zip(header, _cells(path, row, line), strict=False))
             numbered.append((row, cells.get("label_id", ""), cells.get("label", "")))
     elif rows and all(_NUMBERED.fullmatch(line) for _, line in rows):
         numbered = [(row, match[1], _unquoted(match[2])) for row, line in rows if (match := _NUMBERED.fullmatch(line))]
@@ -75,6 +75,14 @@ def _check_without_numbers(path: Path, rows: Sequence[tuple[int, str]]) -> None:
                 f"--class-order: {path}:{rows[0][0]}: got {shown(rows[0][1])}, expected a name, or first its number. "
                 "Give a CSV with the columns label_id and label."
             )
+
+
+def _cells(path: Path, row: int, line: str) -> list[str]:
+    """The cells of a line of a CSV."""
+    try:
+        return next(csv.reader([line]))
+    except csv.Error as error:  # a value beyond csv.field_size_limit
+        raise UserError(f"--class-order: {path}:{row}: {error}, expected a class name. Correct it.") from None
 
 
 def _in_order(path: Path, rows: Sequence[tuple[int, str, str]]) -> list[str]:

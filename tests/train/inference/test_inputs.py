@@ -1,5 +1,6 @@
 """What `make infer VIDEO=` names becomes a list of videos with different names, or one line on what is expected."""
 
+import csv
 import os
 
 import pytest
@@ -59,6 +60,25 @@ def test_list_names_videos_beside_it_or_here(inside):
 def test_list_with_labels_has_true_labels(inside):
     (inside / "list.csv").write_text('Label,path\n"a, b",clips/x/1.mp4\n,clips/y/1.MP4\n')
     assert [each.true_label for each in find_inputs("list.csv", "out")] == ["a, b", None]
+
+
+def test_list_keeps_odd_names_whole(inside):
+    names = ["a\x0cb.mp4", "c\u2028d.mp4", "e\x85f.mp4", '"g.mp4', "$h %d.mp4"]
+    touch_all(inside, *names)
+    (inside / "list.txt").write_text("\r\n".join(names), encoding="utf-8")
+    assert paths("list.txt") == names
+    (inside / "list.csv").write_text("path\n" + "\n".join(f'"{name.replace(chr(34), 2 * chr(34))}"' for name in names))
+    assert paths("list.csv") == names
+
+
+def test_endless_line_of_a_list_is_one_line(inside):
+    before = csv.field_size_limit(100)  # MindSpore raises it to 10 MiB
+    try:
+        (inside / "list.csv").write_text(f"path\n{'x' * 101}\n")
+        with pytest.raises(UserError, match=r"list\.csv: field larger than field limit \(100\), expected a list with"):
+            find_inputs("list.csv", "out")
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_own_pictures_are_no_inputs(inside):

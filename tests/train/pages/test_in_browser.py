@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from make_report import make_hostile_run
+from make_videos import write_mp4
 
 from train.pages.blocks import PAGES
+from train.pictures.prediction import Prediction, write_pictures
 from train.report import main
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -61,9 +63,14 @@ def measured(page: Path, width: int, *flags: str) -> dict:
     """What the browser finds in a page of a width."""
     wrapper = page.parent.parent / "measures.html"
     wrapper.write_text(MEASURES.replace("SOURCE", page.as_uri()).replace("WIDTH", str(width)))
+    return facts_of(wrapper, f"--window-size={max(width, 500)},2000", *flags)
+
+
+def facts_of(page: Path, *flags: str) -> dict:
+    """What a page writes about itself in the browser."""
     command = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
-        f"--window-size={max(width, 500)},2000", "--virtual-time-budget=20000", *flags, wrapper.as_uri(),
+        "--virtual-time-budget=20000", *flags, page.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     found = re.search(r"<pre>(.+?)</pre>", done.stdout, re.S)
@@ -94,3 +101,27 @@ def test_paper_is_as_wide_as_every_table(name: str, report: Path):
     facts = measured(report / "paper.html", 702)
     assert facts["overflow"] == 0 and facts["outside"] == [] and facts["broken"] == []
     assert facts["clips"] == 0 and (facts["stills"] > 0) == (name == "evaluation.html"), "buttons are not for paper"
+
+
+PLAYS = """<body><video src="MP4" preload="auto" muted></video><img src="GIF"><pre></pre><script>
+const video = document.querySelector("video"), image = document.querySelector("img");
+onload = () => { document.querySelector("pre").textContent = JSON.stringify({
+  video: [video.videoWidth, video.videoHeight], image: [image.naturalWidth, image.naturalHeight],
+  duration: video.duration, ready: video.readyState, error: video.error && video.error.message }); };
+</script>"""  # a page is loaded when the first frame of its video is decoded
+
+
+@pytest.mark.parametrize("size", [(96, 160), (160, 96), (50, 1250)], ids=["wide", "portrait", "very wide"])
+def test_pictures_of_infer_play(size: tuple[int, int], tmp_path: Path):
+    """The browser decodes the MP4, and both files have the size that they should."""
+    source = write_mp4(tmp_path / "a.mp4", 30, 30, size)
+    prediction = Prediction([("<b>run & \u0644\u0639\u0628", 0.75), ("sit", 0.25)], "sit")
+    mp4, gif = write_pictures(tmp_path / "b", source, None, 0.0, prediction, span=None)
+    page = tmp_path / "page.html"
+    page.write_text(PLAYS.replace("MP4", mp4.as_uri()).replace("GIF", gif.as_uri()))
+    facts = facts_of(page)
+    assert facts["error"] is None and facts["ready"] >= 2
+    assert facts["duration"] == pytest.approx(1.0, abs=0.05)
+    assert facts["video"][0] == 480 and facts["image"][0] == 320
+    for (width, height), shown in ((facts["video"], 480), (facts["image"], 320)):
+        assert height > shown * min(size[0] / size[1], 1.0) and width == shown

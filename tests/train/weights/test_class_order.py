@@ -1,5 +1,7 @@
 """Lists of class names are read in their usual forms, and odd ones are refused with the row."""
 
+import csv
+
 import pytest
 
 from pipeline.common.errors import UserError
@@ -58,3 +60,14 @@ def test_names_that_end_with_numbers_are_names(tmp_path):
 def test_folder_is_no_list(tmp_path):
     with pytest.raises(UserError, match=r"is a folder\. Give a file with a class name on each line"):
         read_class_order(tmp_path)
+
+
+def test_cell_beyond_the_limit_of_csv_is_one_line(tmp_path):
+    before = csv.field_size_limit(1000)
+    try:
+        test_odd_lists_are_refused_with_the_row(
+            b"label_id,label\n0," + b"a" * 1001, r"x\.txt:2: field larger than field limit \(1000\), expected a class",
+            tmp_path,
+        )  # fmt: skip
+    finally:
+        csv.field_size_limit(before)
