@@ -81,7 +81,7 @@ def test_odd_names_keep_their_line_and_columns(capsys):
     for path, name in zip([ODD, "x.mp4", "y.mp4"], names, strict=True):
         table.add(Row(path, "ok", top=[(name, 0.5)], true_label=name))
     header, *lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and lines[0].startswith('a"\\n\\x1b[31m\\udcff')
+    assert len(lines) == 3 and lines[0].startswith('a"\\n\\r\\x1b[31m\\udcff')
     wide = sum("\u4e00" <= letter <= "\u9fff" for letter in lines[0].partition("0.5000")[0])
     assert lines[0].index("0.5000") + wide == lines[2].index("0.5000") == header.index("probability") + 5
     assert "W" * 300 in lines[1] and "a\\nb\\tc" in lines[2]
