@@ -22,6 +22,7 @@ from mindspore import Tensor
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK
 from pipeline.common.files import try_folder
+from pipeline.common.locking import turn_in
 from train.data.videos import class_names, count_classes
 from train.device import signals
 from train.device.launch import note_exit_code
@@ -113,16 +114,16 @@ def _print_and_write(
     split, where = source.videos.split, source.videos.name
     settings = settings_of(config, sha256(path), where)
     if any("top1" in result.summary for result in results):
-        for line in table_of(results):
-            print(line)
-    for result in results:
-        target = folder_for(folder, f"{path.stem}-{result.name}-{split}", settings)
-        for note in _notes(result):
-            log.info("%s: %s", result.name, note)
-        print(f"{line_of(result, where)} -> {target}", flush=True)
-        facts = {"checkpoint": str(path), "split": where}
-        draw = partial(draw_confusion, title=f"{path.stem}, {result.name}, {where}")
-        write_files(target, source, result, names, facts, settings, draw)
+        print("\n".join(table_of(results)), flush=True)
+    with turn_in(folder):  # two evaluations that end together must not choose one name
+        for result in results:
+            target = folder_for(folder, f"{path.stem}-{result.name}-{split}", settings)
+            for note in _notes(result):
+                log.info("%s: %s", result.name, note)
+            print(f"{line_of(result, where)} -> {target}", flush=True)
+            facts = {"checkpoint": str(path), "split": where}
+            draw = partial(draw_confusion, title=f"{path.stem}, {result.name}, {where}")
+            write_files(target, source, result, names, facts, settings, draw)
 
 
 def _notes(result: Result) -> list[str]:

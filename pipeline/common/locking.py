@@ -79,6 +79,22 @@ def locked_file(path: Path, message: str) -> Iterator[None]:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def turn_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in this block with the same folder; not where its file system cannot lock folders.
+
+    Args:
+        folder: an existing folder, in which nothing is left of this.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # such as NFS; results come first, and two at one moment are rare
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def _record_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.owner")
 

@@ -6,6 +6,7 @@ import train as _train  # noqa: F401  before numpy and mindspore
 
 # isort: split
 import csv
+import fcntl
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import time
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from pipeline.common import files
 from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_SIGINT, EXIT_USAGE, UserError
 from train import evaluate
 from train.device import launch, signals
+from train.evaluation.results import folder_for
 from train.network import predictor
 from train.weights import checkpoint
 
@@ -59,7 +62,15 @@ def evaluation() -> int:
     return evaluate.main(sys.argv[1:])
 
 
-def test_table_lines_and_files_of_each_protocol(words, tmp_path, capsys, caplog):
+def test_table_lines_and_files_of_each_protocol(words, tmp_path, capsys, monkeypatch):
+    def chosen_in_turn(parent: Path, *rest: Any) -> Path:
+        fd = os.open(parent, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):  # another evaluation has to wait
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(fd)
+        return folder_for(parent, *rest)
+
+    monkeypatch.setattr(evaluate, "folder_for", chosen_in_turn)
     assert evaluate.main([*words, BOTH, f"--eval.output_dir={tmp_path}"]) == EXIT_OK
     out = capsys.readouterr().out
     lines = out.splitlines()

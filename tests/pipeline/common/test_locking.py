@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from paths import ROOT
 
 from pipeline.common.errors import UserError
-from pipeline.common.locking import LockedError, locked, owner
+from pipeline.common.locking import LockedError, locked, owner, turn_in
 
 HOLD = """
 import sys, time, errno, fcntl
@@ -161,3 +162,22 @@ def test_hard_link_in_place_of_the_record_is_replaced(tmp_path: Path) -> None:
     with locked(tmp_path / "store"):
         assert owner(tmp_path / "store").startswith("process ")
     assert (tmp_path / "victim").read_text() == "dear to me"
+
+
+def test_turns_in_a_folder_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = []
+
+    def second() -> None:
+        with turn_in(tmp_path):
+            events.append("second")
+
+    with ThreadPoolExecutor(1) as pool:
+        with turn_in(tmp_path):
+            waiting = pool.submit(second)
+            time.sleep(0.1)
+            events.append("first")
+        waiting.result(timeout=10)
+    assert events == ["first", "second"] and list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.EBADF, "as NFS answers")))
+    with turn_in(tmp_path):
+        pass
