@@ -105,7 +105,8 @@ def _seen(facts: dict[str, Any], config: Config, clip: Mapping[str, float]) -> d
     }
     # The operations are not compared one by one: a map without a crop differs from one with a crop, too.
     now = config.data_loader.eval.transforms(config.preprocess.frame_size)
-    recorded = {each.get("type"): each for each in _of(views, "map").get("operations") or [] if isinstance(each, dict)}
+    operations = (each for each in _of(views, "map").get("operations") or [] if isinstance(each, dict))
+    recorded = {str(each.get("type")): each for each in operations}
     whole = [recipe["height"], recipe["width"]] if recorded and {"height", "width"} <= recipe.keys() else None
     crop = recorded.get("VideoCenterCrop", recorded.get("VideoResize", {})).get("size", whole)
     seen["data_loader.eval.map.VideoCenterCrop.size"] = list(now.crop), crop

@@ -17,7 +17,15 @@ from types import SimpleNamespace
 import mindspore as ms
 import numpy as np
 import pytest
-from make_training import NORMALIZE, TinyNetwork, checkpoints_of, signalling, to_the_waiting_thread, write_config
+from make_training import (
+    NORMALIZE,
+    NUM_VAL,
+    TinyNetwork,
+    checkpoints_of,
+    signalling,
+    to_the_waiting_thread,
+    write_config,
+)
 from paths import ROOT
 from terminal import Terminal
 
@@ -27,6 +35,8 @@ from train import train
 from train.data.clip_batches import ClipBatches
 from train.data.prefetch import LoaderError
 from train.device.processes import World
+from train.evaluation.results import results_of
+from train.evaluation.scoring import Evaluation, score
 from train.experiment.load import load_config
 from train.experiment.sections import Config, Train
 from train.loop import dropout, trainer
@@ -274,6 +284,17 @@ def test_validation_normalises_as_make_eval_does(config):
     train_shift, shift = (cell.normalize.shift.asnumpy() for cell in (made.train_step.loss, made.predictor))
     np.testing.assert_allclose(shift, -np.array([0.1, 0.2, 0.3]) / 0.2, rtol=1e-6)
     np.testing.assert_allclose(train_shift, -np.full(3, 0.4) / 0.2, rtol=1e-6)
+
+
+def test_first_protocol_scores_training_as_make_eval(config):
+    names = {"eval.protocols": "[views-10x3, one-clip]", "train.seed": "1"}
+    loaded = load_config(Document(config, names))
+    training = trainer.Trainer(loaded, World(), None)
+    summary = training._evaluate(0)
+    source = Evaluation(loaded)
+    together = results_of(source, score(training.predictor, source))
+    assert summary == together[0].summary and together[0].name == "views-10x3"
+    assert summary["num_clips"] == 30 * NUM_VAL
 
 
 def test_batches_of_both_loaders_are_checked(config, monkeypatch):
