@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.set_up_logging()
     cli.say_target("logs of the processes in runs/msrun")
     program = ["-m", f"train.{args.program}", "--train.run_distribute=true", *words]
-    action = "Resume with --resume auto." if args.program == "train" else "Run the same command again."
+    action = "Resume with --resume auto." if args.program == "train" else "Start the evaluation again."
     return launch(program, devices=args.devices, port=args.port, log_dir=Path("runs/msrun"), action=action)
 
 

@@ -272,7 +272,7 @@ class ShardReader:
         if file_id(file.fileno())[:2] != self._file_id[:2]:  # device and inode
             file.close()
             what = "the shard was replaced by another file after its index was read"
-            raise ShardError(self.path, what, "run the same command again")
+            raise ShardError(self.path, what, "start again (training: with --resume auto)")
         return file
 
     def _read_bytes(self, begin: int, nbytes: int) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from mindspore import nn
 
 from model import weights
 from pipeline.common.errors import UserError
+from pipeline.common.text import printable
 from train.weights import checkpoint
 from train.weights.files import read_safetensors
 from train.weights.pytorch import ENDINGS, is_pytorch, read_pth
@@ -58,6 +59,7 @@ def load_weights(path: Path, network: nn.Cell, *, head: weights.Head = "same") -
         arrays = checkpoint.read_parameters(path, facts)
     else:
         arrays, facts = read_safetensors(path)
+    arrays = {printable(name): array for name, array in arrays.items()}  # a name that changes is no network's
     arrays, naming, left_out = weights.to_own_names(network, arrays)
     log.info("%s: %d arrays with %s", path, len(arrays), naming)
     if left_out:

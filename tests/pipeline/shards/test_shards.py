@@ -259,7 +259,9 @@ def test_replaced_shard_is_not_read_by_the_old_index(raw, tmp_path, use_map):
     os.replace(shutil.copy(raw, tmp_path / "other"), path)
     reader.copy_clip(0, range(4), 0, 0, out)
     reader.close()
-    with pytest.raises(ShardError, match="replaced by another file after its index was read"):
+    with pytest.raises(
+        ShardError, match="replaced by another file after its index was read. Start again .training: with --resume auto"
+    ):
         reader.copy_clip(0, range(4), 0, 0, out)
 
 

@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import shutil
+import socket
 from collections import namedtuple
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from train.experiment.load import load_config
 from train.loop import trainer
 from train.loop.next_commands import next_commands
 from train.loop.position import Position
+from train.runs import run_folder
 from train.runs.metrics import read_metrics
 from train.runs.starts import read_starts
 
@@ -62,7 +64,13 @@ def test_finished_run_is_left_alone_and_can_be_longer(config, tmp_path, capsys):
     records = read_metrics(run / "metrics.jsonl")
     assert [record["step"] for record in records if "train/loss" in record] == [1, 2, 3, 4, 5, 6]
     assert [record["epoch"] for record in records if "val/loss" in record] == [1, 2, 3]
-    assert [start["changed"] for start in read_starts(run)] == [{}, {"train.epochs": [2, 3]}]
+    keys = set().union(*records)
+    assert {"epoch", "time", "train/seconds", "val/seconds", "val/clip_top1", "val/video_top1"} <= keys
+    assert all(key in (run_folder.__doc__ or "") for key in keys)
+    starts = read_starts(run)
+    assert [start["changed"] for start in starts] == [{}, {"train.epochs": [2, 3]}]
+    facts = {"started", "command", "git", "host", "cpu", "gpu", "driver", "python", "mindspore", "numpy", "settings"}
+    assert all(facts <= start.keys() for start in starts) and starts[0]["host"] == socket.gethostname()
     best = json.loads((run / "ckpt" / "best.json").read_text())
     state = json.loads(checkpoints_of(tmp_path / "tiny")[0].with_suffix(".json").read_text())
     assert (best["epoch"], best["loss"]) == (state["best_epoch"], state["best_loss"])
@@ -107,6 +115,18 @@ def test_start_that_is_refused_does_not_touch_the_run(config, tmp_path):
     with pytest.raises(UserError, match="cannot resume: seed is 0 in the checkpoint and 7 now"):
         train.main([*words, "--train.seed=7", *RESUME])
     assert files_below(run) == before
+
+
+def test_hint_about_data_wait_after_first_interval(config, tmp_path, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr(trainer, "waiting_hint", lambda _, wait: waits.append(wait) or " HINT")
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", *FAST, "--train.eval_epochs=0", "--train.epochs=2"]
+    assert train.main([*words, "--train.log_steps=1"]) == EXIT_OK
+    (log,) = tmp_path.glob("tiny/*/train.log")
+    lines = [line for line in log.read_text().splitlines() if "data wait" in line]
+    assert [" HINT" in line for line in lines] == [False, True, True, True]
+    records = read_metrics(log.with_name("metrics.jsonl"))
+    assert waits == [record["train/data_wait"] for record in records[1:]]
 
 
 def test_equal_scores_are_decided_by_the_loss():

@@ -190,6 +190,14 @@ def test_a_misfit_lists_every_name_and_writes_nothing(torchvisions, tmp_path, ca
     assert not (tmp_path / "out.ckpt").exists() and not (tmp_path / "out.json").exists()
 
 
+@pytest.mark.parametrize("name", ["\x1b[31mred\nblue", "a" * 100_000])
+def test_odd_names_stay_in_one_short_line(name, torchvisions, tmp_path):
+    path = write_torch(tmp_path / "x.pth", {**load_file(torchvisions), name: np.zeros(1, np.float32)})
+    with pytest.raises(UserError, match="1 error") as caught:
+        load_weights(path, build_network(SETTINGS))
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+
+
 def test_parameter_in_two_namings_is_refused(torchvisions, tmp_path):
     arrays = load_file(torchvisions)
     source = write_weights(tmp_path / "twice.safetensors", arrays | {"stem.1.bn2d.gamma": arrays["stem.1.weight"] + 1})
