@@ -37,7 +37,7 @@ from train.inference.inputs import find_inputs
 from train.inference.long_video import Windows, predict_windows
 from train.inference.output import Row, Table, json_of, one_line, try_file, write_csv
 from train.inference.predict import VideoPredictor
-from train.inference.stored import predict_stored, with_true_labels
+from train.inference.stored import predict_stored, shown_names, with_true_labels
 from train.loop.health import memory_errors_in_one_line
 from train.network.predictor import load_predictor
 from train.runs.choose import weights_of
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     listed = source.videos.class_names if source else []
     frozen = [] if facts.get("classes") else _frozen_names(config)
     names = names_of_classes(config.model.classes, listed, facts.get("classes") or frozen)
-    paths = source.videos.video_ids if source else [str(each.path) for each in inputs]
+    paths = shown_names(source) if source else [str(each.path) for each in inputs]
     if source is None:
         check_class_names({}, frozen, path, f"the class list of {config.preprocess.dataset}, which are shown")
     log.info("%d video%s, checkpoint %s", len(paths), "s" * (len(paths) != 1), path)

@@ -75,6 +75,8 @@ def main(decode: Decode | None = None) -> None:
         send({"status": "retry", "reason": f"could not be read: {error.strerror}"})
     except MemoryError:
         send({"status": "crash", "reason": f"needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory"})
+    except BrokenPipeError:  # the parent has ended, and this process is about to
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -115,5 +115,8 @@ class _Pieces:
 
 
 def _send(replies: Any, line: bytes) -> None:  # noqa: ANN401  a binary file
-    replies.write(line + b"\n")
-    replies.flush()
+    try:
+        replies.write(line + b"\n")
+        replies.flush()
+    except BrokenPipeError:  # the parent has ended, and this process is about to
+        os._exit(1)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine_faults import can_fail, failing
+from machine_faults import can_fail, check_line, failing
 from make_inputs import files, leftovers, make_inputs, train_rows
 from make_ledgers import label_file
 from paths import CONFIGS, HELPERS, ROOT
@@ -43,15 +43,6 @@ def run_command(folder: Path, *words: str, **environment: str) -> subprocess.Com
         [sys.executable, "-m", module, *options, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{HELPERS}", **environment},
     )  # fmt: skip
-
-
-def check_line(done: subprocess.CompletedProcess[str], where: str, code: int = 74) -> None:
-    """The command ended in one line about the file `where`, in words."""
-    *before, last = done.stderr.splitlines()
-    assert done.returncode == code, done.stderr
-    assert last.startswith("error: ") and where in last, done.stderr
-    assert not [line for line in before if line.startswith(("error:", "Traceback"))], done.stderr
-    assert "[Errno" not in done.stderr and "Finished work" not in done.stderr
 
 
 def labelled_inputs(folder: Path) -> Preprocess:

@@ -105,3 +105,12 @@ def failing(calls: str, number: int, path: str) -> dict[str, str]:
     return {
         "LD_PRELOAD": str(_library()), "FAULT_CALLS": marked, "FAULT_ERRNO": str(number), "FAULT_PATH": path,
     }  # fmt: skip
+
+
+def check_line(done: subprocess.CompletedProcess[str], where: str, code: int = 74) -> None:
+    """The command ended in one line about the file `where`, in words."""
+    *before, last = done.stderr.splitlines()
+    assert done.returncode == code, done.stderr
+    assert last.startswith("error: ") and where in last, done.stderr
+    assert not [line for line in before if line.startswith(("error:", "Traceback"))], done.stderr
+    assert "[Errno" not in done.stderr and "Finished work" not in done.stderr

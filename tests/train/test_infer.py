@@ -191,6 +191,20 @@ def test_weights_of_other_clips_are_a_warning(words, videos, capsys, monkeypatch
         assert "VideoNormalize.std: [0.2, 0.2, 0.2] here, [1, 1, 1] there" in line
 
 
+def test_stored_videos_are_named_by_their_files(words, config, capsys):
+    settings = load_config(Document(config)).preprocess
+    files_of_split = [Path(settings.data_root, path) for path in read_columns(
+        ledger_path(settings, "val"), ["path"])["path"]]  # fmt: skip
+    for path in files_of_split[1:]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert infer.main([*words, "--split=val", "--no-pictures"]) == EXIT_OK
+    _, gone, *lines = capsys.readouterr().out.splitlines()
+    assert not gone.startswith("/") and len(lines) == NUM_VAL - 1
+    for line, path in zip(lines, map(str, files_of_split[1:]), strict=True):
+        assert line.startswith(path if len(path) <= 60 else f"...{path[-57:]}  ")
+
+
 def test_labels_of_ledgers_are_true_labels(config):
     settings = load_config(Document(config)).preprocess
     table = read_columns(ledger_path(settings, "val"), ["path", "label"])

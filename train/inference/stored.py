@@ -23,6 +23,17 @@ from train.inference.predict import Predict
 from train.pictures.prediction import Prediction
 
 
+def shown_names(source: Evaluation) -> list[str]:
+    """What the rows of the stored videos of a split call them: their files, or their ids where these are gone.
+
+    Raises:
+        UserError: the ledger cannot be read.
+    """
+    video_ids = source.videos.video_ids
+    paths = paths_of(source.config.preprocess, source.videos.split, video_ids)
+    return [str(path or video_id) for path, video_id in zip(paths, video_ids, strict=True)]
+
+
 def paths_of(settings: Preprocess, split: str, video_ids: list[str]) -> list[Path | None]:
     """The file of each video of a split; None where it is not there any more.
 

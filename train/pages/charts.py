@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
@@ -25,6 +26,7 @@ LETTERS = "ABCDEFGH"
 
 _POINTS = 9
 _LEFT, _BOTTOM = 58, 44  # pixels of the page, for the numbers and names of the axes
+_TOP, _TOP_WITH_RUNS = 10, 26  # pixels of the page; the letters of several runs stand above the axes
 _FLAT = 0.2  # of an axis: what most values share at most, when a few others flatten them
 
 
@@ -61,7 +63,7 @@ DARK = Theme(
 
 def draw(
     folder: Path, name: str, plot: Callable[[Axes, Theme], None], *, alt: str, caption: str = "",
-    size: tuple[int, int] = SIZE, margins: bool = True,
+    size: tuple[int, int] = SIZE, margins: bool = True, top: int = _TOP,
 ) -> Picture:  # fmt: skip
     """Draw a chart for light and for dark pages.
 
@@ -73,6 +75,7 @@ def draw(
         caption: below it.
         size: (width, height) in pixels of the page.
         margins: room for letters beside the axes.
+        top: pixels of the page above the axes, if there are margins.
 
     Raises:
         OSError: a file cannot be written.
@@ -83,16 +86,16 @@ def draw(
             dpi = 96 * DENSITY
             figure = Figure(figsize=(size[0] / 96, size[1] / 96), dpi=dpi)
             # Fixed margins: a layout that measures all letters takes half of the time of a report.
-            plot(figure.add_axes(_margins(size) if margins else (0, 0, 1, 1)), theme)
+            plot(figure.add_axes(_margins(size, top) if margins else (0, 0, 1, 1)), theme)
             files.append(f"files/{name}-{theme.name}.png")
             save_png(figure, folder / files[-1])
     return Picture(files[0], size, alt, caption, dark=files[1])
 
 
-def _margins(size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _margins(size: tuple[int, int], top: int) -> tuple[float, float, float, float]:
     """(left, bottom, width, height) of the axes as fractions of the picture, with room for letters beside them."""
-    left, bottom, right, top = _LEFT / size[0], _BOTTOM / size[1], 12 / size[0], 10 / size[1]
-    return left, bottom, 1 - left - right, 1 - bottom - top
+    left, bottom, right = _LEFT / size[0], _BOTTOM / size[1], 12 / size[0]
+    return left, bottom, 1 - left - right, 1 - bottom - top / size[1]
 
 
 def _style(theme: Theme) -> dict[Any, Any]:
@@ -153,7 +156,7 @@ class Curve:
         run: number of the run, which decides the colour.
         steps: (N,).
         values: (N,), NaN where there is none.
-        label: in the legend.
+        label: in the legend of a single run; several are told apart by their letters.
         points: shown as points with a line, and not as a noisy curve with its running mean.
         best: the step that is marked; None: none.
     """
@@ -171,6 +174,7 @@ def curves(
     limits: tuple[float | None, float | None] = (None, None),
 ) -> Picture:  # fmt: skip
     """Curves over the step; logarithmic where a few values would flatten the others."""
+    runs = sorted({each.run for each in lines})
     every = np.concatenate([each.values for each in lines])
     wide = limits == (None, None) and is_flattened(every)
     if limits == (None, None) and not wide and (every[np.isfinite(every)] >= 0).all():
@@ -199,10 +203,17 @@ def curves(
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlabel("step")
         axes.set_ylabel(unit + (" (log)" if wide else ""))
-        if len(lines) > 1 or lines[0].points:
-            axes.legend(fontsize=_POINTS - 1, ncols=1 + (len(lines) > 4))
+        if len(runs) > 1:  # above the axes, because inside they would cover curves
+            handles = [Line2D([], [], color=theme.series[run % len(theme.series)], linewidth=2) for run in runs]
+            axes.legend(
+                handles, [LETTERS[run] for run in runs], loc="lower left", bbox_to_anchor=(0, 1), ncols=len(runs),
+                frameon=False, handlelength=1.2, columnspacing=0.9, handletextpad=0.4, borderaxespad=0.1,
+            )  # fmt: skip
+        elif len(lines) > 1 or lines[0].points:
+            axes.legend(fontsize=_POINTS - 1)
 
-    return draw(folder, name, plot, alt=alt, caption=caption)
+    top = _TOP_WITH_RUNS if len(runs) > 1 else _TOP
+    return draw(folder, name, plot, alt=alt, caption=caption, top=top)
 
 
 def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:

@@ -158,8 +158,7 @@ def _curves(runs: Sequence[Run], folder: Path) -> list[Block]:
             for key, what, points in parts:
                 steps, values = series(run.records, key)
                 if np.isfinite(values).any():
-                    label = " ".join(filter(None, (LETTERS[number] if len(runs) > 1 else "", what)))
-                    lines.append(Curve(number, steps, values, label, points, best if points else None))
+                    lines.append(Curve(number, steps, values, what, points, best if points else None))
         if lines:
             alt = f"{caption} of {len(runs)} runs over the step" if len(runs) > 1 else f"{caption} over the step"
             pictures.append(
@@ -168,6 +167,8 @@ def _curves(runs: Sequence[Run], folder: Path) -> list[Block]:
     if not pictures:
         return [Note("There are no metrics yet: a run has them after its first steps of training.")]
     blocks: list[Block] = [Pictures(pictures)]
+    if len(runs) > 1:
+        blocks.append(Note("Lines are training; dashed lines with points are validation."))
     if any(run.best for run in runs):
         blocks.append(Note("A star marks the best evaluation: the highest top-1 of videos, then the lowest loss."))
     else:

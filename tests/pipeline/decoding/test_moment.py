@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from make_videos import numbered_frame, read_number, truncate, turn, write_mp4
 from paths import HELPERS, SHARED
 
 from pipeline.common.errors import MachineError, UserError
-from pipeline.decoding import moment
+from pipeline.decoding import child, moment
 from pipeline.decoding.decode_moment import decode_moment
 from pipeline.decoding.moment import MomentReader
 from pipeline.decoding.moment_worker import Wanted
 from pipeline.decoding.video_file import DecodeError
+from pipeline.decoding.worker import READY
 
 
 def moment_of(path: Path, start_s: float = 0.0, seconds: float = 10.0, largest: tuple[int, int] = (120, 120)):
@@ -84,6 +86,15 @@ def test_broken_file_is_a_decode_error(tmp_path):
         moment_of(tmp_path / "b.mp4")
     with pytest.raises(DecodeError, match="io: No such file"):
         moment_of(tmp_path / "c.mp4")
+
+
+def test_child_of_a_stopped_parent_says_nothing(tmp_path, capfd):
+    """A command that ends by a signal has said so; its decoder must not add that a pipe is broken."""
+    wanted = Wanted(os.fsencode(write_mp4(tmp_path / "a.mp4", 30)).hex(), 0.0, 1.0, (480, 480))
+    process = child.start("pipeline.decoding.moment_worker", asdict(wanted), [])
+    assert process.stdout.readline() == READY + b"\n"
+    process.stdout.close()
+    assert process.wait(60) == 1 and capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

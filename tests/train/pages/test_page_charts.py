@@ -48,6 +48,22 @@ def test_best_step_is_marked_on_a_logarithmic_axis(drawn, tmp_path):
     assert all(tick == round(tick) for tick in drawn[1].get_xticks()), "there is no half a step"
 
 
+def test_letters_of_many_runs_cover_no_curve(monkeypatch, tmp_path):
+    figures: list[Figure] = []
+    monkeypatch.setattr(charts, "save_png", lambda figure, _path: figures.append(figure))
+    steps = np.arange(1.0, 9)
+    lines = [Curve(run, steps, steps / 9, what, points=what == "val") for run in range(8) for what in ("train", "val")]
+    charts.curves(tmp_path, "a", lines, unit="top-1", alt="", limits=(0, 1.03))
+    for figure in figures:
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        legend = axes.get_legend()
+        assert [text.get_text() for text in legend.get_texts()] == list(charts.LETTERS)
+        box = legend.get_window_extent()
+        assert box.y0 >= axes.bbox.y1 - 1 and box.y1 <= figure.bbox.y1 and box.x1 <= figure.bbox.x1
+    assert len(figures) == 2
+
+
 def test_running_mean_leaves_out_what_is_not_finite():
     assert running_mean(np.array([1.0, np.nan, 3, 5]), 2).tolist() == [1, 3, 4]
     assert np.isnan(running_mean(np.array([np.nan, np.nan]), 2)).all()

@@ -173,6 +173,7 @@ def test_font_of_colours_is_not_taken(tmp_path, monkeypatch, caplog):
     builder.save(tmp_path / "Layers.ttf")
     labels._font_of.cache_clear()
     monkeypatch.setattr(labels, "_installed", lambda: [tmp_path / "Layers.ttf"])
+    monkeypatch.setattr(labels, "_reported", set())
     with caplog.at_level(logging.WARNING):
         panel = draw_panel(Prediction([(emoji, 0.5)], None), 480, None)
     assert "Labels show '?' for characters of which" in caplog.text and "U+1F9FF" in caplog.text

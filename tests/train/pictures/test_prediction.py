@@ -199,13 +199,18 @@ def test_moment_of_a_long_video_is_shown_and_named(tmp_path, monkeypatch):
     source = write_mp4(tmp_path / "a.mp4", 60, 5, (32, 160), options={"g": "25"})
     frames = np.stack([numbered_frame(number, (32, 160)) for number in range(60)])
     for given in ({"source": source}, {"frames": frames, "fps": 5.0}):
+        moments.clear()
         draw_pictures(tmp_path / "out" / "a", **given, span=(7.0, 9.0))
         assert [read_number(page[:96]) for page in read_mp4(tmp_path / "out" / "a.mp4")[1]] == list(range(35, 45))
-        assert str(moments[-1]) == "0:07 to 0:09 of 0:12"
+        assert list(map(str, moments)) == ["0:07 to 0:09 of 0:12"] * 2
+    moments.clear()
     draw_pictures(tmp_path / "out" / "a", source)
-    assert len(read_mp4(tmp_path / "out" / "a.mp4")[0]) == 50 and str(moments[-1]) == "0:00 to 0:10 of 0:12"
+    assert len(read_mp4(tmp_path / "out" / "a.mp4")[0]) == 50
+    assert list(map(str, moments)) == ["0:00 to 0:10 of 0:12", "0:00 to 0:05 of 0:12"]
+    moments.clear()
     draw_pictures(tmp_path / "out" / "a", source, max_seconds=30.0)
-    assert len(read_mp4(tmp_path / "out" / "a.mp4")[0]) == 60 and moments[-1] is None
+    assert len(read_mp4(tmp_path / "out" / "a.mp4")[0]) == 60
+    assert list(map(str, moments)) == ["None", "0:00 to 0:05 of 0:12"]
 
 
 def test_time_is_written_as_players_do():
