@@ -92,8 +92,10 @@ def draw_panel(prediction: Prediction, width: int, moment: Moment | None) -> NDA
         parts.append(_Part(block, WHITE if rank == 0 or true else GREY, number, probability, colour))
     if prediction.true_label is not None:
         right = bool(prediction.top) and prediction.top[0][0] == prediction.true_label
-        text = f"{'✓' if right else '✗'} true label: {prediction.true_label}"
-        parts.append(_Part(fit(text, inner, _sizes((16, 13), letters)), GREEN if right else ORANGE))
+        before, sizes = f"{'✓' if right else '✗'} true label:", _sizes((16, 13), letters)
+        # A text of its own, because a name from right to left keeps its order only then.
+        block = fit(prediction.true_label, inner - fit(before, inner, sizes).width - gap, sizes, 2)
+        parts.append(_Part(block, GREEN if right else ORANGE, before=fit(before, inner, [block.size])))
     if moment is not None:
         parts.append(_Part(fit(str(moment), inner, _sizes((14, 12), letters)), GREY))
     height = 2 * edge + sum(part.block.height + (bar + drop if part.number else 0) for part in parts)
@@ -101,7 +103,11 @@ def draw_panel(prediction: Prediction, width: int, moment: Moment | None) -> NDA
     picture = Image.new("RGB", (width, height + height % 2), DARK)
     pen, y = ImageDraw.Draw(picture), edge
     for part in parts:
-        part.block.draw(picture, edge, y, part.colour)
+        left = edge
+        if part.before is not None:
+            part.before.draw(picture, edge, y + part.block.ascent - part.before.ascent, part.colour)
+            left += part.before.width + gap
+        part.block.draw(picture, left, y, part.colour)
         if part.number is not None:
             # On the baseline of the name's first line, whose letters may be of another font.
             place = y + part.block.ascent - part.number.ascent
@@ -120,13 +126,14 @@ def draw_panel(prediction: Prediction, width: int, moment: Moment | None) -> NDA
 
 @dataclass(frozen=True)
 class _Part:
-    """A text of a panel; with a number at the right and a bar under it, if it is a class."""
+    """A text of a panel, perhaps with words before it; with a number at the right and a bar under it, if a class."""
 
     block: TextBlock
     colour: Colour
     number: TextBlock | None = None
     share: float = 0.0
     bar: Colour = BLUE
+    before: TextBlock | None = None
 
 
 def _sizes(largest_and_smallest: tuple[int, int], scale: float) -> range:

@@ -29,7 +29,7 @@ def test_pairs_keep_their_order_whatever_the_script():
         assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
 
 
-@pytest.mark.parametrize("times", [1, 5])
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_every_text_is_inside_the_picture(times, caplog):
     names = [f"{name}{number or ''}" for number in range(times) for name in NAMES]
     matrix = np.random.default_rng(0).integers(1, 30, (len(names), len(names)))

@@ -84,6 +84,17 @@ def test_any_script_and_length_is_inside_its_box(text):
         assert has_dark_edges(panel)
 
 
+def test_true_label_keeps_its_own_direction(monkeypatch):
+    """Of an Arabic name with a word in brackets: beside English words, its parts would change places."""
+    name, drawn = "\u0644\u0639\u0628 (FIFA) \u0643\u0631\u0629", []
+    draw = labels.TextBlock.draw
+    monkeypatch.setattr(labels.TextBlock, "draw", lambda self, *given: drawn.append(self.lines) or draw(self, *given))
+    draw_panel(Prediction([("a", 0.5), (name, 0.25)], name), 480, None)
+    ((of_class,), (of_true_label,)) = [lines for lines in drawn if any("FIFA" in run.text for run in lines[0])]
+    assert of_class == of_true_label
+    assert any("true label:" in run.text for lines in drawn for run in lines[0])
+
+
 def test_long_text_loses_no_letter():
     words = " ".join(f"word{number}" for number in range(60))
     lines = fit(words, 150, range(20, 8, -1)).lines
