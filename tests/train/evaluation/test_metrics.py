@@ -52,6 +52,28 @@ def test_videos_are_scored_by_the_mean_of_their_views():
     assert summary["loss"] == pytest.approx(-np.log([0.4, 0.8, 0.2]).mean(), rel=1e-6)
 
 
+def test_average_of_logits_may_be_another_class():
+    logits = np.array([[9.0, 0.0, 4.0], [0.0, 1.0, 4.0], [7.0, 0.0, 0.0]], np.float32)
+    labels, videos, times = np.array([2, 2, 0], np.int32), np.array([0, 0, 1]), np.array([1, 3, 1])
+    softmax = np.exp(log_softmax(logits))
+    expected = {
+        "softmax": (softmax[0] + 3 * softmax[1]) / 4,
+        "logits": np.exp(log_softmax((logits[:1] + 3 * logits[1:2]) / 4))[0],
+    }
+    assert not np.allclose(expected["softmax"], expected["logits"], atol=0.01)
+    for average, of_first in expected.items():
+        scores = Scores(3, 3, average)
+        scores.add(logits, labels, videos, times)
+        np.testing.assert_allclose(scores.probabilities(), [of_first, softmax[2], np.zeros(3)], atol=1e-12)
+    equal = np.array([[3.0, 0.0, 2.9], [0.0, 3.0, 2.9]], np.float32)
+    hits = []
+    for average in expected:
+        scores = Scores(1, 3, average)
+        scores.add(equal * 10, np.array([2, 2], np.int32), np.array([0, 0]))
+        hits.append(scores.summary()["video_top1"])
+    assert hits == [0.0, 1.0]
+
+
 def test_an_unlabelled_split_has_no_accuracy():
     scores = Scores(num_videos=1, num_classes=2)
     scores.add(np.zeros((1, 2), np.float32), np.array([-1], np.int32), np.array([0]))

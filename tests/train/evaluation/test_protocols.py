@@ -29,3 +29,13 @@ def test_clips_of_stored_frames_have_no_source_frames():
     with pytest.raises(ValueError, match="got one-clip"):
         source_frames("one-clip", 100, 15)
     assert {name for name, each in PROTOCOLS.items() if each.stored} == {"vmz-pt"}
+
+
+def test_protocols_average_and_count_as_their_authors():
+    assert {name: (each.num_clips, each.num_crops, each.average, each.level) for name, each in PROTOCOLS.items()} == {
+        "torchvision-clip": (5, 1, "softmax", "clip"), "torchvision-video": (5, 1, "softmax", "video"),
+        "vmz": (10, 1, "softmax", "video"), "vmz-pt": (10, 1, "logits", "video"), "zjut": (5, 1, "softmax", "clip"),
+        "views-10x3": (10, 3, "softmax", "video"), "one-clip": (1, 1, "softmax", "video"),
+    }  # fmt: skip
+    shown = {name: PROTOCOLS[f"torchvision-{name}"].published["R2Plus1d18"] for name in ("clip", "video")}
+    assert shown == {"clip": (57.50, 78.81), "video": (67.463, 86.175)}
