@@ -241,6 +241,8 @@ class Trainer:
         self.stop.training = True  # from here on there is a run folder, so a signal ends with a checkpoint
         if self.run is not None:
             self.run.begin(self.position.step)
+            self.complete_best()
+            self._forget_later_best()
         self.statistics = RunningStatistics(self.network, self.world.size)
         summary: dict[str, float | int] = {}
         for epoch in range(self.position.epoch, self.config.train.epochs):
@@ -258,6 +260,35 @@ class Trainer:
                 self.save(best=improved or self.validation is None)
         self.stop.training = False
         return summary
+
+    def complete_best(self) -> None:
+        """Write the `best.json` of this position where a kill came between the best checkpoint and its `best.json`."""
+        best = self.position
+        if self.run is None or not best.best_epoch or self.validation is None:
+            return
+        step, folder = best.best_epoch * self.steps_per_epoch, self.run.checkpoints
+        stem = checkpoint.stem(best.best_epoch, step)
+        if checkpoint.best_step(folder) < step and folder / f"{stem}.ckpt" in checkpoint.checkpoints_in(folder):
+            self._point_to_best(stem)
+
+    def _forget_later_best(self) -> None:
+        """After training resumed from a checkpoint before the best one, which will be replaced: take an earlier one."""
+        best = self.position
+        if self.run is None or checkpoint.best_step(self.run.checkpoints) <= best.step:
+            return
+        (self.run.checkpoints / "best.json").unlink()
+        self.complete_best()
+        if not checkpoint.best_step(self.run.checkpoints):  # its files were removed
+            best.best, best.best_loss, best.best_epoch = -1.0, None, 0
+        log.info(
+            "The best checkpoint so far is from after step %d, so it is no longer the best of this run.", best.step
+        )
+
+    def _point_to_best(self, stem: str) -> None:
+        assert self.run is not None
+        best = self.position
+        facts = {"epoch": best.best_epoch, "loss": best.best_loss} if self.validation else {}
+        checkpoint.point(self.run.checkpoints, "best", stem, video_top1=best.best, **facts)
 
     def _check_free_space(self) -> None:
         """Compare the size of the checkpoints that will be there at once with the free space of the disk.
@@ -439,7 +470,6 @@ class Trainer:
         checkpoint.save(folder, stem, self.network, self.train_step.state(), state)
         self.train_step.swap_average()
         if best:
-            facts = {"epoch": self.position.best_epoch, "loss": self.position.best_loss} if self.validation else {}
-            checkpoint.point(folder, "best", stem, video_top1=self.position.best, **facts)
+            self._point_to_best(stem)
         checkpoint.prune(folder, self.config.train.keep_checkpoint_max)
         log.info("checkpoint: %s, %.2f s", stem, time.perf_counter() - began)
