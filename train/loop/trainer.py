@@ -98,6 +98,7 @@ class Trainer:
     def __init__(self, config: Config, world: World, run: RunFolder | None, stop: StopRequests | None = None) -> None:
         self.config, self.world, self.run, self.position = config, world, run, Position()
         self.stop = stop or StopRequests()
+        self._resumed: Path | None = None  # the checkpoint that training continues from
         loader, stored = config.data_loader.train, config.preprocess.frame_size
         seen = loader.transforms(stored)
         videos = read_videos(config.preprocess, loader.dataset.split)
@@ -196,6 +197,7 @@ class Trainer:
                 best_loss=float(loss) if isinstance(loss, int | float) else None,
                 best_epoch=epoch if isinstance(epoch, int) else 0,
             )  # fmt: skip
+            self._resumed = path
             log.info("resuming from %s at step %d", path, self.position.step)
             return
 
@@ -238,6 +240,8 @@ class Trainer:
                 self.config.model.classes, known,
             )  # fmt: skip
         self._check_free_space()
+        if self.run is not None and self._resumed in checkpoint.checkpoints_in(self.run.checkpoints)[1:]:
+            checkpoint.point(self.run.checkpoints, "latest", self._resumed.stem)  # later ones will be replaced
         self.stop.training = True  # from here on there is a run folder, so a signal ends with a checkpoint
         if self.run is not None:
             self.run.begin(self.position.step)

@@ -10,6 +10,7 @@ import socket
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from make_training import TinyNetwork, checkpoints_of, write_config
@@ -123,6 +124,20 @@ def test_best_is_true_after_going_back(kept, config, tmp_path, scores):
     second = run / "ckpt" / "epoch_002-step_000004.ckpt"
     assert train.main([*words, "--train.epochs=3", "--resume", str(second), "--learning_rate.lr=0.1"]) == EXIT_OK
     assert noted_best(run)[:3] == (("epoch_001-step_000002", 1, 0.5) if kept else ("epoch_003-step_000006", 3, 0.375))
+
+
+def test_going_back_and_a_kill_lose_no_record(config, tmp_path, monkeypatch):
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", *FAST, *CONSTANT, "--train.eval_epochs=0"]
+    words += ["--train.save_checkpoint_epochs=1", "--train.epochs=3"]
+    assert train.main(words) == EXIT_OK
+    (run,) = (tmp_path / "tiny").iterdir()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed here"):
+        patch.setattr(trainer.Trainer, "_train_epoch", Mock(side_effect=OSError("killed here")))
+        train.main([*words, "--resume", str(run / "ckpt" / "epoch_001-step_000002.ckpt")])
+    assert train.main([*words, *RESUME]) == EXIT_OK
+    records = read_metrics(run / "metrics.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert [start["step"] for start in read_starts(run)] == [0, 2, 2]
 
 
 @pytest.mark.slow
