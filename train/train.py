@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         trainer.resume(checkpoints, document)
         if trainer.is_finished:
             if run is not None:
+                trainer.complete_best()
                 print(f"Nothing to train: {_result(trainer, {})}finished before -> {run.path}", flush=True)
                 _say_how_to_train_longer(trainer, checkpoints[0], document)
             return EXIT_OK

@@ -28,7 +28,7 @@ from train.device.signals import StopRequests, TrainingStopped
 from train.evaluation.results import results_of
 from train.evaluation.scoring import Evaluation, combine, score
 from train.experiment.sections import Config
-from train.loop import dropout
+from train.loop import best, dropout
 from train.loop.compile_cache import cached_compilation
 from train.loop.free_space import check_free_space
 from train.loop.health import FiniteLosses, evaluation_memory_errors, training_memory_errors
@@ -71,6 +71,7 @@ class Trainer:
     def __init__(self, config: Config, world: World, run: RunFolder | None, stop: StopRequests | None = None) -> None:
         self.config, self.world, self.run, self.position = config, world, run, Position()
         self.stop = stop or StopRequests()
+        self._resumed: Path | None = None  # the checkpoint that training continues from
         loader, stored = config.data_loader.train, config.preprocess.frame_size
         seen = loader.transforms(stored)
         videos = read_videos(config.preprocess, loader.dataset.split)
@@ -164,6 +165,7 @@ class Trainer:
             self.train_step.swap_average()
             check_schedule(path, state, self.config, document, self.world.size)
             self.position = Position.of(state)
+            self._resumed = path
             log.info("resuming from %s at step %d", path, self.position.step)
             return
 
@@ -206,9 +208,13 @@ class Trainer:
                 self.config.model.classes, known,
             )  # fmt: skip
         self._check_free_space()
+        if self.run is not None and self._resumed in checkpoint.checkpoints_in(self.run.checkpoints)[1:]:
+            checkpoint.point(self.run.checkpoints, "latest", self._resumed.stem)  # later ones will be replaced
         self.stop.training = True  # from here on there is a run folder, so a signal ends with a checkpoint
         if self.run is not None:
             self.run.begin(self.position.step)
+            self.complete_best()
+            best.forget_later(self.run.checkpoints, self.position, self.steps_per_epoch)
         self.statistics = RunningStatistics(self.network, self.world.size)
         summary: dict[str, float | int] = {}
         for epoch in range(self.position.epoch, self.config.train.epochs):
@@ -223,9 +229,14 @@ class Trainer:
             self.position.epoch = epoch + 1
             every = self.config.train.save_checkpoint_epochs
             if last or improved or (every and (epoch + 1) % every == 0):
-                self.save(best=improved or self.validation is None)
+                self.save(is_best=improved or self.validation is None)
         self.stop.training = False
         return summary
+
+    def complete_best(self) -> None:
+        """Write the `best.json` that a kill left unwritten."""
+        if self.run is not None:
+            best.complete(self.run.checkpoints, self.position, self.steps_per_epoch)
 
     def _check_free_space(self) -> None:
         """Check that the disk has space for the checkpoints.
@@ -369,11 +380,11 @@ class Trainer:
             videos=self.source.videos.name,
         )
 
-    def save(self, *, best: bool = False) -> None:
+    def save(self, *, is_best: bool = False) -> None:
         """Write a checkpoint in the first process, unless the loss is not finite.
 
         Args:
-            best: whether `best.json` must point to it.
+            is_best: whether `best.json` must point to it.
         """
         if self.run is None:
             return
@@ -393,8 +404,7 @@ class Trainer:
         self.train_step.swap_average()
         checkpoint.save(folder, stem, self.network, self.train_step.state(), state)
         self.train_step.swap_average()
-        if best:
-            facts = {"epoch": self.position.best_epoch, "loss": self.position.best_loss} if self.validation else {}
-            checkpoint.point(folder, "best", stem, video_top1=self.position.best, **facts)
+        if is_best:
+            best.point_to(folder, stem, self.position)
         checkpoint.prune(folder, self.config.train.keep_checkpoint_max)
         log.info("checkpoint: %s, %.2f s", stem, time.perf_counter() - began)

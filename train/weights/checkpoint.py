@@ -89,6 +89,12 @@ def point(folder: Path, pointer: str, stem: str, **facts: Any) -> None:
     sealed_json.write(folder / f"{pointer}.json", {"stem": stem, **facts})
 
 
+def best_step(folder: Path) -> int:
+    """The step of the checkpoint that `best.json` names; 0 if it is missing or corrupted."""
+    numbers = _numbers(_read_pointer(folder / "best.json") or "")
+    return numbers[1] if numbers else 0
+
+
 def save_weights(path: Path, network: nn.Cell, state: dict[str, Any]) -> None:
     """Write weights without training state: `path`, which ends in .ckpt, and the JSON beside it.
 

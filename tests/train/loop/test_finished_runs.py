@@ -8,7 +8,9 @@ import shlex
 import shutil
 import socket
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from make_training import TinyNetwork, checkpoints_of, write_config
@@ -25,6 +27,7 @@ from train.loop.position import Position
 from train.runs import run_folder
 from train.runs.metrics import read_metrics
 from train.runs.starts import read_starts
+from train.weights import sealed_json
 
 FAST = ["--context.mode=1", "--data_loader.train.dataset.batch_size=8"]  # two steps an epoch
 CONSTANT = ["--learning_rate.lr_scheduler=constant", "--learning_rate.warmup_epochs=0"]
@@ -76,6 +79,65 @@ def test_finished_run_is_left_alone_and_can_be_longer(config, tmp_path, capsys):
     assert (best["epoch"], best["loss"]) == (state["best_epoch"], state["best_loss"])
     (scored,) = [record for record in records if record["epoch"] == best["epoch"] and "val/loss" in record]
     assert (scored["val/video_top1"], scored["val/loss"]) == (best["video_top1"], best["loss"])
+
+
+def noted_best(run: Path) -> tuple[object, ...]:
+    best = json.loads((run / "ckpt" / "best.json").read_text())
+    return best["stem"], best["epoch"], best["video_top1"], best["loss"]
+
+
+@pytest.fixture
+def scores(monkeypatch) -> Callable[..., None]:
+    """Sets the video top-1 of the next evaluations."""
+
+    def set_scores(*values: float) -> None:
+        left = list(values)
+        scored = lambda *_: {"video_top1": left.pop(0), "video_top5": 1.0, "loss": 1.0}  # noqa: E731
+        monkeypatch.setattr(trainer.Trainer, "_evaluate", scored)
+
+    return set_scores
+
+
+def test_best_is_true_after_a_kill_before_it_is_noted(config, tmp_path, scores):
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", *FAST, "--train.epochs=2"]
+    scores(0.25, 0.5)
+    assert train.main(words) == EXIT_OK
+    (run,) = (tmp_path / "tiny").iterdir()
+    whole = noted_best(run)
+    assert whole == ("epoch_002-step_000004", 2, 0.5, 1.0)
+    sealed_json.write(run / "ckpt" / "best.json", {"stem": "epoch_001-step_000002", "epoch": 1, "video_top1": 0.25})
+    assert train.main([*words, *RESUME]) == EXIT_OK
+    assert noted_best(run) == whole
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_best_is_true_after_going_back(kept, config, tmp_path, scores):
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", *FAST, *CONSTANT, "--train.save_checkpoint_epochs=1"]
+    scores(0.5, 0.25, 0.75)
+    assert train.main([*words, "--train.epochs=3"]) == EXIT_OK
+    (run,) = (tmp_path / "tiny").iterdir()
+    assert noted_best(run)[:3] == ("epoch_003-step_000006", 3, 0.75)
+    if not kept:
+        for path in run.glob("ckpt/epoch_001*"):
+            path.unlink()
+    scores(0.375)
+    second = run / "ckpt" / "epoch_002-step_000004.ckpt"
+    assert train.main([*words, "--train.epochs=3", "--resume", str(second), "--learning_rate.lr=0.1"]) == EXIT_OK
+    assert noted_best(run)[:3] == (("epoch_001-step_000002", 1, 0.5) if kept else ("epoch_003-step_000006", 3, 0.375))
+
+
+def test_going_back_and_a_kill_lose_no_record(config, tmp_path, monkeypatch):
+    words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", *FAST, *CONSTANT, "--train.eval_epochs=0"]
+    words += ["--train.save_checkpoint_epochs=1", "--train.epochs=3"]
+    assert train.main(words) == EXIT_OK
+    (run,) = (tmp_path / "tiny").iterdir()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed here"):
+        patch.setattr(trainer.Trainer, "_train_epoch", Mock(side_effect=OSError("killed here")))
+        train.main([*words, "--resume", str(run / "ckpt" / "epoch_001-step_000002.ckpt")])
+    assert train.main([*words, *RESUME]) == EXIT_OK
+    records = read_metrics(run / "metrics.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert [start["step"] for start in read_starts(run)] == [0, 2, 2]
 
 
 @pytest.mark.slow

@@ -251,7 +251,7 @@ def test_what_is_evaluated_and_kept_when(config, monkeypatch):
         lambda _, epoch: made.append(epoch + 1) or {"video_top1": next(found), "loss": 1.0},
     )
     monkeypatch.setattr(
-        trainer.Trainer, "save", lambda self, best: saved.append((self.position.epoch, self.position.best, best))
+        trainer.Trainer, "save", lambda self, is_best: saved.append((self.position.epoch, self.position.best, is_best))
     )
     overrides = {"train.epochs": "7", "train.eval_epochs": "3", "train.save_checkpoint_epochs": "2"}
     trainer.Trainer(load_config(Document(config, overrides)), World(), None).fit()
@@ -268,7 +268,7 @@ def test_evaluation_with_nan_loss_is_never_the_best(config, monkeypatch, caplog)
         trainer.Trainer, "_evaluate", lambda *_: dict(zip(("video_top1", "loss"), next(found), strict=True))
     )
     monkeypatch.setattr(
-        trainer.Trainer, "save", lambda self, best: saved.append((self.position.epoch, self.position.best, best))
+        trainer.Trainer, "save", lambda self, is_best: saved.append((self.position.epoch, self.position.best, is_best))
     )
     overrides = {"train.epochs": "3", "train.eval_epochs": "1", "model.num_classes": "5"}
     trainer.Trainer(load_config(Document(config, overrides)), World(), None).fit()
