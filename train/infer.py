@@ -133,7 +133,7 @@ def _show(rows: Iterator[Row], args: argparse.Namespace, paths: list[str], names
     """Print the rows as they come, then write the CSV; returns the exit code."""
     table, finished = Table(paths, names, by_window=args.window is not None), []
     for row in rows:
-        if row.status != "ok":
+        if row.status != "ok" and (args.json or not table.shows_reasons):
             log.warning("warning: %s: %s: %s", one_line(row.path), row.status, row.reason)
         if args.json:
             print(json_of(row), flush=True)

@@ -88,7 +88,7 @@ def machine_fault(error: BaseException) -> str:
         return "a child process died: it was killed, or there was no memory for it"
     if not isinstance(error, OSError) or error.errno in _OWN_BUGS:
         return ""
-    paths = [str(path) for path in (error.filename, error.filename2) if path not in (None, "")]
+    paths = dict.fromkeys(str(path) for path in (error.filename, error.filename2) if path not in (None, ""))
     return _line(" -> ".join(paths), reason_of(error))
 
 

@@ -38,12 +38,17 @@ def work_is_kept() -> bool:
 
 
 @contextlib.contextmanager
-def naming(path: Path | str) -> Iterator[None]:
-    """Name a file in the OSErrors of the block that name none: those of reading, writing and locking a descriptor."""
+def naming(path: Path | str, temporary: Path | None = None) -> Iterator[None]:
+    """Name a file in the OSErrors of the block that name none: those of reading, writing and locking a descriptor.
+
+    Args:
+        path: the file.
+        temporary: its temporary name; errors that have this name get the other.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        if error.errno is not None and (error.filename is None or str(error.filename) == str(temporary)):
             error.filename = str(path)
         raise
 
@@ -133,10 +138,9 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         OSError: the file cannot be written; `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
-    with unfinished(temporary):
+    with unfinished(temporary), naming(path, temporary):
         os.close(create(temporary))
-        with naming(path):
-            yield temporary
+        yield temporary
         sync_file(temporary)
         os.replace(temporary, path)
     sync_folder(path.parent)

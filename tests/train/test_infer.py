@@ -218,7 +218,11 @@ def test_too_long_for_a_shard_names_the_window(words, videos, monkeypatch, capsy
     long = DecodeResult("too_large", "36000 s, at most 3600", {})
     monkeypatch.setattr(files, "decode_videos", lambda *_: iter([long]))
     assert infer.main([*words, f"--infer.image_path={videos}/x"]) == EXIT_TOO_MANY_BAD
-    assert "too_large: 36000 s, at most 3600 (--window=1 takes longer ones)" in capsys.readouterr().err
+    reason, shown = "too_large: 36000 s, at most 3600 (--window=1 takes longer ones)", capsys.readouterr()
+    assert reason in shown.out and reason not in shown.err
+    monkeypatch.setattr(files, "decode_videos", lambda *_: iter([long]))
+    assert infer.main([*words, f"--infer.image_path={videos}/x", "--json"]) == EXIT_TOO_MANY_BAD
+    assert reason in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ class Drawing:
         *,
         duration_s: float,
         moment_s: float,
+        within_s: tuple[float, float] | None = None,
     ) -> list[Path]:
         """Draw one video, of a long one the part around `moment_s`, as does the GIF; returns the paths.
 
@@ -59,13 +60,16 @@ class Drawing:
             prediction: what is written on it.
             duration_s: length of the video.
             moment_s: the time to show.
+            within_s: the part (start, end) that the prediction is of; None: the whole video.
 
         Raises:
             MachineError: the video could not be read.
             OSError: a picture cannot be written.
         """
-        start_s, shown_s = _around(moment_s, self.max_seconds, duration_s)
-        span = (start_s, start_s + shown_s) if duration_s > self.max_seconds else None
+        from_s, until_s = within_s or (0.0, duration_s)
+        start_s, shown_s = _around(moment_s - from_s, self.max_seconds, until_s - from_s)
+        start_s += from_s
+        span = (start_s, start_s + shown_s) if duration_s > shown_s else None
         gif_from_s, _ = _around(moment_s - start_s, GIF_SECONDS, shown_s)
         stem = self._stem(name)
         try:

@@ -259,10 +259,12 @@ def _row(each: Input, found: Scan, windows: Windows, names: list[str], top_k: in
     pictures = []
     if drawing is not None:
         sure = int(np.argmax(found.scores.max(axis=1)))
+        moment_s = float(found.middles_s[sure])
+        (within_s,) = (part[:2] for part in segments if part.start_s <= moment_s < part.end_s)
         pictures = drawing.draw(
             each.name, each.path, None, found.fps,
             Prediction(best_classes(found.scores[sure], names, top_k), each.true_label),
-            duration_s=found.duration_s, moment_s=float(found.middles_s[sure]),
+            duration_s=found.duration_s, moment_s=moment_s, within_s=within_s,
         )  # fmt: skip
         pictures.append(drawing.draw_timeline(each.name, found.middles_s, found.scores, names, segments))
     status, reason = "ok", ""

@@ -129,8 +129,13 @@ class Table:
         self._label_width = min(max(map(_columns, ("prediction", *names))), _LONGEST_LABEL)
         self._begun = False
 
+    @property
+    def shows_reasons(self) -> bool:
+        """Whether the rows say why a video is not ok."""
+        return self._single or self._by_window
+
     def add(self, row: Row) -> None:
-        """Print a row; the log has the reason of a video that is not ok."""
+        """Print a row."""
         if self._by_window:
             self._print_segments(row)
         elif self._single:

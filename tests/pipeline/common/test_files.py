@@ -9,6 +9,7 @@ import pytest
 from make_store import settings_for
 
 from pipeline.common import files
+from pipeline.common.errors import machine_fault
 from pipeline.common.files import replacing, write_json, write_text
 from pipeline.common.locking import remove_temporary
 from pipeline.common.outcome import Outcome
@@ -94,12 +95,19 @@ def test_link_as_temporary_shard_is_not_followed(tmp_path):
     assert victim.read_text() == "dear to me"
 
 
-def test_error_on_a_descriptor_names_its_file(tmp_path, monkeypatch):
+def test_error_of_a_temporary_file_names_the_target(tmp_path, monkeypatch):
     def fsync(_fd):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError) as caught:
         write_text(tmp_path / "x.txt", "new")
-    assert caught.value.filename == str(tmp_path / f".x.txt.{os.getpid()}.tmp")
+    assert caught.value.filename == str(tmp_path / "x.txt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_target_that_cannot_be_replaced_is_named_once(tmp_path):
+    (tmp_path / "x.txt" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError) as caught:
+        write_text(tmp_path / "x.txt", "new")
+    assert machine_fault(caught.value) == f"{tmp_path}/x.txt: Is a directory"

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,20 @@ def test_pictures_show_the_moment(duration_s, moment_s, span, gif_from_s, tmp_pa
     assert start_s <= moment_s <= start_s + GIF_SECONDS
 
 
-def draw(folder: Path, name: str, **times: float) -> list[Path]:
+@pytest.mark.parametrize(
+    ("within_s", "moment_s", "span", "gif_from_s"),
+    [((0.0, 60.0), 1.0, (0.0, 10.0), 0.0), ((12.0, 16.0), 13.0, (12.0, 16.0), 0.0),
+     ((12.0, 40.0), 13.0, (12.0, 22.0), 0.0), ((12.0, 20.0), 19.0, (12.0, 20.0), 3.0),
+     ((12.0, 40.0), 39.0, (30.0, 40.0), 5.0)],
+)  # fmt: skip
+def test_pictures_show_nothing_of_another_segment(within_s, moment_s, span, gif_from_s, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(drawing, "write_pictures", lambda *_, **options: calls.append(options) or [])
+    draw(tmp_path, "a", duration_s=60.0, moment_s=moment_s, within_s=within_s)
+    assert calls == [{"span": span, "max_seconds": 10.0, "gif_from_s": gif_from_s}]
+
+
+def draw(folder: Path, name: str, **times: Any) -> list[Path]:
     return Drawing(folder, 10.0).draw(name, Path("a.mp4"), None, 25.0, Prediction([("a", 1.0)], None), **times)
 
 
