@@ -434,7 +434,8 @@ def test_ckpt_of_ours_is_its_own_network(tmp_path, capsys):
     assert len(read_pth(tmp_path / "a.pth")[0]) == 37 * 6 + 2
     for words, message in (
         (["--model.num_classes=6"], "model.num_classes: got 6, but .*a.ckpt has 5 classes"),
-        (["--train.head=new"], "does not fit this network"),  # the new network is that of the command line
+        # A new head is for the network of the command line.
+        (["--train.head=new", "--model.stage_channels=[4, 4, 8, 16]"], "set model.stage_channels to .4, 4, 8, 8."),
     ):
         with pytest.raises(UserError, match=message):
             convert.main([str(tmp_path / "a.ckpt"), str(tmp_path / "b.pth"), *words])

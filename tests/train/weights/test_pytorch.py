@@ -54,6 +54,8 @@ def test_other_files_of_real_pytorch():
     half = arrays_in(RESOURCES / "made_by_pytorch" / "bfloat16.pth")
     assert half["0.weight"].dtype.name == "bfloat16"
     assert np.array_equal(half["0.weight"].astype(np.float32), np.float32([[1, 2], [3, 4], [5, 6]]) / 2)
+    repeated = arrays_in(RESOURCES / "made_by_pytorch" / "repeated.pth")["x"]
+    assert np.array_equal(repeated, np.full((2, 3), np.float32(0.5)))
     assert list(arrays_in(RESOURCES / "made_by_pytorch" / "parameters.pth")) == [
         "0.weight",
         "0.bias",
@@ -69,6 +71,8 @@ def test_other_files_of_real_pytorch():
         ("sparse", "'x' is sparse, expected"),
         ("meta", "'x' is on the device meta, without values, expected"),
         ("float8", "'x' is of torch.float8_e4m3fn, expected"),
+        ("negated", "'x' is a view of complex numbers, expected"),
+        ("program", "got a program that torch.jit.save wrote, expected a state_dict"),
         ("module", "got 'torch.nn.modules.container.Sequential', expected a state_dict"),
     ],
 )
