@@ -81,7 +81,7 @@ def test_midplanes_are_padded_to_multiples_of_eight():
     assert sizes == {48, 232, 464, 928}
 
 
-@pytest.fixture(scope="module", params=["graph", pytest.param("pynative", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["pynative", pytest.param("graph", marks=pytest.mark.slow)])
 def steps(clips, request):
     """Two training steps in each layout: gradients of the first, and weights and statistics after the second."""
     found, before = {}, ms.get_context("mode")
