@@ -23,6 +23,7 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, features
 
 from pipeline.common.text import some, visible
+from train.pictures.directions import RIGHT_TO_LEFT, base_level, levels
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,6 @@ _REGULAR, _BOLD = _DEJAVU / "DejaVuSans.ttf", _DEJAVU / "DejaVuSans-Bold.ttf"
 _STYLES = ("bold", "black", "light", "thin", "medium", "italic", "oblique", "condensed", "mono", "ui")
 _BOXES = ("lastresort", "blank", "tofu")  # parts of the names of fonts that have boxes for characters
 _NO_INK = ("Zs", "Cf")  # categories of spaces, and of marks such as a joiner
-_RIGHT_TO_LEFT = ("R", "AL")
-_LETTERS_AND_NUMBERS = ("L", "R", "EN", "AN")
-_PAIRS = "()[]{}⟨⟩（）［］｛｝「」『』【】〈〉《》〔〕"
-_BRACKETS = dict(zip(_PAIRS[::2], _PAIRS[1::2], strict=True))
 _JOINER = "\u200d"
 _UNSEEN = {_JOINER, "\u200c", "\u00ad", *(chr(number) for number in range(0xFE00, 0xFE10))}  # no font needs a glyph
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
@@ -97,7 +94,7 @@ def fit(text: str, width: int, sizes: Iterable[int], max_lines: int = 1, bold: b
         bold: whether DejaVu's letters are bold.
     """
     clusters = _clusters(_plain(text))
-    base = _base_level(clusters)
+    base = base_level(clusters)
     first = _BOLD if bold else _REGULAR
     fonts = [_font_of(cluster, first) for cluster in clusters]
     pairs = [(cluster, font) if font else ("?", first) for cluster, font in zip(clusters, fonts, strict=True)]
@@ -200,9 +197,7 @@ def _font_of(cluster: str, first: Path) -> Path | None:
         first: the font to look into first.
     """
     needed = {ord(character) for character in cluster if character not in _UNSEEN}
-    shaped = [
-        unicodedata.bidirectional(one) in _RIGHT_TO_LEFT or unicodedata.category(one)[0] == "M" for one in cluster
-    ]
+    shaped = [unicodedata.bidirectional(one) in RIGHT_TO_LEFT or unicodedata.category(one)[0] == "M" for one in cluster]
     if any(shaped) and not _can_shape():
         return None
     fonts = (path for path in (first, _REGULAR, *_installed()) if needed <= _characters(path))
@@ -275,71 +270,6 @@ def _direction(run: _Run) -> str | None:
     return None if not _can_shape() else "rtl" if run.right_to_left else "ltr"
 
 
-def _base_level(clusters: list[str]) -> int:
-    """1 if the first letter is written from right to left, else 0."""
-    kinds = (unicodedata.bidirectional(cluster[0]) for cluster in clusters)
-    return next((int(kind in _RIGHT_TO_LEFT) for kind in kinds if kind in ("L", *_RIGHT_TO_LEFT)), 0)
-
-
-def _levels(clusters: list[str], base: int) -> list[int]:
-    """The level of each character of a line by Unicode's rules W2 to I2: of odd ones, right is where they begin.
-
-    Args:
-        clusters: characters in the order in which they are read; none of them is a mark of direction.
-        base: level of the line.
-    """
-    kinds = [unicodedata.bidirectional(cluster[0]) for cluster in clusters]
-    strong = around = "R" if base else "L"
-    for place, kind in enumerate(kinds):
-        strong = kind if kind in ("L", *_RIGHT_TO_LEFT) else strong
-        kinds[place] = "R" if kind == "AL" else "AN" if kind == "EN" and strong == "AL" else kind
-    for place in range(1, len(kinds) - 1):  # the point in 2.5
-        beside = kinds[place - 1]
-        if beside == kinds[place + 1] and (beside, kinds[place]) in (("EN", "ES"), ("EN", "CS"), ("AN", "CS")):
-            kinds[place] = beside
-    for places in (range(len(kinds)), range(len(kinds) - 1, -1, -1)):  # the sign in 50 %
-        before = ""
-        for place in places:
-            kinds[place] = before = "EN" if kinds[place] == "ET" and before == "EN" else kinds[place]
-    strong = around
-    for place, kind in enumerate(kinds):
-        strong = kind if kind in "LR" else strong
-        kinds[place] = "L" if kind == "EN" and strong == "L" else kind
-    _set_brackets(clusters, kinds, around)
-    before = around
-    for place, kind in enumerate(kinds):
-        if kind not in _LETTERS_AND_NUMBERS:
-            after = next((_side(other) for other in kinds[place:] if other in _LETTERS_AND_NUMBERS), around)
-            kinds[place] = before if before == after else around
-        before = _side(kinds[place])
-    return [base + {"L": base, "R": 1 - base}.get(kind, 2 - base) for kind in kinds]
-
-
-def _set_brackets(clusters: list[str], kinds: list[str], around: str) -> None:
-    """Give the brackets of a pair the same direction (rule N0): that of the letters in them and, if so, before them."""
-    opened: list[int] = []
-    pairs: list[tuple[int, int]] = []
-    for place, cluster in enumerate(clusters):
-        if kinds[place] == "ON" and cluster in _BRACKETS:
-            opened.append(place)
-        elif kinds[place] == "ON" and cluster in _BRACKETS.values():
-            fitting = [number for number, left in enumerate(opened) if _BRACKETS[clusters[left]] == cluster]
-            if fitting:
-                pairs.append((opened[fitting[-1]], place))
-                del opened[fitting[-1] :]
-    for left, right in sorted(pairs):
-        inside = {_side(kind) for kind in kinds[left + 1 : right] if kind in _LETTERS_AND_NUMBERS}
-        if not inside:
-            continue
-        before = next((_side(kind) for kind in reversed(kinds[:left]) if kind in _LETTERS_AND_NUMBERS), around)
-        kinds[left] = kinds[right] = around if around in inside else before
-
-
-def _side(kind: str) -> str:
-    """The direction of a letter or number for what is beside it."""
-    return "L" if kind == "L" else "R"
-
-
 def _visual_runs(pairs: list[tuple[str, Path]], base: int) -> list[_Run]:
     """The runs of a line as they stand from left to right: what has a higher level is turned as a whole.
 
@@ -348,7 +278,7 @@ def _visual_runs(pairs: list[tuple[str, Path]], base: int) -> list[_Run]:
         base: level of the line.
     """
     runs: list[tuple[_Run, int]] = []
-    for (cluster, font), level in zip(pairs, _levels([cluster for cluster, _ in pairs], base), strict=True):
+    for (cluster, font), level in zip(pairs, levels([cluster for cluster, _ in pairs], base), strict=True):
         if runs and runs[-1][0].font == font and runs[-1][1] == level:
             runs[-1] = (runs[-1][0]._replace(text=runs[-1][0].text + cluster), level)
         else:

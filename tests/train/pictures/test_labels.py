@@ -14,7 +14,7 @@ from fontTools.ttLib.tables._g_l_y_f import Glyph
 from paths import ROOT, SHARED
 from PIL import Image
 
-from train.pictures import labels
+from train.pictures import directions, labels
 from train.pictures.labels import fit, missing_characters, report_missing, safe_for_matplotlib
 from train.pictures.panel import DARK, Moment, Prediction, draw_panel
 
@@ -138,7 +138,7 @@ def test_directions_are_those_of_fribidi():
         fribidi.fribidi_get_bracket_types(text, len(line), kinds, brackets)
         expected = (ctypes.c_int8 * len(line))()
         fribidi.fribidi_get_par_embedding_levels_ex(kinds, brackets, len(line), ctypes.byref(direction), expected)
-        assert labels._levels(list(line), base) == list(expected), ascii(line)
+        assert directions.levels(list(line), base) == list(expected), ascii(line)
 
 
 def test_missing_character_is_reported_once(caplog):
