@@ -147,6 +147,9 @@ def _show(rows: Iterator[Row], args: argparse.Namespace, paths: list[str], names
         log.error("error: Some videos could not be read. Fix the disk or its connection, and run this again.")
         return EXIT_IO
     if bad and bad / len(finished) > config.preprocess.max_bad_fraction:
+        if len(finished) == 1:
+            log.error("error: This video cannot be predicted. Give another one.")
+            return EXIT_TOO_MANY_BAD
         log.error(
             "error: %d of %d videos are bad, more than preprocess.max_bad_fraction %g allows. All others are "
             "predicted. Raise that key to accept them.",

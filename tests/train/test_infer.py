@@ -220,6 +220,7 @@ def test_too_long_for_a_shard_names_the_window(words, videos, monkeypatch, capsy
     assert infer.main([*words, f"--infer.image_path={videos}/x"]) == EXIT_TOO_MANY_BAD
     reason, shown = "too_large: 36000 s, at most 3600 (--window=1 takes longer ones)", capsys.readouterr()
     assert reason in shown.out and reason not in shown.err
+    assert shown.err.endswith("error: This video cannot be predicted. Give another one.\n")
     monkeypatch.setattr(files, "decode_videos", lambda *_: iter([long]))
     assert infer.main([*words, f"--infer.image_path={videos}/x", "--json"]) == EXIT_TOO_MANY_BAD
     assert reason in capsys.readouterr().err
