@@ -49,6 +49,11 @@ def undisturbed(inputs: Preprocess, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def on(workers, inputs, folder, **changes) -> Preprocess:
+    """Settings for the cluster, once both workers are there: one that a test killed takes seconds to come back."""
+    deadline = time.monotonic() + 60
+    while len(workers.scheduler.workers) < 2:
+        assert time.monotonic() < deadline, "a killed worker did not come back"
+        time.sleep(0.05)
     return moved(inputs, folder, engine="dask", scheduler=workers.scheduler_address, **changes)
 
 
