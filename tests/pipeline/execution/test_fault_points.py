@@ -101,7 +101,7 @@ def undisturbed(
         return request.param, files, int(log.read_text())
 
 
-@pytest.mark.parametrize("fault", ["killed", "disk full"])
+@pytest.mark.parametrize("fault", ["killed", pytest.param("disk full", marks=pytest.mark.slow)])
 def test_run_after_any_stop_ends_in_the_same_bytes(
     undisturbed: tuple[str, dict[str, bytes], int], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
