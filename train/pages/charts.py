@@ -156,7 +156,7 @@ class Curve:
         run: number of the run, which decides the colour.
         steps: (N,).
         values: (N,), NaN where there is none.
-        label: in the legend of a single run; several are told apart by their letters.
+        label: in the legend of a single run; several have letters instead.
         points: shown as points with a line, and not as a noisy curve with its running mean.
         best: the step that is marked; None: none.
     """
