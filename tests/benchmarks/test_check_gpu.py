@@ -50,8 +50,9 @@ def test_results_and_lines_come_at_once(check, tmp_path):
             seen.touch()
 
     waits = f"while not os.path.exists({str(seen)!r}): time.sleep(0.01)"
-    outcome = ran(check, f"report(a=1)\nprint('words', flush=True)\n{waits}\nreport(b=[2.5, None])", show=show)
-    assert outcome.problem == "" and outcome.results == [{"a": 1}, {"b": [2.5, None]}] and outcome.seconds > 0
+    program = f"report(a=1)\nprint('words', flush=True)\n{waits}\nreport(b=[2.5, None])\ntime.sleep(0.3)"
+    outcome = ran(check, program, show=show)
+    assert outcome.problem == "" and outcome.results == [{"a": 1}, {"b": [2.5, None]}] and outcome.seconds >= 0.3
     assert shown == ['RESULT {"a": 1}', "words", 'RESULT {"b": [2.5, null]}']
 
 
