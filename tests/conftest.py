@@ -1,4 +1,4 @@
-"""Fixtures for every test: only the CPU, a separate compile cache, and a record of the calls to decoders."""
+"""For every test: only the CPU, a separate compile cache, the same examples each time, and the calls to decoders."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests use the CPU, on every machine
@@ -21,6 +22,16 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Graphs compiled by tests do not go into the user's cache; tests and their child processes share this one.
 _cache = tempfile.TemporaryDirectory(prefix="kinetics-r2plus1d-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
+
+# The same examples in each run, on a machine of any speed.  Tests that write a file for each example overwrite it.
+hypothesis.settings.register_profile(
+    "tests",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_collection_finish() -> None:

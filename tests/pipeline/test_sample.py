@@ -207,7 +207,7 @@ def test_drawing_loads_neither_ffmpeg_nor_mindspore() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**32 - 1),
     pair=st.integers(0, 3),

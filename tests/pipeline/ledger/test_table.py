@@ -5,7 +5,7 @@ import time
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from make_ledgers import IDS, ROWS, build_ledgers, command, ledger_bytes, recipe_of, touch, val
@@ -139,7 +139,7 @@ TEXT = st.text(
 )
 
 
-@examples(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=15)
 @given(st.lists(st.tuples(st.sampled_from(BAD_STATUSES), TEXT, FLOATS, COUNTS), min_size=1, max_size=6))
 def test_ledger_read_and_written_again_is_the_same(tmp_path, learned):
     rows = ROWS[: len(learned)]
@@ -164,7 +164,7 @@ ANY_TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_charact
 ODD = st.text(st.sampled_from("\r\n\",; a\x85\u2028\x1b\t'\\"), min_size=1, max_size=8)
 
 
-@examples(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=25)
 @given(st.lists(ANY_TEXT | ODD, min_size=3, max_size=3, unique=True))
 def test_any_label_is_written_and_read_unchanged(tmp_path, labels):
     table = make_ledger(6, "train")

@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 from make_store import add_frames, edited, frames_of, make_format_1, renumber, settings_for
@@ -99,7 +99,7 @@ def test_offsets_point_at_the_bytes_that_hdf5_reads(raw):
 clips = st.tuples(st.integers(0, 3), st.lists(st.integers(0, 29), min_size=1, max_size=12), st.data())
 
 
-@example_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example_settings(max_examples=150)
 @given(row=st.integers(0, 3), data=st.data())
 def test_any_clip_is_that_of_numpy(raw, row, data):
     settings = settings_for(raw.parent)
@@ -443,7 +443,7 @@ def test_all_flipped_metadata_bits_are_refused(codec, request, tmp_path):
     assert in_a_child(lambda: try_flips(path, flips), deadline_s=900) == 0
 
 
-@example_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example_settings(max_examples=60)
 @given(data=st.data())
 def test_a_flipped_byte_is_named_wherever_it_is(raw, tmp_path, data):
     content = bytearray(raw.read_bytes())

@@ -2,7 +2,6 @@
 
 import numpy as np
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from train.data import batch_order
@@ -10,7 +9,6 @@ from train.data import batch_order
 shards = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(lambda each: np.array(each, np.int32))
 
 
-@examples(deadline=None)  # other work on the machine is not an error
 @given(shards, st.integers(0, 3), st.integers(0, 3), st.integers(0, 8))
 def test_epoch_has_every_sample_once_in_a_seeded_order(shard_of, seed, epoch, open_shards):
     first = batch_order.shuffled(shard_of, seed=seed, epoch=epoch, open_shards=open_shards)
@@ -19,7 +17,6 @@ def test_epoch_has_every_sample_once_in_a_seeded_order(shard_of, seed, epoch, op
     assert (first == again).all()
 
 
-@examples(deadline=None)  # other work on the machine is not an error
 @given(shards, st.integers(1, 8))
 def test_no_more_shards_are_open_than_asked(shard_of, open_shards):
     in_order = shard_of[batch_order.shuffled(shard_of, seed=0, epoch=0, open_shards=open_shards)].tolist()
@@ -40,7 +37,6 @@ def test_shuffling_by_shards_mixes_those_that_are_open():
     assert not np.array_equal(in_order, shard_of[batch_order.shuffled(shard_of, seed=0, epoch=1, open_shards=8)])
 
 
-@examples(deadline=None)  # other work on the machine is not an error
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 5), st.booleans())
 def test_ranks_share_samples_and_make_as_many_steps(num_samples, size, world, drop):
     steps = batch_order.num_batches(num_samples, size, world=world, drop_remainder=drop)
@@ -59,7 +55,6 @@ def test_ranks_share_samples_and_make_as_many_steps(num_samples, size, world, dr
         assert sorted(real.tolist()) == list(range(num_samples))
 
 
-@examples(deadline=None)  # other work on the machine is not an error
 @given(st.integers(1, 4), st.integers(1, 4))
 def test_samples_of_a_step_do_not_depend_on_rank_count(size, world):
     mixed = np.random.default_rng(1).permutation(100)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from train.data.clip_sampling import as_ranges, clip_indices, num_draws
@@ -25,7 +24,6 @@ def indices_of(mode, num_frames, *, seed=0, clip=(0,), clip_len=16, interval=1, 
     )
 
 
-@examples(deadline=None)  # other work on the machine is not an error
 @given(
     mode=st.sampled_from(MODES),
     num_frames=st.integers(1, 400),
@@ -81,7 +79,6 @@ def test_uniform_starts_are_torchvisions(num_frames, clip_len, num_clips, starts
     assert indices[:, 0].tolist() == starts
 
 
-@examples(deadline=None)  # other work on the machine is not an error
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 12))
 def test_uniform_starts_are_evenly_spread_rounded_down(num_frames, clip_len, num_clips):
     indices = indices_of("uniform", num_frames, clip=range(num_clips), clip_len=clip_len, num_clips=num_clips)
@@ -110,7 +107,6 @@ def test_discrete_takes_every_frame_as_often():
     assert len(counts) == 8 and 400 < counts.min() and counts.max() < 600
 
 
-@examples(deadline=None)  # other work on the machine is not an error
 @given(st.integers(1, 60), st.integers(1, 16), st.integers(1, 12), st.integers(0, 5))
 def test_random_clips_start_a_permutation_of_windows(num_frames, clip_len, num_clips, seed):
     options = {"clip": range(num_clips), "clip_len": clip_len, "num_clips": num_clips, "seed": seed}
@@ -120,7 +116,6 @@ def test_random_clips_start_a_permutation_of_windows(num_frames, clip_len, num_c
     assert set(starts) <= set(range(windows))
 
 
-@examples(deadline=None)  # other work on the machine is not an error
 @given(st.sampled_from(["discrete", "average"]), st.integers(1, 20), st.integers(1, 64), st.integers(0, 5))
 def test_short_video_with_repeated_frames_runs_forward(mode, num_frames, clip_len, seed):
     (indices,) = indices_of(mode, num_frames, clip_len=clip_len, seed=seed)
