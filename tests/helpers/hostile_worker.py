@@ -34,14 +34,12 @@ def decode_hostile(path, settings, _allocate, with_chosen):
         raise DecodeError("unreadable", "no good")
     elif how == "memory":
         np.empty(1 << 40, np.uint8)
-    elif how == "spin":  # in C, with the interpreter's lock: no Python thread could stop it
-        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
-        ctypes.PyDLL(None).usleep(600_000_000)
-    elif how == "slow":
-        if not with_chosen:
-            raise DecodeError("unreadable", "was called too slow")
-        for _ in range(40):  # in short sleeps: a long one would continue while the process is stopped
-            time.sleep(0.02)
+    elif how == "spin":
+        spin()
+    elif how == "waits":
+        mark = Path(path).with_suffix(".mark")
+        while not mark.exists():  # in short sleeps: a long one would continue while the process is stopped
+            time.sleep(0.01)
     elif how == "sleep":
         time.sleep(600)
     elif how == "print":
@@ -63,6 +61,12 @@ def decode_hostile(path, settings, _allocate, with_chosen):
     return DecodedVideo(frames, times_s, 15.0, source, "" if with_chosen == (settings.decoder == "decord") else "pyav")
 
 
+def spin():
+    """Wait in C, with the interpreter's lock: no Python thread could stop it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+    ctypes.PyDLL(None).usleep(600_000_000)
+
+
 def fail_once(how):
     if how == "killed":  # as the kernel does when memory is full
         os.kill(os.getpid(), signal.SIGKILL)
@@ -70,6 +74,8 @@ def fail_once(how):
         ctypes.string_at(0)
     elif how == "stalled":
         time.sleep(600)
+    elif how == "spin":
+        spin()
     else:
         raise ReadError(errno.ESTALE, os.strerror(errno.ESTALE))
 

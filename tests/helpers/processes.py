@@ -1,7 +1,9 @@
-"""Finds the processes of a run in /proc, for tests that no process stays behind, and their memory."""
+"""Finds the processes of a run in /proc, for tests that no process stays behind; whether one lives, and its memory."""
 
 import contextlib
 from pathlib import Path
+
+from pipeline.common.locking import start_of
 
 
 def processes_of(*words: str) -> list[int]:
@@ -13,6 +15,11 @@ def processes_of(*words: str) -> list[int]:
             if all(word.encode() in line for word in words):
                 ids.append(int(entry.parent.name))
     return ids
+
+
+def has_ended(pid: int) -> bool:
+    """Whether there is no such process, or one that its parent has not reaped."""
+    return start_of(pid) is None
 
 
 def peak_of(pid: int | str) -> int:

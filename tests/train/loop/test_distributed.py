@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mindspore as ms
@@ -21,6 +20,8 @@ import pytest
 from make_training import TinyNetwork, checkpoints_of, to_the_waiting_thread, write_config
 from mindspore import nn
 from parameters import parameter_values
+from processes import has_ended
+from waiting import wait_until
 
 from pipeline.common import cli
 from pipeline.common.errors import EXIT_OK, EXIT_RETRY, EXIT_SIGINT, EXIT_USAGE
@@ -50,7 +51,8 @@ def worker() -> int:
     def step(self, *args):
         loss = make_step(self, *args)
         np.savez(out / f"rank{self.world.rank}-step{self.position.step}.npz", **parameter_values(self.network))
-        (out / f"rank{self.world.rank}.pid").write_text(str(os.getpid()))
+        if not (noted := out / f"rank{self.world.rank}.pid").exists():
+            noted.write_text(str(os.getpid()))
         if self.position.step == DIES_AT and self.world.rank == 1 and self.config.train.seed != NOBODY_DIES:
             os.kill(os.getpid(), signal.SIGKILL)
         return loss
@@ -96,19 +98,11 @@ def together(folder: Path, *words: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def has_ended(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
-
-
 @pytest.fixture(scope="module")
 def died(folder) -> tuple[int, str]:
     """How training ends when one of its two workers has killed itself after step 5: exit code and messages."""
     process = together(folder)
-    _, said = process.communicate(timeout=150)
+    _, said = process.communicate(timeout=280)
     return process.returncode, said
 
 
@@ -169,11 +163,9 @@ def test_one_process_repeats_and_resumes_steps_of_two(died, folder, monkeypatch)
 def test_signal_ends_all_with_checkpoint_and_exit_code(tmp_path, number, code):
     write_config(tmp_path, epochs=100_000, eval_epochs=0)
     started = together(tmp_path, "--data_loader.train.dataset.batch_size=4", f"--train.seed={NOBODY_DIES}")
-    noted = tmp_path / "rank1.pid"
-    deadline = time.monotonic() + 100
-    while not noted.is_file() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    pids = [int((tmp_path / f"rank{rank}.pid").read_text()) for rank in (0, 1)]
+    noted = [tmp_path / f"rank{rank}.pid" for rank in (0, 1)]
+    wait_until(lambda: all(path.is_file() and path.read_text() for path in noted))
+    pids = [int(path.read_text()) for path in noted]
     started.send_signal(number)
     _, said = started.communicate(timeout=60)
     assert started.returncode == code, said
@@ -210,7 +202,7 @@ def test_two_processes_resume_where_one_ended(tmp_path, monkeypatch, group_size)
     whole = dict(made)
     assert train.main([*alone, f"--train.ckpt_path={tmp_path}/runs"]) == EXIT_RETRY
     process = together(tmp_path, *words[2:], "--resume", "auto")  # each with 2 clips
-    _, said = process.communicate(timeout=150)
+    _, said = process.communicate(timeout=280)
     assert process.returncode == EXIT_OK, said
     assert sorted(int(path.stem[-1]) for path in tmp_path.glob("rank0-step*.npz")) == [4, 5, 6, 7, 8]
     (run,) = (tmp_path / "runs" / "tiny").iterdir()
