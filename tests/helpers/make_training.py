@@ -112,7 +112,10 @@ def to_the_process(training: Trainer, number: int) -> None:
     """Send it from outside, after a check that all threads except the waiting one block SIGTERM and SIGINT."""
     both = 1 << signal.SIGTERM - 1 | 1 << signal.SIGINT - 1
     for task in Path("/proc/self/task").iterdir():
-        facts = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+        try:
+            facts = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            continue
         waits = int(task.name) == training.stop.thread.native_id
         assert waits or int(facts["SigBlk"], 16) & both == both, f"thread {facts['Name']} takes signals"
     os.kill(os.getpid(), number)

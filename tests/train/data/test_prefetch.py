@@ -4,12 +4,13 @@ import threading
 import time
 
 import pytest
+from waiting import wait_until
 
 from train.data.buffers import Buffers
 from train.data.prefetch import LoaderError, Prefetcher
 
 
-def ahead(make, count=20, *, num_threads=3, depth=5, timeout_s=5.0):
+def ahead(make, count=20, *, num_threads=3, depth=5, timeout_s=100.0):
     return Prefetcher(make, count, num_threads=num_threads, depth=depth, timeout_s=timeout_s)
 
 
@@ -26,8 +27,9 @@ def test_no_more_is_made_ahead_than_allowed():
     made = []
     items = iter(ahead(made.append, num_threads=2, depth=4))
     next(items)
-    time.sleep(0.2)
-    assert len(made) == 5  # one is taken, four are ready
+    wait_until(lambda: len(made) >= 5)  # one is taken, four are ready
+    time.sleep(0.1)
+    assert len(made) == 5
 
 
 def test_an_error_comes_when_its_turn_does():
@@ -43,14 +45,16 @@ def test_an_error_comes_when_its_turn_does():
 
 
 def test_thread_that_hangs_is_logged_not_waited_for(caplog):
-    wake = threading.Event()
+    hangs, wake = threading.Event(), threading.Event()
 
     def make(number: int) -> int:
         if number == 2:
+            hangs.set()
             wake.wait()
         return number
 
-    items = iter(ahead(make, timeout_s=0.2))
+    items = iter(ahead(make, num_threads=1, timeout_s=0.2))
+    hangs.wait()  # the two before it are ready
     assert [next(items), next(items)] == [0, 1]
     with pytest.raises(LoaderError, match=r"No batch for 0\.2 s \(data_loader\..*batch_timeout_s\)") as caught:
         next(items)
@@ -74,9 +78,10 @@ def test_closing_releases_a_waiting_consumer():
     begun.wait()
     closing = threading.Thread(target=items.close)
     closing.start()
+    wait_until(lambda: items._orders.qsize() <= 1)  # nothing else will be made
     wake.set()
-    consumer.join(10)
-    closing.join(10)
+    consumer.join(100)
+    closing.join(100)
     assert not consumer.is_alive() and taken == [0]
 
 

@@ -352,8 +352,8 @@ def test_read_that_hangs_ends_training_resumably(config, tmp_path, monkeypatch):
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}"]
     with monkeypatch.context() as patch:
         patch.setattr(ClipBatches, "batch", batch)
-        with pytest.raises(LoaderError, match="No batch for 1 s") as caught:
-            train.main([*words, "--data_loader.train.dataset.batch_timeout_s=1"])
+        with pytest.raises(LoaderError, match="No batch for 2 s") as caught:
+            train.main([*words, "--data_loader.train.dataset.batch_timeout_s=2"])
     wake.set()
     assert caught.value.exit_code == EXIT_RETRY
     (run,) = (tmp_path / "tiny").iterdir()
