@@ -16,7 +16,7 @@ from pipeline.common.files import replacing, write_json
 from pipeline.common.settings import to_plain
 from pipeline.common.tables import write_rows
 from train.evaluation.metrics import Scores, wilson
-from train.evaluation.protocols import PUBLISHED_FOR, Protocol
+from train.evaluation.protocols import PUBLISHED_FOR, PUBLISHED_LENGTHS, Protocol
 from train.evaluation.scoring import Evaluation
 from train.experiment.sections import Config
 
@@ -76,7 +76,8 @@ def _result(source: Evaluation, name: str, numbers: list[int], scores: Sequence[
     summary: dict[str, Any] = {key: float(np.mean([each[key] for each in summaries])) for key in summaries[0]}
     summary |= {key: int(sum(each[key] for each in summaries)) for key in summary if key.endswith("_clips")}
     summary |= {key: int(value) for key, value in summary.items() if key.endswith("_videos")}
-    summary |= {"num_inexact_videos": int(ours[0].inexact.sum()), "num_short_videos": int(ours[0].short.sum())}
+    inexact = np.any([each.inexact for each in ours], axis=0)
+    summary |= {"num_inexact_videos": int(inexact.sum()), "num_short_videos": int(ours[0].short.sum())}
     if len(ours) > 1:
         summary["spread"] = {
             key: float(np.std([each[key] for each in summaries]))
@@ -122,8 +123,11 @@ def _mean_class(scores: Scores) -> float:
 def _published(config: Config, protocol: Protocol) -> tuple[float, float] | None:
     """The published top-1 and top-5 in % of this network; None where classes, split, frames or clips are others."""
     loader, stored = config.data_loader.eval, config.preprocess.frame_size
-    seen = (*stored, *loader.transforms(stored).crop, protocol.clip_len or loader.dataset.seq)
-    comparable = config.model.classes == 400 and loader.dataset.split == "val" and seen == PUBLISHED_FOR
+    seen = (*stored, *loader.transforms(stored).crop)
+    comparable = (
+        config.model.classes == 400 and loader.dataset.split == "val" and seen == PUBLISHED_FOR
+        and (protocol.clip_len or loader.dataset.seq) in PUBLISHED_LENGTHS
+    )  # fmt: skip
     return protocol.published.get(config.model.type) if comparable else None
 
 

@@ -203,6 +203,12 @@ def test_table_has_published_numbers_of_400_classes():
     ):
         source.config = other
         assert "published" not in results_of(source, [scores])[0].summary
+    source, scores = scored("zjut")
+    for seq, known in ((64, True), (16, True), (32, False)):  # those of its README, of its configuration, and others
+        source.config = replace(recorded, data_loader=replace(
+            loaders, eval=replace(loaders.eval, dataset=replace(loaders.eval.dataset, seq=seq))
+        ))  # fmt: skip
+        assert ("published" in results_of(source, [scores])[0].summary) == known
 
 
 def test_confused_classes_stand_together(tmp_path):
