@@ -73,7 +73,7 @@ PROTOCOLS: dict[str, Protocol] = {
 PUBLISHED_FOR = (128, 171, 112, 112)
 """What all published numbers are of: height and width of frames, height and width of crops."""
 PUBLISHED_LENGTHS = (16, 64)
-"""And the frames of a clip: 64 are those of zjut_mindvideo's README, 16 those of its configuration and of all others."""
+"""And the frames of a clip: 64 in zjut_mindvideo's README, 16 in its configuration and in all other protocols."""
 
 OWN = "configured"
 """The name under which the keys of `data_loader.eval.dataset` are scored where `eval.protocols` names nothing."""
@@ -144,9 +144,7 @@ def zjut_frames(seq_mode: str, num_frames: NDArray[np.int64], draws: NDArray[np.
     clip_len = draws.shape[1]
     if seq_mode == "discrete":
         nothing = np.zeros(len(num_frames), np.int64)
-        return clip_indices(
-            "discrete", num_frames=num_frames, clip_len=clip_len, interval=1, draws=draws, clip=nothing
-        )
+        return clip_indices("discrete", num_frames=num_frames, clip_len=clip_len, interval=1, draws=draws, clip=nothing)
     step = num_frames // clip_len
     start = (draws[:, 0] * np.maximum(step, 1)).astype(np.int64)
     return start[:, None] + step[:, None] * np.arange(clip_len)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.common.files import replacing, write_json
 from pipeline.common.settings import to_plain
 from pipeline.common.tables import write_rows
+from train.data.videos import Videos
 from train.evaluation.metrics import Scores, wilson
 from train.evaluation.protocols import PUBLISHED_FOR, PUBLISHED_LENGTHS, Protocol
 from train.evaluation.scoring import Evaluation
@@ -25,7 +26,8 @@ _COLUMNS = (
 )  # fmt: skip
 # Keys of `data_loader.eval.dataset` that change no result.
 _OF_SPEED = (
-    "num_parallel_workers", "verify_checksums", "batch_timeout_s", "shuffle", "shuffle_shards", "type", "path",
+    "batch_size", "num_parallel_workers", "verify_checksums", "batch_timeout_s", "shuffle", "shuffle_shards", "type",
+    "path",
 )  # fmt: skip
 _BEFORE_SUMMARY = {"videos.csv", "scores.npz", "classes.csv", "confusion.csv", "confusion.png"}
 MOST_CONFUSED = 20  # pairs of classes in summary.json
@@ -186,12 +188,13 @@ def names_of_classes(count: int, *known: Sequence[str]) -> list[str]:
     return names
 
 
-def settings_of(config: Config, weights_sha256: str, videos: str) -> dict[str, Any]:
+def settings_of(config: Config, weights_sha256: str, videos: Videos) -> dict[str, Any]:
     """What decides a result; two results of one name with other settings are kept apart."""
     dataset = to_plain(config.data_loader.eval.dataset)
     return {
         "weights_sha256": weights_sha256,
-        "videos": videos,
+        "videos": videos.name,
+        "frames_sha256": videos.frames_sha256(),
         "seed": config.train.seed,
         "model": {key: value for key, value in to_plain(config.model).items() if key != "layout"},
         "dataset": {key: value for key, value in dataset.items() if key not in _OF_SPEED},
