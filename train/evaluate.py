@@ -112,7 +112,7 @@ def _print_and_write(
 ) -> None:
     """Print the results, and then write them."""
     split, where = source.videos.split, source.videos.name
-    settings = settings_of(config, sha256(path), where)
+    settings = settings_of(config, sha256(path), source.videos)
     if any("top1" in result.summary for result in results):
         print("\n".join(table_of(results)), flush=True)
     with turn_in(folder):  # two evaluations that end together must not choose one name

@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         extract, facts = load_feature_extractor(config, path)
         check_class_names(facts, source.videos.class_names, path, source.videos.name)
         warn_if_seen_differently(facts, config, path, clips_seen([protocol], config))
-        settings = _settings(config, source.videos.name, name, protocol, path)
+        settings = _settings(config, source.videos, name, protocol, path)
         if _is_finished(target, settings):
             print(f"{target}: already complete")
             return EXIT_OK
@@ -114,13 +114,14 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _settings(config: Config, split: str, name: str, protocol: Protocol, path: Path) -> str:
+def _settings(config: Config, videos: Videos, name: str, protocol: Protocol, path: Path) -> str:
     """What decides the numbers of a file, as JSON."""
     views: dict[str, Any] = {key: value for key, value in asdict(protocol).items() if key != "published"}
     facts: dict[str, Any] = {
         "weights": path.name,
         "sha256": sha256(path),
-        "split": split,
+        "split": videos.name,
+        "frames_sha256": videos.frames_sha256(),
         "recipe_sha256": config.preprocess.fingerprint(),
         "network": network_of(config.model),
         "views": views_of(config),

@@ -197,9 +197,10 @@ def nearest_hint(got: str, allowed: Collection[str], list_all: bool = True) -> s
     """`; nearest valid: x`, for the end of an error message; the whole list, or nothing, if none is near."""
     import difflib  # takes 5 ms, and only errors need it
 
-    close = difflib.get_close_matches(got, allowed, n=1, cutoff=0.5)
+    in_small_letters = {word.lower(): word for word in allowed}
+    close = difflib.get_close_matches(got.lower(), in_small_letters, n=1, cutoff=0.5)
     if close:
-        return f"; nearest valid: {close[0]}"
+        return f"; nearest valid: {in_small_letters[close[0]]}"
     return f"; valid: {', '.join(allowed)}" if list_all else ""
 
 

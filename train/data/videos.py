@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,10 @@ class Videos:
     name: str
     split: str
     num_listed: int
+
+    def frames_sha256(self) -> str:
+        """SHA-256 over the checksums of all videos, in order: other frames under the same names have another one."""
+        return hashlib.sha256(self.crc32.astype("<i8").tobytes()).hexdigest()
 
 
 def read_videos(settings: Preprocess, split: str) -> Videos:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from pipeline.common.errors import UserError
 from train.data.clip_sampling import clip_indices
 from train.data.crops import places
+from train.data.random_draws import Draws
 from train.data.timeline import Timeline, stored_of
 from train.data.views import Cuts, PlannedViews, Views
-from train.evaluation.protocols import Protocol, windows_of
+from train.evaluation.protocols import Protocol, windows_of, zjut_frames
 from train.experiment.sections import Config, Loader
 
 
@@ -139,39 +140,37 @@ def _choose(count: Count, clip_len: int, config: Config, timeline: Timeline, vid
     """The views that a protocol takes of `videos`, whose frames are `timeline`."""
     protocol, loader, settings = count.protocol, config.data_loader.eval, config.preprocess
     every = np.ones(len(videos), bool)
-    if protocol.frames in ("settings", "zjut"):
-        seed = config.train.seed
-        if protocol.frames == "zjut":
-            options = replace(loader.dataset, num_clips=1, num_crops=1)
-            loader = replace(
-                loader, dataset=options if options.seq_mode == "discrete" else replace(options, seq_mode="average")
-            )
-            seed = count.seed
-        views = Views(loader, settings.frame_size, seed, settings.fps)
+    single = protocol.frames == "settings" and loader.dataset.seq_mode in ("part", "discrete", "average")
+    span = (clip_len - 1) * (1 if single else loader.dataset.frame_interval)
+    if protocol.frames == "settings":
+        views = Views(loader, settings.frame_size, config.train.seed, settings.fps)
         samples = (videos[:, None] * views.num_views + np.arange(views.num_views)).ravel()
         owners = np.repeat(np.arange(len(videos)), views.num_views)
-        single = loader.dataset.seq_mode in ("part", "discrete", "average")
-        span = (clip_len - 1) * (1 if single else loader.dataset.frame_interval)
         return _Chosen(videos[owners], views.cuts(samples, timeline.of(owners)), every, timeline.stored_frames <= span)
-    num_clips = protocol.num_clips
-    if protocol.frames == "windows":
-        known = timeline.known()
-        source, windows = windows_of(known.source_frames, known.source_fps, protocol.fps, clip_len, num_clips)
-        frames, exact = stored_of(known, source, settings.fps)
-        short = windows < 1
-    else:
-        span = (clip_len - 1) * loader.dataset.frame_interval
+    if protocol.frames == "stored":
         exact, short = every, timeline.stored_frames <= span
         frames = _spread_over_stored(protocol, clip_len, loader.dataset.frame_interval, timeline.stored_frames)
+    else:
+        known = timeline.known()
+        if protocol.frames == "zjut":
+            draws = Draws(count.seed, each=clip_len).of(videos)
+            source = zjut_frames(loader.dataset.seq_mode, known.source_frames, draws)[:, None]
+            short = known.source_frames < clip_len
+        else:
+            source, windows = windows_of(
+                known.source_frames, known.source_fps, protocol.fps, clip_len, protocol.num_clips
+            )
+            short = windows < 1
+        frames, exact = stored_of(known, source, settings.fps)
     kept = np.flatnonzero(~short) if protocol.short == "none" else np.arange(len(videos))
-    owners = np.repeat(kept, num_clips * protocol.num_crops)
-    crops = np.tile(np.arange(protocol.num_crops), len(kept) * num_clips)
+    clips = frames[kept].reshape(-1, clip_len)
+    owners = np.repeat(kept, frames.shape[1] * protocol.num_crops)
+    crops = np.tile(np.arange(protocol.num_crops), len(clips))
     where = places(
         loader.transforms(settings.frame_size), settings.frame_size, np.ones((len(owners), 3)), crops,
         protocol.num_crops, half_pixel=protocol.rounding,
     )  # fmt: skip
-    clips = np.repeat(frames[kept].reshape(-1, clip_len), protocol.num_crops, axis=0)
-    return _Chosen(videos[owners], Cuts(clips, *where), exact, short)
+    return _Chosen(videos[owners], Cuts(np.repeat(clips, protocol.num_crops, axis=0), *where), exact, short)
 
 
 def _spread_over_stored(

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from train.data.clip_sampling import clip_indices
 from train.data.timeline import num_resampled, resampled
 from train.experiment.sections import Config, Dataset
 
@@ -19,13 +20,14 @@ class Protocol:
 
     Attributes:
         frames: where a clip's frames come from.  windows: consecutive frames of the video resampled to `fps`, as in
-            torchvision; stored: every `frame_interval`-th stored frame; zjut: zjut_mindvideo's random `seq_mode`;
-            settings: as the keys of `data_loader.eval.dataset` say.
+            torchvision; stored: every `frame_interval`-th stored frame; zjut: random source frames of one clip, as
+            zjut_mindvideo's `average` (or `discrete`, if `seq_mode` says so); settings: as the keys of
+            `data_loader.eval.dataset` say.
         clip_len: frames of a clip; None: `data_loader.eval.dataset.seq`.
         fps: frames per second that `windows` resamples to.
         num_clips: clips of a video.
         starts: where they start among all windows: spread: floor(linspace(0, W - 1, num_clips)); middle: the one in the
-            middle.  With frames zjut, clip k is drawn with seed k.
+            middle.  With frames zjut, clip k is the one drawn with seed k.
         short: a video shorter than a clip has no clip (none), or repeats from its beginning (loop).
         num_crops: crops of a clip: 1 in the centre, or 3 along the side with more space.
         rounding: of half a pixel at a centre crop: round as torchvision (to even), or floor.
@@ -68,8 +70,10 @@ PROTOCOLS: dict[str, Protocol] = {
 }  # fmt: skip
 
 
-PUBLISHED_FOR = (128, 171, 112, 112, 16)
-"""What all published numbers are of: height and width of frames, height and width of crops, frames of a clip."""
+PUBLISHED_FOR = (128, 171, 112, 112)
+"""What all published numbers are of: height and width of frames, height and width of crops."""
+PUBLISHED_LENGTHS = (16, 64)
+"""And the frames of a clip: 64 in zjut_mindvideo's README, 16 in its configuration and in all other protocols."""
 
 OWN = "configured"
 """The name under which the keys of `data_loader.eval.dataset` are scored where `eval.protocols` names nothing."""
@@ -127,6 +131,23 @@ def windows_of(
     positions = starts_of(np.maximum(windows, 1), num_clips)[..., None] + np.arange(clip_len)
     positions %= np.maximum(available, 1)[:, None, None]  # only acts on short videos
     return np.minimum(resampled(positions, source_fps, fps), num_frames[:, None, None] - 1), windows
+
+
+def zjut_frames(seq_mode: str, num_frames: NDArray[np.int64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The random clip that zjut_mindvideo takes of N videos, as source frames (N, clip_len).
+
+    Args:
+        seq_mode: average: a step of floor(num_frames / clip_len) from a start below it; discrete: different frames.
+        num_frames: (N,) frames of the files.
+        draws: (N, clip_len) in [0, 1).
+    """
+    clip_len = draws.shape[1]
+    if seq_mode == "discrete":
+        nothing = np.zeros(len(num_frames), np.int64)
+        return clip_indices("discrete", num_frames=num_frames, clip_len=clip_len, interval=1, draws=draws, clip=nothing)
+    step = num_frames // clip_len
+    start = (draws[:, 0] * np.maximum(step, 1)).astype(np.int64)
+    return start[:, None] + step[:, None] * np.arange(clip_len)
 
 
 def source_frames(

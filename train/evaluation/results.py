@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pipeline.common.files import replacing, write_json
 from pipeline.common.settings import to_plain
 from pipeline.common.tables import write_rows
+from train.data.videos import Videos
 from train.evaluation.metrics import Scores, wilson
-from train.evaluation.protocols import PUBLISHED_FOR, Protocol
+from train.evaluation.protocols import PUBLISHED_FOR, PUBLISHED_LENGTHS, Protocol
 from train.evaluation.scoring import Evaluation
 from train.experiment.sections import Config
 
@@ -25,7 +26,8 @@ _COLUMNS = (
 )  # fmt: skip
 # Keys of `data_loader.eval.dataset` that change no result.
 _OF_SPEED = (
-    "num_parallel_workers", "verify_checksums", "batch_timeout_s", "shuffle", "shuffle_shards", "type", "path",
+    "batch_size", "num_parallel_workers", "verify_checksums", "batch_timeout_s", "shuffle", "shuffle_shards", "type",
+    "path",
 )  # fmt: skip
 _BEFORE_SUMMARY = {"videos.csv", "scores.npz", "classes.csv", "confusion.csv", "confusion.png"}
 MOST_CONFUSED = 20  # pairs of classes in summary.json
@@ -76,7 +78,8 @@ def _result(source: Evaluation, name: str, numbers: list[int], scores: Sequence[
     summary: dict[str, Any] = {key: float(np.mean([each[key] for each in summaries])) for key in summaries[0]}
     summary |= {key: int(sum(each[key] for each in summaries)) for key in summary if key.endswith("_clips")}
     summary |= {key: int(value) for key, value in summary.items() if key.endswith("_videos")}
-    summary |= {"num_inexact_videos": int(ours[0].inexact.sum()), "num_short_videos": int(ours[0].short.sum())}
+    inexact = np.any([each.inexact for each in ours], axis=0)
+    summary |= {"num_inexact_videos": int(inexact.sum()), "num_short_videos": int(ours[0].short.sum())}
     if len(ours) > 1:
         summary["spread"] = {
             key: float(np.std([each[key] for each in summaries]))
@@ -122,8 +125,11 @@ def _mean_class(scores: Scores) -> float:
 def _published(config: Config, protocol: Protocol) -> tuple[float, float] | None:
     """The published top-1 and top-5 in % of this network; None where classes, split, frames or clips are others."""
     loader, stored = config.data_loader.eval, config.preprocess.frame_size
-    seen = (*stored, *loader.transforms(stored).crop, protocol.clip_len or loader.dataset.seq)
-    comparable = config.model.classes == 400 and loader.dataset.split == "val" and seen == PUBLISHED_FOR
+    seen = (*stored, *loader.transforms(stored).crop)
+    comparable = (
+        config.model.classes == 400 and loader.dataset.split == "val" and seen == PUBLISHED_FOR
+        and (protocol.clip_len or loader.dataset.seq) in PUBLISHED_LENGTHS
+    )  # fmt: skip
     return protocol.published.get(config.model.type) if comparable else None
 
 
@@ -182,12 +188,13 @@ def names_of_classes(count: int, *known: Sequence[str]) -> list[str]:
     return names
 
 
-def settings_of(config: Config, weights_sha256: str, videos: str) -> dict[str, Any]:
+def settings_of(config: Config, weights_sha256: str, videos: Videos) -> dict[str, Any]:
     """What decides a result; two results of one name with other settings are kept apart."""
     dataset = to_plain(config.data_loader.eval.dataset)
     return {
         "weights_sha256": weights_sha256,
-        "videos": videos,
+        "videos": videos.name,
+        "frames_sha256": videos.frames_sha256(),
         "seed": config.train.seed,
         "model": {key: value for key, value in to_plain(config.model).items() if key != "layout"},
         "dataset": {key: value for key, value in dataset.items() if key not in _OF_SPEED},

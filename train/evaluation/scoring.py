@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -61,10 +62,19 @@ class Evaluation:
         self.num_batches = sum(source.num_batches for _, source in self._batches)
 
     def batches(self, first: int = 0) -> Iterator[tuple[Pass, Batch]]:
-        """Every batch from number `first` of each pass, with the pass that it belongs to."""
-        for each, source in self._batches:
-            for batch in iterate(source, 0, first):
-                yield each, batch
+        """Every batch from number `first` of each pass, with the pass that it belongs to.
+
+        Batches of several clip lengths come in the order of their first videos, so that each video is read once.
+        """
+
+        def of_pass(each: Pass, source: ClipBatches) -> Iterator[tuple[Pass, Batch]]:
+            return ((each, batch) for batch in iterate(source, 0, first))
+
+        def first_video(batch_of: tuple[Pass, Batch]) -> int:
+            views_of_pass, (_, _, samples) = batch_of
+            return int(views_of_pass.views.video_of(samples[:1])[0])
+
+        return heapq.merge(*(of_pass(*each) for each in self._batches), key=first_video)
 
     def new_scores(self) -> list[Scores]:
         """Empty scores for each of `plan.counts`."""

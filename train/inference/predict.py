@@ -34,14 +34,12 @@ class VideoScores:
         spans: (V, 2) int64, the first and the last stored frame of each view, crops of one clip once, in order.
         best: number in `spans` of the view that is surest of the predicted class.
         repeats: whether the video is shorter than a clip, so that its frames repeat.
-        inexact: whether a source frame that the protocol names is not stored, so that the nearest one is taken.
     """
 
     probabilities: NDArray[np.float64]
     spans: NDArray[np.int64]
     best: int
     repeats: bool
-    inexact: bool
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def _scores_of(views: VideoViews, logits: NDArray[np.float32]) -> VideoScores:
     spans, view_of = np.unique(views.spans, axis=0, return_inverse=True)
     certainty = log_softmax(logits)[:, int(np.argmax(probabilities))]
     best = int(view_of.reshape(-1)[int(np.argmax(certainty))])
-    return VideoScores(probabilities, spans, best, bool(plan.short[0].any()), bool(plan.inexact[0].any()))
+    return VideoScores(probabilities, spans, best, bool(plan.short[0].any()))
 
 
 def _mean_scores(plan: Plan, logits: NDArray[np.float32]) -> NDArray[np.float64]:

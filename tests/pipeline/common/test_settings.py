@@ -48,6 +48,7 @@ def write_yaml(tmp_path: Path, text: str) -> Path:
         ),
         ("preprocess:\n  height: 12.5\n", r"preprocess\.height: got 12.5, expected whole number"),
         ("preprocess:\n  jpeg_quality: 101\n", r"got 101, expected whole number at least 1 and at most 100"),
+        ("preprocess:\n  codec: JPEG\n", r"got 'JPEG', expected raw \| jpeg; nearest valid: jpeg"),
         ("preprocess:\n  codec: jpg\n", r"got 'jpg', expected raw \| jpeg; nearest valid: jpeg"),
         ("preprocess:\n  fps: .nan\n", r"preprocess\.fps: got nan, expected number more than 0 \| source"),
         ("preprocess:\n  fps: true\n", r"preprocess\.fps: got True"),

@@ -6,6 +6,7 @@ import train as _train  # noqa: F401  before numpy and mindspore
 
 # isort: split
 from dataclasses import replace
+from itertools import pairwise
 
 import mindspore as ms
 import numpy as np
@@ -83,6 +84,14 @@ def test_one_pass_has_the_bits_of_single_passes(config, predict):
     assert together[3].summary["spread"]["clip_top1"] >= 0 and "spread" not in together[0].summary
     assert together[0].summary["level"] == "clip" and together[1].summary["level"] == "video"
     assert together[1].summary["num_listed_videos"] == 7 and together[1].summary["num_labelled_videos"] == 6
+
+
+def test_clips_of_two_lengths_are_read_together(config):
+    batches = [(batch[0].shape[1], each.views.video_of(batch[2][:1])[0]) for each, batch in
+               source_of(config, "vmz", "views-10x3").batches()]  # fmt: skip
+    lengths, first_videos = zip(*batches, strict=True)
+    assert list(first_videos) == sorted(first_videos)
+    assert set(lengths) == {4, 16} and sum(one != other for one, other in pairwise(lengths)) > 5
 
 
 @pytest.mark.parametrize("world", [2, 3])

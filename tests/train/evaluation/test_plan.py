@@ -88,6 +88,28 @@ def test_short_videos_have_no_clip_or_repeat():
         plan_of(config_with("torchvision-clip"), sources([10, 20], [30, 30]))
 
 
+def test_zjut_takes_zjut_mindvideos_random_clips():
+    timeline = sources([300, 77, 9], [30, 25, 30], "source")
+    config = config_with("zjut", recipe=Preprocess(fps="source"))
+    plan = plan_of(config, timeline)
+    clips = [[view[1] for view in views_in(plan, seed)] for seed in range(5)]
+    for video, frames in enumerate((300, 77, 9)):
+        step = frames // 16  # 0: one frame again and again
+        assert {clip[video] for clip in clips} <= {
+            tuple(range(start, start + 16 * step, step)) if step else (0,) * 16 for start in range(max(step, 1))
+        }
+    assert len({clip[0] for clip in clips}) > 1 and {view[2:] for view in views_in(plan, 0)} == {(8, 30)}
+    assert plan.short[0].tolist() == [False, False, True] and not plan.inexact[0].any()
+    loaders = config.data_loader
+    discrete = replace(loaders.eval, dataset=replace(loaders.eval.dataset, seq_mode="discrete"))
+    plan = plan_of(replace(config, data_loader=replace(loaders, eval=discrete)), timeline)
+    assert all(len(set(view[1])) == 16 and view[1] == tuple(sorted(view[1])) for view in views_in(plan, 0)[:2])
+    stored = plan_of(config_with("zjut"), sources([300, 77, 9], [30, 25, 15]))
+    # Every second frame is stored, and a step of 18 begins at an even one or not.
+    assert np.any(stored.inexact, axis=0).tolist() == [True, True, False] and not np.all(stored.inexact)
+    assert [view[1][-1] - view[1][0] for view in views_in(stored, 0)] == [135, 36, 0]
+
+
 def test_distinct_views_are_planned_once():
     timeline = sources([300, 40, 250, 33], [30, 30, 25, 30])
     together = plan_of(config_with(*ALL), timeline)

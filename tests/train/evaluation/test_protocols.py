@@ -19,6 +19,11 @@ def test_clips_are_torchvisions_in_all_160_cases(protocol):
         assert clips == case["source_frame_of_clips"], case
 
 
+@pytest.mark.parametrize(("frames", "fps", "last"), [(1600, 24000 / 1001, 1596), (91, 27.3, 89), (83, 8.3, 82)])
+def test_frames_are_counted_in_torchvisions_order(frames, fps, last):
+    assert source_frames("torchvision-video", frames, fps)[-1][-1] == last  # as torchvision 0.29 gives them
+
+
 def test_vmz_spreads_ten_clips_and_loops_short_videos():
     starts = [clip[0] for clip in source_frames("vmz", 100, 15, num_clips=10)]
     assert starts == [i * (100 - 16) // 9 for i in range(10)]

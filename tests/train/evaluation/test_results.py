@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +15,11 @@ import pytest
 from PIL import Image
 
 from pipeline.common.recipe import Preprocess
+from train.data.videos import Videos
 from train.evaluation.metrics import Scores, wilson
 from train.evaluation.plan import Count
 from train.evaluation.protocols import PROTOCOLS
-from train.evaluation.results import confusion, folder_for, line_of, results_of, table_of, write_files
+from train.evaluation.results import confusion, folder_for, line_of, results_of, settings_of, table_of, write_files
 from train.experiment.sections import Config, Dataset, Loader
 from train.experiment.transforms import standard_map
 from train.pictures.confusion import block_order, draw_confusion
@@ -172,6 +174,31 @@ def test_another_setting_never_replaces_a_result(tmp_path):
     assert folder_for(tmp_path, "best-one-clip-val", {"seed": 0}).name == "best-one-clip-val-4"
 
 
+def test_settings_are_what_decides_a_result():
+    config, loader = Config(), Config().data_loader.eval
+
+    def settings(config: Config = config, weights: str = "a", crc32: int = 1) -> str:
+        videos = SimpleNamespace(name="these", crc32=np.array([crc32, 2]))
+        videos.frames_sha256 = partial(Videos.frames_sha256, videos)
+        return json.dumps(settings_of(config, weights, videos))
+
+    def evaluated(loader: Loader) -> Config:
+        return replace(config, data_loader=replace(config.data_loader, eval=loader))
+
+    same = {"batch_size": 2, "num_parallel_workers": 3, "verify_checksums": True, "batch_timeout_s": 9.0}
+    assert settings(evaluated(replace(loader, dataset=replace(loader.dataset, **same)))) == settings()
+    others = [
+        settings(weights="b"), settings(crc32=3), settings(replace(config, train=replace(config.train, seed=1))),
+        settings(replace(config, model=replace(config.model, bn_eps=1e-3))),
+        settings(replace(config, preprocess=replace(config.preprocess, codec="jpeg"))),
+        settings(evaluated(Loader(loader.dataset, standard_map((128, 171), "centre", (56, 56))))),
+        *(settings(evaluated(replace(loader, dataset=replace(loader.dataset, **{key: value})))) for key, value in (
+            ("seq", 8), ("seq_mode", "average"), ("frame_interval", 2), ("num_clips", 3), ("num_crops", 3),
+        )),
+    ]  # fmt: skip
+    assert len({settings(), *others}) == 12
+
+
 def test_folder_of_a_stopped_evaluation_is_used_again(tmp_path):
     folder = tmp_path / "best-one-clip-val"
     folder.mkdir()
@@ -203,6 +230,12 @@ def test_table_has_published_numbers_of_400_classes():
     ):
         source.config = other
         assert "published" not in results_of(source, [scores])[0].summary
+    source, scores = scored("zjut")
+    for seq, known in ((64, True), (16, True), (32, False)):  # those of its README, of its configuration, and others
+        source.config = replace(recorded, data_loader=replace(
+            loaders, eval=replace(loaders.eval, dataset=replace(loaders.eval.dataset, seq=seq))
+        ))  # fmt: skip
+        assert ("published" in results_of(source, [scores])[0].summary) == known
 
 
 def test_confused_classes_stand_together(tmp_path):
