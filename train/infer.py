@@ -30,7 +30,7 @@ from train.evaluation.results import names_of_classes
 from train.evaluation.scoring import Evaluation, as_evaluated
 from train.experiment.load import SECTION_CLASSES, with_num_classes
 from train.experiment.sections import Config
-from train.inference.drawing import WHAT_NEXT, Drawing
+from train.inference.drawing import WHAT_NEXT, Drawing, Presentation
 from train.inference.files import predict_files
 from train.inference.flags import add_flags
 from train.inference.inputs import find_inputs
@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     listed = source.videos.class_names if source else []
     frozen = [] if facts.get("classes") else _frozen_names(config)
     names = names_of_classes(config.model.classes, listed, facts.get("classes") or frozen)
+    shown = Presentation(names, args.top_k, drawing)
     paths = shown_names(source) if source else [str(each.path) for each in inputs]
     if source is None:
         check_class_names({}, frozen, path, f"the class list of {config.preprocess.dataset}, which are shown")
@@ -91,13 +92,13 @@ def main(argv: list[str] | None = None) -> int:
     with _memory_errors(config):
         if source is not None:
             check_class_names(facts, listed, path, source.videos.name)
-            rows = predict_stored(network, source, names, args.top_k, drawing)
+            rows = predict_stored(network, source, shown)
         elif args.window is not None:
             windows = Windows.of(config, args.window)
-            rows = predict_windows(inputs, network, config, windows, names, args.top_k, drawing)
+            rows = predict_windows(inputs, network, config, windows, shown)
         else:
             predictor = VideoPredictor(network, config, len(inputs))
-            rows = predict_files(inputs, predictor, config.preprocess, names, args.top_k, drawing)
+            rows = predict_files(inputs, predictor, config.preprocess, shown)
         return _show(rows, args, paths, names, config)
 
 

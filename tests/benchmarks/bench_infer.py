@@ -40,6 +40,7 @@ from train.evaluation.scoring import as_evaluated
 from train.experiment.load import load_config
 from train.experiment.sections import Config
 from train.inference.decoded import DecodedVideo, decode_videos
+from train.inference.drawing import Presentation
 from train.inference.files import predict_files
 from train.inference.inputs import Input, find_inputs
 from train.inference.predict import VideoPredictor, in_batches
@@ -85,7 +86,7 @@ def bench_folder(folder: Path, num_videos: int, rounds: int, config: Config) -> 
     rows: dict[str, list[float]] = {"infer": [], "decoding alone": [], "eval alone": []}
     for _ in range(rounds):
         arms = {
-            "infer": lambda: list(predict_files(inputs, predictor, settings, names, 5, None)),
+            "infer": lambda: list(predict_files(inputs, predictor, settings, Presentation(names, 5, None))),
             "decoding alone": lambda: decode(inputs, settings),
             "eval alone": lambda: in_batches(network, clips, options.batch_size),
         }

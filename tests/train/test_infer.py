@@ -85,8 +85,9 @@ def config(tmp_path_factory):
 def words(config, tmp_path, monkeypatch):
     """A command line whose network is a stand-in, and whose pictures are their names."""
 
-    def write(stem: Path, source, frames, fps, prediction, *, span, max_seconds, gif_from_s) -> list[Path]:
-        stem.with_name(f"{stem.name}.gif").write_text(f"{prediction.top[0][0]} {span}")
+    def write(stem: Path, source, prediction, *, span, max_seconds, gif_from_s) -> list[Path]:
+        shape = "" if isinstance(source, Path) else f" {source.source_size}"
+        stem.with_name(f"{stem.name}.gif").write_text(f"{prediction.top[0][0]} {span}{shape}")
         return [stem.with_name(f"{stem.name}.gif")]
 
     monkeypatch.chdir(tmp_path)
@@ -175,6 +176,7 @@ def test_split_predicts_the_stored_videos(words, capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == NUM_VAL and {row["true_label"] for row in rows} <= set(LABELS)
     assert all(Path(row["pictures"][0]).parent == Path("out/val") for row in rows)
+    assert all(Path(row["pictures"][0]).read_text().endswith(" (256, 340)") for row in rows), "their sources are gone"
     assert all(0 <= start < end <= 16 / 15 for row in rows for start, end in row["views_s"])
 
 

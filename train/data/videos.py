@@ -21,8 +21,8 @@ from train.data.timeline import Timeline
 from train.experiment.sections import Config, Model
 
 _NEEDED = (
-    "video_id", "label", "label_id", "split", "status", "source_fps", "source_frames", "num_frames", "fps",
-    "chosen_by", "shard", "nbytes", "crc32",
+    "video_id", "label", "label_id", "split", "status", "source_width", "source_height", "source_fps", "source_frames",
+    "num_frames", "fps", "chosen_by", "shard", "nbytes", "crc32",
 )  # fmt: skip
 
 
@@ -35,6 +35,7 @@ class Videos:
         label_ids: (V,) int32, -1 where unlabelled.
         num_frames: (V,) int64, stored frames.
         timeline: the V source and stored frames.
+        source_sizes: (V, 2) int64, height and width of the upright frames of the source; 0: unknown.
         crc32: (V,) int64, of the stored bytes.
         shard_of: (V,) int32, index into `shards`.
         shards: paths of the shards that hold them.
@@ -49,6 +50,7 @@ class Videos:
     label_ids: NDArray[np.int32]
     num_frames: NDArray[np.int64]
     timeline: Timeline
+    source_sizes: NDArray[np.int64]
     crc32: NDArray[np.int64]
     shard_of: NDArray[np.int32]
     shards: list[Path]
@@ -104,6 +106,7 @@ def read_videos(settings: Preprocess, split: str) -> Videos:
             stored["fps"].to_numpy(np.float64),
             stored["chosen_by"].eq("time").to_numpy(bool),
         ),
+        source_sizes=stored[["source_height", "source_width"]].to_numpy(np.int64),
         crc32=stored["crc32"].to_numpy(np.int64),
         shard_of=shard_of.astype(np.int32),
         shards=[store / name for name in names],

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pipeline.common.errors import MachineError, UserError
 from pipeline.common.files import make_folder
 from train.inference.inputs import PICTURES
-from train.inference.output import Segment
-from train.pictures.prediction import GIF_SECONDS, Prediction, write_pictures, write_timeline
+from train.inference.output import Segment, best_classes
+from train.pictures.prediction import GIF_SECONDS, Prediction, StoredVideo, write_pictures, write_timeline
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,7 @@ class Drawing:
     def draw(
         self,
         name: str,
-        source: Path | None,
-        frames: NDArray[np.uint8] | None,
-        fps: float,
+        source: Path | StoredVideo,
         prediction: Prediction,
         *,
         duration_s: float,
@@ -54,9 +52,7 @@ class Drawing:
 
         Args:
             name: of the pictures, a relative path without ending.
-            source: the file; None: only its stored frames are there.
-            frames: the stored frames (T, H, W, 3) uint8 RGB, if they are all in memory.
-            fps: of the stored frames.
+            source: the file, or its stored frames.
             prediction: what is written on it.
             duration_s: length of the video.
             moment_s: the time to show.
@@ -74,12 +70,12 @@ class Drawing:
         stem = self._stem(name)
         try:
             return write_pictures(
-                stem, source, frames, fps, prediction, span=span, max_seconds=self.max_seconds, gif_from_s=gif_from_s
+                stem, source, prediction, span=span, max_seconds=self.max_seconds, gif_from_s=gif_from_s
             )
         except MachineError:
             raise
         except UserError as error:
-            log.warning("warning: %s: has no picture: %s", source or name, error)
+            log.warning("warning: %s: has no picture: %s", source if isinstance(source, Path) else name, error)
             return []
 
     def draw_timeline(
@@ -101,6 +97,25 @@ class Drawing:
         stem = path.with_name(f"{_short(path.name)}{PICTURES}")
         make_folder(stem.parent, WHAT_NEXT)
         return stem
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """What is shown of each prediction.
+
+    Attributes:
+        names: of the classes, (K,).
+        top_k: how many of them a row has.
+        drawing: draws pictures; None: none.
+    """
+
+    names: list[str]
+    top_k: int
+    drawing: Drawing | None
+
+    def best(self, probabilities: NDArray[np.floating]) -> list[tuple[str, float]]:
+        """The names and probabilities of the best of K classes, best first."""
+        return best_classes(probabilities, self.names, self.top_k)
 
 
 def _short(name: str) -> str:

@@ -14,20 +14,15 @@ from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder, DecodeResult
 from train.data.prefetch import Prefetcher
 from train.inference.decoded import DecodedVideo, decode_videos
-from train.inference.drawing import Drawing
+from train.inference.drawing import Presentation
 from train.inference.inputs import Input
-from train.inference.output import Row, best_classes
+from train.inference.output import Row
 from train.inference.predict import TooShort, VideoPredictor, VideoScores, VideoViews
 from train.pictures.prediction import Prediction
 
 
 def predict_files(
-    inputs: Sequence[Input],
-    predictor: VideoPredictor,
-    settings: Preprocess,
-    names: list[str],
-    top_k: int,
-    drawing: Drawing | None,
+    inputs: Sequence[Input], predictor: VideoPredictor, settings: Preprocess, shown: Presentation
 ) -> Iterator[Row]:
     """Predict videos; a bad one has a row, too.
 
@@ -35,9 +30,7 @@ def predict_files(
         inputs: the videos.
         predictor: predicts one.
         settings: the recipe of its frames.
-        names: of the classes, (K,).
-        top_k: classes in a row.
-        drawing: draws pictures; None: none.
+        shown: what rows and pictures have.
 
     Raises:
         MachineError: as `decode_videos`.
@@ -57,14 +50,14 @@ def predict_files(
                 num_clips += len(each.views.clips) if isinstance(each, _Waiting) else 0
                 if not num_clips or num_clips >= predictor.batch_size:
                     ready, waiting, num_clips = waiting, [], 0
-                    yield from _finished(ready, predictor, names, top_k, drawing)
+                    yield from _finished(ready, predictor, shown)
         except MachineError:
-            yield from _finished(waiting, predictor, names, top_k, drawing)
+            yield from _finished(waiting, predictor, shown)
             raise
         finally:
             decoder.stop()
             seen.close()
-    yield from _finished(waiting, predictor, names, top_k, drawing)
+    yield from _finished(waiting, predictor, shown)
 
 
 class _Waiting(NamedTuple):
@@ -93,26 +86,22 @@ def _hint(result: DecodeResult) -> str:
     return " (--window=1 takes longer ones)" if result.status == "too_large" and long else ""
 
 
-def _finished(
-    waiting: list[_Waiting | Row], predictor: VideoPredictor, names: list[str], top_k: int, drawing: Drawing | None
-) -> Iterator[Row]:
+def _finished(waiting: list[_Waiting | Row], predictor: VideoPredictor, shown: Presentation) -> Iterator[Row]:
     """The rows of these videos, in order."""
     seen = [each for each in waiting if isinstance(each, _Waiting)]
     scores = iter(predictor.scores([each.views for each in seen]) if seen else ())
     for each in waiting:
-        yield each if isinstance(each, Row) else _row(each, next(scores), predictor.protocol, names, top_k, drawing)
+        yield each if isinstance(each, Row) else _row(each, next(scores), predictor.protocol, shown)
 
 
-def _row(
-    video: _Waiting, scores: VideoScores, protocol: str, names: list[str], top_k: int, drawing: Drawing | None
-) -> Row:
+def _row(video: _Waiting, scores: VideoScores, protocol: str, shown: Presentation) -> Row:
     each, times_s, frame_s = video.input, video.times_s, 1 / video.fps
-    top = best_classes(scores.probabilities, names, top_k)
+    top = shown.best(scores.probabilities)
     views_s = [(float(times_s[a]), float(times_s[b]) + frame_s) for a, b in scores.spans.tolist()]
     pictures = []
-    if drawing is not None:
-        pictures = drawing.draw(
-            each.name, each.path, None, video.fps, Prediction(top, each.true_label),
+    if shown.drawing is not None:
+        pictures = shown.drawing.draw(
+            each.name, each.path, Prediction(top, each.true_label),
             duration_s=float(times_s[-1]) + frame_s, moment_s=sum(views_s[scores.best]) / 2,
         )  # fmt: skip
     return Row(

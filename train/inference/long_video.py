@@ -18,9 +18,9 @@ from train.evaluation.metrics import log_softmax
 from train.evaluation.plan import check_protocols
 from train.evaluation.protocols import protocols_of
 from train.experiment.sections import Config
-from train.inference.drawing import Drawing
+from train.inference.drawing import Presentation
 from train.inference.inputs import Input
-from train.inference.output import Row, Segment, best_classes
+from train.inference.output import Row, Segment
 from train.inference.predict import Predict, in_batches
 from train.pictures.prediction import Prediction
 
@@ -218,13 +218,7 @@ def segments_of(found: Scan, windows: Windows, names: Sequence[str]) -> list[Seg
 
 
 def predict_windows(
-    inputs: Sequence[Input],
-    predict: Predict,
-    config: Config,
-    windows: Windows,
-    names: list[str],
-    top_k: int,
-    drawing: Drawing | None,
+    inputs: Sequence[Input], predict: Predict, config: Config, windows: Windows, shown: Presentation
 ) -> Iterator[Row]:
     """Predict the whole of each video; a bad one has a row, too.
 
@@ -233,9 +227,7 @@ def predict_windows(
         predict: the network.
         config: its recipe and the batch size of `data_loader.eval` are used.
         windows: the clips to take.
-        names: of the classes, (K,).
-        top_k: classes in a row, by their mean score.
-        drawing: draws pictures; None: none.
+        shown: what rows and pictures have; classes in a row are those of the best mean score.
 
     Raises:
         MachineError: as `Decoder.decode_pieces`.
@@ -249,12 +241,13 @@ def predict_windows(
             if isinstance(found, DecodeResult):
                 yield Row(str(each.path), found.status, found.reason, true_label=each.true_label)
             else:
-                yield _row(each, found, windows, names, top_k, drawing)
+                yield _row(each, found, windows, shown)
 
 
-def _row(each: Input, found: Scan, windows: Windows, names: list[str], top_k: int, drawing: Drawing | None) -> Row:
+def _row(each: Input, found: Scan, windows: Windows, shown: Presentation) -> Row:
+    names, drawing = shown.names, shown.drawing
     segments = segments_of(found, windows, names)
-    top = best_classes(found.scores.mean(axis=0), names, top_k)
+    top = shown.best(found.scores.mean(axis=0))
     leading = np.unique(np.argmax(found.scores, axis=1))
     pictures = []
     if drawing is not None:
@@ -262,8 +255,7 @@ def _row(each: Input, found: Scan, windows: Windows, names: list[str], top_k: in
         moment_s = float(found.middles_s[sure])
         (within_s,) = (part[:2] for part in segments if part.start_s <= moment_s < part.end_s)
         pictures = drawing.draw(
-            each.name, each.path, None, found.fps,
-            Prediction(best_classes(found.scores[sure], names, top_k), each.true_label),
+            each.name, each.path, Prediction(shown.best(found.scores[sure]), each.true_label),
             duration_s=found.duration_s, moment_s=moment_s, within_s=within_s,
         )  # fmt: skip
         pictures.append(drawing.draw_timeline(each.name, found.middles_s, found.scores, names, segments))

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.common.recipe import SPLITS, Preprocess
 from pipeline.ledger import files
@@ -16,11 +15,11 @@ from pipeline.ledger.table import ledger_path, read_columns
 from pipeline.shards.reader import ShardReader
 from train.evaluation.results import results_of
 from train.evaluation.scoring import Evaluation, log_step, score
-from train.inference.drawing import Drawing
+from train.inference.drawing import Presentation
 from train.inference.inputs import Input
-from train.inference.output import Row, best_classes
+from train.inference.output import Row
 from train.inference.predict import Predict
-from train.pictures.prediction import Prediction
+from train.pictures.prediction import Prediction, StoredVideo
 
 
 def shown_names(source: Evaluation) -> list[str]:
@@ -72,17 +71,13 @@ def with_true_labels(inputs: Sequence[Input], settings: Preprocess) -> list[Inpu
     ]
 
 
-def predict_stored(
-    predict: Predict, source: Evaluation, names: list[str], top_k: int, drawing: Drawing | None
-) -> Iterator[Row]:
+def predict_stored(predict: Predict, source: Evaluation, shown: Presentation) -> Iterator[Row]:
     """Predict every video of a split; the rows come in the ledger's order, after all are scored.
 
     Args:
         predict: the network.
         source: the split with one protocol.
-        names: of the classes, (K,).
-        top_k: classes in a row.
-        drawing: draws pictures; None: none.
+        shown: what rows and pictures have.
 
     Raises:
         OSError: a picture cannot be written.
@@ -90,38 +85,39 @@ def predict_stored(
     """
     scores = score(predict, source, log_step(source))
     (result,) = results_of(source, scores)
-    videos, rate = source.videos, source.videos.timeline.stored_fps
+    videos = source.videos
     paths = paths_of(source.config.preprocess, videos.split, videos.video_ids)
     spans, durations_s = _spans_s(source)
     for number, video_id in enumerate(videos.video_ids):
         label, path = int(videos.label_ids[number]), paths[number]
-        true_label = names[label] if label >= 0 else None
-        shown = str(path or video_id)
+        true_label = shown.names[label] if label >= 0 else None
+        name = str(path or video_id)
         if not result.views[number]:
-            yield Row(shown, "too_short", f"shorter than a clip of {result.name}", true_label=true_label)
+            yield Row(name, "too_short", f"shorter than a clip of {result.name}", true_label=true_label)
             continue
-        top = best_classes(result.probabilities[number], names, top_k)
+        top = shown.best(result.probabilities[number])
         pictures = []
-        if drawing is not None:
-            pictures = drawing.draw(
-                f"{videos.split}/{video_id}", path, None if path else _frames(source, number), float(rate[number]),
-                Prediction(top, true_label), duration_s=durations_s[number],
-                moment_s=sum(spans[number][0]) / 2,
+        if shown.drawing is not None:
+            pictures = shown.drawing.draw(
+                f"{videos.split}/{video_id}", path or _stored(source, number), Prediction(top, true_label),
+                duration_s=durations_s[number], moment_s=sum(spans[number][0]) / 2,
             )  # fmt: skip
         yield Row(
-            shown, "ok", top=top, true_label=true_label, protocol=result.name, views_s=spans[number],
+            name, "ok", top=top, true_label=true_label, protocol=result.name, views_s=spans[number],
             repeats=bool(scores[0].short[number]), pictures=pictures,
         )  # fmt: skip
 
 
-def _frames(source: Evaluation, number: int) -> NDArray[np.uint8]:
+def _stored(source: Evaluation, number: int) -> StoredVideo:
     """The stored frames of a video."""
     videos = source.videos
     reader = ShardReader(videos.shards[videos.shard_of[number]])
     try:
-        return reader.frames(reader.row_of(videos.video_ids[number])).copy()
+        frames = reader.frames(reader.row_of(videos.video_ids[number])).copy()
     finally:
         reader.close()
+    height, width = videos.source_sizes[number].tolist()
+    return StoredVideo(frames, float(videos.timeline.stored_fps[number]), (height, width))
 
 
 def _spans_s(source: Evaluation) -> tuple[list[list[tuple[float, float]]], list[float]]:

@@ -109,7 +109,7 @@ def _clip(stored: StoredFrames, error: _Error, folder: Path, number: int, unread
     frames = stored.take(video, range(first, first + length), unread=unread)
     if frames is None:
         return None
-    frames = shown(frames)
+    frames = shown(frames, source_size=stored.source_size(video))
     name = f"files/error-{number:02d}"
     write_mp4(folder / f"{name}.mp4", frames, rate)
     write_jpeg(folder / f"{name}.jpg", frames[length // 2])

@@ -25,6 +25,7 @@ _GAP, _GREY = 4, 128  # pixels between pictures of a sheet, visible on light and
 _QUALITY = 85  # of JPEGs
 _MAX_HEIGHT = 192  # of a shown frame: larger ones are shrunk
 _MIN_HEIGHT = 96  # smaller ones are enlarged by a whole number
+_WIDEST = 3.0  # heights; wider frames are less high
 
 
 class StoredFrames:
@@ -50,6 +51,11 @@ class StoredFrames:
     def number_of(self, video_id: str) -> int | None:
         """The number of a video; None if it is not stored."""
         return self._numbers.get(video_id)
+
+    def source_size(self, video: int) -> tuple[int, int]:
+        """(height, width) of the source of a video, which has its shape; 0: unknown."""
+        height, width = self.videos.source_sizes[video].tolist()
+        return height, width
 
     def take(
         self, video: int, frames: Sequence[int], place: tuple[int, int] = (0, 0), crop: tuple[int, int] | None = None,
@@ -116,22 +122,34 @@ def unread_note(unread: Sequence[str]) -> list[Note]:
     return [Note(f"{len(unread):,} clips could not be read, the first because: {unread[0]}")] if unread else []
 
 
-def shown_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) at which frames of (H, W) are shown: their aspect, large enough to see and small enough to mail."""
+def shown_size(size: tuple[int, int], source_size: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    """(H, W) at which frames of (H, W) are shown, large enough to see and small enough to mail.
+
+    Args:
+        size: of the frames.
+        source_size: (height, width) that has the shape in which they are shown; 0: their own.
+    """
     height, width = size
     factor = max(1, -(-_MIN_HEIGHT // height)) if height <= _MAX_HEIGHT else _MAX_HEIGHT / height
-    return max(round(height * factor), 1), max(round(width * factor), 1)
+    if not all(source_size):
+        return max(round(height * factor), 1), max(round(width * factor), 1)
+    high, aspect = height * factor, source_size[1] / source_size[0]
+    wide = high * min(aspect, _WIDEST)
+    return max(round(wide / aspect), 1), max(round(wide), 1)
 
 
-def shown(frames: Frames, box: tuple[int, int, int, int] | None = None) -> Frames:
+def shown(
+    frames: Frames, box: tuple[int, int, int, int] | None = None, source_size: tuple[int, int] = (0, 0)
+) -> Frames:
     """Frames (T, H, W, 3) in the size of `shown_size`.
 
     Args:
         frames: the frames.
         box: (top, left, height, width) in pixels of a frame; what is outside is darker, and a line is around it.
+        source_size: as of `shown_size`.
     """
-    height, width = shown_size((frames.shape[1], frames.shape[2]))
-    down = height < frames.shape[1]
+    height, width = shown_size((frames.shape[1], frames.shape[2]), source_size)
+    down = height * width < frames.shape[1] * frames.shape[2]
     method = cv2.INTER_AREA if down else cv2.INTER_CUBIC
     large = np.stack([cv2.resize(each, (width, height), interpolation=method) for each in frames])
     if box is not None and tuple(box[2:]) != frames.shape[1:3]:
@@ -146,15 +164,17 @@ def shown(frames: Frames, box: tuple[int, int, int, int] | None = None) -> Frame
 
 
 def sheet_of(rows: Sequence[Sequence[Frames]]) -> Frames:
-    """Pictures (H, W, 3) of one size in rows and columns, with grey between them; a short row ends in grey."""
-    height, width = rows[0][0].shape[:2]
+    """Pictures (H, W, 3) in rows and columns with grey between them, each in the middle of a place for the largest."""
+    height, width = (max(picture.shape[side] for row in rows for picture in row) for side in (0, 1))
     columns = max(len(row) for row in rows)
     size = (len(rows) * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3)
     sheet = np.full(size, _GREY, np.uint8)
     for number, row in enumerate(rows):
         for column, picture in enumerate(row):
-            top, left = number * (height + _GAP), column * (width + _GAP)
-            sheet[top : top + height, left : left + width] = picture
+            rows_high, columns_wide = picture.shape[:2]
+            top = number * (height + _GAP) + (height - rows_high) // 2
+            left = column * (width + _GAP) + (width - columns_wide) // 2
+            sheet[top : top + rows_high, left : left + columns_wide] = picture
     return sheet
 
 

@@ -15,7 +15,7 @@ from train.pages.frames import Frames, StoredFrames, open_frames, sheet_of, show
 _FEW_CLASSES = 50  # their sheets show three moments of each video, those of more classes one
 _VIDEOS_FEW, _VIDEOS_MANY = 3, 4  # of a sheet
 _MAX_SHEETS = 1000
-_SHEET_WIDTH = 380  # pixels of the page
+_SHEET_WIDTH = 380  # pixels of the page, at most
 _AUGMENTED_VIDEOS, _EPOCHS, _MOMENTS = 4, 3, 4
 
 
@@ -50,7 +50,7 @@ def class_sheets(config: Config, folder: Path) -> list[Block]:
         box = (int(cuts.top[number]), int(cuts.left[number]), *crop)
         frames = stored.take(video, moments, unread=unread)
         if frames is not None:
-            taken[video] = list(shown(frames, box))
+            taken[video] = list(shown(frames, box, stored.source_size(video)))
     pictures = []
     for number, (label, members) in enumerate(chosen.items()):
         rows = [taken[video] for video in members.tolist() if video in taken]
@@ -99,7 +99,7 @@ def augmented_clips(config: Config, folder: Path) -> list[Block]:
     seq = loader.dataset.seq
     text = (
         f"What training gets of a video in the epochs 1 to {_EPOCHS}, from top to bottom: {min(_MOMENTS, seq)} of the "
-        f"{seq} frames of a clip, as cropped and mirrored."
+        f"{seq} frames of a clip, as cropped and mirrored, in the shape that the network gets."
     )
     return [Note(text), Pictures(pictures), *unread_note(unread)]
 
@@ -117,7 +117,8 @@ def _clip(
 def _sheet(folder: Path, name: str, rows: list[list[Frames]], alt: str, class_name: str, caption: str) -> Picture:
     sheet = sheet_of(rows)
     write_jpeg(folder / "files" / f"{name}.jpg", sheet)
-    size = (_SHEET_WIDTH, round(_SHEET_WIDTH * sheet.shape[0] / sheet.shape[1]))
+    width = min(sheet.shape[1], _SHEET_WIDTH)
+    size = (width, round(width * sheet.shape[0] / sheet.shape[1]))
     return Picture(f"files/{name}.jpg", size, alt, caption, (class_name,))
 
 

@@ -36,9 +36,19 @@ _BOXES = ("lastresort", "blank", "tofu")  # parts of the names of fonts that hav
 _NO_INK = ("Zs", "Cf")  # categories of spaces, and of marks such as a joiner
 _JOINER = "\u200d"
 _UNSEEN = {_JOINER, "\u200c", "\u00ad", *(chr(number) for number in range(0xFE00, 0xFE10))}  # no font needs a glyph
+# Vowels of Thai and Lao that are written before and after the letter to which they belong.
+_VOWELS_BEFORE = "\u0e40\u0e41\u0e42\u0e43\u0e44\u0ec0\u0ec1\u0ec2\u0ec3\u0ec4"
+_VOWELS_AFTER = "\u0e30\u0e32\u0e33\u0e45\u0e46\u0eb0\u0eb2\u0eb3\u0ec6"
+# Small kana, and marks that repeat or lengthen what is before them: no line begins with one.
+_NEVER_FIRST = (
+    "\u3041\u3043\u3045\u3047\u3049\u3063\u3083\u3085\u3087"
+    "\u30a1\u30a3\u30a5\u30a7\u30a9\u30c3\u30e3\u30e5\u30e7\u30fc\u3005"
+)
+_HANGUL = range(0xAC00, 0xD7A4)
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _FLAGS = range(0x1F1E6, 0x1F200)
 _PICTOGRAPHS = range(0x1F000, 0x20000)
+_EM = 100  # pixels of letters that are only measured
 _reported: set[str] = set()
 
 
@@ -152,15 +162,20 @@ def safe_for_matplotlib(texts: Iterable[str]) -> tuple[list[str], list[str]]:
     return drawn, [_family(path) for path in paths]
 
 
-def shortened(text: str, width: float) -> str:
-    """A text for matplotlib; if it is wider than `width` times the size of its letters, its beginning and `…`."""
-    clusters = _clusters(_plain(text))
-    fonts = [_font_of(cluster, _REGULAR) or _REGULAR for cluster in clusters]
-    widths = [_width(_Run(*pair, right_to_left=False), 100) / 100 for pair in zip(clusters, fonts, strict=True)]
-    if sum(widths) <= width:
-        return text
-    ends = itertools.accumulate(widths, initial=_width(_Run("…", _REGULAR, right_to_left=False), 100) / 100)
-    return "".join(cluster for cluster, end in zip(clusters, list(ends)[1:], strict=True) if end <= width) + "…"
+def wrapped(text: str, width: float) -> str:
+    """A text for matplotlib in lines that are at most `width` times as wide as the size of its letters."""
+    lines = _wrapped(_in_fonts(text), round(width * _EM), _EM)
+    return "\n".join("".join(cluster for cluster, _ in line) for line in lines)
+
+
+def width_of(text: str) -> float:
+    """How many times as wide as the size of its letters the widest line of a text for matplotlib is."""
+    return max(_measure(_in_fonts(line), _EM) for line in text.split("\n")) / _EM
+
+
+def _in_fonts(text: str) -> list[tuple[str, Path]]:
+    """What a reader takes for a character, each with its font."""
+    return [(cluster, _font_of(cluster, _REGULAR) or _REGULAR) for cluster in _clusters(_plain(text))]
 
 
 def _plain(text: str) -> str:
@@ -169,13 +184,14 @@ def _plain(text: str) -> str:
 
 
 def _clusters(text: str) -> list[str]:
-    """What a reader takes for one character: a letter with its marks, or joined emoji."""
+    """What a reader takes for one character and no line may part: a letter with its marks, or joined emoji."""
     clusters: list[str] = []
     for character in text:
         last = clusters[-1] if clusters else ""
         flags = ord(character) in _FLAGS and len(last) == 1 and ord(last) in _FLAGS
         follows = unicodedata.category(character)[0] == "M" or character in _UNSEEN or ord(character) in _SKIN_TONES
-        if last and (follows or flags or last[-1] == _JOINER):
+        vowel = character in _VOWELS_AFTER or (last and last[-1] in _VOWELS_BEFORE and character != " ")
+        if last and (follows or flags or vowel or last[-1] == _JOINER):
             clusters[-1] += character
         else:
             clusters.append(character)
@@ -295,7 +311,7 @@ def _turned(runs: list[tuple[_Run, int]], least: int) -> list[tuple[_Run, int]]:
 def _wrapped(pairs: list[tuple[str, Path]], width: int, size: int) -> list[list[tuple[str, Path]]]:
     """Characters in lines, in the order in which they are read.
 
-    Lines are broken at spaces, between Chinese characters, and inside words that are wider than a line.
+    Lines are broken at spaces, between Chinese and Japanese characters, and inside words that are wider than a line.
     """
     lines: list[list[tuple[str, Path]]] = [[]]
     for word in _words(pairs):
@@ -304,6 +320,9 @@ def _wrapped(pairs: list[tuple[str, Path]], width: int, size: int) -> list[list[
             continue
         if lines[-1]:
             lines.append([])
+        if _measure(word, size) <= width:
+            lines[-1] += word
+            continue
         for pair in word:
             if lines[-1] and _measure([*lines[-1], pair], size) > width:
                 lines.append([])
@@ -317,8 +336,10 @@ def _words(pairs: list[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
     for place, pair in enumerate(pairs):
         word.append(pair)
         following = pairs[place + 1][0] if place + 1 < len(pairs) else " "
-        mark = unicodedata.category(following[0])[0] == "P"  # no line begins with a comma
-        if pair[0] == " " or (following != " " and not mark and (_is_wide(pair[0]) or _is_wide(following))):
+        opens = unicodedata.category(pair[0][0]) in ("Ps", "Pi")  # a bracket, which no line ends with
+        mark = unicodedata.category(following[0]) in ("Pe", "Pf", "Po", "Pd") or following[0] in _NEVER_FIRST
+        between = following != " " and not opens and not mark and (_is_wide(pair[0]) or _is_wide(following))
+        if pair[0] == " " or between:
             yield word
             word = []
     if word:
@@ -326,8 +347,8 @@ def _words(pairs: list[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
 
 
 def _is_wide(cluster: str) -> bool:
-    """Whether it is a Chinese, Japanese or Korean character or an emoji, between which lines may be broken."""
-    return unicodedata.east_asian_width(cluster[0]) in "WF"
+    """Whether it is a Chinese or Japanese character or an emoji, between which lines may be broken."""
+    return unicodedata.east_asian_width(cluster[0]) in "WF" and ord(cluster[0]) not in _HANGUL
 
 
 def _measure(line: list[tuple[str, Path]], size: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from train.pictures.panel import DARK, GREY, TRACK, WHITE, Moment, Prediction, d
 from train.pictures.timeline import write_timeline
 from train.pictures.video_writer import Mp4Writer, encode_gif
 
-__all__ = ["Prediction", "write_pictures", "write_timeline"]
+__all__ = ["Prediction", "StoredVideo", "write_pictures", "write_timeline"]
 
 MP4_WIDTH, GIF_WIDTH = 480, 320
 GIF_SECONDS, GIF_FPS = 5.0, 15.0
@@ -37,11 +38,24 @@ _STRIP = 4  # pixels of the line that shows the moment
 Timed = Iterator[tuple[float, NDArray[np.uint8]]]
 
 
+@dataclass(frozen=True)
+class StoredVideo:
+    """The stored frames of a video whose file is gone.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8 RGB, all of them.
+        fps: of the frames.
+        source_size: (height, width) of its source, whose shape the frames get again; 0 where unknown.
+    """
+
+    frames: NDArray[np.uint8]
+    fps: float
+    source_size: tuple[int, int] = (0, 0)
+
+
 def write_pictures(
     stem: Path,
-    source: Path | None,
-    frames: NDArray[np.uint8] | None,
-    fps: float,
+    source: Path | StoredVideo,
     prediction: Prediction,
     *,
     span: tuple[float, float] | None,
@@ -56,9 +70,7 @@ def write_pictures(
 
     Args:
         stem: path of the files without their suffix; folders above it are made.
-        source: the video file; it is decoded in a process of its own.  None: `frames` are drawn.
-        frames: (T, H, W, 3) uint8 RGB, of the whole video; not used if there is a source.
-        fps: of `frames`.
+        source: the video file, which is decoded in a process of its own; or the stored frames.
         prediction: what is written under the frames.  Characters that no font has are reported in a warning.
         span: the moment to show, (start, end) in seconds since the first frame; None: the video from its first frame.
         max_seconds: the longest moment; what comes after it is not shown.
@@ -76,28 +88,34 @@ def write_pictures(
     seconds = min(end_s - start_s, max_seconds)
     if not seconds > 0:
         raise UserError(f"{stem}: got a moment of {seconds:g} s, expected more than 0 s. Give a longer one.")
-    with _opened(source, frames, fps, start_s, seconds, stem) as (rate, video_s, timed):
+    with _opened(source, start_s, seconds, stem) as (rate, video_s, timed):
         return _write(stem, timed, _Sampler(rate, gif_from_s), prediction, start_s, seconds, video_s)
 
 
 @contextlib.contextmanager
 def _opened(
-    source: Path | None, frames: NDArray[np.uint8] | None, fps: float, start_s: float, seconds: float, stem: Path
+    source: Path | StoredVideo, start_s: float, seconds: float, stem: Path
 ) -> Iterator[tuple[float, float, Timed]]:
     """Frames per second, length of the whole video (0: unknown), and the frames of the moment with their times."""
-    if source is not None:
+    if isinstance(source, Path):
         with MomentReader(source, start_s, seconds, (MP4_WIDTH, MP4_WIDTH)) as reader:
             yield reader.shown.fps, reader.shown.video_s, iter(reader)
         return
-    if frames is None or not len(frames):
+    frames, fps = source.frames, source.fps
+    if not len(frames):
         raise UserError(f"{stem}: got no frames, expected at least one. Give another video.")
     first = min(int(start_s * fps + 1e-6), len(frames) - 1)
     chosen = frames[first : first + max(math.ceil(seconds * fps - 1e-6), 1)]
-    yield fps, len(frames) / fps, ((number / fps, _fitted(frame)) for number, frame in enumerate(chosen))
+    yield (
+        fps,
+        len(frames) / fps,
+        ((number / fps, _fitted(frame, source.source_size)) for number, frame in enumerate(chosen)),
+    )
 
 
-def _fitted(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    height, width = frame.shape[:2]
+def _fitted(frame: NDArray[np.uint8], source_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A frame in the shape of its source, as large as the picture allows."""
+    height, width = source_size if all(source_size) else frame.shape[:2]
     scale = MP4_WIDTH / max(height, width)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))

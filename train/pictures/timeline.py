@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +12,14 @@ from matplotlib.ticker import FuncFormatter, MultipleLocator
 from numpy.typing import NDArray
 
 from train.pictures.charts import DPI, save_png
-from train.pictures.labels import report_missing, safe_for_matplotlib
+from train.pictures.labels import report_missing, safe_for_matplotlib, wrapped
 from train.pictures.panel import clock
 
 _LEAST_CLASSES, MAX_CLASSES = 3, 8  # curves; the other classes of segments are grey
 WIDTH_INCHES, CURVES_INCHES = 12.0, 4.2
 _OTHER = "#9aa0a6"
 _LINE_INCHES = 0.2  # of the legend
-_LETTERS = 30  # of a line of the legend
+_LEGEND = 18  # width of a line of the legend, in sizes of its letters
 _STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
 _SMALL, _LARGE = 10, 13  # points
 # Okabe and Ito's colours, which colour-blind people tell apart too, and which are read on white.
@@ -61,7 +59,7 @@ def draw_timeline(
     report_missing(names[number] for number in shown)
     labels, families = safe_for_matplotlib([names[number] for number in shown])
     colours = {names[number]: _COLOURS[rank] for rank, number in enumerate(shown)}
-    labels = [_wrapped(label) for label in labels]
+    labels = [wrapped(label, _LEGEND) for label in labels]
     height = max(CURVES_INCHES, _LINE_INCHES * sum(label.count("\n") + 2 for label in labels))
     figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DPI, layout="constrained")
     curves, band = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
@@ -112,19 +110,3 @@ def _shown(scores: NDArray[np.float32], names: list[str], segments: list[tuple[f
     order = np.lexsort((-np.nan_to_num(scores).max(axis=0), -seconds))
     most = min(max(int((seconds > 0).sum()), _LEAST_CLASSES), MAX_CLASSES)
     return sorted(order[:most].tolist(), key=lambda number: begins[number])
-
-
-def _wrapped(label: str) -> str:
-    """A name in lines of a legend; Chinese characters take the room of two letters."""
-    lines, width = [""], 0
-    for word in re.findall(r"\s*\S+", label):
-        wide = sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in word)
-        if width and width + wide > _LETTERS:
-            lines, width, word = [*lines, ""], 0, word.strip()
-        for one in word:
-            step = 2 if unicodedata.east_asian_width(one) in "WF" else 1
-            # No line begins with the end of a bracket or with a comma.
-            if width + step > _LETTERS and unicodedata.category(one) not in ("Pe", "Po", "Mn", "Mc"):
-                lines, width = [*lines, ""], 0
-            lines[-1], width = lines[-1] + one, width + step
-    return "\n".join(lines)

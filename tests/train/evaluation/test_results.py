@@ -248,4 +248,4 @@ def test_confused_classes_stand_together(tmp_path):
     assert abs(order.index(1) - order.index(4)) == 1
     draw_confusion(tmp_path / "c.png", matrix, NAMES[:6], "$a title$ with_marks")
     with Image.open(tmp_path / "c.png") as picture:
-        assert picture.size == (1400, 800)
+        assert picture.size[0] > 900 and picture.size[1] > 700

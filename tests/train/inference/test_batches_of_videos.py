@@ -16,6 +16,7 @@ from pipeline.common.settings import Document
 from pipeline.decoding.process import Decoder
 from train.experiment.load import load_config
 from train.inference import files
+from train.inference.drawing import Presentation
 from train.inference.files import predict_files
 from train.inference.inputs import find_inputs
 from train.inference.predict import VideoPredictor, batch_size_of
@@ -57,7 +58,7 @@ class ByBrightness:
 
 def predict(inputs, config, network):
     predictor = VideoPredictor(network, config, len(inputs))
-    return predict_files(inputs, predictor, config.preprocess, ["dark", "bright"], 2, None)
+    return predict_files(inputs, predictor, config.preprocess, Presentation(["dark", "bright"], 2, None))
 
 
 def test_rows_keep_their_order_and_their_scores(config, inputs):

@@ -39,7 +39,7 @@ def test_pictures_show_nothing_of_another_segment(within_s, moment_s, span, gif_
 
 
 def draw(folder: Path, name: str, **times: Any) -> list[Path]:
-    return Drawing(folder, 10.0).draw(name, Path("a.mp4"), None, 25.0, Prediction([("a", 1.0)], None), **times)
+    return Drawing(folder, 10.0).draw(name, Path("a.mp4"), Prediction([("a", 1.0)], None), **times)
 
 
 def test_name_of_a_picture_always_fits(tmp_path, monkeypatch):

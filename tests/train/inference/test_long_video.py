@@ -15,6 +15,7 @@ from paths import HELPERS, ROOT
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.process import Decoder, DecodeResult
 from train.inference import long_video
+from train.inference.drawing import Presentation
 from train.inference.inputs import Input
 from train.inference.long_video import Scan, Windows, scan, segments_of
 
@@ -111,7 +112,7 @@ def test_what_comes_before_damage_is_predicted(decoder, tmp_path):
     found = scan(decoder.decode_pieces(path, 8), windows, by_brightness, 3)
     assert isinstance(found, Scan) and found.failure is not None and found.failure.status == "truncated"
     assert 1.0 <= found.duration_s < 2.6 and found.duration_s == 0.5 * len(found.scores)  # of 4 s
-    row = long_video._row(Input(path), found, windows, NAMES, 2, None)
+    row = long_video._row(Input(path), found, windows, Presentation(NAMES, 2, None))
     assert row.reason.endswith(f"; predicted until {found.duration_s:.2f} s") and row.status == "truncated"
     assert row.segments[-1].end_s == found.duration_s and row.views_s == [(0.0, found.duration_s)]
     assert isinstance(scan(decoder.decode_pieces(path, 200), windows, by_brightness, 3), DecodeResult)  # no window

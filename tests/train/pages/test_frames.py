@@ -46,6 +46,16 @@ def test_shown_size_keeps_the_aspect(size):
     assert 96 <= height <= 192 and abs(width - height * size[1] / size[0]) <= 1
 
 
+@pytest.mark.parametrize("source", [(1920, 1080), (720, 1280), (340, 256), (1, 1), (2, 4000), (4000, 2)])
+def test_shown_size_is_of_the_shape_of_the_source(source):
+    height, width = shown_size((128, 171), source)
+    assert (
+        1 <= height <= 192
+        and 1 <= width <= 3 * 192
+        and abs(width - height * source[1] / source[0]) <= max(1, source[1] / source[0])
+    )
+
+
 def test_outside_of_the_crop_is_darker():
     frames = np.full((2, 128, 171, 3), 200, np.uint8)
     pictures = shown(frames, (8, 29, 112, 112))
@@ -70,6 +80,9 @@ def test_sheet_keeps_every_picture_in_its_place(tmp_path):
     assert sheet.shape == (24, 44, 3)
     assert (sheet[:10, :20] == 10).all() and (sheet[:10, 24:] == 90).all() and (sheet[14:, :20] == 250).all()
     assert (sheet[14:, 24:] == 128).all()
+    mixed = sheet_of([[pictures[0], pictures[1][:, :10]], [pictures[2][:4]]])
+    assert (mixed[:10, 29:39] == 90).all() and (mixed[17:21, :20] == 250).all()
+    assert (mixed != 128).any(2).sum() == 200 + 100 + 80
     write_jpeg(tmp_path / "a.jpg", sheet)
     assert np.abs(np.asarray(Image.open(tmp_path / "a.jpg")).astype(int)[2:8, 4:16] - 10).max() <= 4
 

@@ -116,7 +116,7 @@ def test_pictures_of_infer_play(size: tuple[int, int], tmp_path: Path):
     """The browser decodes the MP4, and both files have the size that they should."""
     source = write_mp4(tmp_path / "a.mp4", 30, 30, size)
     prediction = Prediction([("<b>run & \u0644\u0639\u0628", 0.75), ("sit", 0.25)], "sit")
-    mp4, gif = write_pictures(tmp_path / "b", source, None, 0.0, prediction, span=None)
+    mp4, gif = write_pictures(tmp_path / "b", source, prediction, span=None)
     page = tmp_path / "page.html"
     page.write_text(PLAYS.replace("MP4", mp4.as_uri()).replace("GIF", gif.as_uri()))
     facts = facts_of(page)

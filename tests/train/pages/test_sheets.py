@@ -30,7 +30,9 @@ def test_class_sheet_shows_what_evaluation_sees(config, written, tmp_path):
     assert sorted(written) == ["class-0000", "class-0001", "class-0002"]
     for row, number in enumerate((0, 3, 6)):
         frames = frames_of(number, 12 + number % 5, config.preprocess)
-        pictures = shown(frames[[0, 2, 3]], (0, 2, 16, 16))  # with num_clips 1, `uniform` takes the first frames
+        pictures = shown(
+            frames[[0, 2, 3]], (0, 2, 16, 16), (256, 340)
+        )  # with num_clips 1, `uniform` takes the first frames
         for column, picture in enumerate(pictures):
             assert (tile(written["class-0000"], row, column, picture.shape[:2]) == picture).all()
 

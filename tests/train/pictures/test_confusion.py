@@ -21,8 +21,13 @@ def seen_texts(figure) -> list[Text]:
 def test_pairs_keep_their_order_whatever_the_script():
     matrix = np.diag([9, 9])
     matrix[0, 1], matrix[1, 0] = 5, 4
-    cells = [text for text in seen_texts(confusion_figure(matrix, [ARABIC, "run"], "")) if text.get_fontsize() == 9]
-    for start, order in ((0, ["videos", "label", "taken for"]), (3, ["5", ARABIC, "run"]), (6, ["4", "run", ARABIC])):
+    *_, page = confusion_figure(matrix, [ARABIC, "run"], "title").axes
+    cells = [text for text in page.texts if text.get_text().strip()][2:]  # after the titles
+    for start, order in (
+        (0, ["videos", "most confused label", "taken for"]),
+        (3, ["5", ARABIC, "run"]),
+        (6, ["4", "run", ARABIC]),
+    ):
         texts = cells[start : start + 3]
         assert [text.get_text() for text in texts] == order
         boxes = [text.get_window_extent() for text in texts]
@@ -37,12 +42,38 @@ def test_every_text_is_inside_the_picture(times, caplog):
         figure = confusion_figure(matrix, names, "title $of$ " + "x" * 300)
         texts = seen_texts(figure)
     assert len(texts) > 2 * len(names) + 3 * 20
-    for text in texts:
-        box = text.get_window_extent()
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= 1400 and box.y1 <= 800, text.get_text()
+    assert outside(figure) == []
     shown = {text.get_text() for text in texts}
     assert {"_hidden", "a_$1$ {x}", r"- \x07\u202e"} <= shown
     assert "missing from" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("number", "at_axes"), [(8, True), pytest.param(60, True, marks=pytest.mark.slow), (400, False)]
+)
+def test_no_name_is_cut(number, at_axes):
+    names = [
+        f"{place} {'playing squash or racquetball while riding a mechanical bull'[:55]}" for place in range(number)
+    ]
+    matrix = np.diag(np.full(number, 9))
+    matrix[0, 1:21] = 2
+    figure = confusion_figure(matrix, names, "title")
+    axes, _, page = figure.axes
+    shown = [label.get_text().replace("\n", " ") for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+    assert sorted(shown) == (sorted(2 * names) if at_axes else [])
+    listed = " ".join(text.get_text() for text in page.texts)
+    assert names[0] in listed and "…" not in listed and outside(figure) == []
+
+
+def outside(figure) -> list[str]:
+    """Texts of which a part is not in the picture, and those at the axes that cover another."""
+    texts = seen_texts(figure)
+    width, height = figure.bbox.size
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    beside = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    covered = [one for one, other in zip(beside, beside[1:], strict=False) if one.y0 < other.y1 - 1]
+    cut = [text for text, box in boxes if min(box.x0, box.y0) < 0 or box.x1 > width or box.y1 > height]
+    return [*cut, *map(str, covered)]
 
 
 def test_no_confusion_is_said(tmp_path):

@@ -4,7 +4,6 @@ import numpy as np
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from train.pictures import timeline
 from train.pictures.timeline import MAX_CLASSES, draw_timeline, write_timeline
 
 NAMES = ["a $1 b$", "playing squash or racquetball", "W" * 200, *(f"class {number}" for number in range(9))]
@@ -52,12 +51,6 @@ def test_every_drawn_class_is_in_the_legend():
     figure = draw_timeline(TIMES_S, np.full((24, 3), 0.3, np.float32), names, [(0.0, 24.0, "_hidden", 0.3)])
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts[0] == "_hidden" and sorted(texts) == sorted(names)
-
-
-def test_no_line_begins_with_a_closing_bracket():
-    name = "\uff08\u5ba4" * 7 + "\u6253" + "\uff09" * 2 + "\u6253"
-    first, second = timeline._wrapped(name).split("\n")
-    assert first + second == name and second == "\u6253"
 
 
 def test_one_window_and_no_segment_are_drawn(tmp_path):

@@ -15,7 +15,7 @@ from paths import ROOT, SHARED
 from PIL import Image
 
 from train.pictures import directions, labels
-from train.pictures.labels import fit, missing_characters, report_missing, safe_for_matplotlib
+from train.pictures.labels import fit, missing_characters, report_missing, safe_for_matplotlib, width_of, wrapped
 from train.pictures.panel import DARK, Moment, Prediction, draw_panel
 
 STIX = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "STIXGeneralBolIta.ttf"
@@ -101,6 +101,29 @@ def test_long_text_loses_no_letter():
     assert " ".join("".join(run.text for run in line) for line in lines) == words
     lines = fit("x" * 200, 150, range(20, 8, -1)).lines
     assert "".join(run.text for line in lines for run in line) == "x" * 200
+
+
+@pytest.mark.parametrize(
+    ("text", "parted"),
+    [("\uff08\u5ba4" * 5 + "\u6253" + "\uff09" * 2 + "\u6253", ["\uff08\u5ba4"]),  # brackets
+     ("\u30d0\u30b9\u30b1\u30c3\u30c8\u30dc\u30fc\u30eb", ["\u30c3", "\u30fc"]),  # small kana, a long vowel
+     ("\u0e40\u0e25\u0e48\u0e19\u0e19\u0e49\u0e33\u0e41\u0e25\u0e30" * 2, ["\u0e33", "\u0e30"]),  # Thai vowels
+     ("\ub18d\uad6c \uacbd\uae30 \uad00\ub78c", ["\uad6c", "\uae30", "\ub78c"])],
+    ids=["chinese", "japanese", "thai", "korean"],
+)  # fmt: skip
+def test_lines_break_where_the_script_allows(text, parted, monkeypatch):
+    """No line of any width begins with the second of what belongs together; nothing is lost."""
+    monkeypatch.setattr(labels, "_measure", lambda line, size: size * len("".join(one for one, _ in line).strip()))
+    for width in range(3, len(text)):
+        lines = wrapped(text, width).split("\n")
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+        assert not [line for line in lines[1:] if line[0] in "\uff09\u30c3\u30fc\u0e33\u0e30\uad6c\uae30\ub78c"], lines
+        assert not [line for line in lines[:-1] if line[-1] in "\uff08\u0e40\u0e41"], lines
+
+
+def test_widths_are_in_sizes_of_letters():
+    assert width_of("a b\nW" * 2) == pytest.approx(2 * width_of("W"), rel=0.5)
+    assert all(width_of(line) <= 6 for line in wrapped("word " * 9 + "W" * 20, 6).split("\n"))
 
 
 def test_one_line_of_smaller_letters_before_two():

@@ -18,15 +18,15 @@ from PIL import Image
 from pipeline.common.errors import UserError
 from train.pictures import prediction as pictures
 from train.pictures.panel import BLUE, DARK, GREEN, ORANGE, Moment, clock, draw_panel
-from train.pictures.prediction import GIF_MOST_BYTES, GIF_WIDTH, MP4_WIDTH, Prediction, write_pictures
+from train.pictures.prediction import GIF_MOST_BYTES, GIF_WIDTH, MP4_WIDTH, Prediction, StoredVideo, write_pictures
 from train.pictures.video_writer import gif_delays
 
 PREDICTION = Prediction([("abseiling", 0.9), ("air drumming", 0.06), ("zumba", 0.02)], "abseiling")
 
 
-def draw_pictures(stem: Path, source: Path | None = None, frames=None, fps: float = 0.0, span=None, **options) -> None:
+def draw_pictures(stem: Path, source: Path | StoredVideo, span=None, **options) -> None:
     """Write the pictures of `stem`, and nothing else."""
-    files = write_pictures(stem, source, frames, fps, PREDICTION, span=span, **options)
+    files = write_pictures(stem, source, PREDICTION, span=span, **options)
     assert files == [stem.with_suffix(".mp4"), stem.with_suffix(".gif")]
     assert sorted(path for path in stem.parent.iterdir() if path != source) == sorted(files)
 
@@ -146,7 +146,7 @@ def test_motion_is_even_where_times_are_rounded(fps):
 @pytest.mark.parametrize(("seconds", "shown_ms"), [(1.0, 1000), pytest.param(5.6, 5000, marks=pytest.mark.slow)])
 def test_gif_ends_with_the_video_and_at_five_seconds(tmp_path, seconds, shown_ms):
     frames = np.stack([numbered_frame(number, (32, 160)) for number in range(int(25 * seconds))])
-    draw_pictures(tmp_path / "a", None, frames, 25.0)
+    draw_pictures(tmp_path / "a", StoredVideo(frames, 25.0))
     durations, pages = read_gif(tmp_path / "a.gif")
     assert sum(durations) == shown_ms and all(duration % 10 == 0 for duration in durations)
     assert [read_number(page[:64]) for page in pages] == list(range(0, len(pages) * 2, 2))
@@ -161,7 +161,7 @@ def test_gif_names_the_seconds_that_it_shows(tmp_path, monkeypatch):
         ((1.0, 9.0), 8.0, range(14, 34, 1), ["0:01 to 0:09 of 0:10", "0:03.5 to 0:08.5 of 0:10"]),
     ):
         moments.clear()
-        draw_pictures(tmp_path / "a", None, frames, 4.0, span, max_seconds=seconds, gif_from_s=2.5)
+        draw_pictures(tmp_path / "a", StoredVideo(frames, 4.0), span, max_seconds=seconds, gif_from_s=2.5)
         assert [read_number(page[:64]) for page in read_gif(tmp_path / "a.gif")[1]] == list(shown)
         assert [moment and str(moment) for moment in moments] == texts
     sampler = pictures._Sampler(4.0, 60.0)  # a header was wrong
@@ -176,17 +176,26 @@ def test_one_frame_is_a_still(tmp_path):
     assert len(read_gif(tmp_path / "out" / "a.gif")[0]) == 1
 
 
+@pytest.mark.parametrize(
+    ("source_size", "shown"),
+    [((1920, 1080), (480, 270)), ((224, 398), (270, 480)), ((2, 4000), (1, 480)), ((0, 0), (359, 480))],
+)
+def test_stored_frames_have_the_shape_of_their_source(tmp_path, source_size, shown):
+    frames = np.full((1, 128, 171, 3), 250, np.uint8)
+    draw_pictures(tmp_path / "a", StoredVideo(frames, 1.0, source_size))
+    assert video_part(read_mp4(tmp_path / "a.mp4")[1][0]).shape[:2] == shown
+
+
 def test_one_picture_an_hour_is_drawn(tmp_path):
-    draw_pictures(tmp_path / "a", None, np.zeros((2, 8, 64, 3), np.uint8), 1 / 3600)
+    draw_pictures(tmp_path / "a", StoredVideo(np.zeros((2, 8, 64, 3), np.uint8), 1 / 3600))
     assert read_gif(tmp_path / "a.gif")[0] == [5000] and read_mp4(tmp_path / "a.mp4")[0] == [0.0]
 
 
 def test_no_frame_is_named_and_nothing_is_written(tmp_path):
-    for frames in (None, np.empty((0, 8, 8, 3), np.uint8)):
-        with pytest.raises(UserError, match="got no frames, expected at least one. Give another video."):
-            draw_pictures(tmp_path / "out" / "a", None, frames, 15.0)
+    with pytest.raises(UserError, match="got no frames, expected at least one. Give another video."):
+        draw_pictures(tmp_path / "out" / "a", StoredVideo(np.empty((0, 8, 8, 3), np.uint8), 15.0))
     with pytest.raises(UserError, match="expected more than 0 s"):
-        draw_pictures(tmp_path / "out" / "a", None, np.zeros((3, 8, 8, 3), np.uint8), 15.0, span=(2.0, 2.0))
+        draw_pictures(tmp_path / "out" / "a", StoredVideo(np.zeros((3, 8, 8, 3), np.uint8), 15.0), span=(2.0, 2.0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,9 +207,9 @@ def test_moment_of_a_long_video_is_shown_and_named(tmp_path, monkeypatch):
     )  # what is written
     source = write_mp4(tmp_path / "a.mp4", 60, 5, (32, 160), options={"g": "25"})
     frames = np.stack([numbered_frame(number, (32, 160)) for number in range(60)])
-    for given in ({"source": source}, {"frames": frames, "fps": 5.0}):
+    for given in (source, StoredVideo(frames, 5.0)):
         moments.clear()
-        draw_pictures(tmp_path / "out" / "a", **given, span=(7.0, 9.0))
+        draw_pictures(tmp_path / "out" / "a", given, span=(7.0, 9.0))
         assert [read_number(page[:96]) for page in read_mp4(tmp_path / "out" / "a.mp4")[1]] == list(range(35, 45))
         assert list(map(str, moments)) == ["0:07 to 0:09 of 0:12"] * 2
     moments.clear()
@@ -238,7 +247,7 @@ def test_bars_are_as_long_as_probabilities():
 
 def test_broken_source_leaves_earlier_pictures(tmp_path):
     source = write_mp4(tmp_path / "a.mp4", 6, 30, (48, 64))
-    draw_pictures(tmp_path / "out" / "a", None, np.zeros((2, 8, 8, 3), np.uint8), 15.0)
+    draw_pictures(tmp_path / "out" / "a", StoredVideo(np.zeros((2, 8, 8, 3), np.uint8), 15.0))
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(UserError, match="a.mp4: no picture can be made of it: .*Give another video"):
         draw_pictures(tmp_path / "out" / "a", truncate(source))
@@ -248,17 +257,19 @@ def test_broken_source_leaves_earlier_pictures(tmp_path):
 def test_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(UserError, match="out: .*Give another folder"):
-        write_pictures(tmp_path / "out" / "a", None, np.zeros((3, 8, 8, 3), np.uint8), 15.0, PREDICTION, span=None)
+        write_pictures(
+            tmp_path / "out" / "a", StoredVideo(np.zeros((3, 8, 8, 3), np.uint8), 15.0), PREDICTION, span=None
+        )
 
 
 WRITE = """
 import numpy as np
 from pathlib import Path
 from pipeline.common import cli
-from train.pictures.prediction import Prediction, write_pictures
+from train.pictures.prediction import Prediction, StoredVideo, write_pictures
 frames = np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), np.uint8)
 def main():
-    write_pictures(Path({folder!r}) / "a", None, frames, 20.0, Prediction([("a", 0.5)], None), span=None)
+    write_pictures(Path({folder!r}) / "a", StoredVideo(frames, 20.0), Prediction([("a", 0.5)], None), span=None)
     return 0
 raise SystemExit(cli.run(main))
 """
