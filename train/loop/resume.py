@@ -46,8 +46,7 @@ def checkpoints_to_resume(
     if resume is None:
         return []
     if resume != "auto":
-        checkpoint.check_resumable(Path(resume))
-        return [Path(resume)]
+        return [checkpoint.resumable(Path(resume))]
     every = list(runs_of(config, class_names))
     if writes:
         _check_not_live(config, every)

@@ -210,8 +210,16 @@ def weights_in(run: Path) -> Path:
     raise CheckpointError(f"{run}: got a folder without checkpoints, expected a run folder or a file of weights.")
 
 
-def check_resumable(path: Path) -> None:
-    """Check that training can resume from a file, before anything is written beside it.
+def run_of(path: Path) -> Path | None:
+    """The run folder of a file in its `ckpt/`, also if that is named from inside or by a link; None of other files."""
+    folder = path.parent
+    if folder.name != "ckpt" or not (folder.parent / "config.yaml").is_file():  # a run's ckpt/ may be a link itself
+        folder = folder.resolve()
+    return folder.parent if folder.name == "ckpt" else None
+
+
+def resumable(path: Path) -> Path:
+    """A checkpoint as the path in its run folder, after a check that training can resume from it.
 
     Raises:
         CheckpointError: it is missing, has no training state, or is not in a run folder.
@@ -222,10 +230,12 @@ def check_resumable(path: Path) -> None:
             f"{path}: got weights only, expected {path.stem}.json (with the step) and {training.name} beside them. "
             f"To start from these weights: --train.pre_trained=true --train.pretrained_model={path}"
         )
-    if path.resolve().parent.name != "ckpt":
+    run = run_of(path)
+    if run is None:
         raise CheckpointError(
             f"{path}: got a checkpoint outside a run folder, expected <run>/ckpt/{path.name}. Move it there."
         )
+    return run / "ckpt" / path.name
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

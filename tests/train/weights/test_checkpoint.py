@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.common.files import write_json
 from train import train
 from train.experiment.sections import Config, Optimizer
 from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
+from train.runs.choose import run_folder
 from train.runs.run_folder import RunFolder
 from train.weights import checkpoint
 from train.weights.checkpoint import CheckpointError, CorruptedError
@@ -178,12 +180,26 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     assert json.loads((tmp_path / "latest.json").read_text())["stem"] == checkpoint.stem(1, 1_000_000)
 
 
-def test_unresumable_checkpoint_is_refused_up_front(saved, tmp_path):
+def test_unresumable_checkpoint_is_refused_up_front(saved, tmp_path, monkeypatch):
     path, network, step = saved
     with pytest.raises(CheckpointError, match=r"outside a run folder, expected <run>/ckpt/epoch_001-step_000002\.ckpt"):
         train.checkpoints_to_resume(Config(), None, str(path))
     path = checkpoint.save(tmp_path / "run" / "ckpt", "x", network, step.state(), {"step": 2})
     assert train.checkpoints_to_resume(Config(), None, str(path)) == [path]
+    (tmp_path / "run" / "config.yaml").touch()
+    (tmp_path / "link").symlink_to(path.parent)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "ckpt").symlink_to(path.parent)
+    monkeypatch.chdir(path.parent)
+    for given in ("x.ckpt", "../ckpt/x.ckpt", tmp_path / "link" / "x.ckpt", tmp_path / "other" / "ckpt" / "x.ckpt"):
+        (found,) = train.checkpoints_to_resume(Config(), None, str(given))
+        assert found.parent.name == "ckpt" and found.parent.parent.samefile(tmp_path / "run")
+    assert run_folder(Path("x.ckpt")) == run_folder(tmp_path / "link") == tmp_path / "run"
+    for name in ("config.yaml", "ckpt"):  # a run whose checkpoints are on another disk
+        (tmp_path / "moved").mkdir(exist_ok=True)
+        (tmp_path / "moved" / name).symlink_to(tmp_path / "run" / name)
+    (found,) = train.checkpoints_to_resume(Config(), None, str(tmp_path / "moved" / "ckpt" / "x.ckpt"))
+    assert found == tmp_path / "moved" / "ckpt" / "x.ckpt"
     path.with_name("x.optimizer.ckpt").unlink()
     with pytest.raises(CheckpointError, match=r"got weights only, expected x\.json .* and x\.optimizer\.ckpt beside"):
         train.checkpoints_to_resume(Config(), None, str(path))
