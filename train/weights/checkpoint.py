@@ -30,6 +30,7 @@ from train.weights.sealed_json import JsonError
 
 log = logging.getLogger(__name__)
 
+_REMOVED = ".removed.tmp"  # how the JSON of a checkpoint ends while the checkpoint is removed
 _STEM = re.compile(r"epoch_([0-9]{3,9})-step_([0-9]{6,18})")
 
 
@@ -251,12 +252,24 @@ def prune(folder: Path, keep: int) -> None:
     stems = _stems(folder)
     for stem in stems[: max(len(stems) - keep, 0)]:
         if stem != best:  # the JSON first: without it the other files are no checkpoint
-            for ending in (".json", ".ckpt", ".optimizer.ckpt"):
-                (folder / f"{stem}{ending}").unlink(missing_ok=True)
+            left = folder / f".{stem}{_REMOVED}"
+            (folder / f"{stem}.json").replace(left)
+            _remove_rest(left)
+
+
+def _remove_rest(left: Path) -> None:
+    """Remove the files of a checkpoint that has become the file `left`, and then that."""
+    stem = left.name.removeprefix(".").removesuffix(_REMOVED)
+    if _numbers(stem) and not left.with_name(f"{stem}.json").exists():
+        for ending in (".ckpt", ".optimizer.ckpt"):
+            left.with_name(f"{stem}{ending}").unlink(missing_ok=True)
+    left.unlink()
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files of a run that was killed while it saved."""
+    """Remove what a run that was killed left: its temporary files, and checkpoints that `prune` began to remove."""
+    for left in folder.glob(f".*{_REMOVED}"):
+        _remove_rest(left)
     for left in folder.glob(".*.tmp*"):
         left.unlink()
 

@@ -1,5 +1,6 @@
 """A checkpoint is read completely or refused, whatever happened while it was written."""
 
+import contextlib
 import json
 import os
 import resource
@@ -178,6 +179,33 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     assert {path.stem for path in tmp_path.glob("epoch_*.json")} == {checkpoint.stem(1, n) for n in (2, *numbers[-2:])}
     assert len(list(tmp_path.glob("*.ckpt"))) == 6
     assert json.loads((tmp_path / "latest.json").read_text())["stem"] == checkpoint.stem(1, 1_000_000)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_killed_pruning_is_completed_later(number, tmp_path, monkeypatch):
+    network, step = make()
+    folder = tmp_path / "ckpt"
+    for each in (1, 2):
+        checkpoint.save(folder, checkpoint.stem(1, each), network, step.state(), {"step": each})
+    (folder / "epoch_001-step_000003.ckpt").touch()  # without a JSON, and not ours to remove
+    left, unlink = number, Path.unlink
+
+    def kill(path, missing_ok=False):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) if number < 3 else contextlib.nullcontext():
+        patch.setattr(Path, "unlink", kill)
+        checkpoint.prune(folder, keep=1)
+    assert [path.stem for path in checkpoint.checkpoints_in(folder)] == ["epoch_001-step_000002"]
+    checkpoint.remove_unfinished(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "latest.json", "epoch_001-step_000003.ckpt",
+        *(f"epoch_001-step_000002{ending}" for ending in (".json", ".ckpt", ".optimizer.ckpt")),
+    }  # fmt: skip
 
 
 def test_unresumable_checkpoint_is_refused_up_front(saved, tmp_path, monkeypatch):
