@@ -116,6 +116,7 @@ def _check_training(config: Config, document: Document, args: argparse.Namespace
 def _check_evaluation(config: Config, document: Document, args: argparse.Namespace) -> None:
     from train.network.predictor import load_predictor  # these take MindSpore's seconds
     from train.runs.choose import weights_of
+    from train.weights.checkpoint import run_of
     from train.weights.compatibility import check_class_names
     from train.weights.record import read_record, with_network
 
@@ -124,7 +125,7 @@ def _check_evaluation(config: Config, document: Document, args: argparse.Namespa
     path = weights_of(args.ckpt or section.pretrained_model, config, document, names)
     config = with_network(config, document, read_record(path), path)
     check_protocols(protocols_of(config.eval.protocols, config.data_loader.eval.dataset), config)
-    folder = path.parent.parent if path.parent.name == "ckpt" else path.parent
+    folder = run_of(path) or path.parent
     if not (args.purpose == "infer" and args.no_pictures):
         check_writable(Path(section.output_dir or folder), f"Give another folder with {_OUT[args.purpose]}.")
     if not args.with_ledgers:

@@ -47,6 +47,7 @@ from train.network.predictor import load_predictor
 from train.pictures.confusion import draw_confusion
 from train.runs.choose import weights_of
 from train.runs.command_line import parse
+from train.weights.checkpoint import run_of
 from train.weights.compatibility import check_class_names, warn_if_seen_differently
 from train.weights.exported import RUNNERS
 from train.weights.record import read_record, with_network
@@ -104,7 +105,7 @@ def load_for(source: Evaluation, path: Path) -> tuple[Callable[[Tensor], Tensor]
 
 def results_folder(path: Path) -> Path:
     """Where the results of a file of weights are: `eval` in its run folder, or beside the file."""
-    return (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "eval"
+    return (run_of(path) or path.parent) / "eval"
 
 
 def _print_and_write(

@@ -23,6 +23,7 @@ from train.loop.health import memory_errors_in_one_line
 from train.network.build import build_network
 from train.runs.choose import weights_of
 from train.runs.command_line import parse
+from train.weights.checkpoint import run_of
 from train.weights.compatibility import saved_classes
 from train.weights.export import Shape, export, metadata, write_with_mindspore
 from train.weights.exported import facts_path
@@ -46,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
             "Use MINDIR or ONNX."
         )
     source = weights_of(options.pretrained_model, config, document, class_names(config))
-    folder = source.parent.parent / "export" if source.parent.name == "ckpt" else source.parent
+    run = run_of(source)
+    folder = source.parent if run is None else run / "export"
     cli.say_target(f"{folder}")
     record = read_record(source)
     config = with_input(with_network(config, document, record, source), record, source)

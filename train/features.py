@@ -54,6 +54,7 @@ from train.experiment.sections import Config
 from train.network.predictor import FeatureExtractor, load_feature_extractor
 from train.runs.choose import weights_of
 from train.runs.command_line import parse
+from train.weights.checkpoint import run_of
 from train.weights.compatibility import check_class_names, warn_if_seen_differently
 from train.weights.record import network_of, read_record, views_of, with_network
 from train.weights.sealed_json import sha256
@@ -77,8 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     args, document, config = parse(parser, argv, "eval")
     path = weights_of(config.eval.pretrained_model, config, document, class_names(config))
     name, protocol = next(iter(protocols_of(config.eval.protocols, config.data_loader.eval.dataset).items()))
-    folder = (path.parent.parent if path.parent.name == "ckpt" else path.parent) / "features"
-    folder = args.output_dir or folder
+    folder = args.output_dir or (run_of(path) or path.parent) / "features"
     target = folder / f"{path.stem}-{name}-{config.data_loader.eval.dataset.split}.h5"
     cli.say_target(f"{target}")
     config = with_network(config, document, read_record(path), path)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 from pipeline.common import cli
@@ -27,9 +28,9 @@ from train.device.select import environment, start_device
 from train.device.signals import StopRequests, TrainingStopped
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.loop.next_commands import next_commands
-from train.loop.resume import checkpoints_to_resume, command_from_weights
+from train.loop.resume import check_first, checkpoints_to_resume, command_from_weights
 from train.loop.trainer import Trainer
-from train.runs.choose import STARTED, now
+from train.runs.choose import STARTED, now, runs
 from train.runs.run_folder import RunFolder, runs_root
 from train.weights import checkpoint
 
@@ -57,13 +58,14 @@ def main(argv: list[str] | None = None) -> int:
         stop = stack.enter_context(StopRequests())
         device = start_device(config, trains=True)
         world = join_world(config)
+        known = {each.path for each in runs(Path(config.train.ckpt_path))}
         checkpoints = checkpoints_to_resume(config, class_names(config), args.resume, writes=world.rank == 0)
         run = None
         if world.rank == 0:
             facts = {**environment(device), "devices": world.size, "command": sys.argv, STARTED: now()}
-            run = stack.enter_context(
-                RunFolder(root, config, facts, checkpoints[0].parent.parent if checkpoints else None)
-            )
+            existing = checkpoints[0].parent.parent if checkpoints else None
+            check = partial(check_first, config, known) if args.resume == "auto" else lambda: None
+            run = stack.enter_context(RunFolder(root, config, facts, existing, check))
             if args.resume == "auto" and checkpoints:  # a process that has just ended here may have written more
                 checkpoints = checkpoint.checkpoints_in(run.checkpoints)
         trainer = Trainer(config, world, run, stop)

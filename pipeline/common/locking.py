@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import re
 import secrets
@@ -81,18 +82,21 @@ def locked_file(path: Path, message: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def turn_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in this block with the same folder; not where its file system cannot lock folders.
+    """Wait until no other process is in this block with the same folder, and stay in it alone.
+
+    Where the file system cannot lock folders, as NFS, that is so for the processes of this machine.
 
     Args:
         folder: an existing folder, in which nothing is left of this.
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):  # such as NFS; results come first, and two at one moment are rare
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, fd)
+        try:
             fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError:
+            stack.enter_context(_alone_on_this_machine(folder))
         yield
-    finally:
-        os.close(fd)
 
 
 def _record_of(path: Path) -> Path:
@@ -124,7 +128,7 @@ def _take_record(path: Path, record: Path, message: str) -> None:
     Raises:
         LockedError: another command has the lock.
     """
-    with _alone_on_this_machine(path, message):
+    with _alone_on_this_machine(path, message, _WAIT_S):
         previous = _read(record)
         if previous and _has_ended(previous):  # on this machine: no other one may judge it, and we are alone here
             record.unlink(missing_ok=True)
@@ -136,14 +140,14 @@ def _take_record(path: Path, record: Path, message: str) -> None:
 
 
 @contextlib.contextmanager
-def _alone_on_this_machine(path: Path, message: str) -> Iterator[None]:
+def _alone_on_this_machine(path: Path, message: str = "", wait_s: float = math.inf) -> Iterator[None]:
     """One process of this machine at a time; the kernel ends it with the process, on every file system.
 
     Raises:
-        LockedError: another process stays here for too long.
+        LockedError: another process stays here for longer than `wait_s`.
     """
     stat = path.stat()
-    give_up = time.monotonic() + _WAIT_S
+    give_up = time.monotonic() + wait_s
     with socket.socket(socket.AF_UNIX) as guard:
         while True:
             try:

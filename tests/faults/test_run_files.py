@@ -10,7 +10,12 @@ import signal
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Barrier
+from unittest.mock import Mock
 
 import pytest
 from make_training import TinyNetwork, checkpoints_of, write_config
@@ -24,7 +29,9 @@ from pipeline.common.settings import Document
 from train import train
 from train.experiment.load import load_config
 from train.loop import trainer
+from train.loop.resume import check_first
 from train.runs.append_file import AppendFile
+from train.runs.choose import runs
 from train.runs.metrics import read_metrics
 from train.runs.run_folder import RunFolder
 
@@ -263,6 +270,34 @@ def test_full_disk_in_training_keeps_last_checkpoint(config, tmp_path, monkeypat
     assert len(files(tmp_path / "runs")) == 2 and files(tmp_path / "runs") == files(tmp_path / "whole")
     (run,) = (tmp_path / "runs" / "tiny").iterdir()
     assert steps_of(run) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("flock_works", [True, False])
+def test_of_two_first_resumes_at_once_one_starts(flock_works, settings, tmp_path, monkeypatch):
+    if not flock_works:
+        answer = Mock(side_effect=OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)))
+        monkeypatch.setattr("pipeline.common.locking.fcntl.flock", answer)
+    config = replace(settings, train=replace(settings.train, ckpt_path=str(tmp_path / "runs")))
+
+    def start(_number: int) -> RunFolder | None:
+        chosen = {each.path for each in runs(tmp_path / "runs")}
+        meeting.wait()  # both have found nothing to resume
+        with RunFolder(tmp_path / "runs" / "tiny", config, {}, check=partial(check_first, config, chosen)) as run:
+            try:
+                run.begin(0)
+            except LockedError as error:
+                assert "another training of these settings began at the same moment" in str(error)
+                return None
+            finally:
+                ended.wait()
+            return run
+
+    meeting, ended = Barrier(2), Barrier(2)
+    with ThreadPoolExecutor() as pool:
+        (run,) = [run for run in pool.map(start, range(2)) if run is not None]
+    assert list(tmp_path.glob("runs/*/*")) == [run.path] and os.listdir(tmp_path / "runs") == ["tiny"]
+    with RunFolder(tmp_path / "runs" / "tiny", config, {}, check=partial(check_first, config, {run.path})) as later:
+        later.begin(0)  # what was there before is none that began at the same moment
 
 
 def test_refused_training_leaves_no_folder(config, tmp_path):

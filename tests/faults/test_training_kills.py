@@ -17,7 +17,7 @@ from paths import ROOT
 
 from train.runs.metrics import read_metrics
 
-KILLS, DAMAGES, RECORDS = 100, 300, 22
+KILLS, DAMAGES, RECORDS, PAIRS = 100, 300, 22, 20
 
 
 def kills(folder: Path, count: int) -> dict[str, object]:
@@ -87,6 +87,36 @@ def records(folder: Path, count: int) -> dict[str, object]:
     return dict(outcomes)
 
 
+def pairs(folder: Path, count: int) -> dict[str, object]:
+    """Start two trainings at once with `--resume auto`, without a run and again after one of them was killed."""
+    import fork_training as fork
+
+    config, logs, outcomes = fork.write_folder(folder), [folder / "log1", folder / "log2"], Counter()
+    assert fork.wait(fork.train_apart(config, folder / "undisturbed", logs[0])) == 0, logs[0].read_text()
+    expected = fork.final_weights(folder / "undisturbed")
+    for number in range(count):
+        runs = folder / f"runs{number}"
+        for killed in (True, False):
+            for log in logs:
+                log.write_text("")
+            pids = [fork.train_apart(config, runs, log, "--resume", "auto") for log in logs]
+            while killed and not any("checkpoint:" in log.read_text() for log in logs):
+                time.sleep(0.01)
+            for pid in pids if killed else ():
+                os.kill(pid, signal.SIGKILL)
+            codes = [fork.wait(pid) for pid in pids]
+            if killed:
+                outcomes["killed"] += -signal.SIGKILL in codes
+                continue
+            (refused,) = [text for text in (log.read_text() for log in logs) if "error:" in text]
+            assert sorted(codes) == [0, 73] and "Traceback" not in refused and refused.count("error:") == 1, refused
+            outcomes["refused at the start" if "same moment" in refused else "refused by the lock"] += 1
+        assert fork.final_weights(runs) == expected
+        assert len(list(runs.glob("tiny/*"))) == 1
+        shutil.rmtree(runs)
+    return dict(outcomes)
+
+
 def damages(folder: Path, count: int) -> dict[str, object]:
     """Damage a file of a run that can be resumed, and resume it, `count` times."""
     import fork_training as fork
@@ -150,7 +180,9 @@ def damaged(content: bytes, kind: str, draw: random.Random) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize(("attack", "count"), [("kills", KILLS), ("damages", DAMAGES), ("records", RECORDS)])
+@pytest.mark.parametrize(
+    ("attack", "count"), [("kills", KILLS), ("damages", DAMAGES), ("records", RECORDS), ("pairs", PAIRS)]
+)
 def test_every_attack_ends_in_the_same_weights(attack, count, tmp_path):
     paths = f"{ROOT}:{ROOT / 'tests/helpers'}"
     done = subprocess.run(
@@ -166,5 +198,5 @@ def test_every_attack_ends_in_the_same_weights(attack, count, tmp_path):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
-        attacks = {"kills": kills, "damages": damages, "records": records}
+        attacks = {"kills": kills, "damages": damages, "records": records, "pairs": pairs}
         print(json.dumps(attacks[sys.argv[1]](Path(sys.argv[3]), int(sys.argv[2]))))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import UserError
-from pipeline.common.locking import locked
+from pipeline.common.locking import LockedError, locked
 from pipeline.common.settings import Document, build, to_plain
 from train.experiment.sections import Config, Dataset
 from train.experiment.transforms import OPERATIONS
@@ -46,8 +46,7 @@ def checkpoints_to_resume(
     if resume is None:
         return []
     if resume != "auto":
-        checkpoint.check_resumable(Path(resume))
-        return [Path(resume)]
+        return [checkpoint.resumable(Path(resume))]
     every = list(runs_of(config, class_names))
     if writes:
         _check_not_live(config, every)
@@ -61,6 +60,24 @@ def checkpoints_to_resume(
     chosen = _most_alike(config, candidates)
     log.info("run to resume: %s", chosen)
     return checkpoint.checkpoints_in(chosen.path / "ckpt")
+
+
+def check_first(config: Config, known: Collection[Path]) -> None:
+    """Check that no training of the same settings began since `--resume auto` looked for one and found none.
+
+    Args:
+        config: the whole experiment.
+        known: the runs that were there before it looked.
+
+    Raises:
+        LockedError: one did.
+    """
+    for run in runs_of(config, None):
+        if run.path not in known and _experiment_of(run.path) == _experiment(config):
+            raise LockedError(
+                f"{run.path}: another training of these settings began at the same moment. Wait until it ends, then "
+                "use --resume auto."
+            )
 
 
 def _check_not_live(config: Config, every: Sequence[Run]) -> None:

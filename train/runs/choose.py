@@ -18,7 +18,7 @@ from pipeline.common.settings import Document
 from pipeline.common.text import some
 from pipeline.common.yaml_file import read_mapping
 from train.experiment.sections import Config, Train
-from train.weights.checkpoint import CheckpointError, checkpoints_in, weights_in
+from train.weights.checkpoint import CheckpointError, checkpoints_in, run_of, weights_in
 
 log = logging.getLogger(__name__)
 
@@ -185,10 +185,8 @@ def has_metrics(run: Path) -> bool:
 
 def run_folder(path: Path) -> Path | None:
     """The run folder that a path is, or that a checkpoint or an export is in; None outside one."""
-    for folder in (path, path.parent if path.name == "ckpt" else path.parent.parent):
-        if _is_run(folder):
-            return folder
-    return None
+    folders = (path, path.parent if path.name == "ckpt" else path.parent.parent, run_of(path), run_of(path / "any"))
+    return next((folder for folder in folders if folder is not None and _is_run(folder)), None)
 
 
 def weights_of(given: str, config: Config, document: Document, class_names: Sequence[str] | None) -> Path:

@@ -32,6 +32,7 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,7 +41,7 @@ import yaml
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import existing_folder, make_folder, write_json, write_text
-from pipeline.common.locking import locked
+from pipeline.common.locking import locked, turn_in
 from pipeline.common.settings import Document, to_file
 from pipeline.common.value_types import NAME_RULE, is_name
 from train.experiment.sections import Config
@@ -75,6 +76,8 @@ class RunFolder:
         config: the resolved settings, written to config.yaml.
         environment: facts about the machine, written to env.json.
         existing: the folder of a run to resume, instead of a new one.
+        check: called just before a new folder is made, while no other training makes one in the same `ckpt_path`; its
+            error is a start that is refused.
 
     Attributes:
         path: the folder; a new one gets its name and exists from `begin` on.
@@ -84,9 +87,16 @@ class RunFolder:
         UserError: a new folder cannot be made: a part of its path is a file.
     """
 
-    def __init__(self, root: Path, config: Config, environment: dict[str, Any], existing: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        config: Config,
+        environment: dict[str, Any],
+        existing: Path | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path, self._is_new = existing or root, existing is None
-        self._config, self._environment = config, environment
+        self._config, self._environment, self._check = config, environment, check
         self._metrics: AppendFile | None = None
         self._events: EventFile | None = None
         with contextlib.ExitStack() as stack:
@@ -110,7 +120,8 @@ class RunFolder:
         Logs the settings that differ from the start before.
 
         Raises:
-            UserError: a new folder cannot be made, or something else than a file of a run has its name.
+            UserError: a new folder cannot be made, `check` refuses it, or something else than a file of a run has its
+                name.
             OSError: a file cannot be written; a new folder is removed again.
         """
         if not self._is_new:
@@ -120,9 +131,11 @@ class RunFolder:
         missing = [folder for folder in (root, *root.parents) if not folder.exists()]
         try:
             make_folder(root, _ANOTHER)
-            self.path = self._made(root)
-            self._lock(self._stack)
-            self._begin(step)
+            with turn_in(root.parent):  # until the settings are there, by which other starts know this run
+                self._check()
+                self.path = self._made(root)
+                self._lock(self._stack)
+                self._begin(step)
         except BaseException:
             if self.path != root:
                 shutil.rmtree(self.path, ignore_errors=True)

@@ -30,6 +30,7 @@ from train.weights.sealed_json import JsonError
 
 log = logging.getLogger(__name__)
 
+_REMOVED = ".removed.tmp"  # how the JSON of a checkpoint ends while the checkpoint is removed
 _STEM = re.compile(r"epoch_([0-9]{3,9})-step_([0-9]{6,18})")
 
 
@@ -210,8 +211,16 @@ def weights_in(run: Path) -> Path:
     raise CheckpointError(f"{run}: got a folder without checkpoints, expected a run folder or a file of weights.")
 
 
-def check_resumable(path: Path) -> None:
-    """Check that training can resume from a file, before anything is written beside it.
+def run_of(path: Path) -> Path | None:
+    """The run folder of a file in its `ckpt/`, also if that is named from inside or by a link; None of other files."""
+    folder = path.parent
+    if folder.name != "ckpt" or not (folder.parent / "config.yaml").is_file():  # a run's ckpt/ may be a link itself
+        folder = folder.resolve()
+    return folder.parent if folder.name == "ckpt" else None
+
+
+def resumable(path: Path) -> Path:
+    """A checkpoint as the path in its run folder, after a check that training can resume from it.
 
     Raises:
         CheckpointError: it is missing, has no training state, or is not in a run folder.
@@ -222,10 +231,12 @@ def check_resumable(path: Path) -> None:
             f"{path}: got weights only, expected {path.stem}.json (with the step) and {training.name} beside them. "
             f"To start from these weights: --train.pre_trained=true --train.pretrained_model={path}"
         )
-    if path.resolve().parent.name != "ckpt":
+    run = run_of(path)
+    if run is None:
         raise CheckpointError(
             f"{path}: got a checkpoint outside a run folder, expected <run>/ckpt/{path.name}. Move it there."
         )
+    return run / "ckpt" / path.name
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -241,12 +252,24 @@ def prune(folder: Path, keep: int) -> None:
     stems = _stems(folder)
     for stem in stems[: max(len(stems) - keep, 0)]:
         if stem != best:  # the JSON first: without it the other files are no checkpoint
-            for ending in (".json", ".ckpt", ".optimizer.ckpt"):
-                (folder / f"{stem}{ending}").unlink(missing_ok=True)
+            left = folder / f".{stem}{_REMOVED}"
+            (folder / f"{stem}.json").replace(left)
+            _remove_rest(left)
+
+
+def _remove_rest(left: Path) -> None:
+    """Remove the files of a checkpoint that has become the file `left`, and then that."""
+    stem = left.name.removeprefix(".").removesuffix(_REMOVED)
+    if _numbers(stem) and not left.with_name(f"{stem}.json").exists():
+        for ending in (".ckpt", ".optimizer.ckpt"):
+            left.with_name(f"{stem}{ending}").unlink(missing_ok=True)
+    left.unlink()
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files of a run that was killed while it saved."""
+    """Remove what a run that was killed left: its temporary files, and checkpoints that `prune` began to remove."""
+    for left in folder.glob(f".*{_REMOVED}"):
+        _remove_rest(left)
     for left in folder.glob(".*.tmp*"):
         left.unlink()
 

@@ -92,9 +92,9 @@ def _saved_network(facts: dict[str, Any], path: Path) -> Model | None:
     values = facts.get("model") if path.suffix in RUNNERS else facts.get("network")
     if values is not None:
         return _built(Model, values, path, "network")
-    settings = path.parent.parent / "config.yaml"
-    if path.parent.name == "ckpt" and settings.is_file():  # checkpoints of earlier versions
-        return build(Model, Document(settings), "model")
+    run = checkpoint.run_of(path)
+    if run is not None and (run / "config.yaml").is_file():  # checkpoints of earlier versions
+        return build(Model, Document(run / "config.yaml"), "model")
     return None
 
 

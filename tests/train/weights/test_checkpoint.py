@@ -1,8 +1,10 @@
 """A checkpoint is read completely or refused, whatever happened while it was written."""
 
+import contextlib
 import json
 import os
 import resource
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -14,6 +16,7 @@ from pipeline.common.files import write_json
 from train import train
 from train.experiment.sections import Config, Optimizer
 from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
+from train.runs.choose import run_folder
 from train.runs.run_folder import RunFolder
 from train.weights import checkpoint
 from train.weights.checkpoint import CheckpointError, CorruptedError
@@ -178,12 +181,53 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     assert json.loads((tmp_path / "latest.json").read_text())["stem"] == checkpoint.stem(1, 1_000_000)
 
 
-def test_unresumable_checkpoint_is_refused_up_front(saved, tmp_path):
+@pytest.mark.parametrize("number", range(4))
+def test_killed_pruning_is_completed_later(number, tmp_path, monkeypatch):
+    network, step = make()
+    folder = tmp_path / "ckpt"
+    for each in (1, 2):
+        checkpoint.save(folder, checkpoint.stem(1, each), network, step.state(), {"step": each})
+    (folder / "epoch_001-step_000003.ckpt").touch()  # without a JSON, and not ours to remove
+    left, unlink = number, Path.unlink
+
+    def kill(path, missing_ok=False):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) if number < 3 else contextlib.nullcontext():
+        patch.setattr(Path, "unlink", kill)
+        checkpoint.prune(folder, keep=1)
+    assert [path.stem for path in checkpoint.checkpoints_in(folder)] == ["epoch_001-step_000002"]
+    checkpoint.remove_unfinished(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "latest.json", "epoch_001-step_000003.ckpt",
+        *(f"epoch_001-step_000002{ending}" for ending in (".json", ".ckpt", ".optimizer.ckpt")),
+    }  # fmt: skip
+
+
+def test_unresumable_checkpoint_is_refused_up_front(saved, tmp_path, monkeypatch):
     path, network, step = saved
     with pytest.raises(CheckpointError, match=r"outside a run folder, expected <run>/ckpt/epoch_001-step_000002\.ckpt"):
         train.checkpoints_to_resume(Config(), None, str(path))
     path = checkpoint.save(tmp_path / "run" / "ckpt", "x", network, step.state(), {"step": 2})
     assert train.checkpoints_to_resume(Config(), None, str(path)) == [path]
+    (tmp_path / "run" / "config.yaml").touch()
+    (tmp_path / "link").symlink_to(path.parent)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "ckpt").symlink_to(path.parent)
+    monkeypatch.chdir(path.parent)
+    for given in ("x.ckpt", "../ckpt/x.ckpt", tmp_path / "link" / "x.ckpt", tmp_path / "other" / "ckpt" / "x.ckpt"):
+        (found,) = train.checkpoints_to_resume(Config(), None, str(given))
+        assert found.parent.name == "ckpt" and found.parent.parent.samefile(tmp_path / "run")
+    assert run_folder(Path("x.ckpt")) == run_folder(tmp_path / "link") == tmp_path / "run"
+    for name in ("config.yaml", "ckpt"):  # a run whose checkpoints are on another disk
+        (tmp_path / "moved").mkdir(exist_ok=True)
+        (tmp_path / "moved" / name).symlink_to(tmp_path / "run" / name)
+    (found,) = train.checkpoints_to_resume(Config(), None, str(tmp_path / "moved" / "ckpt" / "x.ckpt"))
+    assert found == tmp_path / "moved" / "ckpt" / "x.ckpt"
     path.with_name("x.optimizer.ckpt").unlink()
     with pytest.raises(CheckpointError, match=r"got weights only, expected x\.json .* and x\.optimizer\.ckpt beside"):
         train.checkpoints_to_resume(Config(), None, str(path))
