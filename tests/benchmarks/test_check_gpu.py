@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from paths import ROOT
+from run_make import environment_of_make
 
 SCRIPT = ROOT / "tests" / "benchmarks" / "check_gpu.py"
 
@@ -198,7 +199,8 @@ def test_make_installs_nothing_for_a_rehearsal(tmp_path):
 
     def would_do(*words: str) -> str:
         command = ["make", "-n", *words]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        clean = environment_of_make()
+        return subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=True).stdout
 
     for verb in ("check-gpu", "bench-gpu"):
         for words in ("--device CPU --tiny", "--tiny --device=CPU"):

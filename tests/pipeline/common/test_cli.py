@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import json
 import os
 import re
 import signal
@@ -68,7 +69,8 @@ def test_configuration_taken_without_c_is_named_first(tmp_path, monkeypatch, cap
 
 
 def test_commands_say_first_where_they_write(tmp_path, capsys):
-    (tmp_path / "x.yaml").write_text(f"preprocess: {{dataset: d, manifests: {tmp_path}/m, store: {tmp_path}/s}}\n")
+    keys = {"dataset": "d", "manifests": f"{tmp_path}/m", "store": f"{tmp_path}/s"}
+    (tmp_path / "x.yaml").write_text(json.dumps({"preprocess": keys}))
     expected = {
         "pipeline.manifests": f"ledgers in {tmp_path}/m/d",
         "pipeline.preprocess": f"shards in {tmp_path}/s, and ledgers in {tmp_path}/m/d",
