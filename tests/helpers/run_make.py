@@ -64,7 +64,7 @@ def run_make(folder: Path, *words: str, **environment: str) -> Made:
     calls = folder / "calls"
     calls.unlink(missing_ok=True)
     clean = environment_of_make(**environment)
-    done = subprocess.run(["make", *words], cwd=folder, env=clean, capture_output=True, timeout=120)
+    done = subprocess.run(["make", *words], cwd=folder, env=clean, capture_output=True, timeout=300)
     noted = os.fsdecode(calls.read_bytes()) if calls.exists() else ""
     split = [[word.removeprefix("=") for word in call.split("\0")] for call in noted.split("\0.")[:-1]]
     return Made(done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr), split)

@@ -265,7 +265,7 @@ def test_one_signal_ends_a_run_without_a_trace(inputs, undisturbed, tmp_path, nu
             os.killpg(run.pid, number)  # Ctrl-C goes to the whole group
         else:
             run.send_signal(number)
-        _, said = run.communicate(timeout=100)
+        _, said = run.communicate(timeout=300)
     assert run.returncode == code
     assert "Traceback" not in said
     assert processes_of(settings.store) == []
@@ -287,7 +287,7 @@ def test_killed_run_leaves_no_process_and_is_resumed(inputs, undisturbed, tmp_pa
 
 def limited(settings, limit, value):
     return subprocess.run(
-        preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=120,
+        preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=300,
         preexec_fn=lambda: resource.setrlimit(limit, (value, value)),
     )  # fmt: skip
 
@@ -343,7 +343,7 @@ def test_folder_without_write_permission_exits_74(inputs, undisturbed, tmp_path,
     closed.chmod(0o500)
     before = files(settings)
     run = subprocess.run(
-        preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60, preexec_fn=powers.give_up
+        preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=300, preexec_fn=powers.give_up
     )
     assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
     assert {name: content for name, content in files(settings).items() if name.endswith(".csv")} == before
@@ -355,5 +355,5 @@ def test_folder_without_write_permission_exits_74(inputs, undisturbed, tmp_path,
 def test_a_store_below_a_file_is_told_in_one_line(inputs, tmp_path):
     (tmp_path / "file").write_text("")
     settings = Preprocess(**{**inputs.__dict__, "store": str(tmp_path / "file" / "store")})
-    run = subprocess.run(preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (run.returncode, "Traceback" in run.stderr) == (2, False)

@@ -311,7 +311,7 @@ def test_output_that_nobody_reads_changes_nothing(redirection, code, err, tmp_pa
             done = subprocess.run(
                 ["bash", "-c", f'"$@" {redirection}\nexit ${{PIPESTATUS[0]}}', "bash",
                  sys.executable, program, program, str(write)],
-                cwd=ROOT, env=environment, pass_fds=[write], capture_output=True, text=True, timeout=120,
+                cwd=ROOT, env=environment, pass_fds=[write], capture_output=True, text=True, timeout=300,
             )  # fmt: skip
         finally:
             os.close(write)  # the end of what the program notes
@@ -336,7 +336,7 @@ def run_python(*words: str, **environment: str) -> tuple[int, str, str]:
     """Exit code and output of a new interpreter that does not ignore Ctrl-C, even if this one does."""
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, env={**os.environ, **environment}, text=True,
-        capture_output=True, timeout=120, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        capture_output=True, timeout=300, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 

@@ -153,7 +153,7 @@ def test_lost_cluster_is_said_within_ten_seconds(inputs, tmp_path, lost):
         wait_until(lambda: file.exists() and file.read_text().endswith("}"))
         settings = moved(inputs, tmp_path, engine="dask", scheduler=json.loads(file.read_text())["address"])
         with distributed.Client(settings.scheduler) as client:
-            client.wait_for_workers(1, timeout=60)
+            client.wait_for_workers(1, timeout=300)
         ended = []
 
         def kill_when_a_shard_is_begun() -> None:
