@@ -93,7 +93,7 @@ def test_benchmark_runs_at_its_smallest_size(name: str, tmp_path: Path):
     video = str(write_mp4(tmp_path / "video.mp4"))
     words = [video if word == "VIDEO" else word for word in words]
     command = [sys.executable, str(FOLDER / f"{name.split()[0]}.py"), *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     for start, count in rows.items():

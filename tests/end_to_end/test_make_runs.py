@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from paths import CONFIGS, ROOT
-from run_make import clone
+from run_make import clone, environment_of_make
 
 pytestmark = pytest.mark.slow
 ODD = "R&D 'x' \"y\"; `touch x` $(touch x) $HOME #1 \u65e5\u672c"
@@ -34,7 +34,7 @@ def quoted(text: str) -> str:
 
 def run_verb(folder: Path, *words: str) -> str:
     """Run make, and return what it prints on stdout."""
-    environment = {name: os.environ[name] for name in ("PATH", "HOME", "XDG_CACHE_HOME")}
+    environment = environment_of_make(XDG_CACHE_HOME=os.environ["XDG_CACHE_HOME"])
     command = ["make", "-s", *words]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,8 @@ DEATHS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP)
 
 def kill_once(inputs, undisturbed, folder, monkeypatch, caplog, death, start=700, jobs=1, victim=BY_DECORD):
     """A run whose decoder dies once at one video; its log."""
-    settings = moved(inputs, folder, jobs=jobs, video_timeout_s=2.0)
+    deadline_s = 2.0 if death == signal.SIGSTOP else 60.0  # only a stopped decoder needs it
+    settings = moved(inputs, folder, jobs=jobs, video_timeout_s=deadline_s)
     caplog.set_level(logging.INFO)
     with monkeypatch.context() as patch:
         faults = ReadFaults(patch, folder, path_of(settings, victim).name, -death, start, times=1)

@@ -191,7 +191,9 @@ def test_a_reader_beside_a_writer_sees_one_numbering(tmp_path):
     if not child:
         try:
             for number in range(1, 10_000):
-                write_all(settings, sides[number % 2])
+                # Each is new: a reader that was stopped for two writes could not tell them from none.
+                reason = f"write {number}"
+                write_all(settings, {split: each.assign(reason=reason) for split, each in sides[number % 2].items()})
                 time.sleep(0.02)
         finally:
             os._exit(1)

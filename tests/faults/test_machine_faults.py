@@ -40,7 +40,7 @@ def run_command(folder: Path, *words: str, **environment: str) -> subprocess.Com
         options = ["-c", f"{folder}/c.yaml"]
     module = command if "." in command else f"pipeline.{command}"
     return subprocess.run(
-        [sys.executable, "-m", module, *options, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-m", module, *options, *flags], cwd=ROOT, capture_output=True, text=True, timeout=300,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{HELPERS}", **environment},
     )  # fmt: skip
 
@@ -81,7 +81,11 @@ def test_sample_without_locks_is_one_line(folder: Path) -> None:
 
 def test_sample_in_proc_says_the_true_cause() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.sample", "--out=/proc/x"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "pipeline.sample", "--out=/proc/x"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     check_line(done, "/proc/.x.lock: No such file or directory")
 
@@ -151,7 +155,7 @@ def test_too_little_memory_is_one_line(folder: Path, command: str, kilobytes: in
     words += [f"--out={folder}/sample"] * (command == "sample")
     done = subprocess.run(
         ["bash", "-c", 'ulimit -v "$0"; exec "$@"', str(kilobytes), *words],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     check_line(done, "out of memory")
     assert not (folder / "sample").exists()
@@ -163,7 +167,7 @@ def test_preprocess_into_head_ends_its_work(folder: Path, stored: Preprocess) ->
     done = subprocess.run(
         ["bash", "-c", '"$0" -m pipeline.preprocess -c "$1" 2>&1 | head -n 1; exit ${PIPESTATUS[0]}',
          sys.executable, f"{folder}/c.yaml"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert (done.returncode, len(done.stdout.splitlines()), done.stderr) == (0, 1, "")
     assert {name: data for name, data in files(settings).items() if name.endswith(".h5")} == {
@@ -182,7 +186,7 @@ def test_verify_into_head_keeps_its_exit_code(folder: Path, stored: Preprocess) 
     done = subprocess.run(
         ["bash", "-c", '"$@" | true; exit ${PIPESTATUS[0]}', "bash",
          sys.executable, "-m", "pipeline.verify", "-c", f"{folder}/c.yaml", *flags],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
@@ -200,7 +204,7 @@ def test_killed_process_of_sample_is_one_line(folder: Path) -> None:
             for process in entry.read_text().split():
                 if b"popen_loky" in Path(f"/proc/{process}/cmdline").read_bytes():
                     os.kill(int(process), signal.SIGKILL)
-        errors = child.communicate(timeout=60)[1]
+        errors = child.communicate(timeout=300)[1]
     assert child.returncode == 74, errors
     assert errors.splitlines()[-1].startswith("error: a child process died") and "Traceback" not in errors
     assert os.listdir(folder) == [".sample.lock"]
@@ -236,7 +240,7 @@ def test_closed_folder_costs_only_its_videos(folder: Path) -> None:
     for command in ("preprocess", "manifests"):
         results[command] = subprocess.run(
             [sys.executable, "-c", program, f"pipeline.{command}", "-c", f"{folder}/c.yaml"],
-            cwd=ROOT, capture_output=True, text=True, timeout=120,
+            cwd=ROOT, capture_output=True, text=True, timeout=300,
             env={**os.environ, "PYTHONPATH": f"{ROOT}:{HELPERS}"},
         )  # fmt: skip
         if command == "preprocess":

@@ -59,7 +59,7 @@ def run_program(*words: object, obeys: bool = False, **environment: str) -> subp
         environment: more of it.
     """
     return subprocess.run(
-        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=200,
+        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=300,
         preexec_fn=powers.give_up if obeys else None,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{HELPERS}", **environment},
     )  # fmt: skip

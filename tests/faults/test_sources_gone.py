@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -62,7 +63,7 @@ def rebuild(settings: Preprocess) -> int:
     config = Path(settings.manifests) / "empty.yaml"
     config.parent.mkdir(exist_ok=True)
     config.write_text("{}")
-    return manifests.main(["-c", str(config), *words, f"--preprocess.labels=[{settings.labels[0]}]"])
+    return manifests.main(["-c", str(config), *words, f"--preprocess.labels={json.dumps(settings.labels)}"])
 
 
 def all_files(settings: Preprocess) -> dict[str, bytes]:

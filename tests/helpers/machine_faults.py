@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -81,11 +82,18 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*start)(
 def _library() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="machine-faults-"))
     (folder / "faults.c").write_text(_SOURCE)
-    library = folder / "faults.so"
+    library = folder / "machine_faults.so"
     subprocess.run(
         ["gcc", "-shared", "-fPIC", "-O1", "-o", library, folder / "faults.c", "-ldl", "-pthread"], check=True
     )
     return library
+
+
+def preloading(library: Path) -> dict[str, str]:
+    """The environment of a program that loads a library first."""
+    # By its name: a path in LD_PRELOAD would end at a space.
+    folders = [str(library.parent), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    return {"LD_PRELOAD": library.name, "LD_LIBRARY_PATH": ":".join(folders)}
 
 
 def can_fail() -> bool:
@@ -103,7 +111,7 @@ def failing(calls: str, number: int, path: str) -> dict[str, str]:
     """
     marked = "".join(f"<{call}>" for call in calls.split())
     return {
-        "LD_PRELOAD": str(_library()), "FAULT_CALLS": marked, "FAULT_ERRNO": str(number), "FAULT_PATH": path,
+        **preloading(_library()), "FAULT_CALLS": marked, "FAULT_ERRNO": str(number), "FAULT_PATH": path,
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from machine_faults import preloading
 from paths import HELPERS
 
 
@@ -19,7 +20,7 @@ def _compiled() -> tuple[Path, tempfile.TemporaryDirectory]:
     if compiler is None:
         pytest.skip("no C compiler for the library that makes reads fail")
     folder = tempfile.TemporaryDirectory(prefix="read-faults-")
-    library = Path(folder.name) / "faults.so"
+    library = Path(folder.name) / "read_faults.so"
     command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(HELPERS / "read_faults.c"), "-ldl"]
     built = subprocess.run(command, capture_output=True, text=True)
     if built.returncode:
@@ -47,7 +48,8 @@ class ReadFaults:
         self._log.touch()
         for key, value in {"NAME": name, "HOW": how, "FROM": start, "TIMES": times, "LOG": self._log}.items():
             patch.setenv(f"FAULT_{key}", str(value))
-        patch.setenv("LD_PRELOAD", str(library))
+        for key, value in preloading(library).items():
+            patch.setenv(key, value)
 
     @property
     def count(self) -> int:

@@ -54,12 +54,17 @@ def clone(folder: Path) -> Path:
     return folder
 
 
+def environment_of_make(**more: str) -> dict[str, str]:
+    """The environment of a make that a test starts, without what `make test` exports (ARGS, MAKEFLAGS)."""
+    return {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **more}
+
+
 def run_make(folder: Path, *words: str, **environment: str) -> Made:
     """Run make in a clone without the variables of `make test`; `environment` is added to that of make."""
     calls = folder / "calls"
     calls.unlink(missing_ok=True)
-    clean = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environment}
-    done = subprocess.run(["make", *words], cwd=folder, env=clean, capture_output=True, timeout=60)
+    clean = environment_of_make(**environment)
+    done = subprocess.run(["make", *words], cwd=folder, env=clean, capture_output=True, timeout=300)
     noted = os.fsdecode(calls.read_bytes()) if calls.exists() else ""
     split = [[word.removeprefix("=") for word in call.split("\0")] for call in noted.split("\0.")[:-1]]
     return Made(done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr), split)

@@ -18,12 +18,14 @@ import numpy as np
 import powers
 import pytest
 from count_opens import count_opens, once_each
-from make_inputs import copy_of, files, leftovers, make_inputs, moved, train_rows
+from hold_video import HOLDING, held
+from make_inputs import copy_of, files, leftovers, make_inputs, moved, path_of, train_rows
 from make_store import make_format_1
 from make_videos import read_number, write_mp4
 from paths import ROOT
 from processes import processes_of
 from terminal import Terminal
+from waiting import wait_until
 
 from pipeline.common.errors import UserError
 from pipeline.common.locking import LockedError, locked
@@ -240,34 +242,30 @@ def test_dry_run_lists_first_videos_and_writes_nothing(inputs, tmp_path, capsys)
     assert not Path(settings.store).exists()
 
 
-def start(settings):
+@contextlib.contextmanager
+def started(settings):
     """A run with a separate process group, as a shell starts it, that is writing and cannot end."""
-    run = subprocess.Popen(
+    with held(path_of(settings, 6)) as reached, subprocess.Popen(
         preprocess_command(settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        env={**os.environ, **HOLDING}, start_new_session=True,
         # Background programs of a shell that is not interactive ignore SIGINT, and so do their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    end = time.monotonic() + 60
-    while run.poll() is None and time.monotonic() < end:
-        # A child that has not started its program yet would block the run, which waits for it in vfork.
-        decoders = processes_of(settings.store, "pipeline.decoding.worker")
-        if decoders and list(Path(settings.store).glob(".*.tmp")):
-            os.kill(decoders.pop(), signal.SIGSTOP)
-            return run
-        time.sleep(0.005)
-    pytest.fail(f"no decoder was seen at work: {run.communicate()}")
+    ) as run:  # fmt: skip
+        wait_until(lambda: run.poll() is not None or reached.exists() and list(Path(settings.store).glob(".*.tmp")))
+        assert run.poll() is None, run.communicate()
+        assert processes_of(settings.store, "pipeline.decoding.worker")
+        yield run
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_one_signal_ends_a_run_without_a_trace(inputs, undisturbed, tmp_path, number, code):
     settings = moved(inputs, tmp_path)
-    with start(settings) as run:
+    with started(settings) as run:
         if number == signal.SIGINT:
             os.killpg(run.pid, number)  # Ctrl-C goes to the whole group
         else:
             run.send_signal(number)
-        _, said = run.communicate(timeout=30)
+        _, said = run.communicate(timeout=300)
     assert run.returncode == code
     assert "Traceback" not in said
     assert processes_of(settings.store) == []
@@ -278,16 +276,10 @@ def test_one_signal_ends_a_run_without_a_trace(inputs, undisturbed, tmp_path, nu
 
 def test_killed_run_leaves_no_process_and_is_resumed(inputs, undisturbed, tmp_path):
     settings = moved(inputs, tmp_path)
-    with start(settings) as run:
+    with started(settings) as run:
         run.kill()
-        for pid in processes_of(settings.store):  # one stopped before it had its limits continues, and ends by itself
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-        run.communicate(timeout=30)
-    end = time.monotonic() + 5
-    while processes_of(settings.store) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert processes_of(settings.store) == []
+        run.wait()
+        wait_until(lambda: processes_of(settings.store) == [])
     assert preprocess_store(settings) == 0
     assert files(settings) == files(undisturbed)
     assert leftovers(settings) == []
@@ -295,7 +287,7 @@ def test_killed_run_leaves_no_process_and_is_resumed(inputs, undisturbed, tmp_pa
 
 def limited(settings, limit, value):
     return subprocess.run(
-        preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=120,
+        preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=300,
         preexec_fn=lambda: resource.setrlimit(limit, (value, value)),
     )  # fmt: skip
 
@@ -351,7 +343,7 @@ def test_folder_without_write_permission_exits_74(inputs, undisturbed, tmp_path,
     closed.chmod(0o500)
     before = files(settings)
     run = subprocess.run(
-        preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60, preexec_fn=powers.give_up
+        preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=300, preexec_fn=powers.give_up
     )
     assert (run.returncode, "Traceback" in run.stderr) == (74, False), run.stderr
     assert {name: content for name, content in files(settings).items() if name.endswith(".csv")} == before
@@ -363,5 +355,5 @@ def test_folder_without_write_permission_exits_74(inputs, undisturbed, tmp_path,
 def test_a_store_below_a_file_is_told_in_one_line(inputs, tmp_path):
     (tmp_path / "file").write_text("")
     settings = Preprocess(**{**inputs.__dict__, "store": str(tmp_path / "file" / "store")})
-    run = subprocess.run(preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(preprocess_command(settings), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (run.returncode, "Traceback" in run.stderr) == (2, False)

@@ -165,7 +165,7 @@ def test_interrupt_ends_with_130_and_a_word(words, tmp_path):
             if "step:[" in line:
                 break
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == EXIT_SIGINT
+        assert process.wait(timeout=300) == EXIT_SIGINT
         assert "SIGINT: stopping at once." in process.stderr.read()
     assert not list(tmp_path.iterdir())
 
@@ -186,7 +186,7 @@ def test_three_processes_have_the_counts_of_one(words, tmp_path, monkeypatch):
             time.sleep(1)  # until the port is free
         else:
             with start_program(program, [*words, *more]) as process:
-                assert process.wait(timeout=200) == EXIT_OK
+                assert process.wait(timeout=300) == EXIT_OK
         folders = sorted(out.iterdir())
         assert len(folders) == 3
         summaries.append([json.loads((folder / "summary.json").read_text()) for folder in folders])

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import json
 import os
 import re
 import signal
@@ -68,7 +69,8 @@ def test_configuration_taken_without_c_is_named_first(tmp_path, monkeypatch, cap
 
 
 def test_commands_say_first_where_they_write(tmp_path, capsys):
-    (tmp_path / "x.yaml").write_text(f"preprocess: {{dataset: d, manifests: {tmp_path}/m, store: {tmp_path}/s}}\n")
+    keys = {"dataset": "d", "manifests": f"{tmp_path}/m", "store": f"{tmp_path}/s"}
+    (tmp_path / "x.yaml").write_text(json.dumps({"preprocess": keys}))
     expected = {
         "pipeline.manifests": f"ledgers in {tmp_path}/m/d",
         "pipeline.preprocess": f"shards in {tmp_path}/s, and ledgers in {tmp_path}/m/d",
@@ -309,7 +311,7 @@ def test_output_that_nobody_reads_changes_nothing(redirection, code, err, tmp_pa
             done = subprocess.run(
                 ["bash", "-c", f'"$@" {redirection}\nexit ${{PIPESTATUS[0]}}', "bash",
                  sys.executable, program, program, str(write)],
-                cwd=ROOT, env=environment, pass_fds=[write], capture_output=True, text=True, timeout=120,
+                cwd=ROOT, env=environment, pass_fds=[write], capture_output=True, text=True, timeout=300,
             )  # fmt: skip
         finally:
             os.close(write)  # the end of what the program notes
@@ -334,7 +336,7 @@ def run_python(*words: str, **environment: str) -> tuple[int, str, str]:
     """Exit code and output of a new interpreter that does not ignore Ctrl-C, even if this one does."""
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, env={**os.environ, **environment}, text=True,
-        capture_output=True, timeout=120, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        capture_output=True, timeout=300, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 

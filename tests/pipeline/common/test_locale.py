@@ -1,5 +1,6 @@
 """Names beyond ASCII are found, stored and shown whatever the locale, because Python starts again in UTF-8 mode."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,7 +22,8 @@ def manifests(folder: Path, **environment: str) -> subprocess.CompletedProcess[b
     data.mkdir(exist_ok=True)
     (data / f"{NAME}.mp4").touch()
     (data / "train.csv").write_text(f"path,label\n{NAME}.mp4,{NAME}\n", encoding="utf-8")
-    (folder / "x.yaml").write_text(f"preprocess: {{dataset: d, data_root: {data}}}\n", encoding="utf-8")
+    keys = {"dataset": "d", "data_root": str(data)}
+    (folder / "x.yaml").write_text(json.dumps({"preprocess": keys}, ensure_ascii=False), encoding="utf-8")
     words = ["-m", "pipeline.manifests", "-c", str(folder / "x.yaml"), f"--preprocess.store={folder / NAME}-shards",
              f"--preprocess.manifests={folder}/m"]  # fmt: skip
     clean = {key: value for key, value in os.environ.items() if key != "LANG" and not key.startswith(("LC_", "PYTHON"))}

@@ -173,7 +173,7 @@ def test_turns_in_a_folder_follow_each_other(tmp_path: Path, monkeypatch: pytest
             waiting = pool.submit(second)
             time.sleep(0.1)
             events.append("first")
-        waiting.result(timeout=100)
+        waiting.result(timeout=300)
     assert events == ["first", "second"] and list(tmp_path.iterdir()) == []
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.EBADF, "as NFS answers")))
     with turn_in(tmp_path):

@@ -1,9 +1,9 @@
 """Which YAML files are read, and that every other file is refused fast and in few lines."""
 
 import os
-import time
 
 import pytest
+from speed import second, seconds_of
 
 from pipeline.common import recipe
 from pipeline.common.errors import SettingsError
@@ -85,17 +85,21 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_file_is_refused_in_under_a_second(tmp_path, name):
+def test_hostile_file_is_refused_soon(tmp_path, name):
     text, message = HOSTILE[name]
     path = tmp_path / "x.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    began = time.process_time()
-    with pytest.raises(SettingsError, match=message) as caught:
-        recipe.load(Document(path))
-    assert time.process_time() - began < 1
-    lines = str(caught.value).split("\n")
+    errors = []
+
+    def read() -> None:
+        with pytest.raises(SettingsError, match=message) as caught:
+            recipe.load(Document(path))
+        errors.append(caught.value)
+
+    assert seconds_of(read) < 3 * second()  # half a second at most; what a bomb holds has no end
+    lines = str(errors[0]).split("\n")
     assert len(lines) <= 21 and max(map(len, lines)) < 400 + len(str(path))
-    assert caught.value.exit_code == 2
+    assert errors[0].exit_code == 2
 
 
 def test_what_is_no_file_is_refused_without_waiting(tmp_path):

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from make_inputs import files, leftovers, make_inputs, moved
+from hold_video import HOLDING, held
+from make_inputs import files, leftovers, make_inputs, moved, path_of, train_rows
 from paths import ROOT
 from waiting import wait_until
 
@@ -31,9 +32,7 @@ distributed = pytest.importorskip("distributed", reason="the extra [cluster] is 
 def workers() -> Iterator["distributed.LocalCluster"]:
     """Two processes with one thread each."""
     os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "spawn"
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, env={"PYTHONPATH": str(ROOT)}
-    ) as made:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, env=HOLDING) as made:
         yield made
 
 
@@ -64,17 +63,20 @@ def test_a_cluster_writes_the_bytes_of_one_machine(workers, inputs, undisturbed,
 
 def test_a_shard_whose_worker_dies_is_given_to_another(workers, inputs, undisturbed, tmp_path):
     settings = on(workers, inputs, tmp_path)
-    killed = []
+    shard = train_rows(undisturbed)["shard"].iloc[7].removesuffix(".h5")
+    killed, holds = [], threading.Event()
 
-    def kill_the_first_writer():
-        while not killed:
-            for path in Path(settings.store).glob(".*.h5.tmp"):
-                killed.append(int(path.name.split("-")[-1].split(".")[0]))
-                os.kill(killed[0], signal.SIGKILL)
-                return
+    def kill_the_writer() -> None:
+        with held(path_of(inputs, 7)) as reached:
+            holds.set()
+            wait_until(reached.exists)
+            (path,) = Path(settings.store).glob(f".{shard}.*.h5.tmp")
+            killed.append(int(path.name.split("-")[-1].split(".")[0]))
+            os.kill(killed[0], signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_the_first_writer)
+    killer = threading.Thread(target=kill_the_writer)
     killer.start()
+    holds.wait()
     assert preprocess_store(settings) == 0
     killer.join()
     assert killed and killed[0] != os.getpid()
@@ -94,9 +96,12 @@ def test_workers_of_other_versions_are_refused_by_name(workers, inputs, tmp_path
 
 def test_no_scheduler_is_said_in_one_line(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(dask_cluster, "_CONNECT_S", 0.5)
-    settings = moved(inputs, tmp_path, engine="dask", scheduler="tcp://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"preprocess.scheduler: tcp://127.0.0.1:9 does not answer .*`dask scheduler`"):
-        preprocess_store(settings)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        settings = moved(inputs, tmp_path, engine="dask", scheduler=address)
+        with pytest.raises(UserError, match=rf"preprocess.scheduler: {address} does not answer .*`dask scheduler`"):
+            preprocess_store(settings)
 
 
 def test_worker_stops_writing_when_its_run_has_ended(inputs, tmp_path):
@@ -123,7 +128,7 @@ def test_address_of_no_scheduler_is_said_soon(inputs, tmp_path, monkeypatch, ans
         began = time.monotonic()
         with pytest.raises(UserError, match=f"preprocess.scheduler: {address} does not answer"):
             preprocess_store(settings)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20  # Dask itself waits for 30
 
 
 @pytest.mark.slow
@@ -148,7 +153,7 @@ def test_lost_cluster_is_said_within_ten_seconds(inputs, tmp_path, lost):
         wait_until(lambda: file.exists() and file.read_text().endswith("}"))
         settings = moved(inputs, tmp_path, engine="dask", scheduler=json.loads(file.read_text())["address"])
         with distributed.Client(settings.scheduler) as client:
-            client.wait_for_workers(1, timeout=60)
+            client.wait_for_workers(1, timeout=300)
         ended = []
 
         def kill_when_a_shard_is_begun() -> None:

@@ -252,7 +252,7 @@ def test_other_labels_named_kinetics400_are_renumbered(tmp_path):
 
 
 def test_own_videos_by_path_and_label(tmp_path):
-    write(tmp_path, "train.csv", f"path,label\ncats/a b.mp4,cat\n{tmp_path.resolve()}/dogs/1.mp4,dog\n")
+    write(tmp_path, "train.csv", f'path,label\ncats/a b.mp4,cat\n"{tmp_path.resolve()}/dogs/1.mp4",dog\n')
     write(tmp_path, "val.csv", "path,label\n./cats/c.mov,cat\n")
     found = load(tmp_path)
     assert not found.kinetics

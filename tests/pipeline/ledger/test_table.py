@@ -1,7 +1,6 @@
 """A ledger is written and read without loss, and an invalid one is refused with all its errors."""
 
 import json
-import time
 
 import pandas as pd
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from make_ledgers import IDS, ROWS, build_ledgers, command, ledger_bytes, recipe_of, touch, val
 from make_store import make_ledger
+from speed import second, seconds_of
 
 from pipeline.common.outcome import LATER_FIELDS
 from pipeline.common.tables import InputError
@@ -124,12 +124,12 @@ def test_training_checks_what_it_depends_on(tmp_path, name, value):
     assert any(name in bad.column and bad.row in (4, 3) for bad in caught.value.bad_values), str(caught.value)
 
 
-def test_range_check_takes_a_part_of_the_reading(tmp_path):
+def test_range_check_takes_a_part_of_the_reading():
     table = make_ledger(20_000, "train").assign(status="ok", num_frames=12, shard="train-00000-of-00001.h5")
     table = table[[*TRAINING]]
-    began = time.process_time()
     assert is_plausible(table)
-    assert time.process_time() - began < 0.2  # 5 ms; a pandera check takes over a second
+    seconds = min(seconds_of(lambda: is_plausible(table)) for _ in range(3))  # one may clean up memory
+    assert seconds < 0.2 * second()  # 5 ms; a pandera check takes over a second
 
 
 FLOATS = st.floats(min_value=0, max_value=1e6, allow_nan=False)

@@ -345,7 +345,7 @@ cli.run(main)
 
 def test_a_read_that_hangs_ends_the_process(settings):
     command = [sys.executable, "-c", HANGING, repr(dataclasses.asdict(settings))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 75, done.stderr
     assert done.stdout.split() == ["0", "1"]
     assert done.stderr.splitlines()[-1].startswith("error: No batch for 2 s")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from make_driver import make_driver, make_libraries
 from paths import ROOT
+from run_make import environment_of_make
 
 import train
 from pipeline.common.settings import Document
@@ -183,7 +184,8 @@ def test_make_install_gpu_is_skipped_when_up_to_date(tmp_path):
 
     def would_do(*words: str) -> str:
         command = ["make", "-n", "install", *words]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        clean = environment_of_make()
+        return subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=True).stdout
 
     stamps[0].touch()
     assert "[gpu]" in would_do("GPU=1")

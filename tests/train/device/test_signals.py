@@ -65,7 +65,7 @@ def test_signal_ends_after_the_step_or_at_once(doing, at_once, signals, exit_cod
         process.stdin.write("x")  # the step can finish now
         process.stdin.flush()
     rest = process.stdout.read()
-    assert process.wait(timeout=100) == exit_code
+    assert process.wait(timeout=300) == exit_code
     assert rest == ("" if at_once else "step finished\n")
     if signals:
         assert lines[-1] == f"{signals[-1].name}: " + (
@@ -95,7 +95,7 @@ def test_command_with_mindspore_ends_at_once(tmp_path):
     process = start_in_c(COMMAND, str(tmp_path / "result"))
     process.send_signal(signal.SIGINT)
     assert process.stderr.read() == "SIGINT: stopping at once.\n"  # before the byte comes
-    assert process.communicate(timeout=100) == ("", "")
+    assert process.communicate(timeout=300) == ("", "")
     assert process.returncode == EXIT_SIGINT and list(tmp_path.iterdir()) == []
 
 
@@ -131,7 +131,7 @@ def test_signals_that_are_ignored_stay_ignored(tmp_path):
     process = start_in_c(COMMAND, "result", cwd=tmp_path, preexec_fn=ignore_all)
     for number in SIGNALS:
         process.send_signal(number)
-    assert process.communicate("x", timeout=100) == ("", "")
+    assert process.communicate("x", timeout=300) == ("", "")
     assert process.returncode == EXIT_OK and (tmp_path / "result").read_text() == "x"
 
 

@@ -102,7 +102,7 @@ def together(folder: Path, *words: str) -> subprocess.Popen:
 def died(folder) -> tuple[int, str]:
     """How training ends when one of its two workers has killed itself after step 5: exit code and messages."""
     process = together(folder)
-    _, said = process.communicate(timeout=280)
+    _, said = process.communicate(timeout=300)
     return process.returncode, said
 
 
@@ -167,7 +167,7 @@ def test_signal_ends_all_with_checkpoint_and_exit_code(tmp_path, number, code):
     wait_until(lambda: all(path.is_file() and path.read_text() for path in noted))
     pids = [int(path.read_text()) for path in noted]
     started.send_signal(number)
-    _, said = started.communicate(timeout=60)
+    _, said = started.communicate(timeout=300)
     assert started.returncode == code, said
     assert f"ended with exit code {code}" in said and said.rstrip().endswith("Resume with --resume auto.")
     assert all(map(has_ended, pids))
@@ -202,7 +202,7 @@ def test_two_processes_resume_where_one_ended(tmp_path, monkeypatch, group_size)
     whole = dict(made)
     assert train.main([*alone, f"--train.ckpt_path={tmp_path}/runs"]) == EXIT_RETRY
     process = together(tmp_path, *words[2:], "--resume", "auto")  # each with 2 clips
-    _, said = process.communicate(timeout=280)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == EXIT_OK, said
     assert sorted(int(path.stem[-1]) for path in tmp_path.glob("rank0-step*.npz")) == [4, 5, 6, 7, 8]
     (run,) = (tmp_path / "runs" / "tiny").iterdir()
@@ -218,7 +218,7 @@ def test_two_processes_resume_where_one_ended(tmp_path, monkeypatch, group_size)
 def test_a_mistake_keeps_its_exit_code(tmp_path):
     write_config(tmp_path)
     process = together(tmp_path, "--model.num_classes=2")
-    _, said = process.communicate(timeout=100)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == EXIT_USAGE and said.rstrip().endswith("Fix the error there."), said
 
 

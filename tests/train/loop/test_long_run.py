@@ -75,7 +75,7 @@ def test_ten_kills_at_any_moment_change_no_bit(tmp_path):
                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
 
     with start("whole") as whole:
-        _, said = whole.communicate(timeout=120)
+        _, said = whole.communicate(timeout=300)
     assert whole.returncode == EXIT_OK, said
     moments, kills = random.Random(0), 0
     while True:

@@ -72,7 +72,7 @@ def facts_of(page: Path, *flags: str) -> dict:
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
         "--virtual-time-budget=20000", *flags, page.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     found = re.search(r"<pre>(.+?)</pre>", done.stdout, re.S)
     assert found, done.stdout[-500:] + done.stderr[-500:]
     return json.loads(unescape(found[1]))

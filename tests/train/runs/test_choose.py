@@ -44,12 +44,12 @@ def test_newest_is_by_recorded_utc_time(tmp_path, caplog):
 
 def test_earlier_versions_runs_have_their_first_record(tmp_path):
     old = make_run(tmp_path, "own/20990101-000000", None)
-    (old / "metrics.jsonl").write_text('{"step": 1, "time": 1790000000.5}\n{"step": 2, "time": 9990000000}\n')
+    (old / "metrics.jsonl").write_text('{"step": 1, "time": 1590000000.5}\n{"step": 2, "time": 9990000000}\n')
     broken = make_run(tmp_path, "own/20980101-000000", "yesterday")
     (broken / "metrics.jsonl").write_bytes(b"\xff\x00{")
-    new = make_run(tmp_path, "own/20260101-000000", "2026-11-26T08:00:00+00:00")
+    new = make_run(tmp_path, "own/20200101-000000", "2020-11-26T08:00:00+00:00")
     assert [run.path for run in runs(tmp_path)][1:] == [new, old]  # the broken one is as old as its folder: now
-    assert [run.started for run in runs(tmp_path)][2] == 1790000000.5
+    assert [run.started for run in runs(tmp_path)][2] == 1590000000.5
 
 
 def test_only_runs_of_dataset_and_classes_count(tmp_path, caplog):

@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.settings import Document
 from train.experiment.load import load_config
 from train.experiment.sections import Config
+from train.runs import starts
 from train.runs.append_file import AppendFile
 from train.runs.run_folder import RunFolder
 from train.runs.starts import STARTS, git_facts, read_starts
@@ -69,13 +72,25 @@ def test_line_cut_by_a_power_failure_costs_only_itself(tmp_path):
     assert read_starts(run)[1]["changed"] == {"learning_rate.lr": [0.05, 0.01]}
 
 
-def test_git_commit_and_changed_files_are_recorded(tmp_path):
-    def git(*words: str) -> str:
-        identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
-        return subprocess.run(
-            ["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True, text=True
-        ).stdout
+@pytest.fixture
+def git(tmp_path, monkeypatch) -> Callable[..., str]:
+    """Runs git in `tmp_path`, whatever settings this machine has, and has time for it; returns what it prints."""
+    if shutil.which("git") is None:
+        pytest.skip("no git")
+    for name in [name for name in os.environ if name.startswith("GIT_")]:  # of a hook that runs these tests
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(starts, "_GIT_S", 100.0)
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+    settings = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
+    def run(*words: str) -> str:
+        command = ["git", "-C", tmp_path, *identity, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=settings).stdout
+
+    return run
+
+
+def test_git_commit_and_changed_files_are_recorded(tmp_path, git):
     assert git_facts(tmp_path) is None
     git("init", "-q")
     (tmp_path / "a").write_text("1")
@@ -87,10 +102,10 @@ def test_git_commit_and_changed_files_are_recorded(tmp_path):
     assert git_facts(tmp_path) == {"commit": commit, "dirty": True}
 
 
-def test_git_is_of_the_program_whatever_surrounds_it(tmp_path, monkeypatch):
+def test_git_is_of_the_program_whatever_surrounds_it(tmp_path, git, monkeypatch):
     folder = Path(__file__).parents[3]
     expected = git_facts(folder)
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    git("init", "-q")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as in a hook of another repository
     monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path))
     assert expected is None or expected["commit"] and git_facts(folder) == expected
@@ -98,12 +113,11 @@ def test_git_is_of_the_program_whatever_surrounds_it(tmp_path, monkeypatch):
     assert git_facts(folder) is None
 
 
-def test_git_of_a_repository_of_another_user(tmp_path):
+def test_git_of_a_repository_of_another_user(tmp_path, git):
     if os.geteuid():
         pytest.skip("only root can give files to another user")
-    git = ["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x@example.com"]
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "x")
     for path in (tmp_path, tmp_path / ".git"):  # as in a container
         os.chown(path, 12345, 12345)
     assert git_facts(tmp_path) is not None

@@ -15,7 +15,7 @@ from model.r2plus1d import mc3_18, r2plus1d_18, r2plus1d_50
 from pipeline.common.errors import UserError
 from train import export as export_command
 from train.weights import export as export_file
-from train.weights.export import ExportError, export
+from train.weights.export import ExportError, export, write_with_mindspore
 from train.weights.exported import ExportedError, ExportedNetwork, facts_path
 from train.weights.onnx_graph import build_onnx
 
@@ -131,7 +131,7 @@ def test_an_onnx_that_cannot_be_loaded_is_one_line(network, tmp_path):
 @pytest.mark.parametrize("damage", ["empty", "short", "flip", "no facts", "bad facts", "no input"])
 def test_a_damaged_mindir_is_refused(damage, tmp_path):
     path = tmp_path / "net.mindir"
-    ms.export(nn.Flatten(), ms.Tensor(clips(2)), file_name=str(path), file_format="MINDIR")
+    write_with_mindspore(nn.Flatten(), (2, *CLIP), path, "MINDIR")
     path.chmod(0o644)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     facts_path(path).write_text(json.dumps(facts_for(2) | {"sha256": digest}))
