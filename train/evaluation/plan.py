@@ -15,7 +15,7 @@ from train.data.crops import places
 from train.data.random_draws import Draws
 from train.data.timeline import Timeline, stored_of
 from train.data.views import Cuts, PlannedViews, Views
-from train.evaluation.protocols import Protocol, windows_of, zjut_frames
+from train.evaluation.protocols import Protocol, windows_of, zjut_frames, zjut_mode
 from train.experiment.sections import Config, Loader
 
 
@@ -154,7 +154,7 @@ def _choose(count: Count, clip_len: int, config: Config, timeline: Timeline, vid
         known = timeline.known()
         if protocol.frames == "zjut":
             draws = Draws(count.seed, each=clip_len).of(videos)
-            source = zjut_frames(loader.dataset.seq_mode, known.source_frames, draws)[:, None]
+            source = zjut_frames(zjut_mode(loader.dataset), known.source_frames, draws)[:, None]
             short = known.source_frames < clip_len
         else:
             source, windows = windows_of(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from train.data.clip_sampling import clip_indices
 from train.data.timeline import num_resampled, resampled
-from train.experiment.sections import Config, Dataset
+from train.experiment.sections import WITHOUT_STEP, Config, Dataset
 
 
 @dataclass(frozen=True)
@@ -85,29 +85,37 @@ def protocols_of(names: Sequence[str], dataset: Dataset) -> dict[str, Protocol]:
     return {name: PROTOCOLS[name] for name in names} or {OWN: own}
 
 
-def clips_seen(protocols: Iterable[Protocol], config: Config) -> list[dict[str, float]]:
-    """The distinct `seq` and `frame_interval` of the clips that protocols take of stored frames.
+def clips_seen(protocols: Iterable[Protocol], config: Config) -> list[dict[str, float | str]]:
+    """The distinct `seq` of the clips that protocols take of stored frames, with `frame_interval` or `seq_mode`.
 
-    Clips without one step, such as those of seq_mode average, have no `frame_interval`.
+    Clips without one step, such as those of seq_mode average, have their `seq_mode`; those whose step is another one in
+    each video have neither.
     """
     clips = []
     for protocol in protocols:
-        step = _step(protocol, config)
         seq = protocol.clip_len or config.data_loader.eval.dataset.seq
-        clip: dict[str, float] = {"seq": seq} if step is None else {"seq": seq, "frame_interval": step}
+        clip = {"seq": seq, **_step(protocol, config)}
         if clip not in clips:
             clips.append(clip)
     return clips
 
 
-def _step(protocol: Protocol, config: Config) -> float | None:
-    """Stored frames from one frame of a clip to the next; None where it differs."""
+def _step(protocol: Protocol, config: Config) -> dict[str, float | str]:
+    """`frame_interval`, stored frames from one frame of a clip to the next; or `seq_mode`; or nothing."""
     dataset, fps = config.data_loader.eval.dataset, config.preprocess.fps
     if protocol.frames == "windows":
-        return None if fps == "source" else fps / protocol.fps
-    if protocol.frames == "zjut" or (protocol.frames == "settings" and dataset.seq_mode in ("discrete", "average")):
-        return None
-    return 1 if protocol.frames == "settings" and dataset.seq_mode == "part" else dataset.frame_interval
+        return {} if fps == "source" else {"frame_interval": fps / protocol.fps}
+    mode = dataset.seq_mode if protocol.frames == "settings" else "uniform"
+    if protocol.frames == "zjut":
+        mode = zjut_mode(dataset)
+    if mode in WITHOUT_STEP:
+        return {"seq_mode": mode}
+    return {"frame_interval": 1 if mode == "part" else dataset.frame_interval}
+
+
+def zjut_mode(dataset: Dataset) -> Literal["average", "discrete"]:
+    """Which of zjut_mindvideo's two ways to choose frames protocol zjut takes."""
+    return "discrete" if dataset.seq_mode == "discrete" else "average"
 
 
 def starts_of(windows: NDArray[np.int64], num_clips: int) -> NDArray[np.int64]:
@@ -133,16 +141,16 @@ def windows_of(
     return np.minimum(resampled(positions, source_fps, fps), num_frames[:, None, None] - 1), windows
 
 
-def zjut_frames(seq_mode: str, num_frames: NDArray[np.int64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
+def zjut_frames(mode: str, num_frames: NDArray[np.int64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
     """The random clip that zjut_mindvideo takes of N videos, as source frames (N, clip_len).
 
     Args:
-        seq_mode: average: a step of floor(num_frames / clip_len) from a start below it; discrete: different frames.
+        mode: average: a step of floor(num_frames / clip_len) from a start below it; discrete: different frames.
         num_frames: (N,) frames of the files.
         draws: (N, clip_len) in [0, 1).
     """
     clip_len = draws.shape[1]
-    if seq_mode == "discrete":
+    if mode == "discrete":
         nothing = np.zeros(len(num_frames), np.int64)
         return clip_indices("discrete", num_frames=num_frames, clip_len=clip_len, interval=1, draws=draws, clip=nothing)
     step = num_frames // clip_len

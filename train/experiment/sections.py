@@ -29,6 +29,9 @@ ProtocolName = Literal[
 ]  # fmt: skip
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
+WITHOUT_STEP = ("discrete", "average")
+"""The values of `seq_mode` with which a clip's frames are not a certain number of stored frames apart."""
+
 
 @dataclass(frozen=True)
 class Context:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess, differences
-from train.experiment.sections import Config
+from train.experiment.sections import WITHOUT_STEP, Config
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def warn_if_preprocessed_differently(facts: dict[str, Any], settings: Preprocess
 
 
 def warn_if_seen_differently(
-    facts: dict[str, Any], config: Config, path: Path, clips: Iterable[Mapping[str, float]]
+    facts: dict[str, Any], config: Config, path: Path, clips: Iterable[Mapping[str, float | str]]
 ) -> None:
     """Warn if weights were trained to see other clips than they get now, and name the keys.
 
@@ -74,7 +74,8 @@ def warn_if_seen_differently(
         facts: what was saved with the weights; what they lack is not compared.
         config: its `model`, `data_loader.eval` and `preprocess` are used.
         path: the weights.
-        clips: `seq` and `frame_interval` of the clips that they get; without a key that makes no difference there.
+        clips: `seq` and `frame_interval` or `seq_mode` of the clips that they get; without a key that makes no
+            difference there.
     """
     different = [
         f"{key}: {_text(here)} here, {_text(there)} there"
@@ -92,14 +93,19 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _seen(facts: dict[str, Any], config: Config, clip: Mapping[str, float]) -> dict[str, tuple[Any, Any]]:
+def _seen(facts: dict[str, Any], config: Config, clip: Mapping[str, float | str]) -> dict[str, tuple[Any, Any]]:
     """What decides the input of a network, by key: now, and as recorded with weights (None: not recorded)."""
     views, exported, recipe = (_of(facts, key) for key in ("views", "normalisation", "recipe"))
+    clip_of_export = _of(facts, "clip")
     options = _of(views, "dataset") or {
-        "seq": _of(facts, "clip").get("num_frames"), "frame_interval": _of(facts, "clip").get("interval"),
+        "seq": clip_of_export.get("num_frames"), "seq_mode": clip_of_export.get("mode"),
+        "frame_interval": clip_of_export.get("interval"),
     }  # fmt: skip
-    if (mode := options.get("seq_mode")) in ("part", "discrete", "average"):
-        options = {**options, "frame_interval": 1 if mode == "part" else None}
+    mode = options.get("seq_mode")
+    if mode in WITHOUT_STEP:
+        options = {**options, "frame_interval": f"none (seq_mode {mode})"}
+    elif mode == "part":
+        options = {**options, "frame_interval": 1}
     seen: dict[str, tuple[Any, Any]] = {
         f"data_loader.eval.dataset.{key}": (value, options.get(key)) for key, value in clip.items()
     }

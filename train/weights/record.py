@@ -83,7 +83,10 @@ def with_network(config: Config, document: Document, facts: dict[str, Any], path
         key for key in values if to_plain(values[key]) != ours[key] and (key, ours[key]) != ("num_classes", "auto")
     ]
     if differing:
-        log.info("network: as recorded with %s; this configuration has another model.%s", path, ", ".join(differing))
+        # Weights fit a network of any epsilon, so only the results would show another one.
+        level, start = (logging.WARNING, "warning: ") if "bn_eps" in differing else (logging.INFO, "")
+        keys = ", ".join(differing)
+        log.log(level, "%snetwork: as recorded with %s; this configuration has another model.%s", start, path, keys)
     return replace(config, model=replace(config.model, **values))
 
 

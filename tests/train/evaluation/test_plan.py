@@ -143,7 +143,7 @@ def test_clips_of_other_lengths_are_another_pass():
 
 
 def test_clips_are_compared_in_stored_frames():
-    def seen(name: str | None, fps: float | str = 15.0, **dataset: object) -> list[dict[str, float]]:
+    def seen(name: str | None, fps: float | str = 15.0, **dataset: object) -> list[dict[str, float | str]]:
         config = config_with(*([name] if name else []), recipe=Preprocess(fps=fps), seq=8, frame_interval=2, **dataset)
         return clips_seen(protocols_of(config.eval.protocols, config.data_loader.eval.dataset).values(), config)
 
@@ -151,7 +151,8 @@ def test_clips_are_compared_in_stored_frames():
     assert seen("vmz", fps=30.0) == [{"seq": 16, "frame_interval": 2}]
     assert seen("vmz", fps="source") == [{"seq": 16}]  # another step in each video
     assert seen("one-clip") == seen(None) == [{"seq": 8, "frame_interval": 2}]
-    assert seen("zjut") == seen(None, seq_mode="average") == [{"seq": 8}]
+    assert seen("zjut") == seen(None, seq_mode="average") == [{"seq": 8, "seq_mode": "average"}]
+    assert seen("zjut", seq_mode="discrete") == [{"seq": 8, "seq_mode": "discrete"}]
     assert seen(None, seq_mode="part") == [{"seq": 8, "frame_interval": 1}]
     config = config_with("torchvision-clip", "torchvision-video", "one-clip", frame_interval=4)
     assert len(clips_seen([PROTOCOLS[name] for name in config.eval.protocols], config)) == 2

@@ -119,14 +119,23 @@ def test_frames_that_are_not_cropped_are_other_ones(caplog):
     assert "VideoCenterCrop.size: [112, 112] here, [128, 171] there." in caplog.text
 
 
-@pytest.mark.parametrize(("mode", "step"), [("part", 1), ("average", None), ("discrete", None), ("uniform", 3)])
-def test_step_that_has_no_effect_is_not_compared(mode, step, caplog):
+@pytest.mark.parametrize(
+    ("mode", "step"),
+    [("part", "1"), ("average", "none (seq_mode average)"), ("discrete", "none (seq_mode discrete)"), ("uniform", "3")],
+)
+def test_steps_of_every_mode_are_compared(mode, step, caplog):
     facts = record_of_input()
     facts["views"]["dataset"] |= {"seq_mode": mode, "frame_interval": 3}
-    warn_if_seen_differently(facts, Config(), PATH, [{"seq": 16}])
+    warn_if_seen_differently(facts, Config(), PATH, [{"seq": 16}])  # another step in each video
     assert not caplog.text
-    warn_if_seen_differently(facts, Config(), PATH, [{"seq": 16, "frame_interval": 2.0}])
-    assert (f"frame_interval: 2 here, {step} there" in caplog.text) == (step is not None)
+    exported = {"clip": {"num_frames": 16, "mode": mode, "interval": 3}}
+    for record in (facts, exported):
+        warn_if_seen_differently(record, Config(), PATH, [{"seq": 16, "frame_interval": 2.0}])
+        assert f"frame_interval: 2 here, {step} there" in caplog.text
+        caplog.clear()
+        warn_if_seen_differently(record, Config(), PATH, [{"seq": 16, "seq_mode": "average"}])
+        assert (f"dataset.seq_mode: average here, {mode} there" in caplog.text) == (mode != "average")
+        caplog.clear()
 
 
 def test_what_was_not_recorded_is_not_compared(caplog):

@@ -31,6 +31,13 @@ def test_record_gives_the_network_and_its_input(tmp_path, caplog):
     assert config.preprocess.frame_size == (128, 171) and config.preprocess.dataset == "kinetics-sample"
     assert config.data_loader.eval.dataset.num_clips == 2, "how many clips is the user's choice"
     assert "another model.stage_strides, num_classes" in caplog.text and "frames and clips: as recorded" in caplog.text
+    assert "warning" not in caplog.text
+
+
+def test_another_epsilon_is_a_warning(tmp_path, caplog):
+    other = of("sample", **{"model.bn_eps": "0.001"})
+    assert with_network(other, Document(None), recorded(of("sample")), tmp_path).model.bn_eps == 1e-5
+    assert "warning: network: as recorded with" in caplog.text and "another model.bn_eps" in caplog.text
 
 
 def test_own_record_changes_nothing(tmp_path, caplog):
