@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     listed = source.videos.class_names if source else []
     frozen = [] if facts.get("classes") else _frozen_names(config)
     names = names_of_classes(config.model.classes, listed, facts.get("classes") or frozen)
-    shown = Presentation(names, args.top_k, drawing)
+    shown = Presentation(names, min(args.top_k, len(names)), drawing)
     paths = shown_names(source) if source else [str(each.path) for each in inputs]
     if source is None:
         check_class_names({}, frozen, path, f"the class list of {config.preprocess.dataset}, which are shown")
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             predictor = VideoPredictor(network, config, len(inputs))
             rows = predict_files(inputs, predictor, config.preprocess, shown)
-        return _show(rows, args, paths, names, config)
+        return _show(rows, args, paths, shown, config)
 
 
 def _check_flags(args: argparse.Namespace, config: Config) -> None:
@@ -130,9 +130,9 @@ def _frozen_names(config: Config) -> list[str]:
     return classes[0] if classes is not None and len(classes[0]) == config.model.classes else []
 
 
-def _show(rows: Iterator[Row], args: argparse.Namespace, paths: list[str], names: list[str], config: Config) -> int:
+def _show(rows: Iterator[Row], args: argparse.Namespace, paths: list[str], shown: Presentation, config: Config) -> int:
     """Print the rows as they come, then write the CSV; returns the exit code."""
-    table, finished = Table(paths, names, by_window=args.window is not None), []
+    table, finished = Table(paths, shown.names, by_window=args.window is not None), []
     for row in rows:
         if row.status != "ok" and (args.json or not table.shows_reasons):
             log.warning("warning: %s: %s: %s", one_line(row.path), row.status, row.reason)
@@ -142,7 +142,7 @@ def _show(rows: Iterator[Row], args: argparse.Namespace, paths: list[str], names
             table.add(row)
         finished.append(row)
     if args.csv is not None:
-        write_csv(args.csv, finished, args.top_k)
+        write_csv(args.csv, finished, shown.top_k)
     bad = sum(row.status != "ok" for row in finished)
     if any(row.status == "retry" for row in finished):
         log.error("error: Some videos could not be read. Fix the disk or its connection, and run this again.")

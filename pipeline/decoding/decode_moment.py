@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -52,7 +53,8 @@ def _moment(file: VideoFile, wanted: Wanted) -> Iterator[tuple[dict[str, Any], f
 def _from(file: VideoFile, wanted: Wanted, seek: bool) -> Iterator[tuple[dict[str, Any], float, NDArray[np.uint8]]]:
     with ffmpeg_errors(file), open_container(file) as container:
         stream, source = gate(container, file.size)
-        fps = min(source.source_fps or _USUAL_FPS, _MOST_FPS)
+        fps = source.source_fps or _USUAL_FPS
+        fps /= math.ceil(fps / _MOST_FPS)  # of 120 every other frame is left out
         rate = source.source_frames / source.duration_s if source.source_frames and source.duration_s else fps
         fit, last_s, shown = None, float("-inf"), {}
         for time_s, picture in _of_moment(_timed(container, stream, wanted.start_s if seek else None, rate), wanted):

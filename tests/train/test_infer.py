@@ -138,7 +138,11 @@ def test_bad_videos_are_rows_and_the_rest_goes_on(words, videos, capsys):
     assert rows["one frame.mp4"]["frames_repeat"] and not rows["x/1.mp4"]["frames_repeat"]
     assert all(len(row["top"]) == 2 for row in rows.values() if row["status"] == "ok")
     assert len(Path("all.csv").read_text().splitlines()) == 11
-    assert infer.main([*words, "--preprocess.max_bad_fraction=0.5", "--no-pictures"]) == EXIT_OK
+    words += ["--preprocess.max_bad_fraction=0.5", "--no-pictures", "--top-k=999"]
+    assert infer.main(words) == EXIT_OK
+    assert Path("all.csv").read_text().splitlines()[0].count("probability_") == len(LABELS), (
+        "no class that is not there"
+    )
 
 
 def test_times_looked_at_are_printed(words, videos, capsys):
@@ -240,11 +244,16 @@ def test_flags_that_contradict_are_one_line(words, flags, message):
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("flag", ["--window=0", "--window=nan", "--top-k=0", "--split=all", "--window=x"])
-def test_flag_out_of_range_is_a_usage_error(words, flag):
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [("--window=0", "got '0', expected seconds above 0"), ("--window=nan", "got 'nan', expected seconds"),
+     ("--window=x", "got 'x', expected seconds"), ("--top-k=0", "got '0', expected a whole number of at least 1"),
+     ("--top-k=1.5", "got '1.5', expected a whole number"), ("--split=all", "invalid choice: 'all'")],
+)  # fmt: skip
+def test_flag_out_of_range_is_a_usage_error(words, flag, reason, capsys):
     with pytest.raises(SystemExit) as caught:
         infer.main([*words, flag])
-    assert caught.value.code == 2
+    assert caught.value.code == 2 and f"argument {flag.partition('=')[0]}: {reason}" in capsys.readouterr().err
 
 
 def test_weights_and_folder_come_before_decoding(words, videos, monkeypatch):

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,8 +50,8 @@ def find_inputs(text: str, output: Path) -> list[Input]:
     """The videos that a text names, each once.
 
     What exists under this very name comes before a glob, so that `[4K] clip.mp4` is that file.  Folders are searched
-    with those in them for files with the ending of a video; hidden files, and pictures of infer in `output`, are left
-    out.
+    with those in them, links too, for files with the ending of a video.  Hidden files, and pictures of infer in
+    `output`, are left out.
 
     Args:
         text: `infer.image_path`.
@@ -64,7 +64,7 @@ def find_inputs(text: str, output: Path) -> list[Input]:
     if not text:
         raise _refused("got ''", "Run `make infer VIDEO=clip.mp4`, or `make infer SPLIT=val` for the videos of shards.")
     if os.path.isdir(text):
-        inputs = [Input(each) for each in _videos_in(path, output)]
+        inputs = [Input(each) for each in _videos_in([text], output)]
         where = f"a folder without a video ({', '.join(ENDINGS)})"
     elif os.path.lexists(text):
         inputs = _of_file(path)
@@ -105,7 +105,7 @@ def _of_file(path: Path) -> list[Input]:
 
 
 def _listed(path: Path) -> Iterator[Input]:
-    """The videos of a list: one path a line; or a CSV whose header has `path`, and perhaps `label`.
+    """The videos of a list: one path a line, or a comment after `#`; or a CSV with `path`, and perhaps `label`.
 
     A path is relative to the list's folder, or else to the current one.
     """
@@ -121,7 +121,7 @@ def _listed(path: Path) -> Iterator[Input]:
         raise UserError(f"{path}: {error}, expected a list with one path a line. Correct it.") from None
     for row in rows:
         name = row.get("path", "").strip()
-        if not name:
+        if not name or (name.startswith("#") and not os.path.lexists(path.parent / name)):  # a comment
             continue
         if "\0" in name:
             raise UserError(f"{path}: has a zero byte, expected a list with one path a line. Correct it.")
@@ -138,26 +138,50 @@ def _rows_of(text: str) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=False)) for row in csv.reader(lines)]
 
 
-def _videos_in(folder: Path, output: Path) -> list[Path]:
-    """The files in a folder and those in it that have the ending of a video, sorted."""
+def _videos_in(folders: Iterable[str], output: Path) -> Iterator[Path]:
+    """The files in folders and those in them that have the ending of a video."""
+    for parent, names in _folders_in(folders):
+        yield from (path for name in sorted(names) if _is_video(path := Path(parent, name), output))
+
+
+def _folders_in(tops: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Folders and all in them that are not hidden, each with the names of its files.
+
+    Links to folders are followed after the others, and each folder comes once, so that a ring of links ends.
+    """
 
     def warn(error: OSError) -> None:
         log.warning("warning: %s: %s. Videos in it are not predicted.", error.filename, reason_of(error))
 
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=warn):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in sorted(names) if _is_video(Path(parent, name), output)]
-    return found
+    waiting, seen = list(tops), set[str]()
+    while waiting:
+        for parent, folders, names in os.walk(waiting.pop(0), onerror=warn):
+            place = os.path.realpath(parent)
+            folders[:] = sorted(name for name in folders if not name.startswith(".")) if place not in seen else []
+            if place not in seen:
+                seen.add(place)
+                waiting += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
+                yield parent, names
 
 
 def _matching(pattern: str, output: Path) -> Iterator[Path]:
     """The videos that a glob matches, and those in the folders that it matches."""
-    for match in sorted(glob.glob(pattern, recursive=True)):
-        if os.path.isdir(match):
-            yield from _videos_in(Path(match), output)
-        elif _is_video(Path(match), output):
-            yield Path(match)
+    matches = sorted(_matches(pattern))
+    yield from (path for match in matches if not os.path.isdir(match) and _is_video(path := Path(match), output))
+    yield from _videos_in(filter(os.path.isdir, matches), output)
+
+
+def _matches(pattern: str) -> set[str]:
+    """The paths that a glob matches; `**` is a folder and all in it, in which the glob of Python is lost in rings."""
+    parts = pattern.split("/")
+    if "**" not in parts:
+        return set(glob.glob(pattern))
+    place = parts.index("**")
+    tops = glob.glob("/".join(parts[:place]) or "/") if place else ["."]
+    after = "/".join(parts[place + 1 :])
+    if not after:
+        return set(tops)
+    return {match for parent, _ in _folders_in(tops) for match in _matches(os.path.join(glob.escape(parent), after))}
 
 
 def _is_video(path: Path, output: Path) -> bool:

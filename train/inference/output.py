@@ -110,6 +110,15 @@ def _columns(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(one) in "WF" else not unicodedata.combining(one) for one in text)
 
 
+def _end_of(text: str, columns: int) -> str:
+    """A text in one line; of one that takes more room, `...` and its end."""
+    text = one_line(text)
+    if _columns(text) <= columns:
+        return text
+    start = next(place for place in range(len(text)) if _columns(text[place:]) <= columns - 3)
+    return f"...{text[start:]}"
+
+
 def _cell(text: str, width: int) -> str:
     return one_line(text) + " " * (width - _columns(text))
 
@@ -147,8 +156,7 @@ class Table:
         if not self._begun:
             print(f"{'video':{self._width}}  {'prediction':{self._label_width}}  probability  true label")
             self._begun = True
-        path = one_line(row.path)
-        path = path if _columns(path) <= self._width else f"...{path[3 - self._width :]}"
+        path = _end_of(row.path, self._width)
         if row.status != "ok":
             print(f"{_cell(path, self._width)}  -  {row.status}", flush=True)
             return

@@ -19,7 +19,11 @@ _LEAST_DELAY = 2  # browsers show a frame that is shorter for 100 ms
 _PANEL_COLOURS = 24
 _TICK_S = Fraction(1, 90_000)  # times of a source are kept to 11 microseconds
 _BITS_PER_S = 900_000  # at most, on average over two seconds
-_QUALITY = {"crf": "22", "preset": "veryfast", "maxrate": str(_BITS_PER_S), "bufsize": str(2 * _BITS_PER_S)}
+# Without B-frames, because with them the muxer takes the length of a video from the order of decoding, and players end
+# before a last frame that comes late.
+_QUALITY = {
+    "crf": "22", "preset": "veryfast", "bf": "0", "maxrate": str(_BITS_PER_S), "bufsize": str(2 * _BITS_PER_S),
+}  # fmt: skip
 
 
 @contextlib.contextmanager

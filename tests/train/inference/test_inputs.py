@@ -51,6 +51,26 @@ def test_glob_takes_videos_and_folders():
     assert paths("clips/**/2.*") == ["clips/y/2.mkv", "clips/y/2.webm"]
 
 
+def test_links_are_followed_and_a_ring_of_them_ends(inside):
+    touch_all(inside, "elsewhere/sub/5.mp4")
+    for link, target in (("x/up", "../.."), ("y/up", ".."), ("x/other", "../y"), ("y/far", "../../elsewhere")):
+        (inside / "clips" / link).symlink_to(target)
+    plain = ["clips/x/1.mp4", "clips/y/1.MP4", "clips/y/2.mkv", "clips/y/2.webm"]
+    for text in ("clips", "clips/**", "clips/**/*.*", "**/clips", f"{inside}/**/clips/*"):
+        found = [os.path.relpath(path, inside) for path in paths(text)]
+        assert {os.path.realpath(path) for path in found} >= {os.path.realpath(path) for path in plain}
+        assert len({os.path.realpath(path) for path in found}) == len(found), "each video comes once"
+        assert "sub/5.mp4" in " ".join(found)
+    assert paths("clips")[:4] == plain
+    assert paths("clips/**/sub/*") == ["clips/x/up/elsewhere/sub/5.mp4"]
+
+
+def test_list_may_have_comments(inside):
+    touch_all(inside, "#1.mp4")
+    (inside / "list.txt").write_text("# the best\n#1.mp4\nclips/x/1.mp4\n#gone.mp4\n")
+    assert paths("list.txt") == ["#1.mp4", "clips/x/1.mp4"]
+
+
 def test_list_names_videos_beside_it_or_here(inside):
     touch_all(inside, "here.mp4")
     (inside / "clips" / "list.txt").write_text("\ufeffx/1.mp4\n\nhere.mp4\r\nx/1.mp4\ngone.mp4\n", encoding="utf-8")

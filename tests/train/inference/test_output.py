@@ -90,6 +90,16 @@ def test_odd_names_keep_their_line_and_columns(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
+def test_end_of_a_long_path_is_shown(capsys):
+    """Chinese characters take two columns each."""
+    table = Table(["x" * 99, "\u6253" * 50], ["run"])
+    for path in ("x" * 99, "\u6253" * 50):
+        table.add(Row(path, "ok", top=[("run", 0.5)]))
+    header, latin, chinese = capsys.readouterr().out.splitlines()
+    assert latin.startswith("..." + "x" * 57 + "  run") and header.index("prediction") == 62
+    assert chinese.startswith("..." + "\u6253" * 28 + "   run"), "as wide as the other"
+
+
 def test_segments_are_shown_with_their_times(capsys):
     Table(["l.mp4"], ["run", "sit"], by_window=True).add(LONG)
     first, second = capsys.readouterr().out.splitlines()

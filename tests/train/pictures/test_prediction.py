@@ -75,6 +75,21 @@ def test_frames_and_times_are_those_of_the_source(tmp_path):
     assert abs(sum(durations) - 1000) <= 40 and pages[0].shape[1] == GIF_WIDTH
 
 
+def test_last_frame_that_comes_late_is_still_played(tmp_path):
+    source = write_mp4(tmp_path / "a.mkv", 11, 30, (40, 160), pts=[*range(10), 60])
+    draw_pictures(tmp_path / "out" / "a", source)
+    assert read_mp4(tmp_path / "out" / "a.mp4")[0][-1] == pytest.approx(2.0, abs=1e-3)
+    with av.open(str(tmp_path / "out" / "a.mp4")) as container:
+        assert container.duration / av.time_base == pytest.approx(2.0 + 1 / 30, abs=0.1)
+
+
+def test_gif_of_a_fast_source_is_even(tmp_path):
+    draw_pictures(tmp_path / "out" / "a", write_mp4(tmp_path / "a.mp4", 120, 120, (40, 160)))
+    durations, pages = read_gif(tmp_path / "out" / "a.gif")
+    assert len(pages) == 15 and set(durations) == {60, 70} and sum(durations) == 1000
+    assert [read_number(page[:80]) for page in pages] == list(range(0, 120, 8))
+
+
 @pytest.mark.parametrize(
     ("size", "aspect", "quarters", "shown"),
     [
