@@ -178,6 +178,13 @@ def assign(network: nn.Cell, weights: Mapping[str, NDArray], *, source: str, hea
         causes = likely_causes({name: tuple(parameter.shape) for name, parameter in wanted.items()}, shapes)
         hint = f". Likely cause: {'; '.join(causes)}" if causes else ""
         raise WeightsError(f"{source} does not fit this network{hint} ({count})", problems)
+    problems = [
+        f"{name} holds {weights[name].dtype}, expected float32"
+        for name in wanted
+        if weights[name].dtype.name not in _FLOATS
+    ]
+    if problems:
+        raise WeightsError(f"{source} holds other numbers than floats ({len(problems)} of {len(wanted)})", problems)
     problems = [problem for name in wanted if (problem := _bad_values(name, weights[name]))]
     if problems:
         raise WeightsError(f"{source} is corrupted ({len(problems)} of {len(wanted)} parameters)", problems)
@@ -197,8 +204,6 @@ def other_floats(network: nn.Cell, weights: Mapping[str, NDArray], head: Head = 
 
 def _bad_values(name: str, array: NDArray) -> str:
     """Why an array cannot come from training, in one line, or an empty string; finds many flipped bits."""
-    if array.dtype.name not in _FLOATS:
-        return f"{name} holds {array.dtype}, expected float32"
     if array.dtype.name == "bfloat16":  # numpy cannot compare them
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
