@@ -178,6 +178,13 @@ def assign(network: nn.Cell, weights: Mapping[str, NDArray], *, source: str, hea
         causes = likely_causes({name: tuple(parameter.shape) for name, parameter in wanted.items()}, shapes)
         hint = f". Likely cause: {'; '.join(causes)}" if causes else ""
         raise WeightsError(f"{source} does not fit this network{hint} ({count})", problems)
+    problems = [
+        f"{name} holds {weights[name].dtype}, expected float32"
+        for name in wanted
+        if weights[name].dtype.name not in _FLOATS
+    ]
+    if problems:
+        raise WeightsError(f"{source} holds other numbers than floats ({len(problems)} of {len(wanted)})", problems)
     problems = [problem for name in wanted if (problem := _bad_values(name, weights[name]))]
     if problems:
         raise WeightsError(f"{source} is corrupted ({len(problems)} of {len(wanted)} parameters)", problems)
@@ -197,8 +204,6 @@ def other_floats(network: nn.Cell, weights: Mapping[str, NDArray], head: Head = 
 
 def _bad_values(name: str, array: NDArray) -> str:
     """Why an array cannot come from training, in one line, or an empty string; finds many flipped bits."""
-    if array.dtype.name not in _FLOATS:
-        return f"{name} holds {array.dtype}, expected float32"
     if array.dtype.name == "bfloat16":  # numpy cannot compare them
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
@@ -242,17 +247,22 @@ def likely_causes(wanted: Mapping[str, Shape], given: Mapping[str, Shape]) -> li
             return ["this is mmaction2's R(2+1)D: set model.type to MMAction2R2Plus1d34 and model.bn_eps to 1e-3"]
     elif ours:
         return ["model.type is mmaction2's R(2+1)D, and the file is not: set another model.type"]
+    here, there = _traits(wanted), _traits(given)
+    kinds = ("convolutions", "blocks", "bottleneck")
+    network = _TYPES.get(tuple(there[key] for key in kinds))  # type: ignore[call-overload]
+    if given and not network and all(wanted.get(name) == shape for name, shape in given.items()):
+        only = f"the file has only {len(given)} of the network's {len(wanted)} parameters"
+        return [f"{only}: the others may be in other files, such as model-00002-of-00002; convert one file with all"]
     known = wanted.keys() & given.keys()
     if len(known) < len(wanted) // 10:
         example = next((name for name in given if name not in wanted), "none")
         return [f"its names are those of another network: got {example!r}, expected {next(iter(wanted))!r}"]
     if prefix := _second_prefix(wanted, given):
         return [f"some of its names begin with {prefix!r} and others do not"]
-    here, there = _traits(wanted), _traits(given)
     causes = []
-    kinds = ("convolutions", "blocks", "bottleneck")
-    if any(here[key] != there[key] for key in kinds):
-        network = _TYPES.get(tuple(there[key] for key in kinds))  # type: ignore[call-overload]
+    if here["classes"] and not there["classes"]:
+        causes.append("the file has no last layer: set train.head to new to train your own")
+    if any(there[key] not in ("", here[key]) for key in kinds):
         causes.append(f"the file has {_blocks(there)}, this network {_blocks(here)}")
         causes[-1] += f": set model.type to {network}" if network else ""
     if here["channels"] != there["channels"] and all(there["channels"]):
@@ -294,12 +304,15 @@ def _traits(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     channels = tuple(first(f"layer{at}.0.conv2.1.bn2d.gamma") for at in range(1, 5))
     bottleneck = any(name.startswith("layer1.0.conv3.") for name in shapes)
     kernel = shapes.get("layer2.0.conv1.0.weight", ())
-    kind = "R2Plus1d" if "layer1.0.conv1.0.0.weight" in shapes else "R3d" if kernel[2:3] == (3,) else "MC3d"
+    kind = "R3d" if kernel[2:3] == (3,) else "MC3d" if kernel else ""
+    kind = "R2Plus1d" if any(re.fullmatch(r"layer\d\.\d+\.conv\d\.0\.0\.weight", name) for name in shapes) else kind
     midplanes = ""
     for at, (before, now) in enumerate(zip(channels, channels[1:], strict=False), start=2):
-        rules = {"shared": mid_planes(before * (4 if bottleneck else 1), now or 1), "paper": mid_planes(now, now or 1)}
+        planes = first(f"layer{at}.0.conv2.0.0.weight")
+        if not (before and now and planes):
+            continue
+        rules = {"shared": mid_planes(before * (4 if bottleneck else 1), now), "paper": mid_planes(now, now)}
         if rules["shared"] != rules["paper"]:
-            planes = first(f"layer{at}.0.conv2.0.0.weight")
             midplanes = next((rule for rule, number in rules.items() if number == planes), midplanes)
     return {
         "convolutions": kind,

@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import NoReturn
 
 
 def _say_machine_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -18,6 +19,14 @@ def _say_machine_fault(kind: type[BaseException], error: BaseException, trace: T
     os._exit(EXIT_IO)
 
 
+def _end_at_once(number: int, _frame: FrameType | None) -> NoReturn:
+    """Answer a signal during the imports of a command, in one line and with the exit code that it has later."""
+    try:
+        os.write(2, f"{signal.Signals(number).name}: stopping at once.\n".encode())
+    finally:
+        os._exit(128 + number)
+
+
 # `python -m` starts one of our commands, or one of `train`, which imports this package first.
 if sys.argv[:1] == ["-m"]:
     # File names are UTF-8, whatever the locale says: read as ISO-8859-1, every name beyond ASCII would be another one.
@@ -30,7 +39,8 @@ if sys.argv[:1] == ["-m"]:
     sys.excepthook = _say_machine_fault
     # numpy's OpenBLAS, of which nothing here needs threads, ends the process by SIGINT when it can start none.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # The imports of a command take seconds.  A Ctrl-C during them should end it at once: with Python's handler,
-    # half-imported libraries print pages of errors (MindSpore's abort the process).  cli.run restores it.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # The imports of a command take seconds.  A signal during them should end it at once: with Python's handler of
+    # Ctrl-C, half-imported libraries print pages of errors (MindSpore's abort the process).  cli.run sets others.
+    for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(_number) != signal.SIG_IGN:
+            signal.signal(_number, _end_at_once)

@@ -332,7 +332,7 @@ def _exit_code(main: Callable[[], int], outputs: Sequence[_Output], resumes: boo
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
     to_continue = " Run the same command again to continue." if resumes else ""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by pipeline/__init__.py; an ignored one stays ignored
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # until now it was answered by pipeline/__init__.py
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = main()

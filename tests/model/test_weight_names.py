@@ -1,5 +1,7 @@
 """Weights are found under any common prefix, and a misfit begins with its likely cause and what to set."""
 
+import re
+
 import numpy as np
 import pytest
 from mindspore import nn
@@ -75,6 +77,18 @@ def test_half_a_prefix_is_named(network):
 )  # fmt: skip
 def test_a_misfit_begins_with_its_likely_cause(build, options, cause, network):
     assert misfit(network, arrays_of(build(**(NARROW | options)))).startswith(cause)
+
+
+@pytest.mark.parametrize("part", ["layer[12]|stem", "layer[34]|fc", "fc"])
+def test_a_part_of_the_network_is_no_other_network(part, network):
+    mine = {name: array for name, array in arrays_of(r2plus1d_18(**NARROW)).items() if re.match(part, name)}
+    cause = f"the file has only {len(mine)} of the network's 187 parameters: the others may be in other files, such"
+    assert misfit(network, mine).startswith(cause)
+
+
+def test_a_missing_last_layer_is_named(network):
+    mine = {name: array for name, array in arrays_of(r2plus1d_18(**NARROW)).items() if not name.startswith("fc.")}
+    assert misfit(network, mine).startswith("the file has no last layer: set train.head to new to train your own (2 ")
 
 
 def test_two_causes_are_both_named(network):

@@ -7,7 +7,7 @@ no trace.  The lines of metrics.jsonl have
 
     step, time             finished steps of the run; seconds since 1970
     epoch                  number of the epoch, from 1
-    train/loss             of the last step
+    train/loss             of the last step; its last digit may differ in a run that was resumed
     train/clip_top1        fraction of the clips since the last line that were classified right, while weights changed
     train/clips_per_s      over all devices
     train/data_wait        fraction of the time in which training waited for clips

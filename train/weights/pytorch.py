@@ -57,7 +57,11 @@ class _Unusable(Exception):
 
 
 class _Program(Exception):
-    """A file of torch.jit.save, which is a program with its weights."""
+    """A file that is a program with its weights; the text is the function that wrote it."""
+
+
+class _OtherNumbers(Exception):
+    """A tensor without plain numbers in the older format, where the place of the next one depends on them."""
 
 
 class _Damage(ValueError):
@@ -100,10 +104,12 @@ def read_pth(path: Path) -> tuple[dict[str, NDArray], str]:
         return {name: _array(path, name, entry, storage) for name, entry in values.items()}, where
     except WeightFileError:
         raise
-    except _Program:
+    except _Program as error:
         raise WeightFileError(
-            f"{path}: got a program that torch.jit.save wrote, expected a state_dict. {_SAVE_STATE}"
+            f"{path}: got a program that {error} wrote, expected a state_dict. {_SAVE_STATE}"
         ) from None
+    except _OtherNumbers as error:
+        raise WeightFileError(f"{path}: it has a tensor {error}, expected tensors of floats. {_SAVE_STATE}") from None
     except CodeError as error:
         raise WeightFileError(
             f"{path}: refused, and nothing in it was executed: it holds more than weights: {shown(error.name)}. "
@@ -233,7 +239,9 @@ def _open_zip(content: bytes) -> tuple[Any, Callable[[Any], NDArray]]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = {info.filename: info for info in archive.infolist()}
             if any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in entries):
-                raise _Program
+                raise _Program("torch.jit.save")
+            if any(name.count("/") == 2 and name.endswith("/models/model.json") for name in entries):
+                raise _Program("torch.export.save")
             if len(entries) < len(archive.infolist()):
                 raise _Damage("two files in its zip archive have the same name")
             if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
@@ -343,7 +351,7 @@ def _types_in(value: Any) -> dict[str, type]:
             try:
                 name, dtype, _, _ = _storage_of(one)
             except _Unusable as error:  # where the next one begins is unknown
-                raise _Damage(f"it has a tensor {error}") from None
+                raise _OtherNumbers(str(error)) from None
             types[name] = dtype
         elif isinstance(one, (dict, list, tuple, Call)) and id(one) not in seen:
             seen.add(id(one))

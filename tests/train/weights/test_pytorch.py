@@ -72,6 +72,7 @@ def test_other_files_of_real_pytorch():
         ("meta", "'x' is on the device meta, without values, expected"),
         ("float8", "'x' is of torch.float8_e4m3fn, expected"),
         ("negated", "'x' is a view of complex numbers, expected"),
+        ("float8_older", "it has a tensor of 'torch.storage.UntypedStorage', expected tensors of floats. Save model."),
         ("program", "got a program that torch.jit.save wrote, expected a state_dict"),
         ("module", "got 'torch.nn.modules.container.Sequential', expected a state_dict"),
     ],
@@ -237,6 +238,12 @@ def test_zip_bombs_and_broken_archives(tmp_path):
         archive.writestr("x/data.pkl", "x")
         archive.writestr("x/constants.pkl", "x")
     assert why_refused(path).startswith("got a program that torch.jit.save wrote, expected a state_dict. Save model.")
+    with zipfile.ZipFile(path, "w") as archive:  # as real PyTorch 2.14 names them
+        archive.writestr("x/data/weights/weight_0", "x")
+        archive.writestr("x/models/model.json", "{}")
+    assert why_refused(path).startswith(
+        "got a program that torch.export.save wrote, expected a state_dict. Save model."
+    )
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", pickled(ARRAYS)[0])
         archive.writestr("a/data/0", A.tobytes())
