@@ -15,6 +15,7 @@ from typing import Any
 
 KILLED = "signal 9 (SIGKILL): out of memory?"
 START_S = 120  # for loading the libraries, which a cold disk makes slow
+DYING_S = 5.0  # for the end of a process that has closed its pipe
 _ROOT = Path(__file__).resolve().parents[2]  # where `-m` finds the package
 _TICK_S = 0.5  # at most so much of a deadline passes while this process is stopped
 _ENVIRONMENT = {
@@ -46,11 +47,16 @@ def start(worker: str, task: dict[str, Any], pass_fds: list[int]) -> subprocess.
     )
 
 
-def end(child: subprocess.Popen[bytes]) -> int:
-    """Kill and reap a process; returns its exit code, negative for a signal."""
+def end(child: subprocess.Popen[bytes], own_end_s: float = 0.05) -> int:
+    """Kill and reap a process; returns its exit code, negative for a signal.
+
+    Args:
+        child: the process.
+        own_end_s: time for it to end by itself, so that the exit code is its own; DYING_S after the end of its pipe.
+    """
     assert child.stdin is not None and child.stdout is not None
     try:
-        child.wait(timeout=0.05)  # a child that died by itself must keep its own exit code
+        child.wait(timeout=own_end_s)
     except subprocess.TimeoutExpired:
         child.kill()
     code = child.wait()

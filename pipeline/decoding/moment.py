@@ -74,7 +74,7 @@ class MomentReader:
         self._replies = child.Replies(self._child.stdout.fileno())
         try:
             if self._replies.line(child.START_S) != READY:
-                why = child.cause(child.end(self._child))
+                why = child.cause(child.end(self._child, child.DYING_S))
                 raise MachineError(f"The decoder process does not start: {why}. Run the same command again.")
             self._replies.waited_s = 0.0
             first = self._next()
@@ -113,7 +113,7 @@ class MomentReader:
         if part is None:
             raise self._error("timeout", f"not decoded within {self._most_waited_s:g} s")
         if not part:
-            raise self._error("crash", child.cause(child.end(self._child)))
+            raise self._error("crash", child.cause(child.end(self._child, child.DYING_S)))
         return part
 
     def _error(self, status: str, reason: str) -> UserError:

@@ -198,7 +198,7 @@ class Decoder:
             if line is None:
                 self._end_child()
                 return DecodeResult("timeout", f"not decoded within {self._deadline_s:g} s", {})
-            return DecodeResult("crash", child.cause(self._end_child()), {})
+            return DecodeResult("crash", child.cause(self._end_child(child.DYING_S)), {})
         reply = json.loads(line)
         if "failure" in reply:
             raise OSError(*reply["failure"])
@@ -215,16 +215,16 @@ class Decoder:
         assert self._child.stdout is not None
         self._replies = Replies(self._child.stdout.fileno())
         if self._replies.line(child.START_S) != READY:
-            cause = child.cause(self._end_child())
+            cause = child.cause(self._end_child(child.DYING_S))
             if self._stopped:
                 raise DecoderStopped
             raise MachineError(f"The decoder process does not start: {cause}. Run the same command again.")
 
-    def _end_child(self) -> int:
-        """Kill and reap the child; returns its exit code, negative for a signal."""
+    def _end_child(self, own_end_s: float = 0.05) -> int:
+        """Kill and reap the child as `child.end` does; returns its exit code, negative for a signal."""
         with self._lock:
             ended, self._child = self._child, None
-        return 0 if ended is None else child.end(ended)
+        return 0 if ended is None else child.end(ended, own_end_s)
 
 
 class _Deaths:

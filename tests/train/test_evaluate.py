@@ -13,7 +13,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +23,7 @@ import pytest
 from make_store import make_split, settings_for
 from make_training import TinyNetwork, write_config
 from paths import HELPERS, ROOT
+from ports import free_port
 
 from pipeline.common import files
 from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_SIGINT, EXIT_USAGE, UserError
@@ -180,10 +180,8 @@ def test_three_processes_have_the_counts_of_one(words, tmp_path, monkeypatch):
         more = ["--eval.protocols=[torchvision-video, views-10x3, zjut]", f"--eval.output_dir={out}"]
         if devices > 1:
             more.append("--train.run_distribute=true")
-            code = launch.launch([program, *words, *more], devices=devices, port=8300 + os.getpid() % 1000,
-                                 log_dir=tmp_path / "logs")  # fmt: skip
+            code = launch.launch([program, *words, *more], devices=devices, port=free_port(), log_dir=tmp_path / "logs")
             assert code == EXIT_OK, (tmp_path / "logs" / "worker_0.log").read_text()
-            time.sleep(1)  # until the port is free
         else:
             with start_program(program, [*words, *more]) as process:
                 assert process.wait(timeout=300) == EXIT_OK

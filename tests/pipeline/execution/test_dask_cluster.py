@@ -25,6 +25,7 @@ from pipeline.execution.plan import plan_all
 from pipeline.execution.run import preprocess_store
 from pipeline.ledger.table import read_ledgers
 
+dask = pytest.importorskip("dask", reason="the extra [cluster] is not installed")
 distributed = pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
 
 
@@ -32,7 +33,12 @@ distributed = pytest.importorskip("distributed", reason="the extra [cluster] is 
 def workers() -> Iterator["distributed.LocalCluster"]:
     """Two processes with one thread each."""
     os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "spawn"
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, env=HOLDING) as made:
+    # On a slow machine a killed worker takes longer to come back than the 15 s after which Dask gives it up.
+    patience = {"distributed.deploy.lost-worker-timeout": "10m", "distributed.comm.timeouts.connect": "2m"}
+    with (
+        dask.config.set(patience),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, env=HOLDING) as made,
+    ):
         yield made
 
 
@@ -48,20 +54,27 @@ def undisturbed(inputs: Preprocess, tmp_path_factory: pytest.TempPathFactory) ->
     return settings
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler or a worker may take long to answer."""
+    for name in ("_CONNECT_S", "_LOST_S"):
+        monkeypatch.setattr(dask_cluster, name, 100)
+
+
 def on(workers, inputs, folder, **changes) -> Preprocess:
     """Settings for the cluster, once both workers are there: one that a test killed takes seconds to come back."""
     wait_until(lambda: len(workers.scheduler.workers) == 2)
     return moved(inputs, folder, engine="dask", scheduler=workers.scheduler_address, **changes)
 
 
-def test_a_cluster_writes_the_bytes_of_one_machine(workers, inputs, undisturbed, tmp_path):
+def test_a_cluster_writes_the_bytes_of_one_machine(patient, workers, inputs, undisturbed, tmp_path):
     settings = on(workers, inputs, tmp_path)
     assert preprocess_store(settings) == 0
     assert files(settings) == files(undisturbed)
     assert leftovers(settings) == []
 
 
-def test_a_shard_whose_worker_dies_is_given_to_another(workers, inputs, undisturbed, tmp_path):
+def test_a_shard_whose_worker_dies_is_given_to_another(patient, workers, inputs, undisturbed, tmp_path):
     settings = on(workers, inputs, tmp_path)
     shard = train_rows(undisturbed)["shard"].iloc[7].removesuffix(".h5")
     killed, holds = [], threading.Event()
@@ -84,7 +97,7 @@ def test_a_shard_whose_worker_dies_is_given_to_another(workers, inputs, undistur
     assert leftovers(settings) == []
 
 
-def test_workers_of_other_versions_are_refused_by_name(workers, inputs, tmp_path, monkeypatch):
+def test_workers_of_other_versions_are_refused_by_name(patient, workers, inputs, tmp_path, monkeypatch):
     settings = on(workers, inputs, tmp_path)
     monkeypatch.setattr(dask_cluster, "_versions", lambda: {"decord2": "0.1"})
     with pytest.raises(

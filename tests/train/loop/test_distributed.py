@@ -9,7 +9,6 @@ import model  # noqa: F401  before mindspore
 # isort: split
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from make_training import TinyNetwork, checkpoints_of, to_the_waiting_thread, write_config
 from mindspore import nn
 from parameters import parameter_values
+from ports import free_port
 from processes import has_ended
 from waiting import wait_until
 
@@ -86,12 +86,9 @@ def folder(tmp_path_factory) -> Path:
 
 def together(folder: Path, *words: str) -> subprocess.Popen:
     """Start two workers; `make train DEVICES=2` does the same."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
     here = ROOT
     return subprocess.Popen(
-        [sys.executable, __file__, f"{port}", f"{folder}/msrun", "-c", f"{folder}/tiny.yaml",
+        [sys.executable, __file__, f"{free_port()}", f"{folder}/msrun", "-c", f"{folder}/tiny.yaml",
          "--train.run_distribute=true", *words],
         cwd=here, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": f"{here}:{here}/tests/helpers", OUT: str(folder)},

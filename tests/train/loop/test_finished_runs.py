@@ -251,6 +251,7 @@ def test_training_ends_with_the_next_commands(config, tmp_path, capsys):
     assert train.main(words) == EXIT_OK
     (run,) = (tmp_path / "tiny").iterdir()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].endswith(f"make report CKPT={run}")
-    assert (run / "train.log").read_text().endswith(f"make report CKPT={run}\n")
+    last = f"make report {shlex.quote(f'CKPT={run}')}"
+    assert lines[-1].endswith(last)
+    assert (run / "train.log").read_text().endswith(f"{last}\n")
     assert [line for line in lines if line.startswith("epoch: ")] == [lines[-5]]
