@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = source.parent if run is None else run / "export"
     cli.say_target(f"{folder}")
     record = read_record(source)
-    config = with_input(with_network(config, document, record, source), record, source)
+    config = with_input(with_network(config, document, record, source), document, record, source)
     config = with_num_classes(config, lambda: count_classes(config) or saved_classes(record))
     network = build_network(replace(config.model, layout="NCTHW"))  # every runtime knows its operators
     state = load_weights(source, network)

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     record = read_record(path)
     config = with_network(config, document, record, path)
     if args.split is None:
-        config = with_input(config, record, path)
+        config = with_input(config, document, record, path)
     config = with_num_classes(config, lambda: count_classes(config) or saved_classes(record))
     start_device(config)
     config = as_evaluated(config)

@@ -89,13 +89,16 @@ class Document:
                 names.append(line)
         return names
 
-    def overridden(self, section: str) -> set[str]:
+    def overridden(self, *section: str) -> set[str]:
         """The keys of a section that overrides give; all keys of the section if an override gives the whole section."""
-        keys = {key for key, line in self._lines.items() if key[0] == section and line.startswith("--")}
-        if (section,) in keys:
-            values = self.values[section]
+        depth = len(section)
+        keys = {key for key, line in self._lines.items() if key[:depth] == section and line.startswith("--")}
+        if section in keys:
+            values: Any = self.values
+            for name in section:
+                values = values[name]
             return set(parsed(values) if isinstance(values, Typed) else values)
-        return {key[1] for key in keys}
+        return {key[depth] for key in keys}
 
     def copy_key(self, source: tuple[str, ...], section: str, name: str) -> None:
         """Copy the text of the key `source`, if it has one, to `section.name`, unless that is given."""

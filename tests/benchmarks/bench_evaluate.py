@@ -66,7 +66,7 @@ def choose_views(num_videos: int) -> None:
     frames, rates = rng.integers(60, 300, num_videos), rng.choice([24, 25, 30000 / 1001, 30], num_videos)
     steps = np.maximum(rates / 15, 1)
     timeline = Timeline(frames, rates, np.ceil(frames / steps).astype(np.int64), rates / steps, rates < 0)
-    make_plan({name: PROTOCOLS[name] for name in NAMES}, Config(), timeline, np.arange(num_videos), "these")
+    make_plan({name: PROTOCOLS[name] for name in NAMES}, Config(), timeline, np.arange(num_videos))
 
 
 def write_results(num_videos: int, folder: Path) -> None:

@@ -18,6 +18,8 @@ from train.device.signals import SIGNALS, end_with_parent, exit_code_of, ignored
 
 _NOTES = "KINETICS_R2PLUS1D_NOTES"  # the folder where each process writes its process id and its exit code
 _SAVED = (EXIT_RETRY, EXIT_SIGINT)  # exit codes after a checkpoint was written
+# msrun without a traceback when a process fails: the process's own error says why.
+_MSRUN = "import sys; sys.tracebacklimit = 0; from mindspore.parallel.cluster.run import main; main()"
 
 
 @contextlib.contextmanager
@@ -62,7 +64,7 @@ def launch(
     """
     check_port(port)
     command = [
-        str(Path(sys.executable).with_name("msrun")), f"--worker_num={devices}", f"--local_worker_num={devices}",
+        sys.executable, "-c", _MSRUN, f"--worker_num={devices}", f"--local_worker_num={devices}",
         f"--master_port={port}", "--join=True", f"--log_dir={log_dir}", "--tail_worker_log=0", "python", *program,
     ]  # fmt: skip
     received: list[int] = []

@@ -13,10 +13,10 @@ from pipeline.common.errors import UserError
 from train.data.clip_sampling import clip_indices
 from train.data.crops import places
 from train.data.random_draws import Draws
-from train.data.timeline import Timeline, stored_of
+from train.data.timeline import Timeline, num_resampled, stored_of
 from train.data.views import Cuts, PlannedViews, Views
 from train.evaluation.protocols import Protocol, windows_of, zjut_frames, zjut_mode
-from train.experiment.sections import Config, Loader
+from train.experiment.sections import WITHOUT_STEP, Config, Dataset, Loader
 
 
 class Count(NamedTuple):
@@ -95,9 +95,42 @@ def check_protocols(protocols: Mapping[str, Protocol], config: Config) -> None:
             )
 
 
-def make_plan(
-    protocols: Mapping[str, Protocol], config: Config, timeline: Timeline, videos: NDArray[np.int64], where: str
-) -> Plan:
+def check_lengths(protocols: Mapping[str, Protocol], config: Config, timeline: Timeline, where: str) -> None:
+    """Check that some video is long enough for a clip of each published protocol.
+
+    Args:
+        protocols: by name.
+        config: its `data_loader.eval` is used.
+        timeline: of all videos.
+        where: name of the videos, for the message.
+
+    Raises:
+        UserError: all are too short.
+    """
+    dataset = config.data_loader.eval.dataset
+    for name, protocol in protocols.items():
+        if protocol.frames == "settings" or not _short(protocol, dataset, timeline).all():
+            continue
+        rate = f" at {protocol.fps:g} per second" if protocol.frames == "windows" else ""
+        action = "" if protocol.clip_len else ", or set a smaller data_loader.eval.dataset.seq"
+        raise UserError(
+            f"eval.protocols: every video of {where} is shorter than a clip of {name}, "
+            f"{protocol.clip_len or dataset.seq} frames{rate}. Remove it{action}."
+        )
+
+
+def _short(protocol: Protocol, dataset: Dataset, timeline: Timeline) -> NDArray[np.bool_]:
+    """Which videos (N,) are shorter than a clip."""
+    known, clip_len = timeline.known(), protocol.clip_len or dataset.seq
+    if protocol.frames == "windows":
+        return num_resampled(known.source_frames, known.source_fps, protocol.fps) < clip_len
+    if protocol.frames == "zjut":
+        return known.source_frames < clip_len
+    single = protocol.frames == "settings" and dataset.seq_mode in ("part", *WITHOUT_STEP)
+    return timeline.stored_frames <= (clip_len - 1) * (1 if single else dataset.frame_interval)
+
+
+def make_plan(protocols: Mapping[str, Protocol], config: Config, timeline: Timeline, videos: NDArray[np.int64]) -> Plan:
     """Plan the views of some videos.
 
     Args:
@@ -105,10 +138,6 @@ def make_plan(
         config: its `data_loader.eval`, `preprocess` and `train.seed` are used.
         timeline: of all videos.
         videos: (N,) numbers of the videos to look at, rising; their views do not depend on the others.
-        where: name of the videos, for a message.
-
-    Raises:
-        UserError: a protocol has no clip of any of all videos.
     """
     counts = [
         Count(name, protocol, seed)
@@ -120,47 +149,30 @@ def make_plan(
     for number, count in enumerate(counts):
         clip_len = count.protocol.clip_len or config.data_loader.eval.dataset.seq
         chosen = _choose(count, clip_len, config, timeline.of(videos), videos)
-        if count.protocol.short == "none" and not _any_window(count.protocol, clip_len, timeline):
-            raise UserError(
-                f"eval.protocols: {count.name} has no clip, because every video of {where} is shorter than its "
-                f"{clip_len} frames at {count.protocol.fps:g} per second. Remove it."
-            )
         by_length.setdefault(clip_len, {})[number] = chosen
         every.append(chosen)
     passes = [_merged(clip_len, each, config) for clip_len, each in by_length.items()]
     return Plan(counts, passes, [~each.exact for each in every], [each.short for each in every])
 
 
-def _any_window(protocol: Protocol, clip_len: int, timeline: Timeline) -> bool:
-    known = timeline.known()
-    return bool((windows_of(known.source_frames, known.source_fps, protocol.fps, clip_len, 1)[1] > 0).any())
-
-
 def _choose(count: Count, clip_len: int, config: Config, timeline: Timeline, videos: NDArray[np.int64]) -> _Chosen:
     """The views that a protocol takes of `videos`, whose frames are `timeline`."""
     protocol, loader, settings = count.protocol, config.data_loader.eval, config.preprocess
-    every = np.ones(len(videos), bool)
-    single = protocol.frames == "settings" and loader.dataset.seq_mode in ("part", "discrete", "average")
-    span = (clip_len - 1) * (1 if single else loader.dataset.frame_interval)
+    exact, short = np.ones(len(videos), bool), _short(protocol, loader.dataset, timeline)
     if protocol.frames == "settings":
         views = Views(loader, settings.frame_size, config.train.seed, settings.fps)
         samples = (videos[:, None] * views.num_views + np.arange(views.num_views)).ravel()
         owners = np.repeat(np.arange(len(videos)), views.num_views)
-        return _Chosen(videos[owners], views.cuts(samples, timeline.of(owners)), every, timeline.stored_frames <= span)
+        return _Chosen(videos[owners], views.cuts(samples, timeline.of(owners)), exact, short)
     if protocol.frames == "stored":
-        exact, short = every, timeline.stored_frames <= span
         frames = _spread_over_stored(protocol, clip_len, loader.dataset.frame_interval, timeline.stored_frames)
     else:
         known = timeline.known()
         if protocol.frames == "zjut":
             draws = Draws(count.seed, each=clip_len).of(videos)
             source = zjut_frames(zjut_mode(loader.dataset), known.source_frames, draws)[:, None]
-            short = known.source_frames < clip_len
         else:
-            source, windows = windows_of(
-                known.source_frames, known.source_fps, protocol.fps, clip_len, protocol.num_clips
-            )
-            short = windows < 1
+            source, _ = windows_of(known.source_frames, known.source_fps, protocol.fps, clip_len, protocol.num_clips)
         frames, exact = stored_of(known, source, settings.fps)
     kept = np.flatnonzero(~short) if protocol.short == "none" else np.arange(len(videos))
     clips = frames[kept].reshape(-1, clip_len)

@@ -16,7 +16,7 @@ from train.data.clip_batches import Batch, ClipBatches
 from train.data.loader import iterate
 from train.data.videos import check_classes, read_videos
 from train.evaluation.metrics import Scores, mean_loss
-from train.evaluation.plan import Pass, check_protocols, make_plan
+from train.evaluation.plan import Pass, check_lengths, check_protocols, make_plan
 from train.evaluation.protocols import protocols_of
 from train.experiment.sections import Config
 
@@ -40,7 +40,8 @@ class Evaluation:
         num_batches: of this process.
 
     Raises:
-        UserError: the ledger or the shards are missing, the network lacks a class, or a protocol needs other frames.
+        UserError: the ledger or the shards are missing, the network lacks a class, a protocol needs other frames, or
+            every video is shorter than its clips.
     """
 
     def __init__(self, config: Config, *, rank: int = 0, world: int = 1) -> None:
@@ -51,7 +52,8 @@ class Evaluation:
         self.videos = read_videos(config.preprocess, loader.dataset.split)
         check_classes(config.model, self.videos.label_ids, self.videos.class_names, self.videos.name)
         self._own = own = np.arange(rank, len(self.videos.video_ids), world)
-        self.plan = make_plan(protocols, config, self.videos.timeline, own, self.videos.name)
+        check_lengths(protocols, config, self.videos.timeline, self.videos.name)
+        self.plan = make_plan(protocols, config, self.videos.timeline, own)
         self._batches = [
             (each, ClipBatches(
                 self.videos, each.loader, config.preprocess,

@@ -94,12 +94,11 @@ class VideoPredictor:
         Raises:
             TooShort: the video has no clip.
         """
-        try:
-            plan = make_plan(self._protocols, self._config, timeline, np.zeros(1, np.int64), "this file")
-        except UserError:  # the protocol itself was checked before
-            length = self._protocols[self.protocol].clip_len or self._config.data_loader.eval.dataset.seq
-            raise TooShort(f"shorter than a clip of {self.protocol}, {length} frames") from None
+        plan = make_plan(self._protocols, self._config, timeline, np.zeros(1, np.int64))
         (views,) = (each.views for each in plan.passes)  # one protocol has clips of one length
+        if not views.num_samples(1):
+            length = self._protocols[self.protocol].clip_len or self._config.data_loader.eval.dataset.seq
+            raise TooShort(f"shorter than a clip of {self.protocol}, {length} frames")
         cuts = views.cuts(np.arange(views.num_samples(1)), timeline)
         height, width = views.crop
         clips = np.stack([

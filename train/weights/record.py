@@ -101,10 +101,16 @@ def _saved_network(facts: dict[str, Any], path: Path) -> Model | None:
     return None
 
 
-def with_input(config: Config, facts: dict[str, Any], path: Path) -> Config:
+def with_input(config: Config, document: Document, facts: dict[str, Any], path: Path) -> Config:
     """The settings with the recipe and the views that weights were trained and evaluated with, for other videos.
 
-    Unchanged if they were not recorded.
+    Keys of `data_loader.eval.dataset` that are given on the command line stay.  Unchanged if nothing was recorded.
+
+    Args:
+        config: the loaded settings.
+        document: what they were loaded from.
+        facts: from `read_record`.
+        path: the weights.
 
     Raises:
         UserError: the record is damaged.
@@ -116,18 +122,20 @@ def with_input(config: Config, facts: dict[str, Any], path: Path) -> Config:
     if isinstance(pixels, dict):
         pixels = {key: pixels[key] for key in _PIXELS if key in pixels}
     recipe: Preprocess = _built(Preprocess, pixels, path, "recipe")
-    if views_of(config) != facts["views"] or any(getattr(config.preprocess, key) != pixels[key] for key in pixels):
-        log.info("frames and clips: as recorded with %s; this configuration has others", path)
     loaders = config.data_loader
-    clips = {key: getattr(views.dataset, key) for key in _VIEWS}
+    typed = document.overridden("data_loader", "eval", "dataset")
+    clips = {key: getattr(views.dataset, key) for key in _VIEWS if key not in typed}
     seen = replace(loaders.eval, dataset=replace(loaders.eval.dataset, **clips), map=views.map)
     # The training loader is not used, and must fit these frames: it sees whole ones.
     whole = Map(tuple(one for one in views.map.operations or () if one.type != "VideoCenterCrop"))
-    return replace(
+    recorded = replace(
         config,
         data_loader=replace(loaders, train=replace(loaders.train, map=whole), eval=seen),
         preprocess=replace(config.preprocess, **{key: getattr(recipe, key) for key in pixels}),
     )
+    if views_of(recorded) != views_of(config) or recorded.preprocess != config.preprocess:
+        log.info("frames and clips: as recorded with %s; this configuration has others", path)
+    return recorded
 
 
 def _built(cls: type, values: Any, path: Path, name: str) -> Any:

@@ -98,4 +98,4 @@ def test_port_that_is_taken_is_named_at_once(tmp_path):
             launch(["-m", "train.train"], devices=2, port=port, log_dir=tmp_path / "logs")
     with pytest.raises(UserError, match="--port: got 70000, expected 1024 to 65535"):
         launch(["-m", "train.train"], devices=2, port=70000, log_dir=tmp_path / "logs")
-    assert not processes_of("msrun", str(port)) and not (tmp_path / "logs").exists()
+    assert not processes_of("cluster.run", str(port)) and not (tmp_path / "logs").exists()

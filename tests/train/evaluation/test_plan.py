@@ -10,7 +10,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.recipe import Preprocess
 from pipeline.decoding.resample import kept_frames
 from train.data.timeline import Timeline
-from train.evaluation.plan import check_protocols, make_plan
+from train.evaluation.plan import check_lengths, check_protocols, make_plan
 from train.evaluation.protocols import PROTOCOLS, clips_seen, protocols_of, source_frames
 from train.experiment.sections import Config, DataLoader, Dataset, Eval, Loader, ProtocolName
 
@@ -34,7 +34,7 @@ def sources(frames: list[int], rates: list[float], fps: float | str = 15.0) -> T
 def plan_of(config: Config, timeline: Timeline, videos=None):
     protocols = protocols_of(config.eval.protocols, config.data_loader.eval.dataset)
     videos = np.arange(len(timeline.source_frames)) if videos is None else np.array(videos)
-    return make_plan(protocols, config, timeline, videos, "these")
+    return make_plan(protocols, config, timeline, videos)
 
 
 def views_in(plan, number: int):
@@ -84,8 +84,26 @@ def test_short_videos_have_no_clip_or_repeat():
     assert {view[2:] for view in views_in(plan, 1)} == {(8, 29)}  # rounded down
     assert views_in(plan, 1)[0][1] == (0, 1, 2, 3, 4) * 3 + (0,)
     assert views_in(plan, 2)[1][1] == tuple(range(67, 83))  # the middle of 135 windows
-    with pytest.raises(UserError, match="torchvision-clip has no clip, because every video of these is shorter"):
-        plan_of(config_with("torchvision-clip"), sources([10, 20], [30, 30]))
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("torchvision-clip", "torchvision-clip, 16 frames at 15 per second. Remove it."),
+        ("vmz", "vmz, 16 frames at 15 per second. Remove it."),
+        ("one-clip", "one-clip, 22 frames. Remove it, or set a smaller data_loader.eval.dataset.seq."),
+        ("zjut", "zjut, 22 frames. Remove it, or"),
+    ],
+)
+def test_clips_longer_than_any_video_are_refused(name, named):
+    config = config_with(name, seq=22)
+    protocols = protocols_of(config.eval.protocols, config.data_loader.eval.dataset)
+    with pytest.raises(UserError) as caught:
+        check_lengths(protocols, config, sources([10, 21], [30, 30]), "these")
+    assert f"eval.protocols: every video of these is shorter than a clip of {named}" in str(caught.value)
+    check_lengths(protocols, config, sources([10, 50], [30, 30]), "these")
+    own = protocols_of((), config.data_loader.eval.dataset)
+    check_lengths(own, config, sources([10, 21], [30, 30]), "these")  # the configuration's own keys loop
 
 
 def test_zjut_takes_zjut_mindvideos_random_clips():

@@ -26,7 +26,9 @@ def recorded(config):
 def test_record_gives_the_network_and_its_input(tmp_path, caplog):
     own, path = of("own", **{"model.num_classes": "3", "preprocess.data_root": "/d"}), tmp_path / "x.ckpt"
     with caplog.at_level("INFO"):
-        config = with_input(with_network(of("sample"), Document(None), recorded(own), path), recorded(own), path)
+        config = with_input(
+            with_network(of("sample"), Document(None), recorded(own), path), Document(None), recorded(own), path
+        )
     assert network_of(config.model) == network_of(own.model) and views_of(config) == views_of(own)
     assert config.preprocess.frame_size == (128, 171) and config.preprocess.dataset == "kinetics-sample"
     assert config.data_loader.eval.dataset.num_clips == 2, "how many clips is the user's choice"
@@ -40,16 +42,24 @@ def test_another_epsilon_is_a_warning(tmp_path, caplog):
     assert "warning: network: as recorded with" in caplog.text and "another model.bn_eps" in caplog.text
 
 
+def test_typed_keys_of_clips_stay(tmp_path, caplog):
+    document = Document(CONFIGS / "sample.yaml", {"data_loader.eval.dataset.seq": "16"})
+    with caplog.at_level("INFO"):
+        dataset = with_input(load_config(document), document, recorded(of("sample")), tmp_path).data_loader.eval.dataset
+    assert (dataset.seq, dataset.frame_interval) == (16, 2) and "recorded" not in caplog.text
+
+
 def test_own_record_changes_nothing(tmp_path, caplog):
     config = of("sample")
     with caplog.at_level("INFO"):
         same = with_network(config, Document(None), recorded(config), tmp_path)
-        same = with_input(same, recorded(config), tmp_path)
+        same = with_input(same, Document(None), recorded(config), tmp_path)
     assert same.model == config.model and same.data_loader.eval == config.data_loader.eval
     assert same.preprocess == config.preprocess and "recorded" not in caplog.text
-    assert with_input(with_network(config, Document(None), {}, tmp_path), {"recipe": {}}, tmp_path) is config, (
-        "earlier checkpoints"
-    )
+    assert (
+        with_input(with_network(config, Document(None), {}, tmp_path), Document(None), {"recipe": {}}, tmp_path)
+        is config
+    ), "earlier checkpoints"
 
 
 @pytest.mark.parametrize("spoil", [{"network": {"type": "R9"}}, {"network": [1]}, {"views": {"dataset": 7}},
@@ -58,7 +68,7 @@ def test_damaged_record_is_one_line(tmp_path, spoil):
     config = of("sample")
     facts = {**recorded(config), **spoil}
     with pytest.raises(UserError, match="what was recorded with it is damaged: ") as error:
-        with_input(with_network(config, Document(None), facts, tmp_path), facts, tmp_path)
+        with_input(with_network(config, Document(None), facts, tmp_path), Document(None), facts, tmp_path)
     assert len(str(error.value).splitlines()) == 1
 
 
