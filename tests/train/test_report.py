@@ -93,7 +93,7 @@ def test_pages_show_what_is_known(pages):
     assert "truncated" in dataset and "340 × 256" in dataset
     assert "16 × 16 of 20 × 16 pixels" in dataset and "epochs 1 to 3" in dataset
     assert "75.0 %" in of_run and "A star marks the best" in of_run
-    assert "50.00 %" in evaluation and "25.0–75.0" in evaluation and "87.5 %, loss 2.48" in evaluation
+    assert "50.00 %" in evaluation and "25.0–75.0" in evaluation and ": 87.5\u00a0%, loss\u00a02.48" in evaluation
 
 
 def test_report_again_replaces_the_earlier_one(run, report):

@@ -182,7 +182,8 @@ def curves(
 
     def plot(axes: Axes, theme: Theme) -> None:
         for each in lines:
-            colour = theme.series[each.run % len(theme.series)]
+            # Of a single run colours tell training and validation apart, of several the runs.
+            colour = theme.series[each.run % len(theme.series) if len(runs) > 1 else int(each.points)]
             if each.points:
                 axes.plot(each.steps, each.values, color=colour, marker="o", markersize=4, linewidth=1.6,
                           linestyle=(0, (4, 1.5)), label=each.label)  # fmt: skip

@@ -113,7 +113,8 @@ def _clip(stored: StoredFrames, error: _Error, folder: Path, number: int, unread
     name = f"files/error-{number:02d}"
     write_mp4(folder / f"{name}.mp4", frames, rate)
     write_jpeg(folder / f"{name}.jpg", frames[length // 2])
-    caption = f"{numbers.percent(error.confidence)}, loss {numbers.decimal(error.loss)}"
+    share = numbers.percent(error.confidence).replace(" ", "\u00a0")  # no line is broken there
+    caption = f"{share}, loss\u00a0{numbers.decimal(error.loss)}"
     alt = f"Clip of a video of the class {error.label} that is taken for {error.predicted}"
     size = (round(_CLIP_HEIGHT * frames.shape[2] / frames.shape[1]), _CLIP_HEIGHT)
     return Picture(f"{name}.jpg", size, alt, caption, (error.label, error.predicted), video=f"{name}.mp4")

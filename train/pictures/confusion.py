@@ -97,7 +97,7 @@ def confusion_figure(matrix: NDArray[np.int64], names: list[str], title: str) ->
     if len(names) <= MAX_NUMBERS:
         for (row, column), number in np.ndenumerate(matrix[np.ix_(order, order)]):
             if number:
-                ink = "white" if shares[row, column] > 0.4 else "black"
+                ink = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{number:,}", fontsize=_TEXT, color=ink, ha="center", va="center")
 
     page = axes_at(0, 0, width, height)
