@@ -270,9 +270,10 @@ def likely_causes(wanted: Mapping[str, Shape], given: Mapping[str, Shape]) -> li
             f"its stages have {there['channels']} channels, here {here['channels']}: set model.stage_channels to "
             f"{list(there['channels'])}"
         )
-    elif here["midplanes"] != there["midplanes"] and there["midplanes"]:
+    elif there["midplanes"] not in ("", here["midplanes"] or "shared"):  # a network without any has the default
         causes.append(f"it has the other mid-planes: set model.midplanes to {there['midplanes']}")
-    if here["shortcut"] != there["shortcut"] and here["channels"] == there["channels"]:
+    same = ("channels", "bottleneck")  # bottlenecks always have a shortcut convolution there
+    if here["shortcut"] != there["shortcut"] and all(here[key] == there[key] for key in same):
         causes.append(
             "its stage 1 has a stride, because its first block has a shortcut convolution: set model.stage_strides"
             if there["shortcut"]

@@ -105,6 +105,10 @@ def test_the_cause_is_seen_from_the_other_side_too(network):
         mine = weights.parameters(r2plus1d_18(**(NARROW | options)))
         (found,) = likely_causes({name: tuple(parameter.shape) for name, parameter in mine.items()}, theirs)
         assert cause in found
+    for build in (r3d_18, r2plus1d_50):  # what the right type brings with it is not advised
+        mine = weights.parameters(build(**NARROW))
+        (found,) = likely_causes({name: tuple(parameter.shape) for name, parameter in mine.items()}, theirs)
+        assert found.endswith(": set model.type to R2Plus1d18")
 
 
 @pytest.mark.parametrize(

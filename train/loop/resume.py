@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shlex
 from collections.abc import Collection, Sequence
@@ -16,6 +17,7 @@ from train.experiment.sections import Config, Dataset
 from train.experiment.transforms import OPERATIONS
 from train.loop.lr_schedule import learning_rates
 from train.runs.choose import CONFIG, Run, runs_of
+from train.runs.starts import changed_settings
 from train.weights import checkpoint
 
 log = logging.getLogger(__name__)
@@ -256,6 +258,18 @@ def command_from_weights(path: Path, document: Document, *, epochs: int, devices
     if devices > 1:
         words.append(f"DEVICES={devices}")
     return shlex.join([*words, "ARGS=" + shlex.join(f"--{key}={value}" for key, value in overrides.items())])
+
+
+def what_changed(path: Path, config: Config) -> str:
+    """The keys of network and optimizer that differ from the last start of a checkpoint's run, for its error."""
+    run = checkpoint.run_of(path)
+    changed = changed_settings(run, config) if run is not None else {}
+    texts = [
+        f"{key} was {json.dumps(before)}, is {json.dumps(now)}"
+        for key, (before, now) in changed.items()
+        if key.startswith(("model.", "optimizer."))
+    ]
+    return f" Changed since the last start: {'; '.join(texts)}." if texts else ""
 
 
 def _of_dataset(dataset: Dataset) -> dict[str, object]:

@@ -35,7 +35,7 @@ from train.loop.health import FiniteLosses, evaluation_memory_errors, training_m
 from train.loop.log_values import UNKNOWN, Interval, Remaining
 from train.loop.lr_schedule import learning_rates
 from train.loop.position import Position
-from train.loop.resume import check_clip_settings, check_schedule, clip_settings
+from train.loop.resume import check_clip_settings, check_schedule, clip_settings, what_changed
 from train.loop.running_statistics import RunningStatistics
 from train.loop.step import NetworkWithLoss, TrainStep, make_optimizer
 from train.network.batch_limit import check_batch
@@ -160,6 +160,8 @@ class Trainer:
                     ) from None
                 log.warning("warning: %s. Resuming from %s instead.", error, checkpoints[number + 1].stem)
                 continue
+            except checkpoint.CheckpointError as error:
+                raise checkpoint.CheckpointError(f"{error}{what_changed(path, self.config)}") from None
             check_clip_settings(path, state, self._clip_settings())
             self._set_clip_policy(int(state.get("clip_policy", 1)))
             self.train_step.swap_average()

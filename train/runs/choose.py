@@ -100,13 +100,18 @@ def _dataset(folder: Path) -> str:
 def runs_of(config: Config, class_names: Sequence[str] | None) -> Iterator[Run]:
     """The runs of a configuration's dataset with checkpoints of its classes, newest first.
 
-    Warns about each run of the dataset that has other classes.
+    Warns about each run of the dataset that has other classes, and of each with checkpoints whose dataset is unknown.
 
     Args:
         config: its `train.ckpt_path` and `preprocess.dataset` are used.
         class_names: label of each label_id, empty where no row has it; None: unknown, so not compared.
     """
     for run in runs(Path(config.train.ckpt_path)):
+        if not run.dataset and checkpoints_in(run.path / "ckpt"):
+            log.warning(
+                "warning: %s: missing or corrupted, so the dataset of its run is unknown. The run is not used.",
+                run.path / CONFIG,
+            )
         if run.dataset != config.preprocess.dataset:
             continue
         if different := _difference(run.path, class_names):

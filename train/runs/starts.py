@@ -47,7 +47,7 @@ def record_start(run: Path, config: Config, environment: dict[str, Any], step: i
         OSError: the file cannot be written; it has no part of the line.
     """
     path, settings = run / STARTS, _json(to_plain(config))
-    before = _last_settings(path)
+    before = _last_settings(run)
     lines = []
     if before is None and (earlier := _settings_of(run / "config.yaml")) is not None:
         before = earlier
@@ -98,8 +98,14 @@ def _git(root: Path, *words: str) -> str | None:
     return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else None
 
 
-def _last_settings(path: Path) -> dict[str, Any] | None:
-    starts = [start for start in read_starts(path.parent) if isinstance(start.get("settings"), dict)]
+def changed_settings(run: Path, config: Config) -> dict[str, list[Any]]:
+    """The settings that differ from the last start of a run, by key: before and now; empty if that is unknown."""
+    before = _last_settings(run) or _settings_of(run / "config.yaml")
+    return dict(_differences(before, _json(to_plain(config)))) if before is not None else {}
+
+
+def _last_settings(run: Path) -> dict[str, Any] | None:
+    starts = [start for start in read_starts(run) if isinstance(start.get("settings"), dict)]
     return starts[-1]["settings"] if starts else None
 
 

@@ -14,7 +14,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.files import open_to_read
 from pipeline.common.text import shown, some
 
-_NUMBERED = re.compile(r"(\d+)[ \t,;]+(.+)")
+_NUMBERED = re.compile(r"(\d+)[.):]?[ \t,;]+(.+)")
 _NUMBER_LAST = re.compile(r".*[\s,;](\d+)")
 _LONGEST = 1 << 20  # bytes of a list; Kinetics-700's has 12 KB
 
@@ -62,11 +62,18 @@ def _unquoted(name: str) -> str:
 
 
 def _check_without_numbers(path: Path, rows: Sequence[tuple[int, str]]) -> None:
-    """Check that lines do not end with numbers of their own which the order of the lines would contradict.
+    """Check that no lines begin with numbers or end with numbers of their own which their order would contradict.
 
     Raises:
         UserError: they do.
     """
+    without = [(row, line) for row, line in rows if not _NUMBERED.fullmatch(line)]
+    if without and 2 * len(without) < len(rows):
+        row, line = without[0]
+        raise UserError(
+            f"--class-order: {path}:{row}: got {shown(line)}, expected a number and a name, as on most lines. "
+            "Give a number on every line or on none."
+        )
     numbers = [int(match[1]) for _, line in rows if (match := _NUMBER_LAST.fullmatch(line)) and len(match[1]) < 9]
     count = len(rows)
     if len(numbers) == count > 1 and sorted(numbers) in (list(range(count)), list(range(1, count + 1))):
@@ -88,7 +95,7 @@ def _cells(path: Path, row: int, line: str) -> list[str]:
 def _in_order(path: Path, rows: Sequence[tuple[int, str, str]]) -> list[str]:
     if not rows:
         raise UserError(f"--class-order: {path} has no class names.")
-    first = 0 if any(number == "0" for _, number, _ in rows) else 1
+    first = 0 if any(re.fullmatch("0+", number) for _, number, _ in rows) else 1
     names = [""] * len(rows)
     row_of: dict[str, int] = {}
     for row, number, name in rows:

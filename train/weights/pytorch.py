@@ -1,15 +1,12 @@
-"""Reads the weights in PyTorch's files without PyTorch, and writes them: both formats of torch.save.
+"""Reads the weights in PyTorch's files without PyTorch, and writes them.
 
-The newer format is a zip archive: `data.pkl` says which tensors there are, and `data/0`, `data/1` ... hold their
-bytes.  The older one has several pickles, and the bytes after them.  A file is read completely or refused; nothing in
-it is executed (pickled.py).
+torch_save.py opens the file; here the state_dict in it is found, and its tensors become arrays.  A file is read
+completely or refused; nothing in it is executed (pickled.py).
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import io
 import math
 import re
 import struct
@@ -18,29 +15,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.files import open_to_read, replacing
 from pipeline.common.text import printable, shown, some
 from train.weights.files import WeightFileError
-from train.weights.pickled import Call, CodeError, Name, Persistent, PickleError, read_pickle
+from train.weights.pickled import Call, CodeError, Name
+from train.weights.torch_save import ZIP, Damage, OtherNumbers, Program, Unusable, open_file
 
 ENDINGS = (".pth", ".pt", ".pth.tar", ".bin")
 """How PyTorch's files of weights end, in any case of the letters; Lightning's end in .ckpt, as MindSpore's do."""
 
-_TYPES = {
-    "Float": np.float32, "Double": np.float64, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16, "Long": np.int64,
-    "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_,
-    "ComplexFloat": np.complex64, "ComplexDouble": np.complex128,
-}  # fmt: skip
 # Where training programs keep the weights beside other things: torchvision's references; mmaction2 and Lightning;
 # PySlowFast; others.
 _WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict")
-_ZIP = b"PK\x03\x04"  # how the newer format begins; a pickle begins with 0x80
-_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older format
-_LARGEST_PICKLE = 1 << 28
 # Kinds of tensors without plain numbers, by the function that PyTorch would call.
 _UNUSABLE = {
     "torch._utils._rebuild_qtensor": "quantized",
@@ -52,22 +41,6 @@ _UNUSABLE = {
 _SAVE_STATE = "Save model.state_dict() alone with torch.save, and convert that file."
 
 
-class _Unusable(Exception):
-    """What a tensor without plain numbers is."""
-
-
-class _Program(Exception):
-    """A file that is a program with its weights; the text is the function that wrote it."""
-
-
-class _OtherNumbers(Exception):
-    """A tensor without plain numbers in the older format, where the place of the next one depends on them."""
-
-
-class _Damage(ValueError):
-    """What is wrong with a file, in a few words."""
-
-
 def is_pytorch(path: Path) -> bool:
     """Whether a file's name ends as PyTorch's files do, or a .ckpt begins as they do.
 
@@ -77,7 +50,7 @@ def is_pytorch(path: Path) -> bool:
     if path.suffix != ".ckpt" or not path.is_file():
         return path.name.lower().endswith(ENDINGS)
     with open_to_read(path) as file:
-        return file.read(4).startswith((_ZIP, b"\x80"))  # MindSpore's begin with the number of a protobuf's field
+        return file.read(4).startswith((ZIP, b"\x80"))  # MindSpore's begin with the number of a protobuf's field
 
 
 def read_pth(path: Path) -> tuple[dict[str, NDArray], str]:
@@ -99,16 +72,16 @@ def read_pth(path: Path) -> tuple[dict[str, NDArray], str]:
             "or rename it if that is no SHA-256."
         )
     try:
-        value, storage = _open_zip(content) if content[:4] == _ZIP else _open_older(content)
+        value, storage = open_file(content)
         values, where = _state_dict(path, value)
         return {name: _array(path, name, entry, storage) for name, entry in values.items()}, where
     except WeightFileError:
         raise
-    except _Program as error:
+    except Program as error:
         raise WeightFileError(
             f"{path}: got a program that {error} wrote, expected a state_dict. {_SAVE_STATE}"
         ) from None
-    except _OtherNumbers as error:
+    except OtherNumbers as error:
         raise WeightFileError(f"{path}: it has a tensor {error}, expected tensors of floats. {_SAVE_STATE}") from None
     except CodeError as error:
         raise WeightFileError(
@@ -167,7 +140,7 @@ def _array(path: Path, name: str, value: Call, storage: Callable[[Any], NDArray]
     """The array of a tensor; it shares its memory with others of the same storage."""
     try:
         array = _tensor(value, storage)
-    except _Unusable as error:
+    except Unusable as error:
         raise WeightFileError(f"{path}: {shown(name)} is {error}, expected a tensor of floats. {_SAVE_STATE}") from None
     except (ValueError, TypeError, struct.error) as error:
         raise WeightFileError(f"{path}: corrupted: {shown(name)}: {error}") from None
@@ -178,34 +151,34 @@ def _tensor(value: Any, storage: Callable[[Any], NDArray], depth: int = 0) -> ND
     """Carries out the call that a tensor is pickled as.
 
     Raises:
-        _Damage: it does not lie within its storage, or is no call that PyTorch writes.
-        _Unusable: it has no plain numbers.
+        Damage: it does not lie within its storage, or is no call that PyTorch writes.
+        Unusable: it has no plain numbers.
     """
     if not isinstance(value, Call) or depth > 3:
-        raise _Damage("it is no tensor that PyTorch writes")
+        raise Damage("it is no tensor that PyTorch writes")
     kind, arguments = value.name, value.arguments
     if kind in _UNUSABLE:
-        raise _Unusable(_UNUSABLE[kind])
+        raise Unusable(_UNUSABLE[kind])
     if kind.startswith("torch._utils._rebuild_parameter") and arguments:
         return _tensor(arguments[0], storage, depth + 1)
     if kind == "torch._tensor._rebuild_from_type_v2" and len(arguments) > 2 and isinstance(arguments[0], Name):
         return _tensor(Call(arguments[0].text, arguments[2]), storage, depth + 1)
     if kind == "torch._utils._rebuild_tensor_v3" and len(arguments) > 6 and isinstance(arguments[6], Name):
-        raise _Unusable(f"of {arguments[6].text}")
+        raise Unusable(f"of {arguments[6].text}")
     if kind not in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor") or len(arguments) < 4:
-        raise _Unusable(f"made by {shown(kind)}")
+        raise Unusable(f"made by {shown(kind)}")
     values, offset, shape, strides = arguments[:4]
     if not all(type(count) is int and 0 <= count < 1 << 62 for count in (offset, *shape, *strides)):
-        raise _Damage(f"its shape {shown(shape)}, strides {shown(strides)} or offset {shown(offset)} is impossible")
+        raise Damage(f"its shape {shown(shape)}, strides {shown(strides)} or offset {shown(offset)} is impossible")
     array = storage(values)
     if 0 in shape:
         return np.zeros(shape, array.dtype)
     if any(_metadata(arguments).values()):
-        raise _Unusable("a view of complex numbers")
+        raise Unusable("a view of complex numbers")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     stored = math.prod(size for size, stride in zip(shape, strides, strict=True) if stride)  # others are repeated
     if last >= array.size or stored > array.size:
-        raise _Damage(f"shape {shape} from {offset} on needs more values than the {array.size:,} stored ones")
+        raise Damage(f"shape {shape} from {offset} on needs more values than the {array.size:,} stored ones")
     steps = [stride * array.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(array[offset:], shape, steps, writeable=False)
 
@@ -213,151 +186,6 @@ def _tensor(value: Any, storage: Callable[[Any], NDArray], depth: int = 0) -> ND
 def _metadata(arguments: tuple[Any, ...]) -> dict[Any, Any]:
     """How the values of a tensor differ from the stored ones: `neg` and `conj` change their sign."""
     return arguments[6] if len(arguments) > 6 and isinstance(arguments[6], dict) else {}
-
-
-def _storage_of(key: Any) -> tuple[str, type, int, tuple[Any, ...]]:
-    """Key, type of numbers, how many of them, and what else a persistent id of PyTorch has.
-
-    Raises:
-        _Damage: it is none.
-        _Unusable: its numbers are none that numpy has.
-    """
-    if not isinstance(key, Persistent) or not isinstance(key.key, tuple) or len(key.key) < 5:
-        raise _Damage("it has no storage")
-    mark, kind, name, _, count, *rest = key.key
-    if mark != "storage" or not isinstance(kind, Name) or type(count) is not int or count < 0:
-        raise _Damage(f"its storage {shown(key.key)} is impossible")
-    dtype = _TYPES.get(kind.text.removeprefix("torch.").removesuffix("Storage"))
-    if dtype is None:
-        raise _Unusable(f"of {shown(kind.text)}")
-    return str(name), dtype, count, tuple(rest)
-
-
-def _open_zip(content: bytes) -> tuple[Any, Callable[[Any], NDArray]]:
-    """What `data.pkl` of a zip archive says, and a function that gives the array of a storage."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = {info.filename: info for info in archive.infolist()}
-            if any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in entries):
-                raise _Program("torch.jit.save")
-            if any(name.count("/") == 2 and name.endswith("/models/model.json") for name in entries):
-                raise _Program("torch.export.save")
-            if len(entries) < len(archive.infolist()):
-                raise _Damage("two files in its zip archive have the same name")
-            if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
-                raise _Damage("its zip archive is compressed")
-            if sum(info.file_size for info in entries.values()) > len(content):
-                raise _Damage("files in its zip archive overlap")
-            if broken := archive.testzip():
-                raise _Damage(f"the CRC of {shown(broken)} in it is wrong. Download it again")
-            pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
-            if len(pickles) != 1:
-                raise _Damage("its zip archive has no data.pkl, so that it holds no weights")
-            folder = pickles[0].removesuffix("data.pkl")
-            order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in entries else b"little"
-            if order.strip() != b"little":
-                raise _Damage(f"its numbers are {shown(order.decode('latin-1'))}-endian, expected little")
-            if entries[pickles[0]].file_size > _LARGEST_PICKLE:
-                raise _Damage("its data.pkl is too large")
-            value = read_pickle(io.BytesIO(archive.read(pickles[0])))
-            # Where the bytes of each storage are: after its local header, whose length is in it.
-            starts = {name: _data_start(content, info.header_offset) for name, info in entries.items()}
-    except (
-        zipfile.BadZipFile,
-        NotImplementedError,
-        EOFError,
-        RuntimeError,
-        OSError,
-        ValueError,
-        struct.error,
-    ) as error:
-        if isinstance(error, (_Damage, PickleError, CodeError)):
-            raise
-        raise _Damage(f"its zip archive cannot be read: {error}") from None
-
-    def storage(key: Any) -> NDArray:
-        name, dtype, count, _ = _storage_of(key)
-        info = entries.get(f"{folder}data/{name}")
-        if info is None:
-            raise _Damage(f"its values, data/{shown(name)}, are missing")
-        if info.file_size < count * np.dtype(dtype).itemsize:
-            raise _Damage(f"its storage has {info.file_size:,} bytes, expected {count:,} values")
-        return np.frombuffer(content, dtype, count, starts[info.filename])
-
-    return value, storage
-
-
-def _data_start(content: bytes, header: int) -> int:
-    name, extra = struct.unpack_from("<HH", content, header + 26)
-    return header + 30 + name + extra
-
-
-def _open_older(content: bytes) -> tuple[Any, Callable[[Any], NDArray]]:
-    """The same of the format that PyTorch had before 1.6."""
-    if not content:
-        raise _Damage("it is empty")
-    file = io.BytesIO(content)
-    first = read_pickle(file)
-    if first != _MAGIC:
-        raise _Damage("it does not begin as PyTorch's files do")
-    protocol, system = read_pickle(file), read_pickle(file)
-    if protocol != _PROTOCOL:
-        raise _Damage(f"its protocol is {shown(protocol)}, expected {_PROTOCOL}")
-    if not isinstance(system, dict) or not system.get("little_endian", True):
-        raise _Damage("its numbers are big-endian, expected little")
-    value, keys = read_pickle(file), read_pickle(file)
-    if not isinstance(keys, list):
-        raise _Damage("its list of storages is missing")
-    end_of_pickles = file.tell()
-
-    @functools.cache
-    def starts() -> dict[str, tuple[type, int, int]]:
-        """Type, first byte and number of values of each storage; only called where a tensor's values are wanted."""
-        types, places, at = _types_in(value), {}, end_of_pickles
-        for key in map(str, keys):
-            if key not in types:
-                raise _Damage(f"storage {shown(key)} has no type")
-            (count,) = struct.unpack_from("<q", content, at) if at + 8 <= len(content) else (-1,)
-            size = count * np.dtype(types[key]).itemsize
-            if count < 0 or len(content) < at + 8 + size:
-                raise _Damage("the file ends early")
-            places[key] = types[key], at + 8, count
-            at += 8 + size
-        return places
-
-    def storage(key: Any) -> NDArray:
-        name, dtype, count, rest = _storage_of(key)
-        places = starts()
-        if name not in places or dtype is not places[name][0]:
-            raise _Damage(f"its values, storage {shown(name)}, are missing")
-        _, start, stored = places[name]
-        offset = 0
-        if rest and rest[0] is not None:  # a part of the storage: key, offset, count
-            _, offset, count = rest[0] if isinstance(rest[0], tuple) and len(rest[0]) == 3 else (0, -1, 0)
-        if type(offset) is not int or type(count) is not int or offset < 0 or not 0 <= count <= stored - offset:
-            raise _Damage(f"its storage has {stored:,} values, expected {shown(count)}")
-        return np.frombuffer(content, dtype, count, start + offset * np.dtype(dtype).itemsize)
-
-    return value, storage
-
-
-def _types_in(value: Any) -> dict[str, type]:
-    """The type of each storage in what was pickled, by its key."""
-    types: dict[str, type] = {}
-    waiting, seen = [value], set()
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, Persistent):
-            try:
-                name, dtype, _, _ = _storage_of(one)
-            except _Unusable as error:  # where the next one begins is unknown
-                raise _OtherNumbers(str(error)) from None
-            types[name] = dtype
-        elif isinstance(one, (dict, list, tuple, Call)) and id(one) not in seen:
-            seen.add(id(one))
-            waiting += one.values() if isinstance(one, dict) else one.arguments if isinstance(one, Call) else one
-            waiting += one.entries.values() if isinstance(one, Call) else ()
-    return types
 
 
 def write_pth(path: Path, arrays: Mapping[str, NDArray]) -> None:

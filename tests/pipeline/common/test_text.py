@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pipeline import manifests
 from pipeline.common import cli
 from pipeline.common.errors import UserError
+from pipeline.common.streams import escaped_streams
 from pipeline.common.text import visible
 
 EVIL = "\x1b[2J\x1b]0;title\x07\x9b31m\r\x08\u202egnp.exe\u2066\ufeff\u200b\ud800\x7f"
@@ -70,7 +71,7 @@ def test_a_progress_bar_still_moves():
     stream = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
-        with cli.escaped_streams():
+        with escaped_streams():
             with tqdm(total=2, desc="outer", position=1) as outer, tqdm(total=2, mininterval=0) as bar:
                 bar.update()
                 outer.update()

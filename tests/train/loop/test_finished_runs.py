@@ -176,6 +176,13 @@ def test_start_that_is_refused_does_not_touch_the_run(config, tmp_path):
     before = files_below(run)
     with pytest.raises(UserError, match="cannot resume: seed is 0 in the checkpoint and 7 now"):
         train.main([*words, "--train.seed=7", *RESUME])
+    changed = (
+        r"Changed since the last start: optimizer\.loss_scale was 1\.0, is \"dynamic\"; optimizer\.ema_decay was null"
+    )
+    with pytest.raises(
+        UserError, match=rf"optimizer\.ckpt does not fit this network and optimizer\. Use .*\. {changed}"
+    ):
+        train.main([*words, "--optimizer.ema_decay=0.9", "--optimizer.loss_scale=dynamic", "--train.epochs=2", *RESUME])
     assert files_below(run) == before
 
 

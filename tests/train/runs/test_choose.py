@@ -71,6 +71,16 @@ def test_only_runs_of_dataset_and_classes_count(tmp_path, caplog):
         newest_weights(config_for(tmp_path, "yours"), None)
 
 
+def test_run_of_unknown_dataset_is_named(tmp_path, caplog):
+    caplog.set_level("WARNING")
+    mine = make_run(tmp_path, "own/1", "2026-01-01T00:00:00+00:00")
+    broken = make_run(tmp_path, "own/2", "2026-02-01T00:00:00+00:00") / "config.yaml"
+    broken.write_text("{: x")
+    assert [run.path for run in runs_of(config_for(tmp_path), None)] == [mine]
+    reason = "missing or corrupted, so the dataset of its run is unknown. The run is not used."
+    assert caplog.messages == [f"warning: {broken}: {reason}"]
+
+
 def test_newer_run_without_best_checkpoint_is_named(tmp_path, caplog):
     caplog.set_level("WARNING")
     older = make_run(tmp_path, "own/1", "2026-01-01T00:00:00+00:00")

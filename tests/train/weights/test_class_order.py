@@ -16,6 +16,8 @@ from train.weights.class_order import read_class_order
         "1;a\n0;b c\n2;d, e\n",
         "1 a\n0 b c\n2 d, e\n",
         "1 b c\n2 a\n3 d, e\n",
+        "00\tb c\n01\ta\n02\td, e\n",
+        "0: b c\n1. a\n2) d, e\n",
         'label_id,label\n0,b c\n2,"d, e"\n1,a\n',
         '"b c"\n"a"\n"d, e"\n',
         '2,"d, e"\n1,"a"\n0,b c\n',
@@ -37,6 +39,8 @@ def test_usual_forms(text, tmp_path):
         (b"0 a\n5 b\n", r"x\.txt:2: got the number '5', expected each of 0 to 1 once"),
         (b"label_id,label\nx,a\n", r"x\.txt:2: got the number 'x'"),
         (b"label_id,label\n0\n", r"x\.txt:2: got the class '', expected each name once"),
+        (b"0\ta\n1\tb\n2\t\n", r"x\.txt:3: got '2', expected a number and a name, as on most lines\. Give a number on"),
+        (b"id,name\n0,a\n1,b\n", r"x\.txt:1: got 'id,name', expected a number and a name"),
         (b"a,0\nb,1\n", r"x\.txt:1: got 'a,0', expected a name, or first its number\. Give a CSV with the columns"),
         (b"b 2\na 1\n", r"x\.txt:1: got 'b 2', expected a name, or first its number"),
         (b"x" * (1 << 21), r"x\.txt is larger than 1,048,576 bytes"),
@@ -52,7 +56,7 @@ def test_odd_lists_are_refused_with_the_row(content, message, tmp_path):
 
 
 def test_names_that_end_with_numbers_are_names(tmp_path):
-    for names in (["class 1", "class 2"], ["class 1", "class 7"], ["area 51"]):
+    for names in (["class 1", "class 2"], ["class 1", "class 7"], ["area 51"], ["100 m", "a"]):
         (tmp_path / "x.txt").write_text("\n".join(names))
         assert read_class_order(tmp_path / "x.txt") == names
 
