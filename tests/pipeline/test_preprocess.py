@@ -251,10 +251,13 @@ def started(settings):
         # Background programs of a shell that is not interactive ignore SIGINT, and so do their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as run:  # fmt: skip
-        wait_until(lambda: run.poll() is not None or reached.exists() and list(Path(settings.store).glob(".*.tmp")))
-        assert run.poll() is None, run.communicate()
-        assert processes_of(settings.store, "pipeline.decoding.worker")
-        yield run
+        try:
+            wait_until(lambda: run.poll() is not None or reached.exists() and list(Path(settings.store).glob(".*.tmp")))
+            assert run.poll() is None, run.communicate()
+            assert processes_of(settings.store, "pipeline.decoding.worker")
+            yield run
+        finally:
+            run.kill()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

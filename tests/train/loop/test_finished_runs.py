@@ -253,7 +253,8 @@ def test_next_commands_can_be_pasted(config, tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-def test_training_ends_with_the_next_commands(config, tmp_path, capsys):
+def test_training_ends_with_the_next_commands(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trainer, "_SHOWN_EVERY_S", math.inf)
     words = ["-c", str(config), f"--train.ckpt_path={tmp_path}", *FAST, "--train.eval_epochs=0", "--train.epochs=1"]
     assert train.main(words) == EXIT_OK
     (run,) = (tmp_path / "tiny").iterdir()

@@ -220,6 +220,7 @@ def step_lines(text: str) -> list[str]:
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
 def test_people_see_a_bar_and_whole_lines_of_the_log(stream, config, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.setattr(trainer, "_SHOWN_EVERY_S", math.inf)
     assert train.main(["-c", str(config), f"--train.ckpt_path={tmp_path}", "--train.epochs=1"]) == EXIT_OK
     shown = sys.stderr.getvalue()
     bars = re.findall(r"\repoch 1: +\d+%\|[^\r\n]*\| (\d)/8 \[[\d:]+<[\d:?]+, *\S*(?:step/s|s/step)\]", shown)
