@@ -129,16 +129,17 @@ def _print_and_write(
 
 def _notes(result: Result) -> list[str]:
     """What a reader of a protocol's numbers must know."""
+    total = len(result.views)
     inexact, shorter = (result.summary[key] for key in ("num_inexact_videos", "num_short_videos"))
-    unlabelled = len(result.views) - result.summary["num_labelled_videos"]
+    unlabelled = total - result.summary["num_labelled_videos"]
     notes = []
-    if 0 < unlabelled < len(result.views):
-        notes.append(f"{unlabelled:,} videos have no label; they are predicted and not counted")
+    if 0 < unlabelled < total:
+        notes.append(f"{unlabelled:,} of {total:,} videos have no label; they are predicted and not counted")
     if inexact:
-        notes.append(f"{inexact:,} videos lack a stored frame that it names; they show the nearest one")
+        notes.append(f"{inexact:,} of {total:,} videos lack a stored frame that it names; they show the nearest one")
     if shorter:
         happens = "they have no clip" if result.protocol.short == "none" else "their frames repeat"
-        notes.append(f"{shorter:,} videos are shorter than a clip; {happens}")
+        notes.append(f"{shorter:,} of {total:,} videos are shorter than a clip; {happens}")
     return notes
 
 

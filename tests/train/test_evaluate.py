@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +30,8 @@ from pipeline.common import files
 from pipeline.common.errors import EXIT_IO, EXIT_OK, EXIT_SIGINT, EXIT_USAGE, UserError
 from train import evaluate
 from train.device import launch, signals
-from train.evaluation.results import folder_for
+from train.evaluation.protocols import PROTOCOLS
+from train.evaluation.results import Result, folder_for
 from train.network import predictor
 from train.weights import checkpoint
 
@@ -89,6 +91,17 @@ def test_table_lines_and_files_of_each_protocol(words, tmp_path, capsys, monkeyp
     assert np.mean([row["label"] == row["predicted_1"] for row in rows]) == summary["video_top1"]
     assert summary["video_top1_if_missing_are_wrong"] == pytest.approx(summary["video_top1"] * 6 / 7)
     assert f"video top-1 {summary['video_top1']:.4f}" in out and "tiny-val@" in summary["split"]
+
+
+def test_notes_say_how_many_videos_of_all():
+    summary = {"num_inexact_videos": 1, "num_short_videos": 2, "num_labelled_videos": 3}
+    result = Result("vmz", PROTOCOLS["vmz"], summary, np.ones((4, 3)), np.ones(4), np.ones(4, int), np.ones((1, 4, 3)))
+    assert evaluate._notes(result) == [
+        "1 of 4 videos have no label; they are predicted and not counted",
+        "1 of 4 videos lack a stored frame that it names; they show the nearest one",
+        "2 of 4 videos are shorter than a clip; their frames repeat",
+    ]
+    assert evaluate._notes(replace(result, protocol=PROTOCOLS["torchvision-clip"]))[2].endswith("they have no clip")
 
 
 def test_results_are_printed_before_they_are_written(words, tmp_path, capsys, monkeypatch):

@@ -172,9 +172,12 @@ def _choose(count: Count, clip_len: int, config: Config, timeline: Timeline, vid
             draws = Draws(count.seed, each=clip_len).of(videos)
             source = zjut_frames(zjut_mode(loader.dataset), known.source_frames, draws)[:, None]
         else:
-            source, _ = windows_of(known.source_frames, known.source_fps, protocol.fps, clip_len, protocol.num_clips)
+            source = windows_of(known.source_frames, known.source_fps, protocol.fps, clip_len, protocol.num_clips)
         frames, exact = stored_of(known, source, settings.fps)
-    kept = np.flatnonzero(~short) if protocol.short == "none" else np.arange(len(videos))
+    if protocol.short == "none":
+        kept, exact = np.flatnonzero(~short), exact | short  # a video without a clip lacks no frame
+    else:
+        kept = np.arange(len(videos))
     clips = frames[kept].reshape(-1, clip_len)
     owners = np.repeat(kept, frames.shape[1] * protocol.num_crops)
     crops = np.tile(np.arange(protocol.num_crops), len(clips))

@@ -129,16 +129,15 @@ def starts_of(windows: NDArray[np.int64], num_clips: int) -> NDArray[np.int64]:
 
 def windows_of(
     num_frames: NDArray[np.int64], source_fps: NDArray[np.float64], fps: float, clip_len: int, num_clips: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The clips of N videos as source frames (N, num_clips, clip_len), and how many windows (N,) each video has.
+) -> NDArray[np.int64]:
+    """The clips of N videos as source frames (N, num_clips, clip_len).
 
     A video without a window has the frames of its first window, which loops.
     """
     available = num_resampled(num_frames, source_fps, fps)
-    windows = available - clip_len + 1
-    positions = starts_of(np.maximum(windows, 1), num_clips)[..., None] + np.arange(clip_len)
+    positions = starts_of(np.maximum(available - clip_len + 1, 1), num_clips)[..., None] + np.arange(clip_len)
     positions %= np.maximum(available, 1)[:, None, None]  # only acts on short videos
-    return np.minimum(resampled(positions, source_fps, fps), num_frames[:, None, None] - 1), windows
+    return np.minimum(resampled(positions, source_fps, fps), num_frames[:, None, None] - 1)
 
 
 def zjut_frames(mode: str, num_frames: NDArray[np.int64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -180,7 +179,7 @@ def source_frames(
     chosen = PROTOCOLS[protocol]
     if chosen.frames != "windows":
         raise ValueError(f"protocol: got {protocol}, expected one whose clips are windows of the source")
-    frames, windows = windows_of(
-        np.array([num_source_frames]), np.array([source_fps], np.float64), chosen.fps, clip_len, num_clips
-    )
-    return [] if chosen.short == "none" and windows[0] < 1 else frames[0].tolist()
+    count, rate = np.array([num_source_frames]), np.array([source_fps], np.float64)
+    if chosen.short == "none" and num_resampled(count, rate, chosen.fps)[0] < clip_len:
+        return []
+    return windows_of(count, rate, chosen.fps, clip_len, num_clips)[0].tolist()

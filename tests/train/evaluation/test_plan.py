@@ -74,6 +74,8 @@ def test_frames_that_are_not_stored_are_counted():
         plan = plan_of(config_with("torchvision-video", recipe=Preprocess(fps=fps)), timeline)
         assert plan.inexact[0].tolist() == inexact
         assert all(max(view[1]) < timeline.stored_frames[view[0]] for view in views_in(plan, 0))
+    short = plan_of(config_with("torchvision-video", "vmz"), by_time._replace(source_frames=np.array([20])))
+    assert [each.tolist() for each in short.inexact] == [[False], [True]]  # the first has no clip
 
 
 def test_short_videos_have_no_clip_or_repeat():
