@@ -48,7 +48,7 @@ def test_best_step_is_marked_on_a_logarithmic_axis(drawn, tmp_path):
     assert all(tick == round(tick) for tick in drawn[1].get_xticks()), "there is no half a step"
 
 
-def test_training_and_validation_of_one_run_differ_in_colour(drawn, tmp_path):
+def test_parts_of_one_run_differ_in_colour(drawn, tmp_path):
     steps = np.arange(1.0, 9)
     lines = [Curve(0, steps, steps / 9, "train"), Curve(0, steps, steps / 8, "val", points=True)]
     charts.curves(tmp_path, "a", lines, unit="top-1", alt="", limits=(0, 1.2))
