@@ -23,7 +23,7 @@ _PAIRS = 20  # most confused ones that are listed
 
 
 def evaluation_page(runs: Sequence[Run], configs: Sequence[Config | None], folder: Path) -> Page:
-    """Describe the evaluations of runs: all in a table, and the newest in detail.
+    """Describe the evaluations of runs: all in a table, and in detail the newest that has labels.
 
     Args:
         runs: whose folders `eval` are read.
@@ -39,10 +39,11 @@ def evaluation_page(runs: Sequence[Run], configs: Sequence[Config | None], folde
         none = Note("There is no evaluation in the folder eval of a run yet. Run `make eval`.")
         page.sections.append(Section("Protocols", [none, *broken]))
         return page
-    newest = max(found, key=lambda each: each.written)
+    newest = max(found, key=lambda each: ("top1" in each.summary, each.written))  # without labels there is no error
+    later = [Note(f"{each.folder.name} is newer and has no labels.") for each in found if each.written > newest.written]
     page.sections += [
         Section("Protocols", [_protocols(found, len(runs)), *broken]),
-        Section("Newest evaluation", _newest(newest)),
+        Section("Newest evaluation", [*_newest(newest), *later]),
         Section("Classes", _or_note(_classes, newest)),
         Section("Confusion", _or_note(_confusion, newest, folder)),
         *errors_of(newest, configs[newest.run], folder),

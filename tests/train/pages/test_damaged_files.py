@@ -1,6 +1,7 @@
 """Files of a run and of an evaluation that are damaged: a page says so, or leaves out what is impossible."""
 
 import json
+import os
 
 import pytest
 from make_report import RECORDS, write_evaluation
@@ -49,6 +50,20 @@ def test_whole_evaluation_has_every_section(run, tmp_path):
     )
     assert "No clips: the run's config.yaml is missing" in texts["Worst errors"]
     assert "'1.5000', '4', '4 of 5'" in texts["Protocols"]  # labelled clips and videos, by which accuracy is divided
+
+
+def test_newer_evaluation_without_labels_hides_nothing(run, tmp_path):
+    """Such as one of an unlabelled test split, which has predictions only."""
+    before, (folder,) = sections(run, tmp_path), tmp_path.glob("eval/*")
+    other = tmp_path / "eval" / "best-one-clip-test"
+    other.mkdir()
+    summary = {"protocol": "one-clip", "num_clips": 16, "num_videos": 16, "checkpoint": "c", "split": "test"}
+    (other / "summary.json").write_text(json.dumps(summary))
+    os.utime(folder / "summary.json", (0, 0))
+    after = sections(run, tmp_path)
+    assert "best-one-clip-test is newer and has no labels." in after["Newest evaluation"]
+    for title in ("Classes", "Confusion", "Worst errors"):
+        assert after[title] == before[title]
 
 
 @pytest.mark.parametrize(("name", "content"), [(name, each) for name, every in DAMAGED.items() for each in every])

@@ -11,7 +11,7 @@ import pytest
 from make_report import make_hostile_run
 from make_videos import write_mp4
 
-from train.pages.blocks import PAGES
+from train.pages.blocks import PAGES, Heat, Page, Section, write_pages
 from train.pictures.prediction import Prediction, write_pictures
 from train.report import main
 
@@ -101,6 +101,27 @@ def test_paper_is_as_wide_as_every_table(name: str, report: Path):
     facts = measured(report / "paper.html", 702)
     assert facts["overflow"] == 0 and facts["outside"] == [] and facts["broken"] == []
     assert facts["clips"] == 0 and (facts["stills"] > 0) == (name == "evaluation.html"), "buttons are not for paper"
+
+
+CONTRASTS = """<pre></pre><script>
+const numbers = text => text.match(/[0-9.]+/g).slice(0, 3).map(each => parseFloat(each) / (text.startsWith("rgb") ? 255 : 1));
+const light = text => numbers(text).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, place) => sum + v * [0.2126, 0.7152, 0.0722][place], 0);
+document.querySelector("pre").textContent = JSON.stringify([...document.querySelectorAll(".heat td")].map(cell => {
+  const style = getComputedStyle(cell), both = [light(style.color), light(style.backgroundColor)];
+  return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05); }));
+</script>"""  # noqa: E501
+
+
+@pytest.mark.parametrize("flags", [[], DARK], ids=["light", "dark"])
+def test_numbers_are_read_on_every_shade(flags: list[str], tmp_path: Path):
+    shades = [(str(number), number / 20) for number in range(21)]
+    heat = Heat([str(number) for number in range(21)], [shades])
+    write_pages(tmp_path, {"index.html": Page("shades", [Section("Shades", [heat])])}, "")
+    page = tmp_path / "index.html"
+    page.write_text(page.read_text().replace("</body>", CONTRASTS))
+    contrasts = facts_of(page, *flags)
+    assert len(contrasts) == 21 and min(contrasts) > 3.5
 
 
 PLAYS = """<body><video src="MP4" preload="auto" muted></video><img src="GIF"><pre></pre><script>

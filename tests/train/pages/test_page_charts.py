@@ -48,6 +48,17 @@ def test_best_step_is_marked_on_a_logarithmic_axis(drawn, tmp_path):
     assert all(tick == round(tick) for tick in drawn[1].get_xticks()), "there is no half a step"
 
 
+def test_parts_of_one_run_differ_in_colour(drawn, tmp_path):
+    steps = np.arange(1.0, 9)
+    lines = [Curve(0, steps, steps / 9, "train"), Curve(0, steps, steps / 8, "val", points=True)]
+    charts.curves(tmp_path, "a", lines, unit="top-1", alt="", limits=(0, 1.2))
+    colours = {line.get_label(): line.get_color() for line in drawn[0].lines}
+    assert (colours["train"], colours["val"]) == LIGHT.series[:2]
+    charts.curves(tmp_path, "a", [*lines, Curve(1, steps, steps / 7, "other")], unit="top-1", alt="", limits=(0, 1.2))
+    colours = {line.get_label(): line.get_color() for line in drawn[1].lines}
+    assert colours["train"] == colours["val"] != colours["other"], "of several runs, a run has one colour"
+
+
 def test_letters_of_many_runs_cover_no_curve(monkeypatch, tmp_path):
     figures: list[Figure] = []
     monkeypatch.setattr(charts, "save_png", lambda figure, _path: figures.append(figure))
