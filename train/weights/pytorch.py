@@ -178,7 +178,7 @@ def _tensor(value: Any, storage: Callable[[Any], NDArray], depth: int = 0) -> ND
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     stored = math.prod(size for size, stride in zip(shape, strides, strict=True) if stride)  # others are repeated
     if last >= array.size or stored > array.size:
-        raise Damage(f"shape {shape} from {offset} on needs more values than the {array.size:,} stored ones")
+        raise Damage(f"shape {shown(shape)} from {offset} on needs more values than the {array.size:,} stored ones")
     steps = [stride * array.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(array[offset:], shape, steps, writeable=False)
 
