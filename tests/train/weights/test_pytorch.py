@@ -158,6 +158,10 @@ def test_weights_are_found_beside_other_things(value, where, tmp_path):
         ({"x": Called(V2, Storage(A), 0, (2, 2), (1,), False, {})}, "corrupted: 'x': "),
         ({"x": Called(V2, Storage(A), 0, (0, 1 << 61, 1 << 61), (1, 1, 1), False, {})}, "corrupted: 'x': "),
         ({"x": Called(V2, Storage(A), 0, 5, 6, False, {})}, "corrupted: 'x': "),
+        (
+            {"x": Called(V2, Storage(A), 0, (1,) * 100_000, (0,) * 100_000, False, {})},
+            "corrupted: 'x': it has 100,000 dim",
+        ),
         ({"x": Called(V2, 5, 0, (2,), (1,), False, {})}, "corrupted: 'x': it has no storage"),
     ],
 )
