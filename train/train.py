@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         stop = stack.enter_context(StopRequests())
         device = start_device(config, trains=True)
         world = join_world(config)
-        known = {each.path for each in runs(Path(config.train.ckpt_path))}
+        known = {each.path for each in runs(Path(config.train.ckpt_path))} if args.resume == "auto" else set()
         checkpoints = checkpoints_to_resume(config, class_names(config), args.resume, writes=world.rank == 0)
         run = None
         if world.rank == 0:

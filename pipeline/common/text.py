@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,13 @@ _ACTING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
+
+
+# A file can nest containers that share their parts so that Python's own text of them would never end.
+_bounded = reprlib.Repr()
+_bounded.maxlevel = 3
+_bounded.maxtuple = _bounded.maxlist = _bounded.maxdict = _bounded.maxset = 12
+_bounded.maxstring = _bounded.maxother = 100
 
 
 def visible(text: str) -> str:
@@ -30,7 +38,7 @@ def some(ids: Iterable[str], shown: int = 5) -> str:
 
 def shown(value: Any, longest: int = 80) -> str:
     """`repr(value)` for a message: one line, and cut where it is long."""
-    text = repr(value)
+    text = _bounded.repr(value) if isinstance(value, (tuple, list, dict, set)) else repr(value)
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 

@@ -61,11 +61,14 @@ class Call:
         return f"{self.name}(...)"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Persistent:
     """What the file stores outside the pickle: a storage of PyTorch."""
 
     key: Any
+
+    def __repr__(self) -> str:
+        return "a storage"
 
 
 _MARK = object()

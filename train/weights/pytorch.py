@@ -38,6 +38,7 @@ _UNUSABLE = {
     "torch._utils._rebuild_nested_tensor": "nested",
     "torch._utils._rebuild_meta_tensor_no_storage": "on the device meta, without values",
 }
+_MOST_DIMENSIONS = 32  # numpy crashes where an array's memory is given with too many
 _SAVE_STATE = "Save model.state_dict() alone with torch.save, and convert that file."
 
 
@@ -170,6 +171,8 @@ def _tensor(value: Any, storage: Callable[[Any], NDArray], depth: int = 0) -> ND
     values, offset, shape, strides = arguments[:4]
     if not all(type(count) is int and 0 <= count < 1 << 62 for count in (offset, *shape, *strides)):
         raise Damage(f"its shape {shown(shape)}, strides {shown(strides)} or offset {shown(offset)} is impossible")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise Damage(f"it has {len(shape):,} dimensions")
     array = storage(values)
     if 0 in shape:
         return np.zeros(shape, array.dtype)
@@ -178,7 +181,7 @@ def _tensor(value: Any, storage: Callable[[Any], NDArray], depth: int = 0) -> ND
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     stored = math.prod(size for size, stride in zip(shape, strides, strict=True) if stride)  # others are repeated
     if last >= array.size or stored > array.size:
-        raise Damage(f"shape {shape} from {offset} on needs more values than the {array.size:,} stored ones")
+        raise Damage(f"shape {shown(shape)} from {offset} on needs more values than the {array.size:,} stored ones")
     steps = [stride * array.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(array[offset:], shape, steps, writeable=False)
 

@@ -158,6 +158,10 @@ def test_weights_are_found_beside_other_things(value, where, tmp_path):
         ({"x": Called(V2, Storage(A), 0, (2, 2), (1,), False, {})}, "corrupted: 'x': "),
         ({"x": Called(V2, Storage(A), 0, (0, 1 << 61, 1 << 61), (1, 1, 1), False, {})}, "corrupted: 'x': "),
         ({"x": Called(V2, Storage(A), 0, 5, 6, False, {})}, "corrupted: 'x': "),
+        (
+            {"x": Called(V2, Storage(A), 0, (1,) * 100_000, (0,) * 100_000, False, {})},
+            "corrupted: 'x': it has 100,000 dim",
+        ),
         ({"x": Called(V2, 5, 0, (2,), (1,), False, {})}, "corrupted: 'x': it has no storage"),
     ],
 )
@@ -224,6 +228,21 @@ def test_hostile_pickles_are_refused(content, tmp_path):
     assert why_refused(tmp_path / "x.pth")
     (tmp_path / "older.pth").write_bytes(content)
     assert why_refused(tmp_path / "older.pth").startswith(("corrupted", "refused"))
+
+
+# Thirty tuples, each of the one before it twice: as text, or for their hash, they would be a billion.
+SHARED = b")q\x00" + b"".join(b"h%c\x86q%c" % (number, number + 1) for number in range(30))
+
+
+def test_shared_parts_do_not_grow(tmp_path):
+    ended = pickle.dumps({}, 2)
+    (tmp_path / "older.pth").write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + SHARED + b"." + ended * 3)
+    assert "its protocol is ((" in why_refused(tmp_path / "older.pth")
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00" + SHARED + b"h\x01tR"
+    for entry in (b"X\x01\x00\x00\x00x" + tensor, SHARED + b"QK\x01", b"X\x01\x00\x00\x00x" + SHARED + b"Q"):
+        with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02}" + entry + b"s.")
+        assert why_refused(tmp_path / "x.pth")
 
 
 def test_zip_bombs_and_broken_archives(tmp_path):
