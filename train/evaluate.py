@@ -137,6 +137,8 @@ def _notes(result: Result) -> list[str]:
         notes.append(f"{unlabelled:,} of {total:,} videos have no label; they are predicted and not counted")
     if inexact:
         notes.append(f"{inexact:,} of {total:,} videos lack a stored frame that it names; they show the nearest one")
+    if nan := result.summary["num_nan_videos"]:
+        notes.append(f"{nan:,} of {total:,} videos have scores that are not numbers; they count as wrong")
     if shorter:
         happens = "they have no clip" if result.protocol.short == "none" else "their frames repeat"
         notes.append(f"{shorter:,} of {total:,} videos are shorter than a clip; {happens}")

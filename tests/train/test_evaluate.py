@@ -94,7 +94,7 @@ def test_table_lines_and_files_of_each_protocol(words, tmp_path, capsys, monkeyp
 
 
 def test_notes_say_how_many_videos_of_all():
-    summary = {"num_inexact_videos": 1, "num_short_videos": 2, "num_labelled_videos": 3}
+    summary = {"num_inexact_videos": 1, "num_short_videos": 2, "num_labelled_videos": 3, "num_nan_videos": 0}
     result = Result("vmz", PROTOCOLS["vmz"], summary, np.ones((4, 3)), np.ones(4), np.ones(4, int), np.ones((1, 4, 3)))
     assert evaluate._notes(result) == [
         "1 of 4 videos have no label; they are predicted and not counted",

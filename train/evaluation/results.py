@@ -88,6 +88,7 @@ def _result(source: Evaluation, name: str, numbers: list[int], scores: Sequence[
     if "video_top1" in summary:
         summary |= _of_labelled(source, protocol, summary, ours)
     of_seeds = np.stack([each.probabilities() for each in ours])
+    summary["num_nan_videos"] = int(np.isnan(of_seeds).any(axis=(0, 2)).sum())
     losses = np.mean([each.losses() for each in ours], axis=0)
     views = np.sum([each.views for each in ours], axis=0)
     return Result(name, protocol, summary, of_seeds.mean(axis=0), losses, views, of_seeds)
@@ -263,6 +264,8 @@ def write_files(
             class_names=np.array(names), label_ids=videos.label_ids, views=result.views, **seeds,
         )  # fmt: skip
     summary = {**facts, "protocol": result.name, **result.summary, "settings": settings}
+    if not np.isfinite(summary.get("loss", 0.0)):
+        summary["loss"] = None  # JSON has no NaN
     if labelled.any():
         matrix = confusion(videos.label_ids, result)
         totals = np.bincount(videos.label_ids[labelled], minlength=len(names)) * len(result.of_seeds)

@@ -107,7 +107,8 @@ def _cells(summary: dict[str, Any]) -> list[str]:
             f"{100 * low:.1f}–{100 * high:.1f}",
         ]
     cells += [
-        numbers.percent(summary["mean_class"], 2), numbers.decimal(summary["loss"], 4), clips,
+        numbers.percent(summary["mean_class"], 2),
+        numbers.MISSING if summary["loss"] is None else numbers.decimal(summary["loss"], 4), clips,
         f"{videos} of {numbers.count(int(summary['num_listed_videos']))}",
         f"{published['top1']:.2f} / {published['top5']:.2f}" if published else numbers.MISSING,
         f"{difference['top1']:+.2f} / {difference['top5']:+.2f}" if difference else numbers.MISSING,
@@ -131,6 +132,7 @@ def _newest(evaluation: Evaluation) -> list[Block]:
     for key, text in (
         ("num_inexact_videos", "videos lack a stored frame that the protocol names; they show the nearest one."),
         ("num_short_videos", "videos are shorter than a clip."),
+        ("num_nan_videos", "videos have scores that are not numbers; they count as wrong."),
     ):
         if summary.get(key):
             blocks.append(Note(f"{summary[key]} {text}"))

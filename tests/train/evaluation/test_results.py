@@ -74,6 +74,19 @@ def test_counts_are_those_of_scikit_learn():
     assert result.summary["mean_class"] == pytest.approx((recalls * with_view / totals).mean())
 
 
+def test_scores_that_are_no_numbers_count_as_wrong(tmp_path):
+    source, scores = scored()
+    before = results_of(source, [scores])[0].summary
+    scores.add(np.full((1, 7), np.nan, np.float32), scores.labels[:1], np.array([0]))
+    (result,) = results_of(source, [scores])
+    assert (before["num_nan_videos"], result.summary["num_nan_videos"]) == (0, 1)
+    assert result.summary["video_top5"] * 59 <= before["video_top5"] * 59 and np.isnan(result.summary["loss"])
+    write_files(tmp_path / "r", source, result, NAMES, {}, {}, no_picture)
+    text = (tmp_path / "r" / "summary.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=pytest.fail)["loss"] is None  # JSON has no NaN
+    assert [row["loss"] for row in csv_rows(tmp_path / "r" / "videos.csv")[:3]] == ["", "", ""]
+
+
 def test_intervals_are_those_of_scipy():
     stats = pytest.importorskip("scipy.stats", reason="SciPy is not installed")
     for total in (1, 2, 59, 19404):
