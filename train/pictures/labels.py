@@ -188,8 +188,10 @@ def _clusters(text: str) -> list[str]:
     clusters: list[str] = []
     for character in text:
         last = clusters[-1] if clusters else ""
+        if last.strip() and ord(character) in _SKIN_TONES:
+            continue  # a font of one colour would draw a box beside the emoji
         flags = ord(character) in _FLAGS and len(last) == 1 and ord(last) in _FLAGS
-        follows = unicodedata.category(character)[0] == "M" or character in _UNSEEN or ord(character) in _SKIN_TONES
+        follows = unicodedata.category(character)[0] == "M" or character in _UNSEEN
         vowel = character in _VOWELS_AFTER or (last and last[-1] in _VOWELS_BEFORE and character != " ")
         if last and (follows or flags or vowel or last[-1] == _JOINER):
             clusters[-1] += character

@@ -217,6 +217,11 @@ def test_font_of_colours_is_not_taken(tmp_path, monkeypatch, caplog):
     labels._font_of.cache_clear()
 
 
+def test_tone_of_an_emoji_is_no_box_beside_it():
+    (line,) = fit("a \U0001f600\U0001f3fd b", 300, [12]).lines
+    assert "".join(run.text for run in line) == "a \U0001f600 b"
+
+
 def test_text_that_acts_is_written_out():
     (line,) = fit("a\n\tb\u202ec", 300, [12]).lines
     assert "".join(run.text for run in line) == r"a b\u202ec"
