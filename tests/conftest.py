@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -42,6 +43,14 @@ def pytest_collection_finish() -> None:
     """
     if "mindspore" in sys.modules:
         sys.modules["mindspore"].runtime.launch_blocking()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Weights and numbers that a test or its fixtures draw without a seed of their own are the same in each run."""
+    random.seed(0)
+    if "mindspore" in sys.modules:
+        sys.modules["mindspore"].set_seed(0)  # and numpy's
 
 
 @pytest.fixture(autouse=True)

@@ -66,7 +66,7 @@ def test_a_bad_video_costs_itself_alone(how, status, reason):
     assert found == [("ok", "", 1), bad, bad, ("ok", "", 4), ("ok", "", 5)]
 
 
-def test_child_that_takes_long_to_end_keeps_its_exit_code():
+def test_child_slow_to_end_keeps_its_exit_code():
     assert outcomes(["lateexit-1"]) == [("crash", "exit status 7", None)]
 
 
