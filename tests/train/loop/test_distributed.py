@@ -8,6 +8,7 @@ import model  # noqa: F401  before mindspore
 
 # isort: split
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,7 +148,8 @@ def test_one_process_repeats_and_resumes_steps_of_two(died, folder, monkeypatch)
         for name in together.files:
             np.testing.assert_allclose(together[name], alone[number][name], atol=1e-5, rtol=1e-5, err_msg=name)
     made.clear()
-    assert train.main([*words, "--resume", "auto"]) == EXIT_OK
+    shutil.copytree(folder / "runs", folder / "resumed")  # other tests look at the run of the two
+    assert train.main([*words, f"--train.ckpt_path={folder}/resumed", "--resume", "auto"]) == EXIT_OK
     assert sorted(made) == [4, 5, 6, 7, 8]
     moved = max(np.abs(alone[8][name] - alone[3][name]).max() for name in alone[8])
     assert moved > 1e-3  # otherwise the comparison would show nothing
