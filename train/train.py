@@ -28,9 +28,9 @@ from train.device.select import environment, start_device
 from train.device.signals import StopRequests, TrainingStopped
 from train.experiment.load import SECTION_CLASSES, load_config, with_num_classes
 from train.loop.next_commands import next_commands
-from train.loop.resume import check_first, checkpoints_to_resume, command_from_weights
+from train.loop.resume import check_first, checkpoints_to_resume, command_from_weights, known_runs
 from train.loop.trainer import Trainer
-from train.runs.choose import STARTED, now, runs
+from train.runs.choose import STARTED, now
 from train.runs.run_folder import RunFolder, runs_root
 from train.weights import checkpoint
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         stop = stack.enter_context(StopRequests())
         device = start_device(config, trains=True)
         world = join_world(config)
-        known = {each.path for each in runs(Path(config.train.ckpt_path))} if args.resume == "auto" else set()
+        known = known_runs(config) if args.resume == "auto" else set()
         checkpoints = checkpoints_to_resume(config, class_names(config), args.resume, writes=world.rank == 0)
         run = None
         if world.rank == 0:

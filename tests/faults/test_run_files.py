@@ -29,9 +29,8 @@ from pipeline.common.settings import Document
 from train import train
 from train.experiment.load import load_config
 from train.loop import trainer
-from train.loop.resume import check_first
+from train.loop.resume import check_first, known_runs
 from train.runs.append_file import AppendFile
-from train.runs.choose import runs
 from train.runs.metrics import read_metrics
 from train.runs.run_folder import RunFolder
 
@@ -280,7 +279,7 @@ def test_of_two_first_resumes_at_once_one_starts(flock_works, settings, tmp_path
     config = replace(settings, train=replace(settings.train, ckpt_path=str(tmp_path / "runs")))
 
     def start(_number: int) -> RunFolder | None:
-        chosen = {each.path for each in runs(tmp_path / "runs")}
+        chosen = known_runs(config)
         meeting.wait()  # both have found nothing to resume
         with RunFolder(tmp_path / "runs" / "tiny", config, {}, check=partial(check_first, config, chosen)) as run:
             try:
@@ -296,6 +295,8 @@ def test_of_two_first_resumes_at_once_one_starts(flock_works, settings, tmp_path
     with ThreadPoolExecutor() as pool:
         (run,) = [run for run in pool.map(start, range(2)) if run is not None]
     assert list(tmp_path.glob("runs/*/*")) == [run.path] and os.listdir(tmp_path / "runs") == ["tiny"]
+    (tmp_path / "runs" / "tiny" / "begins" / "ckpt").mkdir(parents=True)  # its settings are not there yet
+    assert known_runs(config) == {run.path}
     with RunFolder(tmp_path / "runs" / "tiny", config, {}, check=partial(check_first, config, {run.path})) as later:
         later.begin(0)  # what was there before is none that began at the same moment
 

@@ -16,7 +16,7 @@ from pipeline.common.settings import Document, build, to_plain
 from train.experiment.sections import Config, Dataset
 from train.experiment.transforms import OPERATIONS
 from train.loop.lr_schedule import learning_rates
-from train.runs.choose import CONFIG, Run, runs_of
+from train.runs.choose import CONFIG, Run, runs, runs_of
 from train.runs.starts import changed_settings
 from train.weights import checkpoint
 
@@ -64,12 +64,17 @@ def checkpoints_to_resume(
     return checkpoint.checkpoints_in(chosen.path / "ckpt")
 
 
+def known_runs(config: Config) -> set[Path]:
+    """The runs whose settings are there: not one that another training just begins."""
+    return {run.path for run in runs(Path(config.train.ckpt_path)) if run.dataset}
+
+
 def check_first(config: Config, known: Collection[Path]) -> None:
     """Check that no training of the same settings began since `--resume auto` looked for one and found none.
 
     Args:
         config: the whole experiment.
-        known: the runs that were there before it looked.
+        known: `known_runs` before it looked.
 
     Raises:
         LockedError: one did.
