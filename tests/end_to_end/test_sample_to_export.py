@@ -136,6 +136,7 @@ def test_a_run_leaves_what_it_should(run):
     assert len(state["classes"]) == 8 and state["step"] == 8
 
 
+@pytest.mark.slow  # of a small network: tests/train/loop/test_trainer.py
 def test_training_resumed_mid_epoch_ends_in_same_bits(run, words, folder):
     whole = run / "ckpt" / "epoch_002-step_000008.ckpt"
     expected = {

@@ -101,14 +101,24 @@ def undisturbed(
         return request.param, files, int(log.read_text())
 
 
-@pytest.mark.parametrize("fault", ["killed", pytest.param("disk full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("fault", "every"),
+    [
+        ("killed", 5), pytest.param("killed", 1, marks=pytest.mark.slow),
+        pytest.param("disk full", 1, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_run_after_any_stop_ends_in_the_same_bytes(
-    undisturbed: tuple[str, dict[str, bytes], int], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: tuple[str, dict[str, bytes], int],
+    fault: str,
+    every: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     codec, expected, num_points = undisturbed
     monkeypatch.setattr(local, "Decoder", InstantDecoder)
     assert num_points >= 2 * 6 + 3  # each shard is created, written, fsynced and renamed, and so is the ledger
-    for point in range(1, num_points + 1):
+    for point in range(1, num_points + 1, every):
         settings = prepared(tmp_path / str(point), codec=codec)
         before = result(settings)["train.csv"]
 

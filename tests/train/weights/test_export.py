@@ -54,7 +54,8 @@ def close(found: np.ndarray, expected: np.ndarray) -> bool:
 @pytest.mark.parametrize(
     ("size", "counts", "ending"),
     [
-        (2, (1, 2, 5), ".mindir"), (2, (1, 2, 5), ".onnx"), (None, (1, 4), ".onnx"),
+        (2, (1, 2, 5), ".onnx"), (None, (1, 4), ".onnx"),
+        pytest.param(2, (1, 2, 5), ".mindir", marks=pytest.mark.slow),
         pytest.param(None, (1, 4), ".mindir", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
